@@ -1,0 +1,94 @@
+"""Holdfast: adversarially robust training with a certificate of how far the result is from the best possible.
+
+Names are imported when first used, so that ``import holdfast`` and the command line answer without torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast import attacks as attacks
+    from holdfast import data as data
+    from holdfast import losses as losses
+    from holdfast import networks as networks
+    from holdfast import threats as threats
+    from holdfast.attacks import FGSM as FGSM
+    from holdfast.attacks import PGD as PGD
+    from holdfast.attacks import Attack as Attack
+    from holdfast.attacks import AttackResult as AttackResult
+    from holdfast.attacks import CleanAttack as CleanAttack
+    from holdfast.attacks import Evaluation as Evaluation
+    from holdfast.attacks import MultiTarget as MultiTarget
+    from holdfast.attacks import RandomAttack as RandomAttack
+    from holdfast.attacks.evaluate import evaluate as evaluate
+    from holdfast.certificates import Certificate as Certificate
+    from holdfast.certificates import certify as certify
+    from holdfast.data.base import Dataset as Dataset
+    from holdfast.errors import HoldfastError as HoldfastError
+    from holdfast.errors import InputError as InputError
+    from holdfast.jobs.train import train as train
+    from holdfast.losses import CrossEntropy as CrossEntropy
+    from holdfast.losses import Hinge as Hinge
+    from holdfast.losses import Huber as Huber
+    from holdfast.losses import Loss as Loss
+    from holdfast.losses import Squared as Squared
+    from holdfast.report import write_report as write_report
+    from holdfast.runs import Run as Run
+    from holdfast.threats import CustomThreat as CustomThreat
+    from holdfast.threats import LpBall as LpBall
+    from holdfast.threats import SphereSlice as SphereSlice
+    from holdfast.threats import Threat as Threat
+    from holdfast.threats import parse_threat as parse_threat
+    from holdfast.trace import TraceRecorder as TraceRecorder
+
+__version__ = "0.1.0"
+
+_MODULES = ("attacks", "data", "losses", "networks", "threats")
+_NAMES = {
+    "FGSM": "attacks",
+    "PGD": "attacks",
+    "Attack": "attacks",
+    "AttackResult": "attacks",
+    "CleanAttack": "attacks",
+    "Evaluation": "attacks",
+    "MultiTarget": "attacks",
+    "RandomAttack": "attacks",
+    "evaluate": "attacks",
+    "Certificate": "certificates",
+    "certify": "certificates",
+    "Dataset": "data.base",
+    "HoldfastError": "errors",
+    "InputError": "errors",
+    "train": "jobs.train",
+    "CrossEntropy": "losses",
+    "Hinge": "losses",
+    "Huber": "losses",
+    "Loss": "losses",
+    "Squared": "losses",
+    "write_report": "report",
+    "Run": "runs",
+    "CustomThreat": "threats",
+    "LpBall": "threats",
+    "SphereSlice": "threats",
+    "Threat": "threats",
+    "parse_threat": "threats",
+    "TraceRecorder": "trace",
+}
+
+__all__ = ["__version__", *_MODULES, *_NAMES]  # noqa: PLE0604 - all are strings
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: import what ``name`` stands for, once."""
+    if name in _MODULES:
+        value: Any = importlib.import_module(f"holdfast.{name}")
+    elif name in _NAMES:
+        value = getattr(importlib.import_module(f"holdfast.{_NAMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,27 @@
+"""Small tensor helpers shared by all: rows as vectors, devices, chunks."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def flatten(x: Tensor) -> Tensor:
+    """Each example as a row: (batch, features)."""
+    return x.reshape(len(x), -1)
+
+
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """A number an example, shaped to broadcast against ``like`` (batch, ...)."""
+    return values.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` rows covering ``range(total)``."""
+    for start in range(0, total, max(1, size)):
+        yield slice(start, min(total, start + size))
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded with ``seed`` on ``device``."""
+    return torch.Generator(device=device).manual_seed(seed)

@@ -1,0 +1,250 @@
+"""What an attack is: its own search, and one final function that no search gets round.
+
+`Attack.search` looks for bad points; `Attack.run` settles what it found inside the threat set, checks membership in
+float64, scores it afresh and puts the clean example in its place where that is the stronger one.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks.modes import Mode, attacking
+from holdfast.errors import InputError
+from holdfast.losses import CrossEntropy, Labels, Loss, Outputs, PerExample, correct
+from holdfast.threats.base import Points, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a search works towards, given classes ``y``: a high loss at ``y``; ``targeted``, a low loss at ``y``."""
+
+    loss: Loss
+    targeted: bool = False
+
+    def value(self, outputs: Outputs, y: Labels) -> PerExample:
+        """The number a search maximises."""
+        loss = self.loss(outputs, y)
+        return -loss if self.targeted else loss
+
+    def reached(self, outputs: Outputs, y: Labels) -> Bool[Tensor, " batch"]:
+        """Whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. Ties are no prediction."""
+        right = correct(outputs, y)
+        return right if self.targeted else ~right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Points with how well they serve an aim."""
+
+    x: Float[Tensor, "batch ..."]
+    value: Float[Tensor, " batch"]
+    reached: Bool[Tensor, " batch"]
+
+
+def scored(points: Points, outputs: Outputs, y: Labels, aim: Aim) -> Scored:
+    """Points with their outputs judged by ``aim``."""
+    return Scored(x=points, value=aim.value(outputs, y), reached=aim.reached(outputs, y))
+
+
+def score(model: nn.Module, points: Points, y: Labels, aim: Aim) -> Scored:
+    """`scored` after one forward pass without gradients."""
+    with torch.no_grad():
+        return scored(points, model(points), y, aim)
+
+
+def stronger(first: Scored, second: Scored) -> Scored:
+    """For each row the point that reaches the aim, else that of higher value; ``first`` on ties or if ``second`` is not finite."""
+    higher = torch.where(first.reached == second.reached, second.value > first.value, second.reached)
+    take = higher & second.value.isfinite()
+    return Scored(
+        x=torch.where(_tensors.per_example(take, first.x), second.x, first.x),
+        value=torch.where(take, second.value, first.value),
+        reached=torch.where(take, second.reached, first.reached),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """What an attack found, one row an example, on the device of the examples.
+
+    Attributes:
+        x: a point of each threat set, in float64 and without tolerance.
+        loss: loss at the true label in ``x``.
+        success: whether ``x`` is misclassified; in a targeted attack, whether it is classified as its target.
+    """
+
+    x: Float[Tensor, "batch ..."]
+    loss: Float[Tensor, " batch"]
+    success: Bool[Tensor, " batch"]
+
+
+class Attack(ABC):
+    """A way to search threat sets for points where a model does badly."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Short text for terminals and reports, e.g. ``pgd-40x5``."""
+
+    @abstractmethod
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        """The method itself: points, near or in the threat set of each ``x_i``, of high ``aim.value(model(x'), y)``.
+
+        Called with parameters frozen, the mode set and gradients on. Randomness comes from ``generator`` (on the
+        device of ``x``) alone.
+        """
+
+    def points(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Labels,
+        threat: Threat,
+        *,
+        generator: Generator,
+        loss: Loss,
+        mode: Mode = "eval",
+    ) -> Points:
+        """The search's points, settled in the threat set: the lean entry for training.
+
+        Nothing is validated, scored again or waited for, so that a step costs what the search costs: `checked_outputs`
+        validates a model once. Use `run` for figures.
+        """
+        with attacking(model, mode):
+            found = self.search(model, x, y, threat, aim=Aim(loss=loss), generator=generator)
+            return threat.settle(found.detach(), x)
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        loss: Loss | None = None,
+        targets: Tensor | None = None,
+        mode: Mode = "eval",
+        seed: int = 0,
+        generator: Generator | None = None,
+    ) -> AttackResult:
+        """Attack each example and return the strongest point known: that found, or the example itself.
+
+        A point that reaches the attack's aim is stronger than one that does not; among equals the higher loss is.
+        Points outside the threat set or with a loss that is not finite are discarded. The model keeps its
+        parameters' gradients, its training flags and its running statistics.
+
+        Args:
+            model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
+            x: examples (batch, ...), in the data's units.
+            y: labels ``0 .. classes-1``, (batch,).
+            loss: scores the points, and leads the search where the attack has no loss of its own; default cross-entropy.
+            targets: for a targeted attack, the class each example should be taken for, other than its label.
+            mode: the model during the attack: ``eval``, ``train`` or ``keep`` (every submodule as it is). A model that is
+                random in training mode (dropout) draws from torch's global generator, not from ``seed``.
+            seed: of the search; ignored where a ``generator`` (on the device of ``x``) is given.
+
+        Raises:
+            InputError: examples, labels, targets, mode or the model's outputs are not as stated, or the threat refuses the
+                examples (`Threat.check`).
+        """
+        loss = CrossEntropy() if loss is None else loss
+        aim = Aim(loss=loss, targeted=targets is not None)
+        with attacking(model, mode):
+            x, y = _plain(x), _plain(y)
+            outputs = checked_outputs(model, x, y)
+            threat.check(x)
+            y = y.long()
+            wanted = y if targets is None else _checked_targets(_plain(targets), y, outputs)
+            clean = scored(x, outputs, wanted, aim)
+            generator = _tensors.generator(seed, x.device) if generator is None else generator
+            points = self.search(model, x, wanted, threat, aim=aim, generator=generator).detach()
+            points = threat.settle(points, x)
+            inside = threat.contains(points, x)
+            points = torch.where(_tensors.per_example(inside, x), points, x)
+            best = stronger(clean, score(model, points, wanted, aim))
+            if targets is None:
+                return AttackResult(x=best.x, loss=best.value, success=best.reached)
+            return AttackResult(
+                x=best.x, loss=score(model, best.x, y, Aim(loss=loss)).value, success=best.reached
+            )
+
+
+def _plain(values: Tensor) -> Tensor:
+    """Without history; a copy of what was made in inference mode, which autograd would refuse."""
+    return values.clone() if values.is_inference() else values.detach()
+
+
+def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
+    """The model's outputs without gradients, once examples, labels and outputs are found to be what everything else assumes.
+
+    Raises:
+        InputError: ``x`` is empty, not floating point or not finite; ``y`` is not one integer label in range an example;
+            the outputs are not finite (batch, outputs) of the same batch size.
+    """
+    if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        raise InputError(
+            f"x must be a floating-point batch (examples, ...) of at least one example, got {x.dtype} of shape"
+            f" {tuple(x.shape)}; convert with x.float() and give a single example as x[None]."
+        )
+    if not x.isfinite().all():
+        rows = int((~_tensors.flatten(x).isfinite().all(1)).sum())
+        raise InputError(
+            f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these rows."
+        )
+    _check_integers("labels", y, len(x))
+    with torch.no_grad():
+        outputs = model(x)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim != 2:
+        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(
+            f"model must return (batch, classes) logits, or (batch, 1) signed outputs for two classes, got {came};"
+            " wrap it in a module that returns the logits."
+        )
+    if len(outputs) != len(x):
+        raise InputError(
+            f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; return one row of"
+            " outputs an example."
+        )
+    if not outputs.isfinite().all():
+        rows = int((~outputs.isfinite().all(1)).sum())
+        raise InputError(
+            f"model must return finite outputs on clean examples, got NaN or infinity for {rows} of {len(x)}; check its"
+            " weights."
+        )
+    _check_range("labels", y, outputs)
+    return outputs
+
+
+def _check_integers(what: str, y: Tensor, batch: int) -> None:
+    if y.dtype == torch.bool or y.is_floating_point() or y.is_complex() or tuple(y.shape) != (batch,):
+        raise InputError(
+            f"{what} must be integers of shape ({batch},), one an example, got {y.dtype} of shape {tuple(y.shape)};"
+            " give class numbers, not one-hot rows."
+        )
+
+
+def _check_range(what: str, y: Tensor, outputs: Outputs) -> None:
+    classes = max(2, outputs.shape[1])
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{what} must lie in 0..{classes - 1} for a model with {outputs.shape[1]} output(s), got {low}..{high};"
+            " renumber them or give the model one output a class."
+        )
+
+
+def _checked_targets(targets: Tensor, y: Labels, outputs: Outputs) -> Labels:
+    _check_integers("targets", targets, len(y))
+    _check_range("targets", targets, outputs)
+    same = int((targets == y).sum())
+    if same:
+        raise InputError(
+            f"targets must differ from the labels, got {same} of {len(y)} that are the label; pick another class for these."
+        )
+    return targets.long()

@@ -1,0 +1,61 @@
+"""Leave a module exactly as it was found: training flags, parameter gradients, batch statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from holdfast.errors import InputError
+
+Mode = Literal["eval", "train", "keep"]
+
+
+@contextmanager
+def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """Put ``model`` in evaluation or training mode, or ``keep`` it as it is; every submodule's own flag is restored.
+
+    Raises:
+        InputError: ``mode`` is none of the three.
+    """
+    if mode not in get_args(Mode):
+        raise InputError(
+            f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}; 'eval' is the usual choice."
+        )
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        if mode != "keep":
+            model.train(mode == "train")
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def attacking(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """`in_mode`, with gradients on for the input and off for every parameter, also under ``no_grad`` or ``inference_mode``.
+
+    Batch norm in training mode normalises by the batch it sees and does not move its running statistics. Other state
+    that a module changes in its own ``forward`` (spectral norm's power iteration) is the module's affair.
+    """
+    with in_mode(model, mode), torch.inference_mode(False), torch.enable_grad():
+        live = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        tracking = [
+            module
+            for module in model.modules()
+            if isinstance(module, _NormBase) and module.training and module.track_running_stats
+        ]
+        try:
+            for parameter in live:
+                parameter.requires_grad_(False)
+            for module in tracking:
+                module.track_running_stats = False
+            yield
+        finally:
+            for parameter in live:
+                parameter.requires_grad_(True)
+            for module in tracking:
+                module.track_running_stats = True

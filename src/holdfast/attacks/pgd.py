@@ -1,0 +1,200 @@
+"""Projected gradient ascent on the loss, and its one-step form."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
+from holdfast.errors import InputError
+from holdfast.losses import Labels, Loss, Outputs
+from holdfast.threats.base import Points, Threat
+
+Start = Literal["random", "example", "near"]
+StepRule = Literal["steepest", "gradient"]
+
+NEAR = 0.01  # how far towards a random point of its set an example moves for a "near" start
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """``x' <- projection(x' + step)``, ``steps`` times (Madry et al. 2018, arXiv 1706.06083).
+
+    Attributes:
+        steps: gradient steps a restart.
+        step_size: length of a step in the threat's norm, in input units; default ``2.5 radius / steps``, so that every
+            point of the set can be reached from every other.
+        restarts: searches an example; the stronger end is kept: one that reaches the aim first, then the higher loss.
+        start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the way from the example
+            to a random point, for losses whose gradient vanishes at the example. Restarts after the first are ``random``.
+        loss: leads the search; default: whatever scores the attack (cross-entropy, or the training loss).
+        momentum: ``v <- momentum v + gradient / mean |gradient|`` replaces the gradient where > 0 (Dong et al. 2018,
+            arXiv 1710.06081).
+        step_rule: ``steepest``: the threat's own step (`Threat.step`), of length ``step_size``; ``gradient``: ``step_size`` times the gradient
+            (or ``v``) itself.
+        keep_best: return the strongest iterate, not the last one; costs one forward pass a restart.
+        drop_broken: when only success matters: examples broken by one restart are left out of the next.
+            The successes are the same (up to rounding, for models that treat rows apart), the losses of
+            broken examples not the highest to be had.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    restarts: int = 1
+    start: Start = "random"
+    loss: Loss | None = None
+    momentum: float = 0.0
+    step_rule: StepRule = "steepest"
+    keep_best: bool = False
+    drop_broken: bool = False
+
+    def __post_init__(self) -> None:
+        for word, number in (("steps", self.steps), ("restarts", self.restarts)):
+            if number < 1:
+                raise InputError(
+                    f"{word} must be >= 1, got {number}; use CleanAttack to leave the examples as they are."
+                )
+        if self.step_size is not None and not 0 < self.step_size < float("inf"):
+            raise InputError(
+                f"step_size must be > 0 and finite, got {self.step_size}; leave it out for 2.5 radius / steps."
+            )
+        if not 0 <= self.momentum < float("inf"):
+            raise InputError(f"momentum must be >= 0 and finite, got {self.momentum}; use 0 for none.")
+        for word, choice, choices in (
+            ("start", self.start, get_args(Start)),
+            ("step_rule", self.step_rule, get_args(StepRule)),
+        ):
+            if choice not in choices:
+                raise InputError(
+                    f"{word} must be one of {', '.join(choices)}, got {choice!r}; pick one of these."
+                )
+
+    @property
+    def name(self) -> str:
+        return f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        if self.loss is not None:
+            aim = replace(aim, loss=self.loss)
+        if self.restarts == 1 and not self.keep_best:
+            start = self._start(x, threat, generator, 0)
+            [(last, _)] = deque(self._climb(model, start, x, y, threat, aim, threat.project), maxlen=1)
+            return last
+        best = score(model, x, y, aim)
+        for restart in range(self.restarts):
+            # Drawn for all, so that what one example meets does not depend on which others are left.
+            start = self._start(x, threat, generator, restart)
+            if not self.drop_broken:
+                best = self._best(model, start, x, y, threat, aim, best)
+                continue
+            rows = (~best.reached).nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
+            held = Scored(x=best.x[rows], value=best.value[rows], reached=best.reached[rows])
+            held = self._best(model, start[rows], x[rows], y[rows], threat, aim, held)
+            best = Scored(
+                x=best.x.index_copy(0, rows, held.x),
+                value=best.value.index_copy(0, rows, held.value),
+                reached=best.reached.index_copy(0, rows, held.reached),
+            )
+        return best.x
+
+    def _start(self, x: Points, threat: Threat, generator: Generator, restart: int) -> Points:
+        if restart == 0 and self.start == "example":
+            return x
+        drawn = threat.sample(x, generator=generator)
+        if restart == 0 and self.start == "near":
+            drawn = torch.lerp(x, drawn, NEAR)
+        return drawn
+
+    def _best(
+        self, model: nn.Module, start: Points, x: Points, y: Labels, threat: Threat, aim: Aim, best: Scored
+    ) -> Scored:
+        """The stronger of ``best`` and one restart: its last iterate, with ``keep_best`` any of them.
+
+        Iterates are settled, not just projected, so that each may be returned as it was scored.
+        """
+        start = threat.settle(start, x)
+        for points, outputs in self._climb(model, start, x, y, threat, aim, threat.settle):
+            if outputs is None:
+                best = stronger(best, score(model, points, y, aim))
+            elif self.keep_best:
+                best = stronger(best, scored(points, outputs, y, aim))
+        return best
+
+    def _climb(
+        self,
+        model: nn.Module,
+        points: Points,
+        x: Points,
+        y: Labels,
+        threat: Threat,
+        aim: Aim,
+        into_set: Callable[[Points, Points], Points],
+    ) -> Iterator[tuple[Points, Outputs | None]]:
+        """Each iterate with the model's outputs there; the last one without, as only some callers need them."""
+        size = 2.5 * threat.step_scale / self.steps if self.step_size is None else self.step_size
+        velocity: Tensor | None = None
+        for _ in range(self.steps):
+            points = points.detach().requires_grad_(True)
+            outputs = model(points)
+            value = aim.value(outputs, y)
+            if not value.requires_grad:
+                raise InputError(
+                    "model must be differentiable in its input for a gradient attack, but its outputs carry no"
+                    " gradient; remove no_grad or detach from its forward, or use RandomAttack."
+                )
+            (gradient,) = torch.autograd.grad(value.sum(), points)
+            points = points.detach()
+            yield points, outputs.detach()
+            # A point whose gradient overflows stays where it is: NaN would spread over the whole row for good.
+            gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if self.momentum > 0:
+                velocity = _with_momentum(velocity, gradient, self.momentum)
+                gradient = velocity
+            step = threat.step(gradient, size) if self.step_rule == "steepest" else size * gradient
+            points = into_set(points + step, x)
+        yield points, None
+
+
+def _with_momentum(velocity: Tensor | None, gradient: Tensor, momentum: float) -> Tensor:
+    scale = _tensors.flatten(gradient).abs().mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / _tensors.per_example(scale, gradient)
+    return scaled if velocity is None else momentum * velocity + scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of steepest ascent (Goodfellow et al. 2015, arXiv 1412.6572), in the threat's norm.
+
+    Attributes:
+        step_size: its length, in input units; default the threat's radius.
+        start: as in `PGD`; ``random`` with ``step_size = 1.25 radius`` is the attack of Wong et al. 2020 (arXiv 2001.03994).
+        loss: as in `PGD`.
+    """
+
+    step_size: float | None = None
+    start: Start = "example"
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        self._as_pgd(1.0)
+
+    def _as_pgd(self, radius: float) -> PGD:
+        size = radius if self.step_size is None else self.step_size
+        return PGD(steps=1, step_size=size, start=self.start, loss=self.loss)
+
+    @property
+    def name(self) -> str:
+        return "fgsm"
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        return self._as_pgd(threat.step_scale).search(model, x, y, threat, aim=aim, generator=generator)

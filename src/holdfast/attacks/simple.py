@@ -1,0 +1,87 @@
+"""Attacks that need no gradient of their own: none at all, chance, and one search a class."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, nn
+
+from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast.errors import InputError
+from holdfast.losses import Labels
+from holdfast.threats.base import Points, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanAttack(Attack):
+    """No attack: the examples themselves."""
+
+    @property
+    def name(self) -> str:
+        return "clean"
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAttack(Attack):
+    """The strongest of ``samples`` random points of each threat set; one sample is noise, taken as it comes."""
+
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples must be >= 1, got {self.samples}; 1 is plain noise.")
+
+    @property
+    def name(self) -> str:
+        return f"random-{self.samples}"
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        points = threat.sample(x, generator=generator)
+        if self.samples == 1:
+            return points
+        best = score(model, threat.settle(points, x), y, aim)
+        for _ in range(self.samples - 1):
+            points = threat.settle(threat.sample(x, generator=generator), x)
+            best = stronger(best, score(model, points, y, aim))
+        return best.x
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiTarget(Attack):
+    """A targeted search for each of the ``classes`` wrong classes the model finds likeliest on the example; the strongest point wins.
+
+    The default is every wrong class. With one output, or a target already given, it is ``attack`` itself.
+    """
+
+    attack: Attack
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.classes < 1:
+            raise InputError(f"classes must be >= 1, got {self.classes}; leave it out for every wrong class.")
+
+    @property
+    def name(self) -> str:
+        return f"{self.attack.name}-targets" + ("" if self.classes is None else f"-{self.classes}")
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        with torch.no_grad():
+            outputs = model(x)
+        wrong = outputs.shape[1] - 1
+        if wrong == 0 or aim.targeted:
+            return self.attack.search(model, x, y, threat, aim=aim, generator=generator)
+        ranked = outputs.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+        best = score(model, x, y, aim)
+        towards = replace(aim, targeted=True)
+        for target in ranked[:, : min(wrong, self.classes or wrong)].unbind(1):
+            points = self.attack.search(model, x, target, threat, aim=towards, generator=generator).detach()
+            best = stronger(best, score(model, threat.settle(points, x), y, aim))
+        return best.x

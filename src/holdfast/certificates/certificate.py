@@ -1,0 +1,63 @@
+"""The convergence certificate: what it claims, with which status, and why."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["certified", "estimate", "void"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019, Theorem 4.1, as a number).
+
+    ``gap >= surrogate_loss - min over ||W - W0|| <= radius of L*(W)``, where ``L*`` is the robust loss of the examples it was
+    computed from.
+
+    Attributes:
+        status: ``certified`` (proved, rounding included), ``estimate`` (the network was treated as linear in its weights) or
+            ``void`` (nothing is claimed; figures are NaN).
+        reason: one sentence.
+        radius: parameter radius ``R`` of the ball(s).
+        surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding allowance added.
+        lower_bound: at most the best robust loss in the ball, rounding allowance taken off.
+        gap: ``max(0, surrogate_loss - lower_bound)``.
+        source: which rounds gave the lower bound.
+        width_factor: about how many times wider the network must be before curvature costs nothing.
+        max_eigenvalue, slope: the largest curvature ``max lam`` and ``||V||`` of the lower model that gave the bound.
+        drift: ``||W - W0||`` of each ball at the weights of the surrogate loss.
+        linearisation_error: mean ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` there; measured, not part of the proof.
+    """
+
+    status: Status
+    reason: str
+    radius: float
+    surrogate_loss: float = math.nan
+    lower_bound: float = math.nan
+    gap: float = math.nan
+    source: str = ""
+    width_factor: float = math.nan
+    max_eigenvalue: float = math.nan
+    slope: float = math.nan
+    drift: tuple[float, ...] = ()
+    linearisation_error: float = math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for run folders."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerBound:
+    """A candidate: a valid lower bound of the best robust loss in the ball, rounding allowance taken off, and its origin."""
+
+    value: float
+    source: str
+    width_factor: float
+    max_eigenvalue: float
+    slope: float
+
+
+def void(reason: str, radius: float) -> Certificate:
+    """A certificate that claims nothing."""
+    return Certificate(status="void", reason=reason, radius=radius)

@@ -1,0 +1,166 @@
+"""Put together: lower bounds from windows and frozen passes, surrogate losses, one certificate."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast._tensors import generator
+from holdfast.attacks import Attack
+from holdfast.certificates.certificate import Certificate, LowerBound, void
+from holdfast.certificates.frozen import FrozenPass, frozen_pass, linearisation_error, pass_bounds, window_bound
+from holdfast.curvature import Curvature, curvature_for
+from holdfast.errors import InputError
+from holdfast.losses import CrossEntropy, Loss
+from holdfast.threats import Threat
+from holdfast.trace import Evaluated, FrozenPoints, Trace
+
+
+def attacked_points(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack: Attack, loss: Loss, *, seed: int, batch_size: int
+) -> FrozenPoints:
+    """One pass of the attack over all examples at the model's present weights, in evaluation mode."""
+    noise = generator(seed, x.device)
+    parts = [
+        attack.points(model, rows, labels, threat, generator=noise, loss=loss, mode="eval")
+        for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    ]
+    return FrozenPoints(x=x.detach(), points=torch.cat(parts), y=y)
+
+
+def evaluated_pass(passed: FrozenPass, radius: float, max_eigenvalue: float) -> Evaluated:
+    """The pass as a competitor for the smallest surrogate loss."""
+    return replace(passed.evaluated, allowance=passed.rounding.allowance(radius, max_eigenvalue))
+
+
+def conclude(
+    bounds: Sequence[LowerBound],
+    evaluated: Sequence[Evaluated],
+    radius: float,
+    *,
+    rigorous: bool,
+    reason: str,
+    linearisation: float = math.nan,
+) -> Certificate:
+    """The best lower bound against the smallest surrogate loss at weights in the ball."""
+    if not bounds:
+        return void("no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass", radius)
+    inside = [e for e in evaluated if all(d <= radius for d in e.distance)]
+    if not inside:
+        nearest = min((max(e.distance) for e in evaluated), default=math.nan)
+        return void(
+            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {radius:.6g}, so they do not compete "
+            f"in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
+            radius,
+        )
+    best = max(bounds, key=lambda bound: bound.value)
+    reached = min(inside, key=lambda e: e.surrogate_loss + e.allowance)
+    surrogate = reached.surrogate_loss + reached.allowance
+    return Certificate(
+        status="certified" if rigorous else "estimate", reason=reason, radius=radius, surrogate_loss=surrogate,
+        lower_bound=best.value, gap=max(0.0, surrogate - best.value), source=best.source,
+        width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, drift=reached.distance,
+        linearisation_error=linearisation,
+    )  # fmt: skip
+
+
+def certify_trace(
+    trace: Trace,
+    passed: FrozenPass,
+    radius: float,
+    *,
+    others: Sequence[Evaluated] = (),
+    evaluations: int = 40,
+    per_unit: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> Certificate:
+    """The certificate of a run: every recorded window and the final frozen pass compete for the lower bound.
+
+    Args:
+        trace: what training recorded.
+        passed: the frozen pass at the final weights.
+        radius: parameter radius; any radius can be read from one trace.
+        others: further frozen passes whose surrogate losses compete (the best weights).
+        evaluations: of the bound while tightening; 1 takes the pass as it stands.
+        per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
+    """
+    check_radius(radius)
+    if trace.void:
+        return void(f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass", radius)
+    if passed.fault:
+        return void(f"{passed.fault}; attack again and certify the pass once more", radius)
+    if not passed.loss.convex:
+        return void(f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on", radius)
+    bounds = [window_bound(w, radius) for w in trace.windows if w.lower is not None]
+    bounds += pass_bounds(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
+    top = max((b.max_eigenvalue for b in bounds), default=0.0)
+    return conclude(
+        bounds, [evaluated_pass(passed, radius, top), *others], radius, rigorous=trace.rigorous, reason=trace.reason,
+        linearisation=linearisation_error(passed),
+    )  # fmt: skip
+
+
+def certify(
+    model: nn.Module,
+    initial: nn.Module | Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    attack: Attack,
+    radius: float,
+    *,
+    loss: Loss | None = None,
+    curvature: Curvature | None = None,
+    example_weights: Float[Tensor, " examples"] | None = None,
+    tighten: int = 40,
+    per_unit: bool = False,
+    seed: int = 0,
+    batch_size: int = 512,
+    progress: Callable[[float], None] | None = None,
+) -> Certificate:
+    """A certificate from one attacked pass at the model's weights; no trace needed.
+
+    Args:
+        model: the trained network; it is evaluated in evaluation mode and left as it was.
+        initial: the network (or its state dict) before training: the centre ``W0`` of the ball.
+        x, y: all examples that the robust loss is about.
+        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network).
+        loss: default cross-entropy (logistic with one output).
+        example_weights: ``pi_i >= 0`` adding up to 1; default ``1 / n``.
+        tighten: evaluations of the bound while it is tightened.
+
+    Raises:
+        InputError: the radius, the weights or the initial network do not fit.
+    """
+    check_radius(radius)
+    loss = CrossEntropy() if loss is None else loss
+    start = initial.state_dict() if isinstance(initial, nn.Module) else initial
+    chosen, reason = curvature_for(model)
+    curvature = chosen if curvature is None else curvature
+    names = [name for ball in curvature.parameters(model) for name in ball]
+    wrong = [name for name in names if name not in start or start[name].shape != model.get_parameter(name).shape]
+    if wrong:
+        raise InputError(
+            f"initial must hold the starting weights of every trained parameter, got none of the right shape for {wrong[0]!r}; "
+            "pass the model's state_dict() from before training."
+        )
+    if example_weights is not None and not (bool((example_weights >= 0).all()) and len(example_weights) == len(y)):
+        raise InputError(f"example_weights must be {len(y)} numbers >= 0, one an example; pass sample weights or leave them out.")
+    points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
+    passed = frozen_pass(
+        model, {name: start[name] for name in names}, points, threat, loss, curvature, label="the frozen pass",
+        example_weights=example_weights,
+    )  # fmt: skip
+    trace = Trace(
+        names=curvature.parameters(model), initial=dict(passed.initial), windows=(), rigorous=curvature.rigorous, reason=reason
+    )
+    return certify_trace(trace, passed, radius, evaluations=tighten, per_unit=per_unit, progress=progress)
+
+
+def check_radius(radius: float) -> None:
+    """A radius of the parameter ball: a finite number > 0."""
+    if not (radius > 0 and math.isfinite(radius)):
+        raise InputError(f"parameter radius must be > 0 and finite, got {radius}; try the distance the weights moved.")

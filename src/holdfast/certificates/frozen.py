@@ -1,0 +1,209 @@
+"""One full pass at frozen weights, in float64: the surrogate loss there and the lower bounds it yields."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast._tensors import chunks
+from holdfast.certificates.anchors import Anchor
+from holdfast.certificates.certificate import LowerBound
+from holdfast.certificates.tightening import best_anchor
+from holdfast.curvature import Curvature
+from holdfast.losses import Loss
+from holdfast.networks import TwoLayer
+from holdfast.threats import Threat
+from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
+from holdfast.trace.lower_model import Bound
+from holdfast.trace.soundness import probed_fault
+from holdfast.training.ball import ParameterBall
+
+BATCH = 512
+MEASURED = 256
+"""Examples on which the linearisation error is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPass:
+    """A network and its initial weights in float64, with the attacked points of all examples.
+
+    Attributes:
+        fault: why the pass proves nothing; empty when it does.
+    """
+
+    model: nn.Module
+    initial: dict[str, Tensor]
+    points: FrozenPoints
+    weights: Float[Tensor, " examples"]
+    outputs: Float[Tensor, "examples outputs"]
+    loss: Loss
+    threat: Threat
+    curvature: Curvature
+    fault: str
+    label: str
+
+    @property
+    def ball(self) -> ParameterBall:
+        return ParameterBall(names=self.curvature.parameters(self.model), initial=self.initial, radius=math.inf)
+
+    @property
+    def rounding(self) -> Rounding:
+        """Figures of this pass for the allowance; all in float64."""
+        slopes = self.loss.slope(self.outputs, self.points.y) * self.weights[:, None]
+        width, largest, output = 0, 0.0, 1.0
+        if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
+            width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
+            largest = max(float(self.model.inputs(part).norm(dim=1).max()) for part in self.points.points.split(BATCH))
+        return Rounding(
+            unit=2.0**-53, width=width, slope=float(slopes.norm(dim=1).sum()), input_norm=largest,
+            distance=max(self.evaluated.distance), output_norm=output,
+        )  # fmt: skip
+
+    @property
+    def surrogate_loss(self) -> float:
+        """``L_A(W) = sum_i pi_i loss(f(W, x'_i), y_i)``."""
+        return float((self.weights * self.loss(self.outputs, self.points.y)).sum())
+
+    @property
+    def evaluated(self) -> Evaluated:
+        """The surrogate loss and distances; the allowance is filled in by `with_allowance`."""
+        distance = tuple(float(d) for d in self.ball.distances(self.model))
+        return Evaluated(label=self.label, surrogate_loss=self.surrogate_loss, allowance=0.0, distance=distance)
+
+
+def frozen_pass(
+    model: nn.Module,
+    initial: Mapping[str, Tensor],
+    points: FrozenPoints,
+    threat: Threat,
+    loss: Loss,
+    curvature: Curvature,
+    *,
+    label: str,
+    example_weights: Float[Tensor, " examples"] | None = None,
+) -> FrozenPass:
+    """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself is left alone."""
+    exact = copy.deepcopy(model).double().eval()
+    wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=points.y)
+    n = len(points.y)
+    weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)
+    if example_weights is not None:
+        weights = example_weights.to(weights)
+    fault = "" if isinstance(exact, TwoLayer) else probed_fault(exact, wide.points[:8])
+    outside = sum(int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH))
+    if outside:
+        fault = f"{outside} of {n} attacked points lie outside their threat sets"
+    with torch.no_grad():
+        outputs = torch.cat([exact(part) for part in wide.points.split(_rows(exact))])
+    if not bool(outputs.isfinite().all()):
+        fault = "the network's outputs at the attacked points are not finite"
+    return FrozenPass(
+        model=exact, initial={name: w.to(wide.x.device).double() for name, w in initial.items()}, points=wide,
+        weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault, label=label,
+    )  # fmt: skip
+
+
+def _rows(model: nn.Module) -> int:
+    """Rows a chunk: a (rows, width) array in float64 of at most 256 MiB."""
+    return max(1, 2**25 // model.width) if isinstance(model, TwoLayer) else BATCH
+
+
+def pass_bounds(
+    passed: FrozenPass,
+    radius: float,
+    *,
+    evaluations: int,
+    per_unit: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> list[LowerBound]:
+    """Lower bounds from this pass: from its own weights, and for two layers tightened over anchors and duals."""
+    model = passed.model
+    if isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output:
+        found = best_anchor(_anchors(passed, radius, per_unit), passed.outputs, radius, evaluations, progress)
+        word = "tightened" if evaluations > 1 else "as it stands"
+        source = f"{passed.label}, {word}, expanded at {found.theta:.2g} of the way"
+        return [_bound(found.bound, passed.rounding, source)]
+    window = _recorded(passed, radius)
+    if window.void or window.lower is None:
+        return []
+    return [_bound(window.lower.bound(radius), window.rounding, passed.label)]
+
+
+def _bound(bound: Bound, rounding: Rounding, source: str) -> LowerBound:
+    top = max(m.max_eigenvalue for m in bound.minima)
+    return LowerBound(
+        value=bound.value - rounding.allowance(bound.radius, top), source=source, width_factor=bound.width_factor,
+        max_eigenvalue=top, slope=max(m.slope for m in bound.minima),
+    )  # fmt: skip
+
+
+def window_bound(window: Window, radius: float) -> LowerBound:
+    """The bound of a training window at this radius."""
+    if window.lower is None:
+        raise ValueError("this window kept no lower model")
+    return _bound(window.lower.bound(radius), window.rounding, f"rounds {window.first} to {window.last}")
+
+
+def _anchors(passed: FrozenPass, radius: float, per_unit: bool) -> Callable[[float], Anchor]:
+    model = passed.model
+    if not isinstance(model, TwoLayer):
+        raise TypeError("anchors are for two-layer networks")
+    start = passed.initial["weight"]
+    move = model.weight.detach() - start
+    z = torch.cat([model.inputs(part) for part in passed.points.points.split(BATCH)])
+
+    def at(theta: float) -> Anchor:
+        network = copy.copy(model)
+        network._parameters = dict(model._parameters)
+        network.weight = nn.Parameter(start + theta * move, requires_grad=False)
+        return Anchor(
+            network, theta * move, z, passed.points.y, passed.weights, passed.loss, reach=radius, per_unit=per_unit
+        )
+
+    return at
+
+
+def _recorded(passed: FrozenPass, radius: float) -> Window:
+    """The pass as one recorded window: any network, any curvature; gradients in float64."""
+    model, y = passed.model, passed.points.y
+    for parameter in model.parameters():
+        parameter.grad = None
+    recorder = TraceRecorder(
+        model, passed.points.x, y, passed.threat, passed.loss, curvature=passed.curvature, radius=radius,
+        example_weights=passed.weights,
+    )  # fmt: skip
+    recorder.initial = dict(passed.initial)
+    recorder.open()
+    n = len(y)
+    for part in chunks(n, BATCH):
+        rows = torch.arange(part.start, part.stop, device=y.device)
+        points = passed.points.points[part]
+        model.zero_grad(set_to_none=True)
+        outputs = model(points)
+        # One round a chunk at the same weights: w_t p_ti = (chunk / n) (n pi_i / chunk) = pi_i.
+        weights = passed.weights[part] * (n / len(rows))
+        (weights * passed.loss(outputs, y[part])).sum().backward()
+        recorder.record(rows, points, outputs.detach(), y[part], round_size=len(rows))
+    model.zero_grad(set_to_none=True)
+    return recorder.close(frozen=True)
+
+
+def linearisation_error(passed: FrozenPass) -> float:
+    """Mean of ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` over outputs of the first 256 examples; NaN where jvp cannot go."""
+    model = passed.model
+    names = [name for ball in passed.curvature.parameters(model) for name in ball]
+    points = passed.points.points[:MEASURED]
+    with torch.no_grad():
+        start = {name: passed.initial[name] for name in names}
+        moves = {name: model.get_parameter(name) - start[name] for name in names}
+        try:
+            value, slope = torch.func.jvp(
+                lambda w: torch.func.functional_call(model, w, (points,)), (start,), (moves,)
+            )
+        except (RuntimeError, NotImplementedError):  # an operation without forward-mode derivative
+            return math.nan
+        return float((passed.outputs[: len(points)] - value - slope).abs().mean())

@@ -1,0 +1,50 @@
+"""Arguments of the small commands, read with the standard library: errors are one sentence, mistyped options find their likeness."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from holdfast.errors import InputError
+from holdfast.jobs.options import nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose refusals are `InputError`, and which neither guesses at shortened options nor exits."""
+
+    def __init__(self, command: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=f"holdfast {command}",
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The arguments as a namespace. ``--help`` prints and raises `SystemExit` with status 0."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for argument in argv:
+            name = argument.partition("=")[0]
+            if re.match(r"-+[A-Za-z]", name) and name not in known:
+                raise InputError(f"option {name} does not exist; {nearest(name, known)}")
+        return self.parse_args(argv)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message.rstrip('.')}; see `{self.prog} --help`.")
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
+    return value

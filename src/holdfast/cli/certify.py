@@ -1,0 +1,40 @@
+"""``holdfast certify``: the convergence certificate of a run again, in float64, at any parameter radius."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.cli.arguments import Parser, natural, positive
+from holdfast.errors import RunFolderError
+
+EXAMPLES = """\
+  holdfast certify runs/wide
+  holdfast certify runs/wide --radius 10
+  holdfast certify runs/wide --radius 10 --tighten 100"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Certify a finished run; the figures go to ``certificate.json`` in its folder."""
+    parser = Parser("certify", __doc__, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder that `holdfast train` wrote")
+    parser.add_argument("--radius", type=positive, help="parameter radius (default: that of the run)")
+    parser.add_argument(
+        "--tighten", type=natural, default=40, help="evaluations spent on raising the bound (default: 40)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    given = parser.read(argv)
+    check_run(given.run)
+
+    from holdfast.cli.terminal import console, show_certificate
+    from holdfast.jobs.certify import certify_run
+
+    certificate = certify_run(given.run, radius=given.radius, tighten=given.tighten, progress=not given.quiet)
+    show_certificate(console(), certificate, given.run / "certificate.json")
+    return 0
+
+
+def check_run(folder: Path) -> None:
+    """Refuse what is not a run folder, before anything slow is imported."""
+    if not folder.is_dir():
+        raise RunFolderError(
+            f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the path."
+        )

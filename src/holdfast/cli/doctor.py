@@ -1,0 +1,70 @@
+"""``holdfast doctor``: why is it stuck? Environment, data, threat, capacity, attack; one remedy for each finding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.cli.certify import check_run
+from holdfast.errors import InputError
+from holdfast.jobs.options import options_help, spelled
+
+if TYPE_CHECKING:
+    from holdfast.jobs.doctor import Finding
+
+FLAGS = {"--help": "show this help and stop"}
+
+USAGE = """usage: holdfast doctor [RUN]
+       holdfast doctor [CONFIG.yaml] [--data NAME] [--threat SPEC] [options of `holdfast train`]
+
+With RUN: what held this run back, read off its folder. Without: the installation and the machine, and with a
+configuration, data or a threat, whether any classifier can be robust on them.
+
+examples:
+  holdfast doctor
+  holdfast doctor runs/wide
+  holdfast doctor --data digits --threat linf:0.3
+
+Exit status: 0, or 1 where something is bad."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Examine and print the findings; 1 where one is bad."""
+    if "--help" in argv or "-h" in argv:
+        print(f"{USAGE}\n\nThe options of `holdfast train`:\n\n{options_help(FLAGS)}")
+        return 0
+    arguments = spelled(argv, FLAGS)
+    if arguments and not arguments[0].startswith("-") and Path(arguments[0]).suffix not in (".yaml", ".yml"):
+        if len(arguments) > 1:
+            raise InputError(
+                f"a run is examined as it is, got also {' '.join(arguments[1:])!r}; leave that out."
+            )
+        check_run(Path(arguments[0]))
+        findings = _of_run(Path(arguments[0]))
+    else:
+        findings = _of_surroundings(arguments)
+
+    from holdfast.cli.terminal import console, show_findings
+
+    show_findings(console(), findings)
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def _of_run(folder: Path) -> "list[Finding]":
+    from holdfast.jobs.doctor import examine
+
+    return examine(folder)
+
+
+def _of_surroundings(arguments: Sequence[str]) -> "list[Finding]":
+    from holdfast.jobs.reading import read_config
+
+    config, _ = read_config(arguments, FLAGS)
+
+    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.jobs.surroundings import data_and_threat, environment
+
+    findings = environment()
+    if arguments:
+        data = build_data(config.data, seed=config.seed)
+        findings += data_and_threat(data, build_threat(config.threat, data))
+    return findings

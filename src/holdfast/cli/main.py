@@ -1,0 +1,80 @@
+"""The command ``holdfast``: which job is meant, and what becomes of its errors. Commands are imported when called."""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from holdfast import __version__
+from holdfast.errors import HoldfastError, InputError, InterruptedRunError
+
+COMMANDS = {
+    "train": "train under attack, certify the gap, write the report",
+    "certify": "the convergence certificate of a run again, at any parameter radius",
+    "report": "one self-contained page about one or several runs",
+    "doctor": "why is it stuck? one remedy for each finding",
+}
+
+HELP = f"""usage: holdfast COMMAND [options]
+
+Trains neural networks that hold fast under attack, and says how far from the best possible they are.
+
+commands:
+{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+
+examples:
+  holdfast train --data digits
+  holdfast train --data digits --threat l2:0.3 --width 8000 --epochs 60 --out runs/wide
+  holdfast train runs/wide/config.yaml --seed 1
+  holdfast certify runs/wide --radius 10
+  holdfast report runs/wide runs/digits-linf-0.1 --out both.html
+  holdfast doctor runs/wide
+
+`holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
+Exit status: 0 done, 1 the doctor found something bad, 2 wrong input (one sentence says what), 130 interrupted."""
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 2 for anything the user can mend, 130 after an interrupt."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except InterruptedRunError as error:
+        return _stop(error, INTERRUPTED)
+    except KeyboardInterrupt:
+        return _stop("interrupted; start the command again.", INTERRUPTED)
+    except HoldfastError as error:
+        return _stop(error, 2)
+    except BrokenPipeError:
+        # the reader has gone (`| head`): nothing to tell anyone, and the interpreter must not try on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        return _stop(f"the system refused: {error}; check the path, its permissions and the free space.", 2)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"holdfast {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        remedy = f"did you mean {close[0]}?" if close else "see `holdfast --help`."
+        raise InputError(f"the command must be one of {', '.join(COMMANDS)}, got {name!r}; {remedy}")
+    status: int = importlib.import_module(f"holdfast.cli.{name}").run(arguments[1:])
+    return status
+
+
+def _stop(problem: object, status: int) -> int:
+    if os.environ.get("HOLDFAST_DEBUG") and isinstance(problem, BaseException):
+        raise problem
+    print(f"holdfast: {problem}", file=sys.stderr)
+    return status

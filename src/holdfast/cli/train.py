@@ -1,0 +1,116 @@
+"""``holdfast train``: train under attack, certify the gap to the best possible, write the report."""
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.errors import InterruptedRunError
+from holdfast.jobs.config import RunConfig, to_dict
+from holdfast.jobs.options import options_help, spelled
+
+FLAGS = {
+    "--resume": "go on with an interrupted run",
+    "--overwrite": "replace the run that lies in --out",
+    "--quiet": "no progress bar",
+    "--print-config": "print the complete configuration as YAML and stop",
+    "--help": "show this help and stop",
+}
+
+USAGE = """usage: holdfast train [CONFIG.yaml] [options]
+
+Train a network under attack, prove how far its loss is from the best robust loss of any network in the parameter
+ball, and write a page that shows it. Options go over the file, the file over the defaults.
+
+examples:
+  holdfast train --data digits
+  holdfast train --data digits --classes 3,8 --threat l2:0.3 --width 8000 --out runs/wide
+  holdfast train --data path/to/mnist --batch-size 500 --optimizer adam --learning-rate 0.001
+  holdfast train --data digits --network my_package.module:Net --network.init-args.hidden 64
+  holdfast train --print-config > mine.yaml; holdfast train mine.yaml --seed 1
+  holdfast train runs/wide/config.yaml            the same run again, in the next free folder
+  holdfast train runs/wide/config.yaml --resume   go on where it was interrupted
+
+The folder: --out must be new or empty (or see --resume, --overwrite); without --out the next free one is taken.
+In a file a section may be one word (data: digits), and your own classes may be written as class_path and init_args."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Read, check, build, train, show."""
+    if "--help" in argv or "-h" in argv:
+        print(f"{USAGE}\n\n{options_help(FLAGS)}")
+        return 0
+    spelled(argv, FLAGS)  # a mistyped option is refused before anything is imported to read its value
+
+    from holdfast.jobs.reading import read_config
+
+    config, given = read_config(argv, FLAGS)
+    if given.get("print_config"):
+        print(_as_yaml(config), end="")
+        return 0
+    return _train(config, given)
+
+
+def _train(config: RunConfig, given: dict[str, object]) -> int:
+    from holdfast.jobs.folder import output_folder, replacing
+
+    # of several processes the first one speaks and chooses; the others must not take its folder for occupied
+    first = _process() == 0
+    asked, resume, overwrite = given.get("out"), bool(given.get("resume")), bool(given.get("overwrite"))
+    out = output_folder(
+        config, asked=str(asked) if asked else None, resume=resume, overwrite=overwrite, check=first
+    )
+    config = replace(config, out=str(out))
+    quiet = bool(given.get("quiet")) or not first
+    if not quiet:
+        print(f"holdfast: {config.data.name}, {config.threat.spec}, into {out}", flush=True)
+
+    from holdfast.jobs.build import build
+    from holdfast.jobs.train import train
+
+    job = build(config)
+    settings = {**job.options, "out": out, "resume": resume, "progress": not quiet, "config": to_dict(config)}
+    try:
+        with replacing(out) if overwrite and first else nullcontext():
+            done = train(job.model, job.data, job.threat, **settings)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(_interrupted(out)) from None
+    if first:
+        _show(out)
+    if done.summary.get("interrupted"):
+        raise InterruptedRunError(_interrupted(out))
+    return 0
+
+
+def _process() -> int:
+    """Number of this process among those of a run: torchrun, SLURM and lightning-fabric each say it their own way."""
+    words = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return max((int(rank) for word in words if (rank := os.environ.get(word, "")).isdigit()), default=0)
+
+
+def _interrupted(out: Path) -> str:
+    if (out / "checkpoints" / "last.pt").exists():
+        return f"interrupted; go on where {out} stands with `holdfast train {out / 'config.yaml'} --resume`."
+    if (out / "summary.json").exists():
+        return f"interrupted before the first checkpoint; {out} holds the weights reached."
+    return "interrupted before anything was reached; start the command again."
+
+
+def _show(out: Path) -> None:
+    """The outcome on the terminal; the run's page, written now where training did not."""
+    from holdfast.cli.terminal import console, show_run
+
+    page = out / "report.html"
+    if not page.exists():
+        from holdfast.report import write_report
+
+        write_report([out], page)
+    show_run(console(), out, page)
+
+
+def _as_yaml(config: RunConfig) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,130 @@
+"""Arrays in one ``.npz`` file, whichever of the usual names they have; read without executing anything."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.base import Bounds, Dataset
+from holdfast.data.features import with_features
+from holdfast.data.split import split_rows
+from holdfast.data.tensors import from_tensors
+from holdfast.errors import InputError
+
+# (training examples, training labels, test examples, test labels)
+NAMES = (
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_x", "train_y", "test_x", "test_y"),
+    ("x", "y", "", ""),
+)
+
+
+def npz(
+    file: str | Path,
+    *,
+    bounds: Bounds = None,
+    classes: Sequence[int] | None = None,
+    features: str = "pixels",
+    validation: float = 0.15,
+    test: float | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Dataset:
+    """A data set from an ``.npz`` file with arrays ``x, y``, or ``x_train, y_train`` and ``x_test, y_test``, or
+    ``train_images, train_labels`` and ``test_images, test_labels``; ``class_names`` if present.
+
+    Bytes (uint8) are pixels: divided by 255, with bounds (0, 1). Images with 3 channels in the last axis are turned to
+    (channels, height, width).
+
+    Args:
+        file: the file.
+        bounds: valid box of floating-point examples; ``None`` for no box.
+        classes: labels to keep, renumbered ``0, 1, ..`` in this order; ``None`` for all.
+        features: see `with_features`.
+        validation: share of each class's training rows set aside.
+        test: share set aside where the file has no test arrays (``None``: 0.15); with test arrays ``None`` or 0.
+        seed: of the split.
+        dtype: torch.float32 or torch.float64.
+
+    Raises:
+        InputError: an unreadable file, none of the names above, arrays of objects, or what `from_tensors` refuses.
+    """
+    path = Path(file)
+    arrays = _arrays(path)
+    names = next((names for names in NAMES if names[0] in arrays and names[1] in arrays), None)
+    if names is None:
+        raise InputError(
+            f"{str(path)!r} must hold arrays named {' or '.join(f'{n[0]}, {n[1]}' for n in NAMES)}, got "
+            f"{', '.join(sorted(arrays)) or 'none'}; rename them."
+        )
+    images, labels = arrays[names[0]], arrays[names[1]].reshape(-1)
+    own_test = names[2] in arrays and names[3] in arrays
+    if own_test and test not in (None, 0):
+        raise InputError(
+            f"test must be None or 0 where {str(path)!r} has test arrays, got {test}; leave it out."
+        )
+    first_test = len(labels) if own_test else None
+    if own_test and test is None:
+        more = arrays[names[2]]
+        if more.shape[1:] != images.shape[1:] or more.dtype != images.dtype:
+            raise InputError(
+                f"{names[2]} must be like {names[0]} in {str(path)!r}, got {more.dtype} {more.shape[1:]} against "
+                f"{images.dtype} {images.shape[1:]}; store both alike."
+            )
+        for x_name, y_name in (names[:2], names[2:]):
+            if len(arrays[x_name]) != len(arrays[y_name]):
+                raise InputError(
+                    f"{x_name} and {y_name} in {str(path)!r} must be equally long, got {len(arrays[x_name])} and "
+                    f"{len(arrays[y_name])}; cut the longer one."
+                )
+        images, labels = (
+            np.concatenate([images, more]),
+            np.concatenate([labels, arrays[names[3]].reshape(-1)]),
+        )
+    x, box = _scaled(images, bounds, dtype)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"{names[1]} in {str(path)!r} must hold integer labels, got {labels.dtype}; convert them."
+        )
+    y = torch.tensor(labels.astype(np.int64))
+    data = from_tensors(
+        x,
+        y,
+        box,
+        classes=classes,
+        class_names=tuple(str(label) for label in arrays.get("class_names", ())),
+        name=path.stem,
+        split=split_rows(
+            y, validation=validation, test=0.15 if test is None else test, seed=seed, test_from=first_test
+        ),
+        dtype=dtype,
+    )
+    return with_features(data, features)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise InputError(
+                    f"{str(path)!r} must be an .npz archive, got a single array; use numpy.savez."
+                )
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{str(path)!r} cannot be read as .npz ({error}); store plain arrays with numpy.savez."
+        ) from error
+
+
+def _scaled(images: np.ndarray, bounds: Bounds, dtype: torch.dtype) -> tuple[Tensor, Bounds]:
+    if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
+        images = images.transpose(0, 3, 1, 2)
+    x = torch.tensor(np.ascontiguousarray(images))
+    return (x.to(dtype).div_(255), (0.0, 1.0)) if x.dtype == torch.uint8 else (x, bounds)

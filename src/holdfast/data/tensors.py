@@ -1,0 +1,230 @@
+"""Anybody's arrays as a data set, checked once so that nothing downstream has to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.data.base import Bounds, Dataset, Split
+from holdfast.data.split import split_rows
+from holdfast.errors import InputError
+
+Array = Tensor | np.ndarray
+
+
+def from_tensors(
+    x: Array,
+    y: Array,
+    bounds: Bounds | tuple[Array, Array] = None,
+    *,
+    fixed: Array | None = None,
+    classes: Sequence[int] | None = None,
+    class_names: Sequence[str] = (),
+    name: str = "data",
+    validation: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    split: Split | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Dataset:
+    """A data set from tensors or numpy arrays.
+
+    Args:
+        x: examples, floating and finite, any shape after the first axis; in the data's own units.
+        y: integer labels ``0 .. C-1``, each class with at least one example.
+        bounds: valid box (low, high), numbers or arrays of one example's shape; ``None`` for no box.
+        fixed: true where an adversary may not change a feature; shape of one example.
+        classes: keep these labels only and renumber them ``0, 1, ..`` in this order.
+        class_names: a name for every label of ``y``; by default the labels themselves.
+        validation, test, seed: see `split_rows`; unused where ``split`` is given.
+        split: row numbers (of ``x`` as given) of each part.
+        dtype: of the examples, float32 or float64.
+
+    Raises:
+        InputError: anything else than the above; the message names the argument and the remedy.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype}; lower precision voids proofs."
+        )
+    examples, labels = _examples(x), _labels(y)
+    if len(examples) != len(labels):
+        raise InputError(
+            f"x and y must have one row and one label an example, got {len(examples)} rows and {len(labels)} labels; "
+            "cut the longer one."
+        )
+    split = _checked_split(split, len(labels)) or split_rows(
+        labels, validation=validation, test=test, seed=seed
+    )
+    names = tuple(class_names)
+    if classes is not None:
+        examples, labels, split, names = _keep(examples, labels, split, names, tuple(classes))
+    count = _count(labels, names)
+    box = _box(bounds, examples)
+    return Dataset(
+        name=name,
+        x=_inside(examples, box, dtype),
+        y=labels,
+        classes=count,
+        split=split,
+        bounds=box,
+        fixed=None if fixed is None else _mask(fixed, examples),
+        class_names=names or tuple(str(label) for label in range(count)),
+    )
+
+
+def _tensor(values: Array, name: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        return torch.tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} must be an array of numbers ({error}); convert it to numpy first."
+        ) from error
+
+
+def _examples(values: Array) -> Tensor:
+    x = _tensor(values, "x")
+    if not x.is_floating_point():
+        raise InputError(
+            f"x must hold floating-point numbers, got {x.dtype}; scale pixels first, as x.float() / 255."
+        )
+    if x.ndim < 2 or x.numel() == 0:
+        raise InputError(
+            f"x must be (examples, features...) with at least one of each, got shape {tuple(x.shape)}; reshape it."
+        )
+    bad = ~x.reshape(len(x), -1).isfinite().all(1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise InputError(
+            f"x must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first being row {first}; "
+            "drop or mend these rows."
+        )
+    return x
+
+
+def _labels(values: Array) -> Tensor:
+    y = _tensor(values, "y")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise InputError(f"y must hold integer labels, got {y.dtype}; use y.long().")
+    if y.ndim != 1:
+        raise InputError(
+            f"y must be one label an example, got shape {tuple(y.shape)}; use y.reshape(-1) or argmax."
+        )
+    return y.long()
+
+
+def _checked_split(split: Split | None, rows: int) -> Split | None:
+    if split is None:
+        return None
+    used = torch.cat([split.train, split.validation, split.test])
+    if len(used) and not (
+        int(used.min()) >= 0 and int(used.max()) < rows and len(torch.unique(used)) == len(used)
+    ):
+        raise InputError(
+            f"split must name each of the rows 0..{rows - 1} at most once, got a repeated or foreign row; "
+            "rebuild it with split_rows."
+        )
+    return split
+
+
+def _keep(
+    x: Tensor, y: Tensor, split: Split, names: tuple[str, ...], classes: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Split, tuple[str, ...]]:
+    """Only the rows of these classes, labels renumbered, row numbers of the split following."""
+    present = torch.unique(y).tolist()
+    missing = [label for label in classes if label not in present]
+    if missing or len(set(classes)) != len(classes):
+        raise InputError(
+            f"classes must be different labels among {present}, got {list(classes)}; "
+            "leave it out to keep all of them."
+        )
+    wanted = torch.tensor(classes, device=y.device)
+    match = y[:, None] == wanted
+    kept = match.any(1)
+    renumber = kept.cumsum(0) - 1
+
+    def rows(part: Tensor) -> Tensor:
+        return renumber[part[kept[part]]]
+
+    parts = Split(train=rows(split.train), validation=rows(split.validation), test=rows(split.test))
+    labels = match[kept].long().argmax(1)
+    return x[kept], labels, parts, tuple(names[c] if names else str(c) for c in classes)
+
+
+def _count(y: Tensor, names: tuple[str, ...]) -> int:
+    """The number of classes, every one of them present."""
+    low, high = int(y.min()), int(y.max())
+    count = len(names) or high + 1
+    if low < 0 or high >= count:
+        wrong = torch.unique(y[(y < 0) | (y >= count)]).tolist()
+        raise InputError(
+            f"y must hold labels 0..{count - 1}, got {wrong[:5]}; renumber the labels or name every class."
+        )
+    if count < 2:
+        raise InputError(
+            f"y must hold at least 2 classes, got only label {low}; add examples of another class."
+        )
+    absent = (torch.bincount(y, minlength=count) == 0).nonzero()[:, 0].tolist()
+    if absent:
+        raise InputError(
+            f"y must hold every label 0..{count - 1}, got none of {absent[:5]}; renumber the labels "
+            "or pass classes= to keep some of them."
+        )
+    return count
+
+
+def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
+    if bounds is None:
+        return None
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise InputError(
+            f"bounds must be a pair (low, high) or None, got {bounds!r}; pixels have (0.0, 1.0)."
+        )
+    low, high = (
+        torch.as_tensor(side if isinstance(side, Tensor) else np.asarray(side)).to(x.device, torch.float64)
+        for side in bounds
+    )
+    for side in (low, high):
+        if side.ndim and side.shape != x.shape[1:]:
+            raise InputError(
+                f"bounds must be numbers or have the shape of one example, {tuple(x.shape[1:])}, got {tuple(side.shape)}; "
+                "reshape them."
+            )
+    if not bool((low <= high).all()):
+        raise InputError(
+            "bounds must have low <= high everywhere, got a low end above its high end or NaN; swap them."
+        )
+    outside = (x < low.to(x.dtype)) | (x > high.to(x.dtype))
+    if bool(outside.any()):
+        raise InputError(
+            f"x must lie in bounds, got {int(outside.sum())} of {x.numel()} values outside (x runs from "
+            f"{float(x.min()):g} to {float(x.max()):g}); rescale x or widen the bounds."
+        )
+    if low.ndim == 0 and high.ndim == 0:
+        return float(low), float(high)
+    return low.expand(x.shape[1:]).clone(), high.expand(x.shape[1:]).clone()
+
+
+def _inside(x: Tensor, box: Bounds, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``; where rounding left the box by a hair (0.1 in float32 is above 0.1), the neighbour inside it."""
+    x = x.to(dtype)
+    if box is None:
+        return x
+    low, high = (torch.as_tensor(side, dtype=torch.float64, device=x.device) for side in box)
+    floor, ceiling = low.to(dtype), high.to(dtype)
+    floor = torch.where(floor < low, floor.nextafter(torch.full_like(floor, torch.inf)), floor)
+    ceiling = torch.where(ceiling > high, ceiling.nextafter(torch.full_like(ceiling, -torch.inf)), ceiling)
+    return x.clamp(floor, ceiling)
+
+
+def _mask(fixed: Array, x: Tensor) -> Tensor:
+    mask = _tensor(fixed, "fixed").to(x.device)
+    if mask.dtype != torch.bool or mask.shape != x.shape[1:]:
+        raise InputError(
+            f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} of shape "
+            f"{tuple(mask.shape)}; build it with torch.zeros(..., dtype=torch.bool)."
+        )
+    return mask

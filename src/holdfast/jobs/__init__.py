@@ -1,0 +1,1 @@
+"""Whole jobs over all other parts: configuration, training, certifying, examining. `config` and `options` need no torch."""

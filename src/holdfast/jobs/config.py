@@ -1,0 +1,262 @@
+"""What a training run is made of, as plain typed values: no torch, so that parsing and refusing are quick.
+
+A name is always either a built-in one (``two-layer``) or the import path of the user's own class or function
+(``my_package.module:Net`` or ``my_package.module.Net``), whose arguments stand in ``init_args``.
+"""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Union, get_args, get_origin
+
+from holdfast.errors import InputError
+
+# ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
+
+Arguments = dict[str, Any]
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    short: str | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field with what the command line needs: a help text, a short name, and the numbers allowed."""
+    facts = {"help": help, "short": short, "least": least, "above": above, "below": below}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=facts)
+    return field(default=default, metadata=facts)
+
+
+def optional(entry: Field[Any]) -> bool:
+    """Whether the field may be ``None``."""
+    return get_origin(entry.type) in (types.UnionType, Union) and type(None) in get_args(entry.type)
+
+
+class _Checked:
+    """Refuses a number outside the limits of its field, or ``None`` where something is needed."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if value is None and not optional(entry):
+                raise InputError(f"{entry.name} must have a value, got null; leave it out for the default.")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _check_number(entry, value)
+
+
+def _check_number(entry: Field[Any], value: float) -> None:
+    least, above, below = (entry.metadata.get(key) for key in ("least", "above", "below"))
+    wrong = (
+        not math.isfinite(value)
+        or (least is not None and value < least)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    )
+    if wrong:
+        limits = [f">= {least:g}" if least is not None else "", f"> {above:g}" if above is not None else ""]
+        limits += [f"< {below:g}" if below is not None else ""]
+        allowed = " and ".join(limit for limit in limits if limit) or "finite"
+        raise InputError(f"{entry.name} must be {allowed}, got {value:g}; leave it out for the default.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Checked):
+    """What is learnt from: a data set, the part of it that is used, and how its features are prepared."""
+
+    name: str = _option(
+        "digits",
+        "data set: digits, a folder of IDX files (MNIST), a .npz file, spheres, or module:function for your own",
+        short="data",
+    )
+    init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")
+    classes: tuple[int, ...] | None = _option(
+        None, "keep these classes only and number them from 0, e.g. [3,8]", short="classes"
+    )
+    examples: int | None = _option(
+        None, "keep this many examples, of every class its share", short="examples", least=2
+    )
+    features: Literal["pixels", "sphere", "centred-sphere"] = _option(
+        "pixels",
+        "as they are, or scaled to norm sqrt(3)/2 with a constant last feature 1/2 (the paper's domain)",
+    )
+    flatten: bool = _option(False, "one axis of features an example")
+    validation: float | None = _option(
+        None,
+        "share of the examples that selects the best weights; left out, the data's own",
+        least=0,
+        below=1,
+    )
+    test: float | None = _option(
+        None, "share of the examples kept for the final figures; left out, the data's own", least=0, below=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatConfig(_Checked):
+    """What the adversary may do to one example."""
+
+    spec: str = _option(
+        "linf:0.1",
+        "what an adversary may change: linf:0.1, l2:0.5, l1:3, linf:8/255, sphere:0.1",
+        short="threat",
+    )
+    box: bool = _option(True, "keep attacked examples within the data's valid box")
+    fixed: tuple[int, ...] = _option(
+        (), "numbers of the features no adversary may change, beside the data's own, e.g. [0,5]"
+    )
+    allow_incompatible: bool = _option(
+        False, "train although threat sets of different labels meet: no classifier is robust on those"
+    )
+    init_args: Arguments = _option({}, "arguments of your own threat, as {key: value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(_Checked):
+    """The network. Its inputs are ``scale * (x - center)`` with ``constant`` appended (two layers)."""
+
+    name: str = _option(
+        "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network"
+    )
+    init_args: Arguments = _option({}, "arguments of your own network, as {key: value}")
+    width: int = _option(4000, "hidden units in a layer", short="width", least=1)
+    depth: int = _option(2, "trained layers of a dense network", least=1)
+    activation: str = _option("softplus", "softplus, relu, relu2, erf, gelu, tanh, ...", short="activation")
+    outputs: Literal["signed", "dense"] = _option(
+        "signed", "output weights: one-hot rows with a sign, or dense rows"
+    )
+    paired: bool = _option(True, "start at output 0: each unit twice, with opposite output weights")
+    train_output: bool = _option(False, "train the output weights of a two-layer network too")
+    center: bool = _option(True, "subtract the mean of the training part (two layers): a tighter certificate")
+    scale: float | None = _option(
+        None, "factor on the inputs (two layers); left out, their mean norm becomes sqrt(3)/2", above=0
+    )
+    constant: float | None = _option(
+        0.5, "constant appended to the inputs (two layers), as a bias; null for none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig(_Checked):
+    """A search of the threat set."""
+
+    name: str = _option("pgd", "pgd, fgsm, random, clean, or my_package.module:Attack")
+    steps: int = _option(10, "gradient steps a restart (pgd)", least=1)
+    step_size: float | None = _option(None, "length of a step; left out, 2.5 radius / steps (pgd)", above=0)
+    restarts: int = _option(1, "searches an example (pgd), samples an example (random)", least=1)
+    start: Literal["random", "example", "near"] = _option("random", "where a search begins (pgd)")
+    momentum: float = _option(0.0, "share of the last step kept (pgd)", least=0)
+    init_args: Arguments = _option({}, "arguments of your own attack, as {key: value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Checked):
+    """How the weights are found."""
+
+    loss: str = _option("cross-entropy", "cross-entropy, logistic, hinge, squared, huber", short="loss")
+    epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
+    batch_size: int | None = _option(
+        None, "examples a step; left out, all of them", short="batch-size", least=1
+    )
+    parameter_radius: float | None = _option(
+        20.0,
+        "radius of the ball around the initial weights; null for none",
+        short="parameter-radius",
+        above=0,
+    )
+    project: bool = _option(True, "return the weights to that ball after every step")
+    optimizer: str = _option("sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer")
+    optimizer_args: Arguments = _option({}, "further arguments of the optimizer, as {key: value}")
+    learning_rate: float = _option(1.0, "step size of the optimizer", short="learning-rate", above=0)
+    momentum: float = _option(0.9, "momentum of sgd", least=0, below=1)
+    weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
+    schedule: Literal["constant", "cosine", "linear", "steps"] = _option(
+        "constant", "how the learning rate falls"
+    )
+    evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateConfig(_Checked):
+    """How hard the certificate is worked on."""
+
+    trace: bool = _option(True, "record the rounds of training for the certificate")
+    trace_every: int | None = _option(
+        None, "epochs between recorded ones; left out, as often as costs at most 10 % of the time", least=1
+    )
+    tighten: int = _option(40, "evaluations spent on raising the lower bound after training", least=0)
+    radius: float | None = _option(
+        None, "parameter radius to certify at; left out, that of training", above=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceConfig(_Checked):
+    """Where it runs (lightning-fabric's words)."""
+
+    accelerator: str = _option("auto", "auto, cpu, cuda, mps, ...", short="accelerator")
+    devices: int = _option(1, "devices a machine", least=1)
+    precision: str = _option("32-true", "precision of training; the certificate is in float64 in any case")
+    strategy: str = _option("auto", "auto, ddp, ...")
+
+
+def _section(default: Any, help: str) -> Any:
+    return field(default_factory=lambda: default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Checked):
+    """One training run, completely: the same file gives the same run."""
+
+    data: DataConfig = _section(DataConfig(), "data")
+    threat: ThreatConfig = _section(ThreatConfig(), "threat")
+    network: NetworkConfig = _section(NetworkConfig(), "network")
+    attack: AttackConfig = _section(AttackConfig(), "attack in training")
+    evaluation: AttackConfig = _section(
+        AttackConfig(steps=20), "attack after every epoch, on the validation part"
+    )
+    final: AttackConfig = _section(AttackConfig(steps=40, restarts=3), "attack on the finished network")
+    training: TrainingConfig = _section(TrainingConfig(), "training")
+    certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
+    device: DeviceConfig = _section(DeviceConfig(), "device")
+    seed: int = _option(0, "seed of the split, the weights, the order and the attacks", least=0)
+    out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
+    name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """The configuration as YAML can hold it: mappings, lists, numbers, text.
+
+    >>> to_dict(CertificateConfig())["tighten"]
+    40
+    """
+
+    def plain(value: object) -> Any:
+        if is_dataclass(value):
+            return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {entry.name: plain(getattr(config, entry.name)) for entry in fields(config)}  # type: ignore[arg-type]
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration that these values, of the types the fields state, make up; what is left out is the default.
+
+    Raises:
+        InputError: a number outside its limits.
+    """
+    defaults = RunConfig()
+    sections = {key: _over(getattr(defaults, key), value) for key, value in values.items()}
+    return replace(defaults, **sections)
+
+
+def _over(default: Any, value: Any) -> Any:
+    """A section with these entries replaced; anything else is the value itself."""
+    if not is_dataclass(default) or isinstance(default, type):
+        return value
+    return replace(default, **{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})

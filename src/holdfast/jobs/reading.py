@@ -1,0 +1,127 @@
+"""From a YAML file and command-line options to a `RunConfig`. jsonargparse types the values; nothing of the user's is imported."""
+
+import difflib
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from holdfast.errors import InputError
+from holdfast.jobs.config import RunConfig, from_dict
+from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
+
+# What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
+SHORTHAND = {
+    "data": "name",
+    "threat": "spec",
+    "network": "name",
+    "attack": "name",
+    "evaluation": "name",
+    "final": "name",
+}
+HELP = "see `holdfast train --help`"
+
+
+def read_config(argv: Sequence[str], flags: Iterable[str] = ()) -> tuple[RunConfig, dict[str, Any]]:
+    """The run that ``[CONFIG.yaml] --option value ...`` describes: options over file over defaults; and all that was given.
+
+    Raises:
+        InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that cannot be read.
+    """
+    names = list(flags)
+    parser = _parser(names)
+    try:
+        given: dict[str, Any] = parser.parse_args(spelled(argv, names), defaults=False).as_dict()
+        file = given.get("config")
+        sections = _read_yaml(Path(file)) if file else {}
+        typed: dict[str, Any] = parser.parse_object(sections, defaults=False).as_dict()
+    except ArgumentError as error:
+        raise InputError(_sentence(str(error))) from error
+    options = {key: value for key, value in given.items() if key in SECTIONS}
+    return from_dict(_merged(typed, options)), given
+
+
+def _parser(flags: Iterable[str]) -> ArgumentParser:
+    parser = ArgumentParser(prog="holdfast train", exit_on_error=False, add_help=False)
+    parser.add_argument("config", nargs="?", type=str)
+    for option, path in LONG.items():
+        entry, default = LEAVES[path]
+        parser.add_argument(option, type=entry.type, default=default)
+    for flag in flags:
+        parser.add_argument(flag, action="store_true")
+    return parser
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The file's sections, shorthands written out, keys checked."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"the configuration must be a readable YAML file, got {path} ({error.strerror}); check its path."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1} is not" if mark else "it is not"
+        raise InputError(f"{path} must be YAML, but {place}; mend it there.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {HELP}.")
+    _check_keys(path, "", values, SECTIONS)
+    return {key: _section(path, key, value) for key, value in values.items()}
+
+
+def _section(path: Path, key: str, value: Any) -> Any:
+    if key in LEAVES:
+        return value
+    if isinstance(value, str) and key in SHORTHAND:
+        return {SHORTHAND[key]: value}
+    if not isinstance(value, dict):
+        raise InputError(f"{key} in {path} must be a section of `key: value` lines, got {value!r}; {HELP}.")
+    section = dict(value)
+    if "class_path" in section and key in SHORTHAND:
+        section[SHORTHAND[key]] = section.pop("class_path")
+    if key == "training" and isinstance(section.get("optimizer"), dict):
+        own = section.pop("optimizer")
+        _check_keys(path, "training.optimizer.", own, ("class_path", "init_args"))
+        section |= {"optimizer": own.get("class_path"), "optimizer_args": own.get("init_args", {})}
+    _check_keys(
+        path, f"{key}.", section, [leaf.partition(".")[2] for leaf in LEAVES if leaf.startswith(f"{key}.")]
+    )
+    return section
+
+
+def _check_keys(path: Path, prefix: str, given: Iterable[Any], allowed: Iterable[str]) -> None:
+    names = list(allowed)
+    for key in given:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            remedy = f"did you mean {prefix}{close[0]}?" if close else f"it may be {', '.join(names)}."
+            raise InputError(f"{prefix}{key} in {path} does not exist; {remedy}")
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, entry by entry; ``over`` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        held = merged.get(key)
+        merged[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _sentence(problem: str) -> str:
+    """jsonargparse's message of several lines as one sentence: what, what is allowed, what came, the remedy."""
+    key = re.search(r'Parser key "([^"]+)"', problem)
+    came = re.search(r"(?:Got|Given) value: (.*)", problem)
+    if key and came and key.group(1) in LEAVES:
+        return f"{key.group(1)} must be {kind(LEAVES[key.group(1)][0].type)}, got {came.group(1)!r}; {HELP}."
+    missing = re.search(r"argument (\S+): expected", problem)
+    if missing:
+        return f"option {missing.group(1)} needs a value, got none; write one after it."
+    extra = re.search(r"[Uu]nrecognized arguments: (.*)", problem)
+    if extra:
+        return f"at most one configuration file is allowed, got also {extra.group(1)!r}; {HELP}."
+    return f"{' '.join(problem.split()).rstrip('.')}; {HELP}."

@@ -1,0 +1,215 @@
+"""``summary.json``: every figure of a run with the word for how it is known."""
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast._files import write_tensors
+from holdfast.attacks import Attack, Evaluation
+from holdfast.certificates import Certificate, FrozenPass
+from holdfast.certificates.frozen import window_bound
+from holdfast.data import Dataset
+from holdfast.jobs.checks import Compatibility
+from holdfast.losses import Loss, predictions
+from holdfast.threats import Threat
+from holdfast.trace import Trace
+from holdfast.training import ParameterBall
+
+GALLERY = 12
+RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+PACKAGES = ("holdfast", "torch", "numpy", "scipy", "lightning-fabric", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What is known of a run besides its results."""
+
+    data: Dataset
+    threat: Threat
+    attack: Attack
+    loss: Loss
+    model: nn.Module
+    seed: int
+    name: str | None
+    started: datetime
+    seconds: float
+    epochs: int
+    interrupted: bool
+    ball: ParameterBall
+    parameter_radius: float | None
+    compatibility: Compatibility
+    best_epoch: int
+
+
+def versions() -> dict[str, str]:
+    """Versions of what figures depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def summarise(
+    figures: Figures,
+    certificate: Certificate,
+    on_train: Evaluation | None,
+    on_test: Evaluation | None,
+    trace: Trace,
+    passes: Sequence[FrozenPass],
+    folder: Path | None,
+) -> dict[str, Any]:
+    """The summary; also writes the gallery next to it when there is a folder."""
+    data, model = figures.data, figures.model
+    upper = attacked_loss(on_train, passes)
+    layers = [(" + ".join(names), float(d)) for names, d in zip(figures.ball.names, figures.ball.distances(model), strict=True)]
+    radius = certificate.radius
+    summary: dict[str, Any] = {
+        "name": figures.name or (folder.name if folder is not None else type(model).__name__),
+        "started": figures.started.isoformat(timespec="seconds"),
+        "seconds": figures.seconds,
+        "seed": figures.seed,
+        "epochs": figures.epochs,
+        "best_epoch": figures.best_epoch,
+        "interrupted": figures.interrupted,
+        "versions": versions(),
+        "threat": figures.threat.spec,
+        "attack": figures.attack.name,
+        "loss": figures.loss.name,
+        "data": {
+            "name": data.name, "examples": len(data.y), "features": data.features, "classes": data.classes,
+            "shape": list(data.shape), "class_names": list(data.class_names) or [str(c) for c in range(data.classes)],
+            "train": len(data.split.train), "validation": len(data.split.validation), "test": len(data.split.test),
+        },
+        "network": {
+            "name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "width": getattr(model, "width", None),
+            "activation": getattr(getattr(model, "activation", None), "name", None),
+        },
+        "compatibility": asdict(figures.compatibility),
+        "parameter_radius": figures.parameter_radius,
+        "accuracy_on": "test" if len(data.split.test) else "train",
+        "clean_accuracy": None if on_test is None else on_test.clean_accuracy,
+        "robust_accuracy": None if on_test is None else on_test.robust_accuracy,
+        "robust_accuracy_verified": None,
+        "train_clean_accuracy": None if on_train is None else on_train.clean_accuracy,
+        "train_robust_accuracy": None if on_train is None else on_train.robust_accuracy,
+        "surrogate_loss": certificate.surrogate_loss,
+        "robust_loss_lower_bound": certificate.lower_bound,
+        "robust_loss_upper_bound": upper,
+        "robust_loss_upper_kind": None if on_train is None else "strongest attack",
+        "gap": certificate.gap,
+        "certificate_status": certificate.status,
+        "certificate_reason": certificate.reason,
+        "width_factor": certificate.width_factor,
+        "bound_source": certificate.source,
+        "linearisation_error": {"mean": certificate.linearisation_error},
+        "certificate": certificate.as_dict(),
+        "gaps": gaps(certificate, upper),
+        "bounds_at_radii": bounds_at_radii(trace, radius, certificate),
+        "drift": [{"layer": layer, "value": value, "radius": radius} for layer, value in layers],
+        "per_class": [] if on_test is None else _per_class(on_test, data),
+    }  # fmt: skip
+    if folder is not None and on_test is not None:
+        _write_gallery(model, data, on_test, folder)
+    return summary
+
+
+def attacked_loss(on_train: Evaluation | None, passes: Sequence[FrozenPass]) -> float:
+    """The robust loss of the final weights as far as attacks found it: each example at its worst known point, weighted."""
+    if on_train is None or not passes:
+        return math.nan
+    final = passes[0]
+    known = final.loss(final.outputs, final.points.y)
+    return float((final.weights * torch.maximum(known, on_train.loss.to(known))).sum())
+
+
+def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
+    """The three gaps with their claims: optimisation (train longer), attack (too weak), capacity (network too small)."""
+    proved = {"certified": "proved", "estimate": "estimated", "void": "none"}[certificate.status]
+    reached, low = certificate.surrogate_loss, certificate.lower_bound
+    attack = max(0.0, upper - reached) if math.isfinite(upper) and math.isfinite(reached) else math.nan
+    parts = {"optimisation": certificate.gap, "attack": attack, "capacity": max(0.0, low) if math.isfinite(low) else math.nan}
+    known = {k: v for k, v in parts.items() if math.isfinite(v)}
+    worst = max(known, key=lambda k: known[k]) if known else ""
+    curved = certificate.width_factor > 1.5
+    remedies = {
+        "optimisation": "most of it is curvature: widen the network about "
+        f"{certificate.width_factor:.2g} times, or ask for a smaller parameter radius"
+        if curved
+        else "train longer, or with another step size",
+        "attack": "the attack of training is too weak: give it more steps or restarts",
+        "capacity": "no network in this ball does better: give it a larger radius and more width",
+    }
+
+    def verdict(part: str) -> str:
+        if part not in known:
+            return "not measured"
+        if known[part] < 0.01:
+            return "small: nothing to gain here"
+        return f"{'the largest of the three: ' if part == worst else ''}{remedies[part]}"
+
+    return {
+        "optimisation": {"value": certificate.gap, "claim": proved, "verdict": verdict("optimisation")},
+        "attack": {"value": attack, "claim": "observed", "verdict": verdict("attack")},
+        "capacity": {
+            "low": parts["capacity"], "high": upper, "claim": proved, "high_claim": "observed", "verdict": verdict("capacity"),
+        },
+        "largest": worst,
+    }  # fmt: skip
+
+
+def bounds_at_radii(trace: Trace, radius: float, certificate: Certificate) -> list[dict[str, Any]]:
+    """The best window's bound at other radii: any radius can be read from one trace."""
+    windows = [w for w in trace.windows if w.lower is not None]
+    if not windows or not math.isfinite(radius) or certificate.status == "void":
+        return []
+    windows = sorted(windows, key=lambda w: w.lower_bound)[-8:]
+    rows = []
+    for share in (*RADII, 1.5, 2.0):
+        at = share * radius
+        best = max(window_bound(w, at).value for w in windows)
+        if share == 1.0:
+            best = max(best, certificate.lower_bound)
+        rows.append({"radius": at, "lower_bound": best, "status": certificate.status})
+    return rows
+
+
+def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:
+    names = data.class_names or tuple(str(c) for c in range(data.classes))
+    return [
+        {
+            "class_name": names[row.label], "examples": row.examples, "clean_accuracy": row.clean_accuracy,
+            "robust_accuracy": row.robust_accuracy,
+        }
+        for row in result.per_class()
+    ]  # fmt: skip
+
+
+def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, folder: Path) -> None:
+    """Examples with their attacked points: first those that broke, then those nearest to breaking."""
+    part = data.test if len(data.test) else data.train
+    fell = result.clean & ~result.robust
+    order = torch.argsort(fell.double() * 1e6 + result.loss.double(), descending=True)
+    chosen = order[: GALLERY * 4][torch.randperm(min(len(order), GALLERY * 4), generator=torch.Generator().manual_seed(0))]
+    chosen = chosen[:GALLERY].sort().values
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        before, after = (predictions(model(v[chosen].to(device))).cpu() for v in (part.x, result.x))
+    write_tensors(
+        folder / "gallery.safetensors",
+        {
+            "x": part.x[chosen], "attacked": result.x[chosen], "label": part.y[chosen],
+            "predicted_clean": before, "predicted_attacked": after,
+        },
+    )  # fmt: skip

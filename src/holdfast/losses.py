@@ -1,0 +1,211 @@
+"""Losses, one value per example, with the facts a certificate needs stated as data.
+
+A network with one output ``f`` (binary, signed) predicts class 1 when ``f > 0``; labels are always ``0 .. classes-1`` and
+``sign = 2 * label - 1``. A network with ``C >= 2`` outputs predicts the largest.
+
+The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone, so a loss that is not convex must say so.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holdfast.errors import InputError
+
+Outputs = Float[Tensor, "batch outputs"]
+Labels = Int[Tensor, " batch"]
+PerExample = Float[Tensor, " batch"]
+
+
+def signs(labels: Labels, like: Tensor) -> Tensor:
+    """Binary labels 0, 1 as -1, +1 in the dtype of ``like``; shape (batch, 1)."""
+    return (2 * labels - 1).to(like.dtype)[:, None]
+
+
+def one_hot(labels: Labels, outputs: Outputs) -> Outputs:
+    """Rows of the identity, in the dtype and device of ``outputs``."""
+    return torch.zeros_like(outputs).scatter_(1, labels[:, None], 1.0)
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """``loss(f, y)`` for each example.
+
+    Attributes (read by certificates):
+        convex: whether ``f -> loss(f, y)`` is convex for every label.
+        nonnegative: whether the loss is never below 0 (then a window that misses examples still gives a lower bound).
+        lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None`` where there is none.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The word for it on the command line and in run folders."""
+
+    convex = True
+    nonnegative = True
+
+    @property
+    def lipschitz(self) -> float | None:
+        return None
+
+    @abstractmethod
+    def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
+        """Loss of each example."""
+
+    @abstractmethod
+    def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
+        """A subgradient ``s_i`` of the loss in the outputs: ``loss(f) >= loss(h) + <s, f - h>``."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy; with one signed output this is the logistic loss ``log(1 + exp(-sign f))``.
+
+    With ``label_smoothing = e`` the target is ``(1 - e)`` on the label and ``e / C`` on every class. Convex, and Lipschitz
+    with constant ``sqrt(2)`` (one output: 1), since the slope is ``softmax(f) - target``.
+    """
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(
+                f"label_smoothing must lie in [0, 1), got {self.label_smoothing}; use 0 for none."
+            )
+
+    @property
+    def name(self) -> str:
+        return "cross-entropy"
+
+    @property
+    def lipschitz(self) -> float | None:
+        return 2.0**0.5
+
+    def _target(self, outputs: Outputs, labels: Labels) -> Outputs:
+        e = self.label_smoothing
+        if outputs.shape[1] == 1:  # probability of class 1
+            return (1 - e) * labels.to(outputs.dtype)[:, None] + e / 2
+        return (1 - e) * one_hot(labels, outputs) + e / outputs.shape[1]
+
+    def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
+        if outputs.shape[1] == 1:
+            if self.label_smoothing == 0.0:
+                margin = signs(labels, outputs) * outputs
+                return torch.logaddexp(torch.zeros_like(margin), -margin).squeeze(1)
+            target = self._target(outputs, labels)
+            zero = torch.zeros_like(outputs)
+            return (torch.logaddexp(zero, outputs) - target * outputs).squeeze(1)
+        if self.label_smoothing == 0.0:
+            return torch.nn.functional.cross_entropy(outputs, labels, reduction="none")
+        return torch.logsumexp(outputs, 1) - (self._target(outputs, labels) * outputs).sum(1)
+
+    def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
+        probabilities = outputs.sigmoid() if outputs.shape[1] == 1 else outputs.softmax(1)
+        return probabilities - self._target(outputs, labels)
+
+
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer 2001)."""
+
+    @property
+    def name(self) -> str:
+        return "hinge"
+
+    @property
+    def lipschitz(self) -> float | None:
+        return 2.0**0.5
+
+    def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
+        if outputs.shape[1] == 1:
+            return (1 - signs(labels, outputs) * outputs).clamp_min(0).squeeze(1)
+        raised = outputs + 1 - one_hot(labels, outputs)
+        return raised.amax(1) - outputs.gather(1, labels[:, None]).squeeze(1)
+
+    def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
+        if outputs.shape[1] == 1:
+            sign = signs(labels, outputs)
+            return torch.where(sign * outputs < 1, -sign, torch.zeros_like(outputs))
+        target = one_hot(labels, outputs)
+        return one_hot((outputs + 1 - target).argmax(1), outputs) - target
+
+
+@dataclass(frozen=True)
+class Squared(Loss):
+    """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label. Not Lipschitz."""
+
+    @property
+    def name(self) -> str:
+        return "squared"
+
+    def _target(self, outputs: Outputs, labels: Labels) -> Outputs:
+        return signs(labels, outputs) if outputs.shape[1] == 1 else one_hot(labels, outputs)
+
+    def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
+        return 0.5 * (outputs - self._target(outputs, labels)).square().sum(1)
+
+    def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
+        return outputs - self._target(outputs, labels)
+
+
+@dataclass(frozen=True)
+class Huber(Squared):
+    """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond ``||r|| = delta``, ``r = f - target``.
+
+    Convex, and Lipschitz with constant ``delta``.
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise InputError(f"delta must be > 0, got {self.delta}; 1.0 is the usual choice.")
+
+    @property
+    def name(self) -> str:
+        return "huber"
+
+    @property
+    def lipschitz(self) -> float | None:
+        return self.delta
+
+    def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
+        size = (outputs - self._target(outputs, labels)).norm(dim=1)
+        return torch.where(size <= self.delta, 0.5 * size**2, self.delta * (size - self.delta / 2))
+
+    def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
+        residual = outputs - self._target(outputs, labels)
+        return residual * (self.delta / residual.norm(dim=1, keepdim=True).clamp_min(self.delta))
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross-entropy": CrossEntropy,
+    "logistic": CrossEntropy,
+    "hinge": Hinge,
+    "squared": Squared,
+    "huber": Huber,
+}
+
+
+def loss_named(name: str) -> Loss:
+    """The loss with this name; ``logistic`` is cross-entropy on one signed output."""
+    if name not in LOSSES:
+        raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}; pick one of these.")
+    return LOSSES[name]()
+
+
+def predictions(outputs: Outputs) -> Labels:
+    """Predicted class of each example; one output means class 1 where it is > 0."""
+    return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+
+
+def correct(outputs: Outputs, labels: Labels) -> Tensor:
+    """Whether each example is classified correctly (bool per example); a tie is not a correct answer."""
+    if outputs.shape[1] == 1:
+        return (signs(labels, outputs) * outputs > 0).squeeze(1)
+    at_label = outputs.gather(1, labels[:, None])
+    return (outputs >= at_label).sum(1) == 1

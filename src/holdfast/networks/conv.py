@@ -1,0 +1,59 @@
+"""The convolutional network of the MNIST challenge, for comparison with the adversarial-training literature."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast._tensors import generator
+from holdfast.errors import InputError
+
+
+class MNISTConv(nn.Module):
+    """Two 5x5 convolutions (32 and 64 channels, each ReLU and 2x2 max-pooling), then 1024 ReLU units (Madry et al. 2018).
+
+    Weights and biases start uniform in ``+-1 / sqrt(fan_in)``, torch's own default, but drawn from ``seed`` alone.
+
+    Args:
+        classes: 2 classes have one signed output, more have one output a class.
+        channels: channels of one image.
+        size: height and width of one image; a multiple of 4, since it is halved twice.
+        seed: seed of the initial weights; the global random state is left alone.
+
+    Shapes: input (batch, channels, size, size), or flattened; output (batch, outputs).
+    """
+
+    def __init__(self, classes: int = 10, channels: int = 1, size: int = 28, *, seed: int = 0) -> None:
+        super().__init__()
+        if classes < 2:
+            raise InputError(f"classes must be >= 2, got {classes}; a classifier needs two or more.")
+        if channels < 1:
+            raise InputError(f"channels must be >= 1, got {channels}; grey images have 1, colour images 3.")
+        if size < 4 or size % 4:
+            raise InputError(
+                f"size must be a multiple of 4 (it is halved twice), got {size}; pad the images."
+            )
+        self.classes, self.channels, self.size = classes, channels, size
+        self.features = channels * size * size
+        self.outputs = 1 if classes == 2 else classes
+        # meta: torch's own initialisation would draw from the global random state
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 32, 5, padding=2, device="meta"),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 5, padding=2, device="meta"),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * (size // 4) ** 2, 1024, device="meta"),
+            nn.ReLU(),
+            nn.Linear(1024, self.outputs, device="meta"),
+        ).to_empty(device="cpu")
+        draw = generator(seed)
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                reach = layer.weight[0].numel() ** -0.5
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, -reach, reach, generator=draw)
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+        logits: Tensor = self.body(x.reshape(len(x), self.channels, self.size, self.size))
+        return logits

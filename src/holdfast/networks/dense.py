@@ -1,0 +1,108 @@
+"""Deep wide networks in the paper's scaling: fixed first and last maps, trained Gaussian layers between them."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast._tensors import flatten, generator
+from holdfast.errors import InputError
+from holdfast.networks.activations import Activation, activation_named
+
+
+class Dense(nn.Module):
+    """The deep network of Gao et al. 2019, section 3, in NTK scaling; ``H = depth``, ``m = width``.
+
+    ``x^0 = A x``, ``u^h = W^h x^(h-1)``, ``x^h = sqrt(c/m) act(u^h)`` for ``h = 1..H``, ``f = a . x^H``, with
+    ``c = 1 / E act(z)^2`` so that ``||x^h||`` stays near ``||x||``. The ``W^h`` start standard Gaussian and are trained;
+    ``A`` (entries of variance ``1/m``) and ``a`` (standard Gaussian, a row a class) stay fixed.
+
+    Args:
+        features: numbers in one example (inputs of any shape are flattened).
+        classes: 2 classes have one signed output, more have one output a class.
+        width: units ``m`` of every hidden layer.
+        depth: trained layers ``H``.
+        activation: a name (``softplus``, ``relu``, ...) or an `Activation`.
+        seed: seed of all initial weights; the global random state is left alone.
+        zero_start: subtracts a frozen copy of the initial network, so that ``f(W0, .) = 0``. Twice the work of a forward pass.
+        input_layer: whether there is a random ``A``; without it ``x^0 = x``, and ``W^1`` has ``features`` columns.
+
+    Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs). Trained: `weights`, ``H`` matrices.
+
+    >>> Dense(features=4, classes=3, width=8, depth=2)(torch.ones(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    output_weight: Tensor
+    input_weight: Tensor | None
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        width: int,
+        depth: int,
+        activation: str | Activation = "softplus",
+        *,
+        seed: int = 0,
+        zero_start: bool = True,
+        input_layer: bool = True,
+    ) -> None:
+        super().__init__()
+        for argument, value, least in (
+            ("features", features, 1),
+            ("classes", classes, 2),
+            ("width", width, 1),
+            ("depth", depth, 1),
+        ):
+            if value < least:
+                raise InputError(f"{argument} must be >= {least}, got {value}; raise it to {least} or more.")
+        self.features, self.classes, self.width, self.depth = features, classes, width, depth
+        self.outputs = 1 if classes == 2 else classes
+        self.activation = activation if isinstance(activation, Activation) else activation_named(activation)
+        self.zero_start = zero_start
+
+        draw = generator(seed)
+        first = width if input_layer else features
+        weights = [torch.randn(width, width if layer else first, generator=draw) for layer in range(depth)]
+        self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
+        self.register_buffer("output_weight", torch.randn(self.outputs, width, generator=draw))
+        self.register_buffer(
+            "input_weight",
+            torch.randn(width, features, generator=draw) / math.sqrt(width) if input_layer else None,
+        )
+        # Buffers, not recomputed from the seed: a loaded run must subtract exactly the network it started from.
+        for layer, weight in enumerate(weights):
+            self.register_buffer(f"initial_{layer}", weight.clone() if zero_start else None)
+
+    @property
+    def initial(self) -> list[Tensor]:
+        """The frozen copies of the initial `weights`; empty without ``zero_start``."""
+        return [self.get_buffer(f"initial_{layer}") for layer in range(self.depth)] if self.zero_start else []
+
+    @property
+    def layer_scale(self) -> float:
+        """``k = sqrt(c / m)``, the factor on every activation."""
+        return math.sqrt(self.activation.normaliser / self.width)
+
+    def inputs(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch inputs"]:
+        """``x^0 = A x``, what the first trained layer sees."""
+        x = flatten(x)
+        return x if self.input_weight is None else x @ self.input_weight.T
+
+    def layers(
+        self, x: Float[Tensor, "batch ..."], weights: Iterable[Tensor] | None = None
+    ) -> list[Float[Tensor, "batch units"]]:
+        """``[x^0, x^1, .., x^H]`` at these weights (default: the trained ones)."""
+        values = [self.inputs(x)]
+        for weight in self.weights if weights is None else weights:
+            values.append(self.layer_scale * self.activation(values[-1] @ weight.T))
+        return values
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+        last = self.layers(x)[-1]
+        if self.zero_start:
+            last = last - self.layers(x, self.initial)[-1]
+        return last @ self.output_weight.T

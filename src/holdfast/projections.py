@@ -1,0 +1,245 @@
+"""Exact Euclidean projections onto balls, alone and within limits for each feature, and linear maximisers over the same sets.
+
+Every function takes displacements ``delta`` (batch, features) from the centre of the ball, and works on the set
+
+    S = {z : ||z|| <= radius, low <= z <= high},    low <= 0 <= high,
+
+where ``low`` and ``high`` (``None``: no limits) broadcast against ``delta`` and may be infinite. Clipping one after the other
+does not project onto ``S`` for l1 and l2: cutting a coordinate to its limit frees length that the others may use. Both
+projections come from the one multiplier of the ball's constraint instead (Boyd and Vandenberghe, *Convex Optimization*, 5.5).
+
+Multipliers are found in float64 and the answer is returned in the dtype of ``delta``; a row inside ``S`` comes back
+unchanged, bit for bit. Nothing here waits for an accelerator.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Rows = Float[Tensor, "batch features"]
+Column = Float[Tensor, "batch 1"]
+Limit = Float[Tensor, "#batch #features"] | None
+Radius = float | Float[Tensor, " batch"]
+
+_LARGEST = 1e150  # stands for an infinite multiplier: its square and its product with 0 are finite
+_ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): exact well before
+
+
+def lengths(rows: Rows, norm: str) -> Float[Tensor, " batch"]:
+    """The norm (``"inf"``, ``"2"`` or ``"1"``) of each row, in float64."""
+    result: Tensor = torch.linalg.vector_norm(rows, ord=float(norm), dim=1, dtype=torch.float64)
+    return result
+
+
+def project_linf(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """Nearest point of ``S`` for the l-inf norm: each feature clipped to ``[max(low, -radius), min(high, radius)]``."""
+    return torch.minimum(torch.maximum(delta, _lower(delta, radius, low)), _upper(delta, radius, high))
+
+
+def project_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of norm at most ``radius``."""
+    limit = _column(delta, radius)
+    if low is None and high is None:
+        length = _length(delta)
+        return delta * torch.where(length > limit, limit / length, 1.0).to(delta.dtype)
+    size, largest = _unit(delta)
+    room = _room(delta, limit, low, high)
+    scale = _scale(size, room, limit, largest)
+    kept = torch.minimum(delta.abs().double() * torch.where(scale < largest, scale / largest, 1.0), room)
+    return torch.copysign(kept.to(delta.dtype), delta)
+
+
+def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """Nearest point of ``S`` for the l1 norm: magnitudes ``clip(|delta| - t, 0, limit)`` with the least ``t >= 0`` of sum at most ``radius``.
+
+    The sum is piecewise linear in ``t``, so one sort of its breakpoints finds ``t`` (without limits: Duchi et al., ICML 2008).
+    """
+    limit = _column(delta, radius)
+    size = delta.abs().double()
+    # Counted down from the largest magnitude, so that nothing cancels where the ball is small beside delta.
+    largest = size.amax(1, keepdim=True)
+    depth = largest - size
+    if low is None and high is None:
+        whole, cut = size, (_level(depth, limit) - depth).clamp(min=0.0)
+    else:
+        room = _bounds_along(delta, low, high)
+        level = _level_within(depth, torch.minimum(depth + room, largest), limit)
+        whole, cut = torch.minimum(size, room), torch.minimum((level - depth).clamp(min=0.0), room)
+    # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the ball all the same.
+    total = lengths(cut, "1")[:, None]
+    cut = cut * torch.where(total > limit, limit / total, 1.0)
+    kept = torch.where(lengths(whole, "1")[:, None] <= limit, whole, cut)
+    return torch.copysign(kept.to(delta.dtype), delta)
+
+
+def project_two_balls(points: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:
+    """Nearest point of ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2), which must not be empty.
+
+    If the nearest point of one ball lies in the other it is the answer; else the answer lies on both spheres, and in the
+    plane through ``points``, ``centre`` and the origin.
+    """
+    p, x = points.double(), centre.double()
+    near, far = _column(points, radius), _column(points, outer)
+    around_origin = project_l2(p, far[:, 0])
+    around_centre = x + project_l2(p - x, near[:, 0])
+    edge = _edge(p, x, near, far)
+    best = torch.where(_length(around_centre) <= far, around_centre, edge)
+    best = torch.where(_length(around_origin - x) <= near, around_origin, best)
+    inside = (_length(p) <= far) & (_length(p - x) <= near)
+    return torch.where(inside, points, best.to(points.dtype))
+
+
+def maximise_linf(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """``argmax <direction, z>`` over ``S`` for the l-inf norm; features without a say (0) stay at 0."""
+    up, down = _upper(direction, radius, high), _lower(direction, radius, low)
+    zero = torch.zeros_like(direction)
+    return torch.where(direction > 0, up, torch.where(direction < 0, down, zero))
+
+
+def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the largest useful ``s``."""
+    limit = _column(direction, radius)
+    size, _ = _unit(direction)
+    room = _room(direction, limit, low, high)
+    length = torch.minimum(_scale(size, room, limit, torch.full_like(limit, _LARGEST)) * size, room)
+    return torch.copysign(length.to(direction.dtype), direction)
+
+
+def maximise_l1(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
+    """``argmax <direction, z>`` over ``S`` for the l1 norm: the radius is spent on the largest ``|direction|`` first."""
+    limit = _column(direction, radius)
+    size = direction.abs()
+    room = torch.where(size > 0, _room(direction, limit, low, high), 0.0)
+    order = size.argsort(dim=1, descending=True, stable=True)
+    ordered = room.gather(1, order)
+    left = (limit - (ordered.cumsum(1) - ordered)).clamp(min=0.0)
+    length = torch.zeros_like(room).scatter_(1, order, torch.minimum(ordered, left))
+    return torch.copysign(length.to(direction.dtype), direction)
+
+
+def maximise_two_balls(direction: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:
+    """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre`` where the direction is 0."""
+    x = centre.double()
+    near, far = _column(direction, radius), _column(direction, outer)
+    size, _ = _unit(direction)
+    unit = torch.copysign(size, direction) / _length(size).clamp(min=1.0)
+    around_origin, around_centre = far * unit, x + near * unit
+    best = torch.where(_length(around_centre) <= far, around_centre, _edge(unit, x, near, far))
+    best = torch.where(_length(around_origin - x) <= near, around_origin, best)
+    return torch.where(_length(unit) > 0, best.to(direction.dtype), centre)
+
+
+def _column(like: Rows, radius: Radius) -> Column:
+    """The radius of each row, in float64."""
+    if isinstance(radius, Tensor):
+        return radius.double()[:, None]
+    return torch.full((len(like), 1), radius, dtype=torch.float64, device=like.device)
+
+
+def _lower(delta: Rows, radius: Radius, low: Limit) -> Tensor:
+    edge = -_column(delta, radius).to(delta.dtype)
+    return edge if low is None else torch.maximum(edge, low)
+
+
+def _upper(delta: Rows, radius: Radius, high: Limit) -> Tensor:
+    edge = _column(delta, radius).to(delta.dtype)
+    return edge if high is None else torch.minimum(edge, high)
+
+
+def _bounds_along(delta: Rows, low: Limit, high: Limit) -> Rows:
+    """How far each feature may go in the direction of ``delta``, in float64."""
+    up = delta.new_full((1, 1), torch.inf) if high is None else high
+    down = delta.new_full((1, 1), torch.inf) if low is None else -low
+    return torch.where(delta > 0, up, down).double()
+
+
+def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
+    """`_bounds_along`, made finite by a cut at twice the radius, which no feature of the ball reaches."""
+    return torch.minimum(_bounds_along(delta, low, high), 2 * limit)
+
+
+def _unit(delta: Rows) -> tuple[Rows, Column]:
+    """Magnitudes divided by the row's largest, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
+    size = delta.abs().double()
+    largest = size.amax(1, keepdim=True)
+    return torch.where(largest > 0, size / largest, 0.0), largest
+
+
+def _length(rows: Rows) -> Column:
+    return lengths(rows, "2")[:, None]
+
+
+def _scale(size: Rows, room: Rows, radius: Column, most: Column) -> Column:
+    """The largest ``s <= most`` with ``||min(s size, room)||_2 <= radius``.
+
+    ``sum min(s^2 size^2, room^2)`` is concave, increasing and piecewise linear in ``s^2``. Newton's method from 0 climbs to
+    the root through its pieces and never passes it; where looking at the result is free it stops as soon as it stands.
+    Elsewhere one sort of the breakpoints costs less than the rounds.
+    """
+    find = _square_by_rounds if size.device.type == "cpu" else _square_by_sorting
+    return find(size.square(), room.square(), radius.square(), most.square()).sqrt()
+
+
+def _square_by_rounds(rise: Rows, full: Rows, target: Column, most: Column) -> Column:
+    reached = torch.minimum(rise * most, full).sum(1, keepdim=True)
+    square = torch.where(reached <= target, most, 0.0)
+    for _ in range(_ROUNDS):
+        filled = full <= rise * square
+        used = torch.where(filled, full, 0.0).sum(1, keepdim=True)
+        slope = torch.where(filled, 0.0, rise).sum(1, keepdim=True)
+        climbed = torch.where(slope > 0, (target - used) / slope, most)
+        climbed = torch.minimum(torch.maximum(climbed, square), most)
+        if torch.equal(climbed, square):
+            break
+        square = climbed
+    return square
+
+
+def _square_by_sorting(rise: Rows, full: Rows, target: Column, most: Column) -> Column:
+    breaks = torch.where(rise > 0, full / rise, torch.inf).clamp(max=_LARGEST**2)
+    breaks, order = breaks.sort(dim=1)
+    rise, full = rise.gather(1, order), torch.where(rise > 0, full, 0.0).gather(1, order)
+    none = torch.zeros_like(target)
+    used = torch.cat([none, full.cumsum(1)], 1)
+    slope = torch.cat([rise.flip(1).cumsum(1).flip(1), none], 1)
+    filled = (used[:, 1:] + breaks * slope[:, 1:] < target).sum(1, keepdim=True)
+    rest = slope.gather(1, filled)
+    square = torch.where(rest > 0, (target - used.gather(1, filled)) / rest, most)
+    return torch.minimum(square.clamp(min=0.0), most)
+
+
+def _level(depth: Rows, radius: Column) -> Column:
+    """The ``level >= 0`` with ``sum max(level - depth, 0) = radius``; each row of ``depth >= 0`` has a 0."""
+    ordered = depth.sort(dim=1).values
+    count = torch.arange(1, depth.shape[1] + 1, device=depth.device)
+    level = (ordered.cumsum(1) + radius) / count
+    active = (ordered < level).sum(1, keepdim=True).clamp(min=1)
+    return level.gather(1, active - 1)
+
+
+def _level_within(depth: Rows, brim: Rows, radius: Column) -> Column:
+    """The least ``level`` with ``sum clip(level - depth, 0, brim - depth) = radius``; infinite where the sum never gets there.
+
+    As the level rises, a feature starts to count at its depth and is full at its brim.
+    """
+    breaks, order = torch.cat([depth, brim], 1).sort(dim=1, stable=True)
+    turns = torch.cat([torch.ones_like(depth), -torch.ones_like(brim)], 1)
+    growing = turns.gather(1, order).cumsum(1)
+    gained = growing[:, :-1] * (breaks[:, 1:] - breaks[:, :-1])
+    total = torch.cat([torch.zeros_like(radius), gained.cumsum(1)], 1)
+    passed = (total < radius).sum(1, keepdim=True)
+    piece = (passed - 1).clamp(min=0)
+    rest = radius - total.gather(1, piece)
+    level = breaks.gather(1, piece) + torch.where(rest > 0, rest / growing.gather(1, piece), 0.0)
+    return torch.where(passed == breaks.shape[1], torch.inf, level)
+
+
+def _edge(towards: Rows, centre: Rows, radius: Column, outer: Column) -> Rows:
+    """The point on both spheres (around ``centre``, around the origin) farthest ``towards`` the given vector."""
+    away = _length(centre)
+    axis = torch.where(away > 0, centre / away, 0.0)
+    height = (outer.square() + away.square() - radius.square()) / (2 * away)
+    across = towards - (towards * axis).sum(1, keepdim=True) * axis
+    span = _length(across)
+    width = (outer.square() - height.square()).clamp(min=0.0).sqrt()
+    return height * axis + torch.where(span > 0, width / span, 0.0) * across

@@ -1,0 +1,343 @@
+"""A run folder as typed values. Whatever is missing, null, not finite or of the wrong kind reads as ``None``.
+
+Only ``summary.json`` must be there and whole: without it a folder is not a run. All else may be missing, as it is after an
+interrupt, and is then shown as not measured.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from holdfast.errors import RunFolderError
+
+LOG_BYTES = 16_384
+LOG_LINES = 40
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+STATUSES = ("certified", "estimate", "void")
+CLAIMS = ("proved", "bounded", "estimated", "observed")
+
+
+class Fields:
+    """A JSON object read leniently: each accessor answers ``None`` (or nothing) unless the value is what it asks for."""
+
+    def __init__(self, values: object) -> None:
+        self.values: Mapping[str, object] = values if isinstance(values, dict) else {}
+
+    def number(self, key: str) -> float | None:
+        value = self.values.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        try:
+            return float(value) if isfinite(value) else None
+        except OverflowError:  # an integer of more than 308 digits
+            return None
+
+    def whole(self, key: str) -> int | None:
+        """An integer with all its digits: seeds go beyond what a float holds."""
+        value = self.values.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        return CONTROL.sub("", value).strip() or None if isinstance(value, str) else None
+
+    def flag(self, key: str) -> bool | None:
+        value = self.values.get(key)
+        return value if isinstance(value, bool) else None
+
+    def inner(self, key: str) -> "Fields":
+        return Fields(self.values.get(key))
+
+    def rows(self, key: str) -> tuple["Fields", ...]:
+        value = self.values.get(key)
+        return tuple(Fields(row) for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.values.get(key)
+        return tuple(CONTROL.sub("", str(item)) for item in value) if isinstance(value, list) else ()
+
+    def numbers(self) -> dict[str, float]:
+        """Every entry that is a finite number."""
+        found = {str(key): self.number(key) for key in self.values}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """One of the three gaps: a value, or for the capacity a bracket ``low`` to ``high``."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    claim: str | None
+    verdict: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundAtRadius:
+    """The lower bound over the ball of this parameter radius."""
+
+    radius: float
+    lower_bound: float | None
+    status: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDrift:
+    """How far a layer's weights have moved, ``||W - W0||``, and the radius of its ball (``None``: no ball)."""
+
+    layer: str
+    value: float | None
+    radius: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow:
+    """Accuracies of one class."""
+
+    class_name: str
+    examples: float | None
+    clean_accuracy: float | None
+    robust_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One line of ``metrics.jsonl``; ``rounds`` counts from the start of the run."""
+
+    epoch: float
+    rounds: float
+    seconds: float | None
+    learning_rate: float | None
+    online_loss: float | None
+    lower_bound: float | None
+    void: str | None
+    clean_accuracy: float | None
+    robust_accuracy: float | None
+    robust_loss: float | None
+    drift: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Examples beside what the attack made of them; first axis: the example. Predictions may be missing."""
+
+    x: NDArray[np.float64]
+    attacked: NDArray[np.float64]
+    label: NDArray[np.int64]
+    predicted_clean: NDArray[np.int64] | None
+    predicted_attacked: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything the page shows of one run folder."""
+
+    folder: Path
+    name: str
+    summary: Fields
+    status: str | None
+    lower: float | None
+    upper: float | None
+    surrogate: float | None
+    gaps: dict[str, Gap]
+    bounds_at_radii: tuple[BoundAtRadius, ...]
+    drift: tuple[LayerDrift, ...]
+    per_class: tuple[ClassRow, ...]
+    class_names: tuple[str, ...]
+    epochs: tuple[Epoch, ...]
+    unread_lines: int
+    gallery: Gallery | None
+    gallery_problem: str | None
+    config: str | None
+    log: tuple[str, ...]
+
+    @property
+    def claimed_lower(self) -> float | None:
+        """The lower end of the bracket: nothing where the certificate is void; never below 0, since no loss is."""
+        return (
+            None
+            if self.status is None or self.status == "void" or self.lower is None
+            else max(0.0, self.lower)
+        )
+
+    @property
+    def start(self) -> float | None:
+        """The online loss of the first epoch: about where training began."""
+        return next((epoch.online_loss for epoch in self.epochs if epoch.online_loss is not None), None)
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
+    summary = _summary(folder)
+    epochs, unread = _epochs(folder / "metrics.jsonl")
+    gallery, problem = _gallery(folder / "gallery.safetensors")
+    status = summary.text("certificate_status")
+    return Run(
+        folder=folder,
+        name=summary.text("name") or folder.resolve().name,
+        summary=summary,
+        status=status if status in STATUSES else None,
+        lower=summary.number("robust_loss_lower_bound"),
+        upper=summary.number("robust_loss_upper_bound"),
+        surrogate=summary.number("surrogate_loss"),
+        gaps={key: _gap(summary.inner("gaps").inner(key)) for key in ("optimisation", "attack", "capacity")},
+        bounds_at_radii=_bounds(summary.rows("bounds_at_radii")),
+        drift=tuple(
+            LayerDrift(layer=row.text("layer") or "?", value=row.number("value"), radius=row.number("radius"))
+            for row in summary.rows("drift")
+        ),
+        per_class=tuple(
+            ClassRow(
+                class_name=row.text("class_name") or str(index),
+                examples=row.number("examples"),
+                clean_accuracy=row.number("clean_accuracy"),
+                robust_accuracy=row.number("robust_accuracy"),
+            )
+            for index, row in enumerate(summary.rows("per_class"))
+        ),
+        class_names=summary.inner("data").texts("class_names"),
+        epochs=epochs,
+        unread_lines=unread,
+        gallery=gallery,
+        gallery_problem=problem,
+        config=_text(folder / "config.yaml"),
+        log=_log_tail(folder / "log.txt"),
+    )
+
+
+def _summary(folder: Path) -> Fields:
+    if not folder.is_dir():
+        raise RunFolderError(
+            f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the path."
+        )
+    path = folder / "summary.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"a run folder must hold summary.json, but {path} is missing; give the folder of a run that trained, or train it again."
+        ) from None
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} must be readable, got '{error.strerror}'; mend its permissions."
+        ) from error
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} must be complete JSON, but it is cut short or damaged ({error}); restore it, or train the run again."
+        ) from error
+    if not isinstance(values, dict):
+        raise RunFolderError(
+            f"{path} must hold one JSON object, got {type(values).__name__}; restore it, or train the run again."
+        )
+    return Fields(values)
+
+
+def _gap(fields: Fields) -> Gap:
+    claim = fields.text("claim")
+    return Gap(
+        value=fields.number("value"),
+        low=fields.number("low"),
+        high=fields.number("high"),
+        claim=claim if claim in CLAIMS else None,
+        verdict=fields.text("verdict"),
+    )
+
+
+def _bounds(rows: tuple[Fields, ...]) -> tuple[BoundAtRadius, ...]:
+    found = [(row.number("radius"), row) for row in rows]
+    return tuple(
+        BoundAtRadius(radius=radius, lower_bound=row.number("lower_bound"), status=row.text("status"))
+        for radius, row in sorted(((r, row) for r, row in found if r is not None), key=lambda pair: pair[0])
+    )
+
+
+def _epochs(path: Path) -> tuple[tuple[Epoch, ...], int]:
+    """The lines that can be read, and how many cannot: an interrupt may leave the last one half-written."""
+    rows, unread = [], 0
+    for line in (_text(path) or "").splitlines():
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            row = "unreadable"
+        unread += row is not None and not isinstance(row, dict)
+        if isinstance(row, dict):
+            rows.append(Fields(row))
+    rounds = [row.number("rounds") or 0.0 for row in rows]
+    if any(later <= earlier for earlier, later in pairwise(rounds)):
+        # not a running count, so counts of each epoch: epochs of a run are of one length, or nearly
+        rounds = np.cumsum(rounds).tolist()
+    return tuple(
+        Epoch(
+            epoch=row.number("epoch") if row.number("epoch") is not None else float(index),  # type: ignore[arg-type]
+            rounds=done if done > 0 else float(index + 1),
+            seconds=row.number("seconds"),
+            learning_rate=row.number("learning_rate"),
+            online_loss=row.number("online_loss"),
+            lower_bound=row.number("lower_bound"),
+            void=row.text("void"),
+            clean_accuracy=row.number("clean_accuracy"),
+            robust_accuracy=row.number("robust_accuracy"),
+            robust_loss=row.number("robust_loss"),
+            drift=row.inner("drift").numbers(),
+        )
+        for index, (row, done) in enumerate(zip(rows, rounds, strict=True))
+    ), unread
+
+
+def _gallery(path: Path) -> tuple[Gallery | None, str | None]:
+    """The gallery, or why there is none to show (``None``: the run kept none)."""
+    if not path.exists():
+        return None, None
+    try:
+        arrays = load_file(path)
+        x, attacked = (arrays[key].astype(np.float64) for key in ("x", "attacked"))
+        label = arrays["label"].astype(np.int64)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None, "gallery.safetensors is cut short or not a gallery"
+    if x.shape != attacked.shape or x.ndim < 2 or label.shape != x.shape[:1]:
+        return None, "gallery.safetensors holds arrays that do not fit together"
+
+    def predicted(key: str) -> NDArray[np.int64] | None:
+        found = arrays.get(key)
+        return found.astype(np.int64) if found is not None and found.shape == label.shape else None
+
+    return Gallery(
+        x=np.nan_to_num(x, posinf=0.0, neginf=0.0),
+        attacked=np.nan_to_num(attacked, posinf=0.0, neginf=0.0),
+        label=label,
+        predicted_clean=predicted("predicted_clean"),
+        predicted_attacked=predicted("predicted_attacked"),
+    ), None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return CONTROL.sub("", path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n"))
+    except OSError:
+        return None
+
+
+def _log_tail(path: Path) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            tail = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    # a progress bar redraws its line after a carriage return: what stood there last is what was seen
+    lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in ANSI.sub("", tail).split("\n"))
+    return tuple(CONTROL.sub("", line) for line in lines if line.strip())[-LOG_LINES:]

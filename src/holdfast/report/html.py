@@ -1,0 +1,227 @@
+"""One self-contained page: no scripts, no network, every figure inline, everything users typed escaped."""
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from holdfast.errors import InputError, RunFolderError
+from holdfast.report import formats
+from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
+from holdfast.report.citations import citations
+from holdfast.report.collect import Gap, Run, read_run
+from holdfast.report.figures import (
+    Figure,
+    accuracy_figure,
+    drift_figure,
+    loss_figure,
+    loss_top,
+    radius_figure,
+)
+from holdfast.report.images import Drawn, draw
+
+MOST_EPOCH_ROWS = 60
+CONFIG_LINE = re.compile(r"^(\s*(?:- )*)([A-Za-z_][\w.\-]*)(:)(\s.*|)$")
+BADGES = {
+    "certified": "The lower bound is proved for this run.",
+    "estimate": "Computed under an assumption that is not proved.",
+    "void": "An assumption of the proof is broken: nothing is claimed.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One of the three gaps as shown; ``share`` of the robust loss, where it can be told, is 0 to 1."""
+
+    key: str
+    title: str
+    question: str
+    meaning: str
+    figure: str
+    claim: str | None
+    verdict: str | None
+    share: float | None
+    largest: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One run with everything drawn."""
+
+    label: str
+    run: Run
+    wide: Markup
+    narrow: Markup
+    cards: tuple[Card, ...]
+    figures: tuple[Figure, ...]
+    gallery: Drawn | None
+    config: Markup | None
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Writes the page about these run folders to ``out``, whole or not at all, and returns ``out``.
+
+    The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a page too.
+
+    Raises:
+        InputError: no folder was given.
+        RunFolderError: a folder's ``summary.json`` is missing or cut short, or ``out`` cannot be written.
+    """
+    if not folders:
+        raise InputError("folders must name at least one run folder, got none; give for example runs/demo.")
+    html = page([read_run(Path(folder)) for folder in folders])
+    _write_whole(Path(out), html)
+    return Path(out)
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The page as text."""
+    top, axis = full_scale(list(runs)), loss_top(list(runs))
+    alone = len(runs) == 1
+    views = [
+        View(
+            label=label,
+            run=run,
+            wide=bracket(run, WIDE, top, magnify=alone),
+            narrow=bracket(run, NARROW, top, magnify=alone),
+            cards=cards(run),
+            figures=(loss_figure(run, axis), drift_figure(run), accuracy_figure(run), radius_figure(run)),
+            gallery=draw(run),
+            config=None if run.config is None else pretty(run.config),
+        )
+        for label, run in zip(labels(runs), runs, strict=True)
+    ]
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            views=views,
+            alone=alone,
+            badges=BADGES,
+            works=citations(list(runs)),
+            most_epoch_rows=MOST_EPOCH_ROWS,
+        )
+    )
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A distinct name for each run: its own, with the folder's, and at last a number, where names repeat."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        repeated = Counter(names)
+        names = [
+            f"{n} ({run.folder.name})" if repeated[n] > 1 else n for n, run in zip(names, runs, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        names = [f"{i}. {name}" for i, name in enumerate(names, start=1)]
+    return names
+
+
+def cards(run: Run) -> tuple[Card, ...]:
+    """The three gaps, with each one's share of the robust loss: upper end = unavoidable + optimisation + attack."""
+    shares = loss_shares(run)
+    largest = max(shares, key=lambda key: shares[key]) if len(shares) > 1 else None
+    words = {
+        "optimisation": ("Optimisation", "Train longer?", f"surrogate loss {formats.MINUS} lower bound"),
+        "attack": ("Attack", "Attack too weak?", f"upper bound {formats.MINUS} surrogate loss"),
+        "capacity": ("Capacity", "Network too small?", "where the optimum lies"),
+    }
+    return tuple(
+        Card(
+            key=key,
+            title=title,
+            question=question,
+            meaning=meaning,
+            figure=gap_text(run.gaps[key]),
+            claim=run.gaps[key].claim,
+            verdict=run.gaps[key].verdict,
+            share=shares.get(key),
+            largest=key == largest,
+        )
+        for key, (title, question, meaning) in words.items()
+    )
+
+
+def gap_text(gap: Gap) -> str:
+    """``0.0414``, or the bracket ``0.3913 to 0.4402``."""
+    if gap.low is None and gap.high is None:
+        return formats.number(gap.value)
+    if gap.high is None:
+        return f"at least {formats.number(gap.low)}"
+    if gap.low is None:
+        return f"at most {formats.number(gap.high)}"
+    return f"{formats.number(gap.low)} to {formats.number(gap.high)}"
+
+
+def loss_shares(run: Run) -> dict[str, float]:
+    """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what the
+    optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
+    lower, surrogate = run.claimed_lower, run.surrogate
+    if lower is None or surrogate is None:
+        return {}
+    total = max(surrogate, run.upper or 0.0, lower)
+    parts = {"capacity": min(lower, total), "optimisation": max(0.0, surrogate - lower)}
+    if run.upper is not None:
+        parts["attack"] = max(0.0, run.upper - max(surrogate, lower))
+    return {key: part / total for key, part in parts.items()} if total > 0 else {}
+
+
+def pretty(config: str) -> Markup:
+    """The configuration as it stands, its keys marked."""
+    lines = []
+    for line in config.splitlines():
+        found = CONFIG_LINE.match(line)
+        if found:
+            indent, key, colon, rest = found.groups()
+            lines.append(Markup('{}<span class="key">{}</span>{}{}').format(indent, key, colon, rest))
+        elif line.lstrip().startswith("#"):
+            lines.append(Markup('<span class="comment">{}</span>').format(line))
+        else:
+            lines.append(Markup("{}").format(line))
+    return Markup("\n").join(lines)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("holdfast.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("number", "setting", "percent", "rough_percent", "count", "duration", "moment"):
+        environment.filters[name] = getattr(formats, name)
+    environment.globals["not_measured"] = formats.NOT_MEASURED
+    return environment
+
+
+def _write_whole(out: Path, html: str) -> None:
+    """Writes beside ``out`` and renames: a reader sees the old page or the new one, never half of one."""
+    if out.is_dir():
+        raise RunFolderError(
+            f"the page must be a file, but {out} is a folder; name a file in it, as {out / 'report.html'}."
+        )
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(html)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # a temporary file is for its owner alone; the page need not be
+        os.replace(temporary, out)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunFolderError(
+            f"the page must go to a place that can be written, but {out} cannot ('{error.strerror}'); choose another with --out."
+        ) from error

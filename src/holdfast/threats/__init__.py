@@ -1,0 +1,8 @@
+"""Threats: what an adversary may turn an example into."""
+
+from holdfast.threats.base import Points as Points
+from holdfast.threats.base import Threat as Threat
+from holdfast.threats.custom import CustomThreat as CustomThreat
+from holdfast.threats.lp import LpBall as LpBall
+from holdfast.threats.parse import parse_threat as parse_threat
+from holdfast.threats.sphere import SphereSlice as SphereSlice

@@ -1,0 +1,70 @@
+"""The threat: what an adversary may turn one example into. It owns all geometry.
+
+``x`` is a batch of examples, ``points`` a batch of the same shape; the threat set of row ``i`` is ``B(x_i)``.
+"""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+Points = Float[Tensor, "batch ..."]
+
+SHRINK = 1e-5  # share of the radius that `settle` keeps clear of the edge
+UNITS = 2.0**-22  # and share of the example's norm: four units of float32 rounding
+
+
+class Threat(ABC):
+    """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Short text for terminals and run folders, e.g. ``linf:0.1``."""
+
+    def check(self, x: Tensor) -> None:
+        """Refuse examples this threat is not made for (outside its box, another shape). Waits for the device: call once.
+
+        Raises:
+            InputError: what was wrong, in how many rows, and the remedy. By default nothing is refused.
+        """
+        return
+
+    @abstractmethod
+    def project(self, points: Points, x: Points) -> Points:
+        """Nearest point of ``B(x_i)`` in the Euclidean norm, for each row: exact, up to the rounding of the dtype."""
+
+    @abstractmethod
+    def settle(self, points: Points, x: Points) -> Points:
+        """Points that pass `contains`, within rounding of ``points``: projection onto the set shrunk by ``(1 - 1e-5) r - 2^-22 ||x||``."""
+
+    @abstractmethod
+    def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
+        """Whether each point lies in ``B(x_i)``: evaluated in float64 with no tolerance; not-finite points do not."""
+
+    @abstractmethod
+    def sample(self, x: Points, *, generator: Generator) -> Points:
+        """A random point of each ``B(x_i)`` (the law is stated by each threat)."""
+
+    @abstractmethod
+    def maximise(self, direction: Points, x: Points) -> Points:
+        """Linear maximiser: ``argmax <direction_i, x'>`` over ``x'`` in ``B(x_i)``, for each row."""
+
+    @abstractmethod
+    def step(self, gradient: Points, size: float) -> Points:
+        """The step of length ``size`` (in the threat's norm, in input units) of steepest ascent along ``gradient``; 0 where the gradient is 0."""
+
+    @abstractmethod
+    def distance(self, first: Points, second: Points) -> Float[Tensor, " batch"]:
+        """Distance of paired rows as this threat measures it: ``B(a)`` and ``B(b)`` cannot meet where it exceeds `reach`.
+        Infinite where the rows differ in a feature that may not change."""
+
+    @property
+    @abstractmethod
+    def reach(self) -> float:
+        """Largest distance (as `distance` measures it) between two examples whose sets can meet; ``2 * radius`` for balls."""
+
+    @property
+    @abstractmethod
+    def step_scale(self) -> float:
+        """A typical diameter half-length (the radius of a ball): attacks take their default step sizes in multiples of it."""

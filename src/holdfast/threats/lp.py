@@ -1,0 +1,243 @@
+"""Balls of the l-inf, l2 and l1 norm, within a valid box and with features that may not change."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from holdfast import projections
+from holdfast.errors import InputError
+from holdfast.threats import _geometry as geometry
+from holdfast.threats._geometry import Limits, Rows
+from holdfast.threats.base import SHRINK, UNITS, Points, Threat
+
+_PROJECT = {"inf": projections.project_linf, "2": projections.project_l2, "1": projections.project_l1}
+_MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1": projections.maximise_l1}
+_DUAL = {"inf": "1", "2": "2", "1": "inf"}
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class LpBall(Threat):
+    """``B(x) = {x' : ||x' - x|| <= radius, low <= x' <= high, x' = x in the fixed features}``.
+
+    Where ``x`` itself lies beyond an edge of the box (by the rounding of its dtype, else `check` refuses it) the edge is
+    moved to ``x``, so that ``B(x)`` always contains ``x``.
+
+    Args:
+        norm: ``"inf"``, ``"2"`` or ``"1"``; ``"linf"``, ``2``, ``math.inf`` and the like are understood.
+        radius: in the data's units; 0 is the set ``{x}``.
+        bounds: valid box (low, high), numbers or tensors of one example's shape (or that broadcast to it); ``None`` for no box.
+        fixed: true where a feature may not change; of one example's shape. ``None`` for nowhere.
+        sparsity: for l1, the share of the features that may change which one `step` moves.
+
+    Raises:
+        InputError: an unknown norm, a radius that is negative or not finite, an empty box, a mask that is not boolean.
+
+    >>> LpBall("inf", 8 / 255, bounds=(0, 1)).spec
+    'linf:8/255'
+    """
+
+    norm: str
+    radius: float
+    bounds: tuple[float | Tensor, float | Tensor] | None
+    fixed: Tensor | None
+    sparsity: float
+    _limits: dict[tuple[object, ...], Limits] = field(init=False, repr=False)
+
+    def __init__(
+        self,
+        norm: str | float | int,
+        radius: float | int,
+        *,
+        bounds: tuple[float | int | Tensor, float | int | Tensor] | None = None,
+        fixed: Tensor | None = None,
+        sparsity: float = 0.05,
+    ) -> None:
+        geometry.checked_mask(fixed)
+        if not 0 < sparsity <= 1:
+            raise InputError(
+                f"sparsity must lie in (0, 1], got {sparsity}; it is the share of features an l1 step moves."
+            )
+        values = {
+            "norm": _norm_name(norm),
+            "radius": geometry.checked_radius(radius),
+            "bounds": _checked_bounds(bounds),
+            "fixed": fixed,
+            "sparsity": sparsity,
+            "_limits": {},
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LpBall):
+            return NotImplemented
+        mine, theirs = ((t.norm, t.radius, t.sparsity, t.bounds is None) for t in (self, other))
+        pairs = zip((*(self.bounds or ()), self.fixed), (*(other.bounds or ()), other.fixed), strict=False)
+        return mine == theirs and all(_same(a, b) for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.norm, self.radius))
+
+    @property
+    def spec(self) -> str:
+        """``l`` norm ``:`` radius, which `parse_threat` reads back to the same ball; n/255 is written so."""
+        levels = round(self.radius * 255)
+        plain = f"{self.radius!r}".removesuffix(".0")
+        return f"l{self.norm}:" + (
+            f"{levels}/255" if len(plain) > 8 and levels / 255 == self.radius else plain
+        )
+
+    @property
+    def dual_norm(self) -> str:
+        """Name of the norm ``max <g, z>`` over the unit ball: l1 for l-inf, l2 for l2, l-inf for l1."""
+        return _DUAL[self.norm]
+
+    @property
+    def reach(self) -> float:
+        """``2 radius``. Two sets meet exactly where `distance` is at most that, box or not: for examples in the box the
+        midpoint of two that agree in the fixed features lies in the box and half their distance from either."""
+        return 2 * self.radius
+
+    @property
+    def step_scale(self) -> float:
+        return self.radius
+
+    def with_radius(self, radius: float | int) -> "LpBall":
+        """The same threat with another radius."""
+        return replace(self, radius=radius)
+
+    def check(self, x: Tensor) -> None:
+        """Refuse examples that are not finite floating-point numbers, or lie outside the box by more than float32 rounding.
+
+        Raises:
+            InputError: how many rows, by how much, and the remedy.
+        """
+        geometry.check_points(x)
+        bound = self._limits_for(x)
+        if bound.exact is None:
+            return
+        rows = x.flatten(1).double()
+        over = torch.maximum(bound.exact[0] - rows, rows - bound.exact[1])
+        outside = (over > UNITS * rows.abs()).any(1)
+        if bool(outside.any()):
+            raise InputError(
+                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, by up to"
+                f" {float(over.max()):.3g}; clip the data or widen bounds."
+            )
+
+    def norm_of(self, delta: Points) -> Float[Tensor, " batch"]:
+        """The threat's norm of each row."""
+        return projections.lengths(delta.flatten(1), self.norm).to(delta.dtype)
+
+    def project(self, points: Points, x: Points) -> Points:
+        return self._project(points, x, self.radius)
+
+    def settle(self, points: Points, x: Points) -> Points:
+        size = projections.lengths(self._limits_for(x).masked(x.flatten(1)), self.norm)
+        return self._project(points, x, ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0))
+
+    def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
+        p, centre = points.flatten(1).double(), x.flatten(1).double()
+        near = projections.lengths(p - centre, self.norm) <= self.radius  # false for NaN and for infinity
+        return near & self._limits_for(x).hold(p, centre)
+
+    def sample(self, x: Points, *, generator: Generator) -> Points:
+        """l-inf: uniform in ``B(x)``. l2 and l1: uniform in the ball of the free features, then projected onto ``B(x)``,
+        so that faces of the box may carry mass. The points are settled: they pass `contains`."""
+        rows, bound = x.flatten(1), self._limits_for(x)
+        if self.norm == "inf":
+            low, high = bound.around(rows)
+            lower = projections.project_linf(torch.full_like(rows, -self.radius), self.radius, low, high)
+            upper = projections.project_linf(torch.full_like(rows, self.radius), self.radius, low, high)
+            delta = lower + (upper - lower) * geometry.uniform(rows, generator)
+        elif self.norm == "2":
+            delta = self.radius * geometry.uniform_in_l2_ball(rows, bound, generator)
+        else:
+            delta = self.radius * _uniform_in_l1_ball(rows, bound, generator)
+        return self.settle(x + delta.reshape(x.shape), x)
+
+    def maximise(self, direction: Points, x: Points) -> Points:
+        rows, bound = x.flatten(1), self._limits_for(x)
+        delta = _MAXIMISE[self.norm](bound.masked(direction.flatten(1)), self.radius, *bound.around(rows))
+        return bound.clamp(rows + delta, rows).reshape(x.shape)
+
+    def step(self, gradient: Points, size: float) -> Points:
+        """l-inf: ``size sign(g)``. l2: ``size g / ||g||``. l1: ``size sign(g) / k`` on the ``k`` largest ``|g|``, where ``k`` is
+        the share ``sparsity`` of the features that may change (Tramer and Boneh, NeurIPS 2019): ``k = 1`` is steepest, but a
+        box would let it add little a step. Features that may not change never move."""
+        bound = self._limits_for(gradient)
+        rows = bound.masked(gradient.flatten(1))
+        if self.norm == "inf":
+            move = rows.sign()
+        elif self.norm == "2":
+            move = geometry.unit_l2(rows)
+        else:
+            top = rows.abs().topk(max(1, round(self.sparsity * bound.count)), dim=1).indices
+            signs = torch.zeros_like(rows).scatter_(1, top, rows.gather(1, top).sign())
+            move = signs / signs.abs().sum(1, keepdim=True).clamp(min=1.0)
+        return (size * move).reshape(gradient.shape)
+
+    def distance(self, first: Points, second: Points) -> Float[Tensor, " batch"]:
+        a, b = first.flatten(1).double(), second.flatten(1).double()
+        bound = self._limits_for(first)
+        apart = projections.lengths(bound.masked(a - b), self.norm)
+        return apart if bound.free is None else apart.masked_fill(((a != b) & ~bound.free).any(1), math.inf)
+
+    def _project(self, points: Points, x: Points, radius: projections.Radius) -> Points:
+        p, centre, bound = points.flatten(1), x.flatten(1), self._limits_for(x)
+        delta = p - centre
+        moved = _PROJECT[self.norm](bound.masked(delta), radius, *bound.around(centre))
+        # A feature the projection leaves alone keeps its bits: x + (p - x) would round.
+        result = torch.where(moved == delta, p, centre + moved)
+        return bound.clamp(result, centre).reshape(points.shape)
+
+    def _limits_for(self, x: Tensor) -> Limits:
+        key = (x.shape[1:], x.dtype, x.device)
+        if key not in self._limits:
+            self._limits[key] = geometry.limits(self.bounds, self.fixed, x)
+        return self._limits[key]
+
+
+def _norm_name(norm: str | float | int) -> str:
+    text = norm.strip().lower() if isinstance(norm, str) else f"{norm:g}"
+    text = text.removeprefix("l")
+    if text not in _PROJECT:
+        raise InputError(
+            f"norm must be 'inf', '2' or '1', got {norm!r}; 'inf' bounds the change of every feature alike."
+        )
+    return text
+
+
+def _checked_bounds(
+    bounds: tuple[float | int | Tensor, float | int | Tensor] | None,
+) -> tuple[float | Tensor, float | Tensor] | None:
+    if bounds is None:
+        return None
+    low, high = (edge if isinstance(edge, Tensor) else float(edge) for edge in bounds)
+    if not bool(torch.all(torch.as_tensor(low).cpu() <= torch.as_tensor(high).cpu())):
+        raise InputError(
+            f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and {_short(high)};"
+            " swap them or use -inf and inf for no limit."
+        )
+    return low, high
+
+
+def _short(edge: float | Tensor) -> str:
+    return f"a tensor of shape {tuple(edge.shape)}" if isinstance(edge, Tensor) else f"{edge:g}"
+
+
+def _same(a: float | Tensor | None, b: float | Tensor | None) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a.cpu(), b.cpu())
+    return type(a) is type(b) and a == b
+
+
+def _uniform_in_l1_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:
+    """Uniform in the unit l1 ball of the free features: signed exponentials over their sum with one more exponential."""
+    size = bound.masked(-torch.log1p(-geometry.uniform(x, generator)))
+    rest = -torch.log1p(-geometry.uniform(x[:, :1], generator))
+    signs = torch.where(geometry.uniform(x, generator) < 0.5, -1.0, 1.0)
+    return signs * size / (size.sum(1, keepdim=True) + rest)

@@ -1,0 +1,180 @@
+"""A quadratic that lies below the robust loss of every network in the ball, and its smallest value there.
+
+Legend: R radius of a ball, U = W - W0 the move, V the linear coefficient, M a curvature matrix, lam its eigenvalues, mu the
+multiplier of the ball. Derivation: `docs/certificate.md`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from torch import Tensor
+
+
+def by_group(
+    values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs inputs"]
+) -> Float[Tensor, "groups members inputs"]:
+    """The rows of each group of units, as a view."""
+    return values.reshape(len(matrices), -1, values.shape[1])
+
+
+def curved(
+    values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs inputs"]
+) -> Float[Tensor, "units inputs"]:
+    """``M_g(r) values_r`` for every unit."""
+    return (by_group(values, matrices) @ matrices).reshape(values.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The part of a lower model that one weight matrix carries: ``<V, U> - sum_r U_r' M_g(r) U_r``.
+
+    Attributes:
+        linear: ``V``, one row a unit.
+        matrices: ``M_g``, one symmetric matrix a group; groups are equally large and their rows stand together, so that
+            ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None`` means 0.
+        eigenvalue: a number added to every eigenvalue of every ``M_g``: the curvature ``eigenvalue * ||U||^2``.
+    """
+
+    linear: Float[Tensor, "units inputs"]
+    matrices: Float[Tensor, "groups inputs inputs"] | None = None
+    eigenvalue: float = 0.0
+
+    def plus(self, other: "Block", weight: float) -> "Block":
+        """``self + weight * other``; both have the same groups."""
+        matrices = self.matrices
+        if other.matrices is not None:
+            matrices = weight * other.matrices if matrices is None else matrices + weight * other.matrices
+        return replace(
+            self,
+            linear=self.linear + weight * other.linear,
+            matrices=matrices,
+            eigenvalue=self.eigenvalue + weight * other.eigenvalue,
+        )
+
+    @cached_property
+    def eigen(self) -> tuple[Tensor, Tensor] | None:
+        """Eigenvalues (groups, inputs) and eigenvectors of every ``M_g``, in float64."""
+        if self.matrices is None:
+            return None
+        values, vectors = torch.linalg.eigh(self.matrices.double())
+        return values + self.eigenvalue, vectors
+
+    @cached_property
+    def spectrum(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pairs (lam_j, ||V'_j||^2): all the trust region needs to know of this block."""
+        if self.eigen is None:
+            return np.array([self.eigenvalue]), np.array([self.linear.double().square().sum().item()])
+        values, vectors = self.eigen
+        squares = (by_group(self.linear.double(), vectors) @ vectors).square().sum(1)
+        return values.flatten().cpu().numpy(), squares.flatten().cpu().numpy()
+
+    def minimiser(self, multiplier: float) -> Float[Tensor, "units inputs"]:
+        """``U_r = -(2 (mu I - M_r))^-1 V_r``, in float64."""
+        if self.eigen is None:
+            return self.linear.double() / (-2 * (multiplier - self.eigenvalue))
+        values, vectors = self.eigen
+        rotated = by_group(self.linear.double(), vectors) @ vectors
+        return ((rotated / (-2 * (multiplier - values[:, None]))) @ vectors.mT).reshape(self.linear.shape)
+
+
+Ball = tuple[Block, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallMinimum:
+    """A lower bound of ``min over ||U||_F <= R of <V, U> - sum_r U_r' M_r U_r``."""
+
+    value: float
+    multiplier: float
+    max_eigenvalue: float
+    slope: float  # ||V||_F
+
+
+def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimum:
+    """The weak-dual bound of the trust region: ``max over mu of -sum_j ||V'_j||^2 / (4 (mu - lam_j)) - mu R^2``.
+
+    Any ``mu > max(0, max lam)`` gives a valid bound (weak duality), so the root search below decides only how tight it is. The
+    best ``mu`` solves ``sum_j ||V'_j||^2 / (4 (mu - lam_j)^2) = R^2``; where that has no root (the hard case) ``mu`` just above
+    ``max lam`` is exact. ``decay`` is a convex term ``decay / 2 ||U||^2`` of the objective: it lowers every eigenvalue by half of it.
+    """
+    spectra = [block.spectrum for block in ball]
+    lam = np.concatenate([values for values, _ in spectra]) - decay / 2
+    squares = np.concatenate([s for _, s in spectra])
+    top = float(lam.max())
+    slope = math.sqrt(float(squares.sum()))
+    # Never below the largest eigenvalue as computed: the relative margin covers the eigensolver's rounding of the top one.
+    floor = max(0.0, top) * (1 + 1e-9) + 1e-300
+    if radius == 0.0:
+        return BallMinimum(value=0.0, multiplier=math.inf, max_eigenvalue=top, slope=slope)
+
+    def excess(log_gap: float) -> float:
+        return float(np.log((squares / (4 * (floor + math.exp(log_gap) - lam) ** 2)).sum()) - 2 * math.log(radius))
+
+    if slope == 0.0:
+        multiplier = floor
+    else:
+        # Largest useful mu: with every lam at the top, the root is top + ||V|| / (2 R).
+        high = math.log(slope / (2 * radius)) + 1.0
+        low = high - 60.0
+        root = brentq(excess, low, high, xtol=1e-12) if excess(low) > 0 else None
+        multiplier = floor if root is None else floor + math.exp(root)
+    gaps = multiplier - lam
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cost = float(np.where(squares > 0, squares / (4 * gaps), 0.0).sum())
+    return BallMinimum(value=-cost - multiplier * radius**2, multiplier=multiplier, max_eigenvalue=top, slope=slope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowerModel:
+    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U``; one ball a trained layer ``h``."""
+
+    constant: float
+    balls: tuple[Ball, ...]
+
+    def bound(self, radius: float, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()) -> "Bound":
+        """Smallest value over ``||U_h||_F <= R`` for every ``h``, hence below the optimal robust loss of the ball(s).
+
+        With ``decay`` the objective has ``decay / 2 ||W||^2`` added, ``initial`` being the weights ``W0`` block by block:
+        the constant grows by ``decay / 2 ||W0||^2``, ``V`` by ``decay W0`` and every eigenvalue falls by ``decay / 2``.
+        """
+        constant, balls = self.constant, self.balls
+        if decay:
+            balls = tuple(
+                tuple(replace(b, linear=b.linear.double() + decay * w.double()) for b, w in zip(ball, ws, strict=True))
+                for ball, ws in zip(balls, initial, strict=True)
+            )
+            constant += decay / 2 * sum(w.double().square().sum().item() for ws in initial for w in ws)
+        minima = tuple(ball_minimum(ball, radius, decay=decay) for ball in balls)
+        return Bound(value=constant + sum(m.value for m in minima), radius=radius, minima=minima)
+
+    def value(self, moves: tuple[tuple[Tensor, ...], ...]) -> float:
+        """The lower model itself at ``U`` (block by block): what tests hold against the loss of sampled networks."""
+        total = self.constant
+        for ball, us in zip(self.balls, moves, strict=True):
+            for block, u in zip(ball, us, strict=True):
+                u = u.double()
+                total += (block.linear.double() * u).sum().item() - block.eigenvalue * u.square().sum().item()
+                if block.matrices is not None:
+                    total -= (u * curved(u, block.matrices.double())).sum().item()
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A lower bound of the optimal robust loss over the ball of this radius, before the rounding allowance."""
+
+    value: float
+    radius: float
+    minima: tuple[BallMinimum, ...]
+
+    @property
+    def width_factor(self) -> float:
+        """About the factor of width at which curvature stops costing anything: ``max_h (2 R max lam / ||V||)^2``, at least 1."""
+        factors = [(2 * self.radius * m.max_eigenvalue / m.slope) ** 2 for m in self.minima if m.slope > 0]
+        return max([1.0, *factors])

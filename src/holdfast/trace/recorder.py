@@ -1,0 +1,248 @@
+"""Writes the trace: sums each round into the window's lower model, and checks that the round is what the proof needs.
+
+Nothing here waits for the device until a window closes. See `docs/certificate.md`, "From many rounds to one number".
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast.curvature import Curvature, RoundCurvature
+from holdfast.losses import Loss
+from holdfast.networks import TwoLayer
+from holdfast.threats import Threat
+from holdfast.trace.lower_model import Block, LowerModel, curved
+from holdfast.trace.soundness import probed_fault
+from holdfast.trace.window import Rounding, Window
+
+
+def as_matrix(parameter: Tensor) -> Float[Tensor, "units inputs"]:
+    """A parameter as a matrix with one row a unit; vectors and scalars have one row."""
+    return parameter.reshape(1, -1) if parameter.ndim < 2 else parameter.reshape(len(parameter), -1)
+
+
+@dataclass
+class _BlockSums:
+    """``sum_t w_t (g_t + 2 M_t D_t)`` and ``sum_t w_t M_t`` of one weight matrix."""
+
+    linear: Tensor
+    matrices: Tensor | None = None
+    eigenvalue: Tensor | None = None
+
+
+@dataclass
+class _Sums:
+    balls: list[list[_BlockSums]]
+    constant: Tensor
+    loss: Tensor
+    slope: Tensor
+    input_norm: Tensor
+    distance: Tensor
+    outside: Tensor
+    mislabelled: Tensor
+    visits: Tensor
+    epochs: int
+    subset: bool
+    rounds: int = 0
+    fault: str = ""
+    drift: list[Tensor] = field(default_factory=list)
+
+
+class TraceRecorder:
+    """Records training rounds into windows; one instance a run (and a process).
+
+    Use: ``open()``; for every step, after the backward pass and before the optimiser's, ``record(...)``; ``close()``.
+
+    Args:
+        model: the network itself, not a wrapper, with the initial weights ``W0`` in it.
+        x, y: all training examples; rounds refer to them by row.
+        threat, loss: as trained with.
+        curvature: the bound for this network (`holdfast.curvature.curvature_for`).
+        radius: parameter radius ``R`` at which windows are evaluated as they close.
+        example_weights: ``pi_i >= 0`` of the robust loss ``sum_i pi_i sup loss``; default ``1 / n``.
+        processes, reduce: number of processes and the sum over them, when rounds are spread over several.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "examples ..."],
+        y: Int[Tensor, " examples"],
+        threat: Threat,
+        loss: Loss,
+        *,
+        curvature: Curvature,
+        radius: float,
+        example_weights: Float[Tensor, " examples"] | None = None,
+        processes: int = 1,
+        reduce: Callable[[Tensor], Tensor] = lambda values: values,
+    ) -> None:
+        self.model, self.x, self.y, self.threat, self.loss = model, x, y, threat, loss
+        self.curvature, self.radius = curvature, radius
+        self.example_weights = example_weights
+        self.processes, self.reduce = processes, reduce
+        parameters = dict(model.named_parameters())
+        self.names = curvature.parameters(model)
+        self.balls = [[parameters[name] for name in names] for names in self.names]
+        self.initial = {name: parameters[name].detach().clone() for names in self.names for name in names}
+        self.rounds = 0
+        self._sums: _Sums | None = None
+        self._probed = False
+
+    def open(self, *, epochs: int = 1, subset: bool = False) -> None:
+        """Start a window: until `close`, every example must be visited exactly ``epochs`` times.
+
+        ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
+        """
+        device = self.balls[0][0].device
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self._sums = _Sums(
+            balls=[[_BlockSums(linear=torch.zeros_like(as_matrix(p))) for p in ball] for ball in self.balls],
+            constant=zero.clone(), loss=zero.clone(), slope=zero.clone(), input_norm=zero.clone(),
+            distance=zero.clone(), outside=zero.clone(), mislabelled=zero.clone(),
+            visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
+        )  # fmt: skip
+
+    def skip(self) -> None:
+        """Count a round that is not recorded."""
+        self.rounds += 1
+
+    @torch.no_grad()
+    def record(
+        self,
+        rows: Int[Tensor, " batch"],
+        points: Float[Tensor, "batch ..."],
+        outputs: Float[Tensor, "batch outputs"],
+        labels: Tensor,
+        *,
+        round_size: int,
+    ) -> None:
+        """One round: the raw gradients of ``sum_i p_i loss_i`` stand in ``.grad``, ``p_i = n pi_i / round_size``.
+
+        ``rows`` are the examples of this process's share of the round, ``points`` their attacked inputs, ``outputs`` the
+        network's outputs there, ``labels`` the targets used. ``round_size`` counts the examples over all processes.
+        """
+        self.rounds += 1
+        sums = self._sums
+        if sums is None:
+            raise RuntimeError("record() needs an open window: call open() first")
+        sums.rounds += 1
+        if not self._probed:
+            sums.fault, self._probed = probed_fault(self.model, points[:8]), True
+        self._check(sums, rows, points, labels)
+        if sums.fault:
+            return
+        n = len(self.y)
+        share = round_size / n  # w_t, while the window is one epoch; close() divides by the epochs
+        uniform = torch.full_like(outputs[:, 0], 1 / round_size)
+        p = uniform if self.example_weights is None else self.example_weights[rows] * (n / round_size)
+        exact = outputs.double()
+        slopes = self.loss.slope(exact, self.y[rows]) * p[:, None].double()
+        moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
+                 for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
+        sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
+        curvature = self.curvature.round(self.model, points, slopes.to(points.dtype), reach=self.radius)
+        batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
+        sums.loss += share * batch_loss
+        sums.constant += share * batch_loss
+        if curvature.slack is not None:
+            sums.constant -= share * curvature.slack
+        sums.slope += share * slopes.norm(dim=1).sum()
+        z = self.model.inputs(points) if isinstance(self.model, TwoLayer) else points.reshape(len(points), -1)
+        sums.input_norm = torch.maximum(sums.input_norm, z.norm(dim=1).amax().double())
+        sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax().double())
+        self._add(sums, curvature, moves, share)
+
+    def _check(self, sums: _Sums, rows: Tensor, points: Tensor, labels: Tensor) -> None:
+        sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
+        sums.outside += (~self.threat.contains(points, self.x[rows])).sum()
+        if labels.shape != self.y[rows].shape:
+            sums.fault = "the targets were not the examples' labels (mixed or soft labels), so the rounds are of another loss"
+        else:
+            sums.mislabelled += (labels != self.y[rows]).sum()
+
+    def _add(self, sums: _Sums, curvature: RoundCurvature, moves: list[list[Tensor]], share: float) -> None:
+        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``."""
+        for ball, parameters, ball_moves, ball_curvature in zip(
+            sums.balls, self.balls, moves, curvature.balls, strict=True
+        ):
+            for block, parameter, move, part in zip(ball, parameters, ball_moves, ball_curvature, strict=True):
+                # Every process holds the whole gradient, and the sums over processes are taken when the window closes.
+                gradient = as_matrix(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
+                block.linear.add_(gradient, alpha=share / self.processes)
+                sums.constant -= share / self.processes * torch.linalg.vecdot(gradient.flatten(), move.flatten())
+                if part.matrices is not None:
+                    bent = curved(move, part.matrices)
+                    block.linear.add_(bent, alpha=2 * share)
+                    sums.constant -= share * torch.linalg.vecdot(bent.flatten(), move.flatten())
+                    weighted = share * part.matrices
+                    block.matrices = weighted if block.matrices is None else block.matrices.add_(weighted)
+                if part.eigenvalue is not None:
+                    block.linear.add_(move * (2 * share * part.eigenvalue))
+                    sums.constant -= share * part.eigenvalue * move.square().sum()
+                    weighted = share * part.eigenvalue
+                    block.eigenvalue = weighted if block.eigenvalue is None else block.eigenvalue + weighted
+
+    def close(self, *, epoch: int = 0, frozen: bool = False) -> Window:
+        """End the window: add up over processes, check coverage, and evaluate the bound at ``radius``."""
+        sums, self._sums = self._sums, None
+        if sums is None:
+            raise RuntimeError("close() needs an open window: call open() first")
+        epochs = sums.epochs
+        lower = LowerModel(
+            constant=float(self.reduce(sums.constant)) / epochs,
+            balls=tuple(
+                tuple(
+                    Block(
+                        linear=self.reduce(block.linear) / epochs,
+                        matrices=None if block.matrices is None else self.reduce(block.matrices) / epochs,
+                        eigenvalue=0.0 if block.eigenvalue is None else float(self.reduce(block.eigenvalue)) / epochs,
+                    )
+                    for block in ball
+                )
+                for ball in sums.balls
+            ),
+        )
+        width = self.model.width if self.curvature.rigorous and isinstance(self.model, TwoLayer) else 0
+        unit = 2.0**-53 if self.balls[0][0].dtype == torch.float64 else 2.0**-24
+        rounding = Rounding(
+            unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
+            input_norm=float(sums.input_norm), distance=float(sums.distance), output_norm=self._output_norm(),
+        )  # fmt: skip
+        void = sums.fault or self._fault(sums, lower)
+        window = Window(
+            first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch, rounding=rounding,
+            online_loss=float(self.reduce(sums.loss)) / epochs, drift=tuple(float(d) for d in sums.drift),
+            lower=None if void else lower, lower_bound=float("nan"), void=void, frozen=frozen,
+        )  # fmt: skip
+        if void:
+            return window
+        return window_at(window, self.radius)
+
+    def _output_norm(self) -> float:
+        return float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0
+
+    def _fault(self, sums: _Sums, lower: LowerModel) -> str:
+        outside = int(self.reduce(sums.outside))
+        if outside:
+            return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
+        mislabelled = int(self.reduce(sums.mislabelled))
+        if mislabelled:
+            return f"{mislabelled} targets differ from the examples' labels, so the rounds are of another loss"
+        visits = self.reduce(sums.visits)
+        often, seldom = int((visits > sums.epochs).sum()), int((visits < sums.epochs).sum())
+        if often:
+            return f"{often} of {len(visits)} examples were visited more than {sums.epochs} time(s), so the rounds do not weigh the data evenly"
+        if seldom and not (sums.subset and self.loss.nonnegative):
+            return f"{seldom} of {len(visits)} examples were visited fewer than {sums.epochs} time(s), so the rounds do not cover the data"
+        if not torch.isfinite(torch.tensor(lower.constant)):
+            return "a recorded round is not finite"
+        return ""
+
+
+def window_at(window: Window, radius: float) -> Window:
+    """The window with its bound evaluated at this radius."""
+    return replace(window, lower_bound=window.bound_at(radius))

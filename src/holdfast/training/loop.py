@@ -1,0 +1,171 @@
+"""The main path: attack, gradient, record, step, project.
+
+Read top to bottom: `fit` is the whole of training. Data order, attacks and therefore the run are fixed by the seed, and
+the state that `fit` hands to its observer after each epoch is enough to go on from there bit for bit.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from holdfast._tensors import generator
+from holdfast.attacks import Attack
+from holdfast.errors import NonFiniteLossError
+from holdfast.losses import Loss
+from holdfast.threats import Threat
+from holdfast.trace import TraceRecorder, Window
+from holdfast.training.ball import ParameterBall
+from holdfast.training.batches import epoch_batches
+from holdfast.training.optimizers import learning_rate_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What one epoch did: a line of ``metrics.jsonl`` before validation is added."""
+
+    epoch: int
+    rounds: int
+    seconds: float
+    learning_rate: float
+    online_loss: float
+    drift: tuple[float, ...]
+    window: Window | None
+
+
+@dataclass
+class TrainingState:
+    """All that changes while training; saved and loaded by checkpoints."""
+
+    epoch: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    generator_state: Tensor | None = None
+    windows: list[Window] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How training ended."""
+
+    state: TrainingState
+    interrupted: bool
+
+
+Observer = Callable[[EpochRecord, TrainingState], None]
+
+
+def fit(
+    fabric: Fabric,
+    module: nn.Module,
+    model: nn.Module,
+    optimizer: Any,
+    x: Float[Tensor, "examples ..."],
+    y: Int[Tensor, " examples"],
+    threat: Threat,
+    attack: Attack,
+    loss: Loss,
+    *,
+    epochs: int,
+    batch_size: int,
+    schedule: str,
+    seed: int,
+    ball: ParameterBall,
+    project: bool,
+    recorder: TraceRecorder | None,
+    record_every: int,
+    state: TrainingState,
+    observe: Observer,
+    on_step: Callable[[int, float], None],
+    stop: Callable[[], bool],
+    example_weights: Float[Tensor, " examples"] | None = None,
+) -> Fit:
+    """Train ``model`` in place on the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
+
+    Args:
+        module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
+        ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
+        recorder: writes the trace; every ``record_every``-th epoch, and always the last, is recorded.
+        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked after each step.
+
+    Raises:
+        NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
+    """
+    n = len(y)
+    noise = generator(seed, x.device)
+    if state.generator_state is not None:
+        noise.set_state(state.generator_state)
+    steps_an_epoch = -(-n // batch_size)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for epoch in range(state.epoch, epochs):
+        began, recording = time.perf_counter(), recorder is not None and _due(epoch, epochs, record_every)
+        if recorder is not None and recording:
+            recorder.open()
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        rate = 0.0
+        batches = epoch_batches(n, batch_size, seed=seed, epoch=epoch, rank=fabric.global_rank, processes=fabric.world_size)
+        for batch in batches:
+            factor = learning_rate_factor(schedule, (state.rounds) / (epochs * steps_an_epoch))
+            for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
+                group["lr"] = rate = peak * factor
+            rows = batch.rows.to(x.device)
+            points = x[rows]
+            if len(rows):  # a process may have no share of a short last round
+                with fabric.autocast():
+                    points = attack.points(module, points, y[rows], threat, generator=noise, loss=loss, mode="keep")
+            outputs = model(points)
+            # The mean over the whole round; processes average their gradients, hence the factor.
+            share = torch.full((len(rows),), 1 / batch.round_size, dtype=outputs.dtype, device=x.device)
+            if example_weights is not None:
+                share = example_weights[rows] * (n / batch.round_size)
+            value = (share * loss(outputs, y[rows])).sum()
+            # One look at the loss a round (not within the attack): a step is never taken with a loss that is not finite.
+            seen = float(value.detach())
+            if not abs(seen) < float("inf"):
+                raise NonFiniteLossError(
+                    f"the training loss must stay finite, got {seen} in round {state.rounds + 1} (epoch {epoch + 1}); "
+                    f"lower the learning rate (now {rate:.3g})."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(value * fabric.world_size)
+            if recorder is not None:
+                if recording:
+                    recorder.record(rows, points, outputs.detach(), y[rows], round_size=batch.round_size)
+                else:
+                    recorder.skip()
+            optimizer.step()
+            if project:
+                ball.project(module)
+            state.rounds += 1
+            total += value.detach() * (batch.round_size / n)
+            on_step(state.rounds, seen)
+            if stop():
+                optimizer.zero_grad(set_to_none=True)
+                return Fit(state=state, interrupted=True)
+        window = recorder.close(epoch=epoch + 1) if recorder is not None and recording else None
+        if window is not None:
+            state.windows.append(window)
+        state.epoch, state.generator_state = epoch + 1, noise.get_state()
+        state.seconds += time.perf_counter() - began
+        drift = tuple(float(distance) for distance in ball.distances(module))
+        for parameter in parameters:
+            parameter.grad = None
+        observe(
+            EpochRecord(
+                epoch=epoch + 1, rounds=state.rounds, seconds=state.seconds, learning_rate=rate,
+                online_loss=float(fabric.all_reduce(total, reduce_op="sum")), drift=drift, window=window,
+            ),
+            state,
+        )  # fmt: skip
+    return Fit(state=state, interrupted=False)
+
+
+def _due(epoch: int, epochs: int, every: int) -> bool:
+    """Recorded epochs: every ``every``-th, counted back from the last, which always is."""
+    return (epochs - 1 - epoch) % every == 0

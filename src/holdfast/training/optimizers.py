@@ -1,0 +1,55 @@
+"""Optimisers and learning-rate schedules by name; any torch optimiser through a factory."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from holdfast.errors import InputError
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "linear", "steps")
+
+
+def make_optimizer(
+    choice: str | OptimizerFactory,
+    parameters: list[nn.Parameter],
+    *,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """The optimiser named ``sgd`` (with momentum), ``adam`` or ``adamw``, or what the factory makes of the parameters."""
+    if not isinstance(choice, str):
+        return choice(parameters)
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise InputError(f"learning_rate must be > 0 and finite, got {learning_rate}; try 0.1.")
+    if choice == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    if choice == "adam":
+        return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
+    if choice == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    raise unknown("optimizer", choice, OPTIMIZERS)
+
+
+def learning_rate_factor(schedule: str, progress: float) -> float:
+    """Share of the peak learning rate after ``progress`` in [0, 1) of training."""
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule == "linear":
+        return 1.0 - progress
+    if schedule == "steps":  # a tenth after a half and again after three quarters
+        return 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+    raise unknown("schedule", schedule, SCHEDULES)
+
+
+def unknown(what: str, came: str, allowed: tuple[str, ...]) -> InputError:
+    close = difflib.get_close_matches(came, allowed, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"use {allowed[0]!r}."
+    return InputError(f"{what} must be one of {', '.join(allowed)}, got {came!r}; {hint}")
