@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,15 @@ pytestmark = pytest.mark.skipif(
 PHONE, DESKTOP = (375, 800), (1280, 900)
 LONG = "a-name-without-any-place-to-break-" * 6
 # Measures the page as laid out and leaves the figures in an attribute, where --dump-dom shows them.
+# Measures the page as laid out in a frame of a given size (a window of its own is never narrower than 500) and leaves the
+# figures in an attribute of the outer document, where --dump-dom shows them.
 PROBE = """<script>
 addEventListener("load", () => {
   const root = document.documentElement, inside = e => e.closest(".scroll, pre, svg, details:not([open]) > :not(summary)");
   const over = [...document.body.querySelectorAll("*")].filter(
     e => !inside(e) && e.getClientRects().length && e.getBoundingClientRect().right > innerWidth + 0.5);
   const shown = [...document.querySelectorAll("svg.bracket")].filter(e => e.getClientRects().length);
-  root.dataset.probe = JSON.stringify({
+  parent.document.documentElement.dataset.probe = JSON.stringify({
     inner: innerWidth, scroll: root.scrollWidth, over: over.slice(0, 5).map(e => e.outerHTML.slice(0, 120)),
     background: getComputedStyle(document.body).backgroundColor, brackets: shown.map(e => e.textContent),
     text: document.body.innerText, pictures: [...document.images].map(e => e.complete && e.naturalWidth > 0),
@@ -65,10 +67,11 @@ def measured(page: Path, size: tuple[int, int], profile: Path, *options: str) ->
     copy = page.with_name(f"probed-{page.name}")
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
     assert bare != html
-    copy.write_text(bare.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    document, console = browse(copy, size, profile, *options)
+    frame = f'<iframe style="border:0;width:{size[0]}px;height:{size[1]}px" srcdoc="{escape(bare + PROBE)}"></iframe>'
+    copy.write_text(f'<!doctype html><meta charset="utf-8">{frame}', encoding="utf-8")
+    document, console = browse(copy, DESKTOP, profile, *options)
     assert not console
-    found = re.search(r'data-probe="([^"]*)"', document)
+    found = re.search(r'<html data-probe="([^"]*)"', document)
     assert found, "the probe did not run"
     return json.loads(unescape(found[1]))
 

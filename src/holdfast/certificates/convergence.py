@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from holdfast._tensors import generator
 from holdfast.attacks import Attack
+from holdfast.attacks.base import checked_outputs
+from holdfast.attacks.modes import attacking
 from holdfast.certificates.certificate import Certificate, LowerBound, void
 from holdfast.certificates.frozen import FrozenPass, frozen_pass, linearisation_error, pass_bounds, window_bound
 from holdfast.curvature import Curvature, curvature_for
@@ -133,13 +135,16 @@ def certify(
         tighten: evaluations of the bound while it is tightened.
 
     Raises:
-        InputError: the radius, the weights or the initial network do not fit.
+        InputError: the radius, the examples, the weights or the initial network do not fit.
     """
     check_radius(radius)
     loss = CrossEntropy() if loss is None else loss
     start = initial.state_dict() if isinstance(initial, nn.Module) else initial
     chosen, reason = curvature_for(model)
-    curvature = chosen if curvature is None else curvature
+    if curvature is None:
+        curvature = chosen
+    elif curvature.rigorous != chosen.rigorous:
+        reason = f"the curvature was given by the caller: {type(curvature).__name__}"
     names = [name for ball in curvature.parameters(model) for name in ball]
     wrong = [name for name in names if name not in start or start[name].shape != model.get_parameter(name).shape]
     if wrong:
@@ -149,6 +154,12 @@ def certify(
         )
     if example_weights is not None and not (bool((example_weights >= 0).all()) and len(example_weights) == len(y)):
         raise InputError(f"example_weights must be {len(y)} numbers >= 0, one an example; pass sample weights or leave them out.")
+    if len(x) != len(y):
+        raise InputError(f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; cut the longer one.")
+    with attacking(model, "eval"):
+        for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            checked_outputs(model, rows, labels)
+    threat.check(x)
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
     passed = frozen_pass(
         model, {name: start[name] for name in names}, points, threat, loss, curvature, label="the frozen pass",

@@ -93,7 +93,7 @@ def frozen_pass(
     weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)
     if example_weights is not None:
         weights = example_weights.to(weights)
-    fault = "" if isinstance(exact, TwoLayer) else probed_fault(exact, wide.points[:8])
+    fault = "" if type(exact) is TwoLayer else probed_fault(exact, wide.points[:8])
     outside = sum(int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH))
     if outside:
         fault = f"{outside} of {n} attacked points lie outside their threat sets"

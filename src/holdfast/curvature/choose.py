@@ -1,21 +1,30 @@
 """Which curvature bound a network gets."""
 
+import math
+
 from torch import nn
 
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.linearity import LocalLinearity
 from holdfast.curvature.two_layer import TwoLayerCurvature
+from holdfast.networks.activations import LEAKY_RELU, RELU
 from holdfast.networks.two_layer import TwoLayer
 
 
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
     """The tightest rigorous bound for this network, or the local-linearity estimate with the reason why there is none."""
-    if not isinstance(model, TwoLayer):
+    if type(model) is not TwoLayer:  # a subclass may compute something else
         return LocalLinearity(), (
             f"no rigorous curvature bound for {type(model).__name__}: the network was treated as linear in its weights"
         )
     if not model.weight.requires_grad:
         return LocalLinearity(), "the first layer is not trained, so the two-layer bound does not apply"
-    if model.activation.kink and model.train_output:
-        return LocalLinearity(), f"no rigorous curvature bound for {model.activation.name} with trained outputs"
+    act = model.activation
+    if act.kink and act not in (RELU, LEAKY_RELU):
+        # A kink's bound knows the jump alone: between kinks the activation must be linear.
+        return LocalLinearity(), f"no rigorous curvature bound for {act.name}: of kinked activations only relu and leaky-relu have one"
+    if not act.kink and not (0 <= act.curvature_above < math.inf and 0 <= act.curvature_below < math.inf):
+        return LocalLinearity(), f"no rigorous curvature bound for {act.name}: its second derivative is not bounded"
+    if model.train_output and (act.kink or act.lipschitz is None):
+        return LocalLinearity(), f"no rigorous curvature bound for {act.name} with trained outputs"
     return TwoLayerCurvature(), "the two-layer curvature bound is a proof"

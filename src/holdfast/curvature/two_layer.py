@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
+from holdfast.errors import InputError
 from holdfast.networks.activations import Activation
 from holdfast.networks.two_layer import TwoLayer
 
@@ -48,9 +49,10 @@ def kink_widths(
     rho_squared = (0.8 * reach * inputs_norm).square().clamp_min(1e-30)
     # First guess from the Gaussian law of u at the start (|u| has density 2 phi(0) / ||z|| at 0), then one recount.
     density = magnitudes.shape[1] * math.sqrt(2 / math.pi) / inputs_norm.clamp_min(1e-12)
-    tau = (rho_squared / (4 * density)).pow(1 / 3)
+    # Inputs of norm 0 must not give tau = 0, by which the matrices are divided.
+    tau = (rho_squared / (4 * density)).pow(1 / 3).clamp_min(1e-9)
     counted = (magnitudes < tau[:, None]).sum(1).clamp_min(1) / tau
-    return (rho_squared / (4 * counted)).pow(1 / 3)
+    return (rho_squared / (4 * counted)).pow(1 / 3).clamp_min(1e-9)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,10 @@ class TwoLayerCurvature(Curvature):
 
     theta: float = 1.0
     safety: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.theta > 0:
+            raise InputError(f"theta must be > 0, got {self.theta}; 1.0 is the usual choice.")
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
         return (("weight", "output_weight"),) if two_layer(model).train_output else (("weight",),)

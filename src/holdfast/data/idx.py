@@ -66,7 +66,7 @@ def idx(
         images, labels = torch.cat([images, more_images]), torch.cat([labels, more_labels])
     data = from_tensors(
         (images.reshape(len(images), -1) if flatten else images[:, None]).to(dtype).div_(255),
-        labels.long(),
+        labels,
         (0.0, 1.0),
         classes=classes,
         name=here.resolve().name,
@@ -98,7 +98,7 @@ def _part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
             f"{part}-labels in {str(folder)!r} must have one label an image, got {len(labels)} labels for {len(images)} "
             "images; use files of one data set."
         )
-    return images, labels
+    return images, labels.long()
 
 
 def _read(folder: Path, stem: str, magic: int) -> Tensor:

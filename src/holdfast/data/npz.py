@@ -109,7 +109,9 @@ def npz(
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # opened here: numpy leaves a damaged file open
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise InputError(
                     f"{str(path)!r} must be an .npz archive, got a single array; use numpy.savez."

@@ -57,9 +57,9 @@ class Separation:
 def paired_distances(a: Rows, b: Rows, norm: str) -> Float[Tensor, " rows"]:
     """Distance of each row of ``a`` from the same row of ``b``, in float64; norm ``"1"``, ``"2"`` or ``"inf"``."""
     gap = (a.double() - b.double()).abs_()
-    if norm == "inf":
+    if norm == "inf" and gap.shape[1]:  # the largest of nothing is no number; its sum is 0
         return gap.amax(1)
-    return gap.sum(1) if norm == "1" else gap.square_().sum(1).sqrt_()
+    return gap.sum(1) if norm != "2" else gap.square_().sum(1).sqrt_()
 
 
 def separation(

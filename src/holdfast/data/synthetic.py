@@ -73,7 +73,7 @@ def spheres(
 def _centres(classes: int, clusters: int, dimension: int, apart: float, random: Generator) -> Tensor:
     """Unit vectors, the ``i``-th of class ``i % classes``; different classes at least ``apart``."""
     found = torch.empty(0, dimension, dtype=torch.float64)
-    for _ in range(1000 * classes * clusters):
+    for _ in range(200 * classes * clusters):
         point = torch.nn.functional.normalize(
             torch.randn(1, dimension, generator=random, dtype=torch.float64), dim=1
         )

@@ -22,9 +22,9 @@ def _option(
     help: str,
     *,
     short: str | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    least: float | int | None = None,
+    above: float | int | None = None,
+    below: float | int | None = None,
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers allowed."""
     facts = {"help": help, "short": short, "least": least, "above": above, "below": below}
@@ -39,18 +39,16 @@ def optional(entry: Field[Any]) -> bool:
 
 
 class _Checked:
-    """Refuses a number outside the limits of its field, or ``None`` where something is needed."""
+    """Refuses a number outside the limits of its field."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
-            if value is None and not optional(entry):
-                raise InputError(f"{entry.name} must have a value, got null; leave it out for the default.")
             if isinstance(value, int | float) and not isinstance(value, bool):
                 _check_number(entry, value)
 
 
-def _check_number(entry: Field[Any], value: float) -> None:
+def _check_number(entry: Field[Any], value: float | int) -> None:
     least, above, below = (entry.metadata.get(key) for key in ("least", "above", "below"))
     wrong = (
         not math.isfinite(value)
@@ -111,7 +109,9 @@ class ThreatConfig(_Checked):
         (), "numbers of the features no adversary may change, beside the data's own, e.g. [0,5]"
     )
     allow_incompatible: bool = _option(
-        False, "train although threat sets of different labels meet: no classifier is robust on those"
+        False,
+        "train although threat sets of different labels meet: no classifier is robust on those",
+        short="allow-incompatible",
     )
     init_args: Arguments = _option({}, "arguments of your own threat, as {key: value}")
 

@@ -93,6 +93,8 @@ def _data(run: Run) -> Found:
             f"{test:.0f} test examples: accuracies are uncertain by about {off:.0f} percentage points",
             "keep more of them for the test with --data.test",
         )
+    if not sizes and test is None:
+        yield UNKNOWN
 
 
 def _threat(run: Run) -> Found:
@@ -260,7 +262,7 @@ FINE = {
     "run": "whole, trained to its end",
     "data": "no class is rare, and the test part is large enough",
     "threat": "threat sets of different labels are well apart",
-    "attack": "a stronger attack finds no more loss",
+    "attack": "a stronger attack finds hardly more loss",
     "optimisation": "the loss has settled close to the lower bound",
     "capacity": "the ball leaves room for a low loss",
     "generalisation": "robust on the test part nearly as on the training part",

@@ -43,7 +43,9 @@ def output_folder(
     if not check:
         return folder
     if resume and overwrite:
-        raise RunFolderError("--resume and --overwrite exclude each other, got both; keep the one that is meant.")
+        raise RunFolderError(
+            "--resume and --overwrite exclude each other, got both; keep the one that is meant."
+        )
     run = (folder / "config.yaml").is_file()
     if resume and not run:
         raise RunFolderError(

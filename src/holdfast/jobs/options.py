@@ -51,7 +51,7 @@ SHORT = {short: f"--{hyphens(path)}" for path in LEAVES if (short := _short(path
 
 
 def spelled(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """The arguments with every option in its long form, with hyphens, and lists in brackets: ``--classes 3,8`` is ``[3,8]``.
+    """The arguments with every option in its long form, with hyphens; ``--classes 3,8`` becomes ``[3,8]``, ``--data.flatten`` true.
 
     Raises:
         InputError: an option that is neither one of a run's nor one of ``flags``; the message names the nearest one.
@@ -59,13 +59,21 @@ def spelled(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
     known = [*SHORT, *LONG, *flags]
     done: list[str] = []
     for argument in argv:
-        if re.match(r"-+[A-Za-z]", argument):
+        is_option = re.match(r"-+[A-Za-z]", argument)
+        if done and _switch(done[-1]) and (is_option or argument.endswith((".yaml", ".yml"))):
+            done.append("true")
+        if is_option:
             given, equals, value = argument.partition("=")
             option = _option_meant(given, known)
             done.append(option + equals + (_bracketed(option, value) if equals else ""))
         else:
             done.append(_bracketed(done[-1], argument) if done else argument)
-    return done
+    return [*done, "true"] if done and _switch(done[-1]) else done
+
+
+def _switch(option: str) -> bool:
+    """Whether an option is true where no value follows it."""
+    return option in LONG and LEAVES[LONG[option]][0].type is bool
 
 
 def _option_meant(given: str, known: Sequence[str]) -> str:

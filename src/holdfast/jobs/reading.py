@@ -4,6 +4,8 @@ import difflib
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from holdfast.errors import InputError
-from holdfast.jobs.config import RunConfig, from_dict
+from holdfast.jobs.config import RunConfig, from_dict, optional
 from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
 
 # What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
@@ -32,20 +34,23 @@ def read_config(argv: Sequence[str], flags: Iterable[str] = ()) -> tuple[RunConf
     Raises:
         InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that cannot be read.
     """
-    names = list(flags)
+    names = tuple(flags)
     parser = _parser(names)
     try:
         given: dict[str, Any] = parser.parse_args(spelled(argv, names), defaults=False).as_dict()
         file = given.get("config")
         sections = _read_yaml(Path(file)) if file else {}
-        typed: dict[str, Any] = parser.parse_object(sections, defaults=False).as_dict()
+        typed: dict[str, Any] = parser.parse_object(deepcopy(sections), defaults=False).as_dict()
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from error
     options = {key: value for key, value in given.items() if key in SECTIONS}
-    return from_dict(_merged(typed, options)), given
+    values = _merged(_with_arguments(typed, sections), options)
+    _check_nulls(values)
+    return from_dict(values), given
 
 
-def _parser(flags: Iterable[str]) -> ArgumentParser:
+@cache
+def _parser(flags: tuple[str, ...]) -> ArgumentParser:
     parser = ArgumentParser(prog="holdfast train", exit_on_error=False, add_help=False)
     parser.add_argument("config", nargs="?", type=str)
     for option, path in LONG.items():
@@ -101,6 +106,24 @@ def _check_keys(path: Path, prefix: str, given: Iterable[Any], allowed: Iterable
             close = difflib.get_close_matches(str(key), names, n=1)
             remedy = f"did you mean {prefix}{close[0]}?" if close else f"it may be {', '.join(names)}."
             raise InputError(f"{prefix}{key} in {path} does not exist; {remedy}")
+
+
+def _check_nulls(values: Mapping[str, Any]) -> None:
+    """jsonargparse lets null pass for every type."""
+    for path, (entry, default) in LEAVES.items():
+        section, dot, name = path.partition(".")
+        value = values.get(section, {}).get(name, default) if dot else values.get(section, default)
+        if value is None and not optional(entry):
+            raise InputError(f"{path} must be {kind(entry.type)}, got null; leave it out for the default.")
+
+
+def _with_arguments(typed: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the user's classes as YAML has them: jsonargparse would make a number of the text ``"0"``."""
+    for path, (entry, _) in LEAVES.items():
+        section, _, name = path.partition(".")
+        if "dict" in str(entry.type) and name in raw.get(section, {}):
+            typed[section][name] = raw[section][name]
+    return typed
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

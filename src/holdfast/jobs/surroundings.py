@@ -76,7 +76,7 @@ def _installed(name: str) -> bool:
 def _processors() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    what = f"{threads} threads on {cores} cores"
+    what = f"{threads} of {cores} cores in use"
     if threads > cores:
         yield _finding("processors", what, f"threads wait for each other: export OMP_NUM_THREADS={cores}")
     else:

@@ -10,6 +10,8 @@ from holdfast.report.svg import Scale, Svg, text_width
 
 WIDE, NARROW = 940.0, 343.0
 ZOOM_BELOW = 0.45  # a bracket narrower than this share of the full scale is drawn magnified, with the full scale below it
+NO_SPAN = 1e-5  # below this share the ends are one point, and nothing is won by magnifying it
+SMALLEST_TOP = 1e-4  # figures below are all written <0.0001
 PAD = 14.0
 LABEL, FIGURE = 12.5, 17.0
 BAND_TOP, BAND_HEIGHT = 82.0, 26.0
@@ -24,6 +26,7 @@ class Ends:
     upper: float | None
     surrogate: float | None
     start: float | None
+    gap: float | None
     proved_lower: bool
     proved_upper: bool
 
@@ -38,6 +41,7 @@ def ends(run: Run) -> Ends:
         upper=run.upper,
         surrogate=run.surrogate,
         start=run.start,
+        gap=run.summary.number("gap"),
         proved_lower=run.status == "certified",
         proved_upper=run.summary.text("robust_loss_upper_kind") == "verified",
     )
@@ -51,7 +55,7 @@ def full_scale(runs: list[Run]) -> float:
     found = [value for run in runs for value in ends(run).values]
     top = max(found, default=0.0)
     starts = [run.start for run in runs if run.start is not None and run.start <= 4 * top]
-    return 1.06 * max([top, *starts]) or 1.0
+    return max(1.06 * max([top, *starts]), SMALLEST_TOP) if found else 1.0
 
 
 def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
@@ -61,7 +65,7 @@ def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
         return Markup("")
     low, high = min(shown.values), max(shown.values)
     span = high - low
-    zoom = magnify and len(shown.values) > 1 and 1e-9 * top < span < ZOOM_BELOW * top
+    zoom = magnify and len(shown.values) > 1 and NO_SPAN * top < span < ZOOM_BELOW * top
     svg = Svg(width, 276.0 if zoom else 202.0)
     margin = 0.34 * span
     detail = Scale(
@@ -159,7 +163,8 @@ def _gap(svg: Svg, shown: Ends, scale: Scale) -> None:
     if shown.lower is None or shown.surrogate is None or shown.surrogate <= shown.lower:
         return
     y, left, right = 58.0, scale(shown.lower), scale(shown.surrogate)
-    text = f"gap {number(shown.surrogate - shown.lower)}"
+    # the recorded gap, which allows for rounding, so that drawing and sentence agree to the last digit
+    text = f"gap {number(shown.surrogate - shown.lower if shown.gap is None else shown.gap)}"
     room = text_width(text, LABEL) + 8
     svg.line(left, y - 4, left, BAND_TOP - 9, "dimension")
     if right - left > room + 24:

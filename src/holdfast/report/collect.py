@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from holdfast.errors import RunFolderError
 
+LARGEST = 1e100
 LOG_BYTES = 16_384
 LOG_LINES = 40
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -37,10 +38,10 @@ class Fields:
         value = self.values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        try:
-            return float(value) if isfinite(value) else None
-        except OverflowError:  # an integer of more than 308 digits
+        # beyond these no loss, distance or time was ever measured, and differences of such figures overflow in a drawing
+        if (isinstance(value, float) and not isfinite(value)) or not -LARGEST < value < LARGEST:
             return None
+        return float(value) if abs(value) > 1 / LARGEST else 0.0
 
     def whole(self, key: str) -> int | None:
         """An integer with all its digits: seeds go beyond what a float holds."""

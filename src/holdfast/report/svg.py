@@ -100,8 +100,8 @@ class Scale:
 def round_ticks(low: Real, high: Real, about: int) -> list[tuple[float, str]]:
     """Some ``about`` multiples of 1, 2 or 5 times a power of ten.
 
-    >>> round_ticks(0, 1, 5)
-    [(0.0, '0'), (0.2, '0.2'), (0.4, '0.4'), (0.6, '0.6'), (0.8, '0.8'), (1.0, '1.0')]
+    >>> [label for _, label in round_ticks(0, 1, 5)]
+    ['0', '0.2', '0.4', '0.6', '0.8', '1.0']
     """
     span = high - low
     if not span > 0:
@@ -111,8 +111,12 @@ def round_ticks(low: Real, high: Real, about: int) -> list[tuple[float, str]]:
     step = next(m * 10.0**power for m in (1, 2, 5, 10) if m * 10.0**power >= rough * (1 - 1e-9))
     decimals = max(0, -floor(log10(step) + 1e-9))
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
-    values = [round(i * step, decimals + 2) for i in range(first, last + 1)]
-    return [(v, "0" if v == 0 else f"{v:,.{decimals}f}".replace("-", MINUS)) for v in values]
+    values = [i * step for i in range(first, last + 1)]
+    plain = decimals <= 6 and max(abs(low), abs(high)) < 1e5
+    return [
+        (v, (("0" if v == 0 else f"{v:,.{decimals}f}") if plain else f"{v:g}").replace("-", MINUS))
+        for v in values
+    ]
 
 
 def decade_ticks(low: Real, high: Real) -> list[tuple[float, str]]:

@@ -11,11 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast.curvature import Curvature, RoundCurvature
+from holdfast.errors import InputError
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
 from holdfast.trace.lower_model import Block, LowerModel, curved
-from holdfast.trace.soundness import probed_fault
+from holdfast.trace.soundness import arithmetic_fault, probed_fault
 from holdfast.trace.window import Rounding, Window
 
 
@@ -47,6 +48,7 @@ class _Sums:
     epochs: int
     subset: bool
     rounds: int = 0
+    probed: bool = False
     fault: str = ""
     drift: list[Tensor] = field(default_factory=list)
 
@@ -84,13 +86,14 @@ class TraceRecorder:
         self.curvature, self.radius = curvature, radius
         self.example_weights = example_weights
         self.processes, self.reduce = processes, reduce
+        if example_weights is not None and not bool((example_weights >= 0).all()):
+            raise InputError("example_weights must be numbers >= 0, got a negative one or NaN; a weight counts an example.")
         parameters = dict(model.named_parameters())
         self.names = curvature.parameters(model)
         self.balls = [[parameters[name] for name in names] for names in self.names]
         self.initial = {name: parameters[name].detach().clone() for names in self.names for name in names}
         self.rounds = 0
         self._sums: _Sums | None = None
-        self._probed = False
 
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
         """Start a window: until `close`, every example must be visited exactly ``epochs`` times.
@@ -130,8 +133,9 @@ class TraceRecorder:
         if sums is None:
             raise RuntimeError("record() needs an open window: call open() first")
         sums.rounds += 1
-        if not self._probed:
-            sums.fault, self._probed = probed_fault(self.model, points[:8]), True
+        if not sums.probed:  # once a window: modes may change within a run
+            sums.fault, sums.probed = sums.fault or probed_fault(self.model, points[:8]), len(rows) > 1
+        sums.fault = sums.fault or self._unsuited(len(rows), round_size, outputs)
         self._check(sums, rows, points, labels)
         if sums.fault:
             return
@@ -140,7 +144,7 @@ class TraceRecorder:
         uniform = torch.full_like(outputs[:, 0], 1 / round_size)
         p = uniform if self.example_weights is None else self.example_weights[rows] * (n / round_size)
         exact = outputs.double()
-        slopes = self.loss.slope(exact, self.y[rows]) * p[:, None].double()
+        slopes = self._slopes(outputs, self.y[rows]).double() * p[:, None].double()
         moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
@@ -152,9 +156,18 @@ class TraceRecorder:
             sums.constant -= share * curvature.slack
         sums.slope += share * slopes.norm(dim=1).sum()
         z = self.model.inputs(points) if isinstance(self.model, TwoLayer) else points.reshape(len(points), -1)
-        sums.input_norm = torch.maximum(sums.input_norm, z.norm(dim=1).amax().double())
+        if len(rows):  # a process may have no share of a short last round
+            sums.input_norm = torch.maximum(sums.input_norm, z.norm(dim=1).amax().double())
         sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax().double())
         self._add(sums, curvature, moves, share)
+
+    def _slopes(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The subgradients behind ``.grad``. Where the loss has several (hinge at equal outputs) ``Loss.slope`` may be another
+        one, and the curvature that belongs to one bounds nothing for another."""
+        with torch.enable_grad():
+            at = outputs.detach().requires_grad_()
+            (slopes,) = torch.autograd.grad(self.loss(at, labels).sum(), at)
+        return slopes
 
     def _check(self, sums: _Sums, rows: Tensor, points: Tensor, labels: Tensor) -> None:
         sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
@@ -163,6 +176,15 @@ class TraceRecorder:
             sums.fault = "the targets were not the examples' labels (mixed or soft labels), so the rounds are of another loss"
         else:
             sums.mislabelled += (labels != self.y[rows]).sum()
+
+    def _unsuited(self, rows: int, round_size: int, outputs: Tensor) -> str:
+        """What is wrong with a round by its sizes, its arithmetic or its gradients; nothing where nothing is."""
+        if self.processes == 1 and rows != round_size:
+            return f"a round of {rows} examples was recorded as one of {round_size}, so its gradient is scaled wrongly"
+        if self.curvature.rigorous and any(w.grad is None for ball in self.balls for w in ball if w.requires_grad):
+            return "a trained parameter had no gradient when its round was recorded (record before gradients are cleared)"
+        dtypes = {outputs.dtype, *(w.dtype for ball in self.balls for w in ball)}
+        return arithmetic_fault(dtypes)
 
     def _add(self, sums: _Sums, curvature: RoundCurvature, moves: list[list[Tensor]], share: float) -> None:
         """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``."""
@@ -192,6 +214,9 @@ class TraceRecorder:
         if sums is None:
             raise RuntimeError("close() needs an open window: call open() first")
         epochs = sums.epochs
+        # All processes agree on a fault before they add up, since one with a fault has nothing to add.
+        if int(self.reduce(torch.tensor(bool(sums.fault), dtype=torch.int32, device=sums.constant.device))):
+            return self._void(sums, sums.fault or "another process found a fault in its rounds", epoch, frozen)
         lower = LowerModel(
             constant=float(self.reduce(sums.constant)) / epochs,
             balls=tuple(
@@ -212,15 +237,25 @@ class TraceRecorder:
             unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
             input_norm=float(sums.input_norm), distance=float(sums.distance), output_norm=self._output_norm(),
         )  # fmt: skip
-        void = sums.fault or self._fault(sums, lower)
+        online_loss = float(self.reduce(sums.loss)) / epochs
+        fault = self._fault(sums, lower)
+        if fault:
+            return self._void(sums, fault, epoch, frozen)
         window = Window(
             first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch, rounding=rounding,
-            online_loss=float(self.reduce(sums.loss)) / epochs, drift=tuple(float(d) for d in sums.drift),
-            lower=None if void else lower, lower_bound=float("nan"), void=void, frozen=frozen,
+            online_loss=online_loss, drift=tuple(float(d) for d in sums.drift),
+            lower=lower, lower_bound=float("nan"), frozen=frozen,
         )  # fmt: skip
-        if void:
-            return window
         return window_at(window, self.radius)
+
+    def _void(self, sums: _Sums, fault: str, epoch: int, frozen: bool) -> Window:
+        """A window that proves nothing."""
+        return Window(
+            first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch,
+            rounding=Rounding(unit=0.0, width=0, slope=0.0, input_norm=0.0, distance=0.0),
+            online_loss=float("nan"), drift=tuple(float(d) for d in sums.drift), lower=None,
+            lower_bound=float("nan"), void=fault, frozen=frozen,
+        )  # fmt: skip
 
     def _output_norm(self) -> float:
         return float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0

@@ -1,7 +1,9 @@
 """The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on loading)."""
 
 import json
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,6 @@ class Trace:
 
 def kept(windows: list[Window], budget: int) -> list[Window]:
     """The windows with at most ``budget`` bytes of lower models: the highest bounds and the last one stay, others keep figures."""
-    from dataclasses import replace
-
     def size(window: Window) -> int:
         blocks = [b for ball in window.lower.balls for b in ball] if window.lower is not None else []
         return sum(b.linear.nbytes + (b.matrices.nbytes if b.matrices is not None else 0) for b in blocks)
@@ -85,7 +85,9 @@ def kept(windows: list[Window], budget: int) -> list[Window]:
 def save_trace(trace: Trace, folder: Path) -> None:
     """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "initial.safetensors").exists():
+    # A folder may hold another run's files: only those that this record's digests name count as written.
+    initial = _digest(trace.initial)
+    if _written_digest(folder) != initial:
         write_tensors(folder / "initial.safetensors", trace.initial)
     rows = []
     for window in trace.windows:
@@ -95,11 +97,12 @@ def save_trace(trace: Trace, folder: Path) -> None:
             "frozen": window.frozen, "rounding": vars(window.rounding),
         }  # fmt: skip
         if window.lower is not None:
-            file = f"window-{window.last:08d}.safetensors"
+            tensors = _block_tensors(window.lower)
+            file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
             row["file"], row["constant"] = file, window.lower.constant
             row["eigenvalues"] = [[block.eigenvalue for block in ball] for ball in window.lower.balls]
             if not (folder / file).exists():
-                write_tensors(folder / file, _block_tensors(window.lower))
+                write_tensors(folder / file, tensors)
         rows.append(row)
     files = {row.get("file") for row in rows}
     for stale in folder.glob("window-*.safetensors"):
@@ -107,8 +110,29 @@ def save_trace(trace: Trace, folder: Path) -> None:
             stale.unlink()
     write_json(
         folder / "trace.json",
-        {"format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason, "windows": rows},
+        {
+            "format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason,
+            "initial": initial, "windows": rows,
+        },  # fmt: skip
     )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of the numbers, by name."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), value)
+    return value
+
+
+def _written_digest(folder: Path) -> int | None:
+    """The digest of ``initial.safetensors`` that the record beside it names; nothing where there is no such pair."""
+    try:
+        record = json.loads((folder / "trace.json").read_text())
+        return int(record["initial"]) if (folder / "initial.safetensors").exists() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _block_tensors(lower: LowerModel) -> dict[str, Tensor]:
@@ -163,12 +187,16 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
                 for k, ball in enumerate(row["eigenvalues"])
             ),
         )
-    bound = row["lower_bound"]
     return Window(
-        first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=row["online_loss"],
-        drift=tuple(row["drift"]), lower=lower, lower_bound=float("nan") if bound is None else bound,
+        first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),
+        drift=tuple(_number(d) for d in row["drift"]), lower=lower, lower_bound=_number(row["lower_bound"]),
         void=row["void"], frozen=row["frozen"], rounding=Rounding(**row["rounding"]),
     )  # fmt: skip
+
+
+def _number(value: float | None) -> float:
+    """JSON has no word for NaN: it was written as null."""
+    return float("nan") if value is None else value
 
 
 def save_points(points: FrozenPoints, folder: Path) -> None:

@@ -1,0 +1,226 @@
+"""The configuration of a run: every way to write it, its round trip, and one sentence for everything that is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast.errors import InputError
+from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, to_dict
+from holdfast.jobs.options import LEAVES, LONG, SHORT, options_help
+from holdfast.jobs.reading import read_config
+
+
+def read(*argv):
+    return read_config([str(argument) for argument in argv])[0]
+
+
+def write(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_nothing_given_is_the_default():
+    assert read() == RunConfig()
+
+
+def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    path = write(tmp_path, "training: {epochs: 5, momentum: 0.5}\nseed: 7\n")
+    config = read(path, "--epochs", 6)
+    assert (config.training.epochs, config.training.momentum, config.seed) == (6, 0.5, 7)
+    assert config.training.batch_size == RunConfig().training.batch_size
+
+
+def test_sections_of_one_type_keep_their_own_defaults():
+    config = read("--final.momentum", 0.5)
+    assert config.final.momentum == 0.5
+    assert config.final.steps == RunConfig().final.steps != RunConfig().attack.steps
+
+
+@pytest.mark.parametrize(
+    ("argv", "path", "value"),
+    [
+        (["--data", "digits"], "data.name", "digits"),
+        (["--threat=l2:0.5"], "threat.spec", "l2:0.5"),
+        (["--width", "64"], "network.width", 64),
+        (["--network.width", "64"], "network.width", 64),
+        (["--batch_size", "32"], "training.batch_size", 32),
+        (["--batch-size", "null"], "training.batch_size", None),
+        (["--classes", "3,8"], "data.classes", (3, 8)),
+        (["--data.classes=3,8"], "data.classes", (3, 8)),
+        (["--classes", "[3, 8]"], "data.classes", (3, 8)),
+        (["--learning-rate", "1e-3"], "training.learning_rate", 1e-3),
+        (["--network.constant", "-0.5"], "network.constant", -0.5),
+        (["--network.paired", "no"], "network.paired", False),
+        (["--data.flatten"], "data.flatten", True),
+        (["--data.flatten", "--seed", "1"], "data.flatten", True),
+        (["--attack", "fgsm"], "attack.name", "fgsm"),
+        (["--final.restarts", "9"], "final.restarts", 9),
+        (["--out", "3"], "out", "3"),
+        (["--network.init-args.hidden_size", "5"], "network.init_args", {"hidden_size": 5}),
+        (["--network.init_args", "{a: 1, b: x}"], "network.init_args", {"a": 1, "b": "x"}),
+    ],
+)
+def test_every_spelling_of_an_option_is_understood(argv, path, value):
+    config = read(*argv)
+    for part in path.split("."):
+        config = getattr(config, part)
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: digits", {"data": {"name": "digits"}}),
+        ("threat: l2:1/2", {"threat": {"spec": "l2:1/2"}}),
+        ("attack: fgsm", {"attack": {"name": "fgsm"}}),
+        (
+            "network: {class_path: not_there.Net, init_args: {size: 3}}",
+            {"network": {"name": "not_there.Net", "init_args": {"size": 3}}},
+        ),
+        ("threat: {class_path: not_there:Threat}", {"threat": {"spec": "not_there:Threat"}}),
+        (
+            "training: {optimizer: {class_path: torch.optim.RMSprop, init_args: {alpha: 0.9}}}",
+            {"training": {"optimizer": "torch.optim.RMSprop", "optimizer_args": {"alpha": 0.9}}},
+        ),
+        ("training: {learning_rate: 1e-3}", {"training": {"learning_rate": 1e-3}}),  # text in YAML 1.1
+        ("data: {classes: [3, 8]}", {"data": {"classes": (3, 8)}}),
+        ("{}", {}),
+    ],
+)
+def test_files_may_be_written_short_or_with_class_paths(tmp_path, text, expected):
+    assert read(write(tmp_path, text)) == from_dict(expected)
+
+
+def test_one_argument_of_an_own_class_is_changed_without_losing_the_others(tmp_path):
+    path = write(tmp_path, "network: {class_path: my.Net, init_args: {depth: 2, hidden: 3}}")
+    assert read(path, "--network.init-args.hidden", 9).network.init_args == {"depth": 2, "hidden": 9}
+
+
+WORDS = st.text(alphabet="abcXYZ09:._- ", min_size=1, max_size=12)
+
+
+def values_of(path):
+    """Values an entry may have, by its type and limits."""
+    entry = LEAVES[path][0]
+    text, facts = str(entry.type), entry.metadata
+    if "Literal" in text:
+        found = st.sampled_from(entry.type.__args__)
+    elif "dict" in text:
+        found = st.dictionaries(st.sampled_from(["size", "hidden_size"]), st.integers() | WORDS, max_size=2)
+    elif "tuple" in text:
+        found = st.lists(st.integers(0, 9), max_size=4).map(tuple)
+    elif "bool" in text:
+        found = st.booleans()
+    elif "int" in text:
+        found = st.integers(facts["least"] or 0, 10**9)
+    elif "float" in text:
+        above = facts["above"]
+        least = facts["least"] if above is None else above
+        top = facts["below"] if facts["below"] is not None else 1e30
+        found = st.floats(least, top, exclude_min=above is not None, exclude_max=facts["below"] is not None)
+    else:
+        found = WORDS
+    return st.none() | found if optional(entry) else found
+
+
+@settings(max_examples=20)
+@given(values=st.fixed_dictionaries({path: values_of(path) for path in LEAVES}))
+def test_the_written_configuration_reads_back_to_the_same_run(tmp_path_factory, values):
+    sections = {}
+    for path, value in values.items():
+        section, dot, name = path.partition(".")
+        if dot:
+            sections.setdefault(section, {})[name] = value
+        else:
+            sections[section] = value
+    config = from_dict(sections)
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+    assert read(path) == config
+
+
+def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
+    assert len(SHORT) == len(set(SHORT.values()))
+    assert not set(SHORT) & set(LONG)
+    shown = options_help({"--resume": "go on"})
+    for option in (*LONG, *SHORT, "--resume"):
+        assert f"{option} " in shown or f"{option}," in shown or f"{option}\n" in shown
+    assert all(entry.metadata["help"] for entry, _ in LEAVES.values())
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["--epocs", "3"], "--epocs does not exist; did you mean --epochs?"),
+        (["--trainig.epochs", "3"], "did you mean --training.epochs?"),
+        (["--lerning-rate", "3"], "did you mean --learning-rate?"),
+        (["--momentun", "3"], "--momentun does not exist; did you mean"),
+        (["-e", "3"], "-e does not exist"),
+        (["--epochs"], "--training.epochs needs a value"),
+        (["--epochs", "many"], "training.epochs must be a whole number, got 'many'"),
+        (["--epochs", "2.5"], "training.epochs must be a whole number, got '2.5'"),
+        (["--epochs", "0"], "epochs must be >= 1, got 0"),
+        (["--epochs", "null"], "training.epochs must be a whole number"),
+        (["--learning-rate", "nan"], "learning_rate must be"),
+        (["--learning-rate", "0"], "learning_rate must be > 0, got 0"),
+        (["--training.momentum", "1"], "momentum must be >= 0 and < 1, got 1"),
+        (["--network.outputs", "one"], "network.outputs must be one of signed, dense, got 'one'"),
+        (["--network.paired", "perhaps"], "network.paired"),
+        (["--classes", "three"], "data.classes must be a list of whole numbers"),
+        (["--network.init-args", "3"], "network.init_args must be a mapping"),
+        (["one.yaml", "two.yaml"], "at most one configuration file"),
+        (["missing.yaml"], "missing.yaml (No such file or directory)"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_sentence(argv, what):
+    with pytest.raises(InputError) as refused:
+        read(*argv)
+    message = str(refused.value)
+    assert what in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("trainig: {}", "trainig in"),
+        ("training: {epocs: 3}", "did you mean training.epochs?"),
+        ("training: {epochs: many}", "training.epochs must be a whole number, got 'many'"),
+        ("training: {epochs: null}", "training.epochs must be a whole number, got null"),
+        ("training: 3", "training in"),
+        ("training: {optimizer: {path: x}}", "training.optimizer.path in"),
+        ("- 1\n- 2", "must hold `key: value` lines, got list"),
+        ("", "must hold `key: value` lines, got NoneType"),
+        ("a: [1, 2", "must be YAML, but line"),
+        ("a: !!python/object/apply:os.getcwd []", "must be YAML"),
+        ("seed: -1", "seed must be >= 0, got -1"),
+        ("1: 2", "1 in"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, what):
+    with pytest.raises(InputError) as refused:
+        read(write(tmp_path, text))
+    message = str(refused.value)
+    assert what in message
+    assert "\n" not in message
+
+
+def test_limits_hold_from_python_too():
+    with pytest.raises(InputError, match="width must be >= 1, got 0"):
+        NetworkConfig(width=0)
+
+
+def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp_path):
+    path = write(tmp_path, "network: {class_path: not_there.Net}\ntraining: {optimizer: torch.optim.Adam}")
+    check = (
+        "import sys; from holdfast.jobs.reading import read_config;"
+        f"read_config([{str(path)!r}]); print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "False"
