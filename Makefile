@@ -2,7 +2,7 @@
 # A second call finds the environment ready and starts at once.
 #
 # PYTHON=python3.12            another interpreter (3.11 or later)
-# PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"   a build of torch without CUDA, 3 GB smaller
+# PIP_FLAGS="..."              further options of pip, such as an index that has a build of torch without CUDA (3 GB smaller)
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +10,7 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
-DEMO = $(BIN)/holdfast train --data digits --out runs/demo
+DEMO = $(BIN)/holdfast train --data digits --out runs/demo --overwrite
 
 .PHONY: demo test check bench clean help
 .DEFAULT_GOAL := help

@@ -11,8 +11,11 @@ import yaml
 import holdfast
 from holdfast.cli.main import COMMANDS, main
 from holdfast.errors import InterruptedRunError
-from holdfast.jobs.config import RunConfig, to_dict
+from holdfast.jobs.config import RunConfig, resolved, to_dict
 from holdfast.jobs.folder import FILES, FOLDERS, output_folder, replacing
+
+# torch's own forward-mode derivatives still script a function when first used
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 QUICK = ["--classes", "3,8", "--width", "40", "--epochs", "2", "--final.restarts", "1", "--final.steps", "5"]
 QUICK += ["--certificate.tighten", "2", "--quiet"]
@@ -55,7 +58,9 @@ def refusal(capsys, *argv):
     return error
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], *([command, "--help"] for command in COMMANDS), ["--version"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["--help"], ["-h"], *([command, "--help"] for command in COMMANDS), ["--version"]]
+)
 def test_help_comes_without_heavy_packages(argv):
     check = (
         "import sys; from holdfast.cli.main import main\n"
@@ -120,7 +125,9 @@ def test_commands_of_later_versions_are_unknown(capsys, command):
         (["--out", "run", "--resume"], "holds none"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_written(capsys, monkeypatch, tmp_path, never_trains, argv, what):
+def test_bad_input_is_one_sentence_and_nothing_is_written(
+    capsys, monkeypatch, tmp_path, never_trains, argv, what
+):
     monkeypatch.chdir(tmp_path)
     assert what in refusal(capsys, "train", *argv)
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +167,7 @@ def test_an_interrupt_ends_with_130_and_a_sentence(capsys, monkeypatch, tmp_path
 
 def test_print_config_shows_the_whole_configuration_and_stops(capsys, never_trains):
     assert main(["train", "--seed", "3", "--print-config"]) == 0
-    expected = to_dict(RunConfig(seed=3))
+    expected = to_dict(resolved(RunConfig(seed=3)))
     assert yaml.safe_load(capsys.readouterr().out) == expected
 
 
@@ -171,7 +178,15 @@ def test_train_ends_with_the_bracket_and_the_path_of_the_page(trained):
     folder, shown = trained
     summary = json.loads((folder / "summary.json").read_text())
     assert shown.splitlines()[-1] == str(folder / "report.html")
-    for word in ("lower bound", "surrogate", "upper bound", "optimisation gap", "attack gap", "capacity gap", "robust"):
+    for word in (
+        "lower bound",
+        "surrogate",
+        "upper bound",
+        "optimisation gap",
+        "attack gap",
+        "capacity gap",
+        "robust",
+    ):
         assert word in shown
     assert summary["certificate_status"] == "certified"
     assert "proved" in shown
@@ -234,7 +249,17 @@ def test_own_classes_are_trained_by_import_path(capsys, monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("network: {class_path: my_own_nets.Net, init_args: {hidden: 8}}\n")
-    argv = ["train", "run.yaml", *QUICK, "--optimizer", "torch.optim.RMSprop", "--learning-rate", "0.01", "--out", "own"]
+    argv = [
+        "train",
+        "run.yaml",
+        *QUICK,
+        "--optimizer",
+        "torch.optim.RMSprop",
+        "--learning-rate",
+        "0.01",
+        "--out",
+        "own",
+    ]
     assert main(argv) == 0
     summary = json.loads((tmp_path / "own" / "summary.json").read_text())
     assert summary["certificate_status"] == "estimate"
@@ -309,12 +334,12 @@ def test_an_unasked_folder_is_the_next_free_one(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     config = RunConfig()
     first = output_folder(config, asked=None)
-    assert str(first) == "runs/digits-linf-0.1"
+    assert str(first) == "runs/digits-l2-0.3"
     first.mkdir(parents=True)
     assert output_folder(config, asked=None) == first  # empty is free
     (first / "x").write_text("")
     second = output_folder(config, asked=None)
-    assert str(second) == "runs/digits-linf-0.1-2"
+    assert str(second) == "runs/digits-l2-0.3-2"
     assert output_folder(config, asked=None, check=False) == first
     assert not second.exists()
 
@@ -323,9 +348,14 @@ def test_replacing_puts_everything_back_when_nothing_began(tmp_path):
     (tmp_path / "run" / "trace").mkdir(parents=True)
     for name in ("config.yaml", "trace/window", "own.txt"):
         (tmp_path / "run" / name).write_text(name)
-    with pytest.raises(RuntimeError), replacing(tmp_path / "run"):
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["own.txt"]
-        raise RuntimeError
+
+    def fail():
+        with replacing(tmp_path / "run"):
+            assert [path.name for path in (tmp_path / "run").iterdir()] == ["own.txt"]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (tmp_path / "run" / "trace" / "window").read_text() == "trace/window"
     with replacing(tmp_path / "run"):
         (tmp_path / "run" / "config.yaml").write_text("new")
@@ -351,3 +381,22 @@ def test_the_version_is_that_of_the_package():
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert holdfast.__version__ == project["version"]
+
+
+def test_the_readme_names_files_that_exist_and_options_that_are_understood(monkeypatch, tmp_path):
+    import re
+    from pathlib import Path
+
+    from holdfast.jobs.reading import read_config
+
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text()
+    files = re.findall(r"`(src/holdfast/[\w/]+\.py)`", text)
+    assert len(files) == 3
+    assert all((root / name).is_file() for name in files)
+    commands = re.findall(r"^holdfast train (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+    assert commands
+    for command in commands:
+        read_config([word for word in command.split() if not word.endswith(".yaml")])
+    (tmp_path / "readme.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL).group(1))
+    assert read_config([str(tmp_path / "readme.yaml")])[0].network.init_args == {"hidden": 64}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import InputError
-from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, to_dict
+from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, resolved, to_dict
 from holdfast.jobs.options import LEAVES, LONG, SHORT, options_help
 from holdfast.jobs.reading import read_config
 
@@ -25,7 +25,7 @@ def write(folder, text):
 
 
 def test_nothing_given_is_the_default():
-    assert read() == RunConfig()
+    assert read() == resolved(RunConfig())
 
 
 def test_options_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
@@ -94,7 +94,7 @@ def test_every_spelling_of_an_option_is_understood(argv, path, value):
     ],
 )
 def test_files_may_be_written_short_or_with_class_paths(tmp_path, text, expected):
-    assert read(write(tmp_path, text)) == from_dict(expected)
+    assert read(write(tmp_path, text)) == resolved(from_dict(expected))
 
 
 def test_one_argument_of_an_own_class_is_changed_without_losing_the_others(tmp_path):
@@ -142,7 +142,7 @@ def test_the_written_configuration_reads_back_to_the_same_run(tmp_path_factory, 
     config = from_dict(sections)
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
-    assert read(path) == config
+    assert read(path) == resolved(config)
 
 
 def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
@@ -199,6 +199,7 @@ def test_a_wrong_option_is_refused_in_one_sentence(argv, what):
         ("", "must hold `key: value` lines, got NoneType"),
         ("a: [1, 2", "must be YAML, but line"),
         ("a: !!python/object/apply:os.getcwd []", "must be YAML"),
+        ("started_from: python\ndata: digits", "run its script again"),
         ("seed: -1", "seed must be >= 0, got -1"),
         ("1: 2", "1 in"),
     ],
@@ -209,6 +210,19 @@ def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, what):
     message = str(refused.value)
     assert what in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("argv", "rate"),
+    [
+        ([], 20.0),
+        (["--optimizer", "adam"], 0.001),
+        (["--network", "my.Net"], 0.1),
+        (["--network", "my.Net", "--learning-rate", "3"], 3.0),
+    ],
+)
+def test_the_learning_rate_suits_the_optimizer_unless_given(argv, rate):
+    assert read(*argv).training.learning_rate == rate
 
 
 def test_limits_hold_from_python_too():
@@ -222,5 +236,7 @@ def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp
         "import sys; from holdfast.jobs.reading import read_config;"
         f"read_config([{str(path)!r}]); print('torch' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=60
+    )
     assert result.stdout.strip() == "False"

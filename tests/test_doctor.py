@@ -36,7 +36,9 @@ HEALTHY = {
         "capacity": {"low": 0.118, "high": 0.121, "claim": "proved", "verdict": "small"},
     },
     "drift": [{"layer": "weight", "value": 20.0, "radius": 20.0}],
-    "per_class": [{"class_name": str(k), "examples": 100, "clean_accuracy": 1, "robust_accuracy": 1} for k in (3, 8)],
+    "per_class": [
+        {"class_name": str(k), "examples": 100, "clean_accuracy": 1, "robust_accuracy": 1} for k in (3, 8)
+    ],
     "compatibility": {"compatible": True, "smallest_distance": 0.9, "pairs_meeting": 0, "reach": 0.2},
 }
 SETTLED = [0.69, 0.4, 0.25, 0.17, 0.14, 0.125, 0.1205, 0.1201, 0.12, 0.12]
@@ -76,7 +78,14 @@ def test_a_healthy_run_has_one_good_word_for_every_area(tmp_path):
 
 TROUBLES = [
     ("run", "warn", {"interrupted": True}, {}, "interrupted", "--resume"),
-    ("run", "warn", {}, {"extra": '\n{"epoch": 11, "rou'}, "1 lines of metrics.jsonl", "nothing need be done"),
+    (
+        "run",
+        "warn",
+        {},
+        {"extra": '\n{"epoch": 11, "rou'},
+        "1 lines of metrics.jsonl",
+        "nothing need be done",
+    ),
     ("data", "warn", {"data.test": 40}, {}, "40 test examples", "--data.test"),
     (
         "data",
@@ -89,7 +98,14 @@ TROUBLES = [
     (
         "threat",
         "bad",
-        {"compatibility": {"compatible": False, "smallest_distance": 0.15, "pairs_meeting": 1234, "reach": 0.2}},
+        {
+            "compatibility": {
+                "compatible": False,
+                "smallest_distance": 0.15,
+                "pairs_meeting": 1234,
+                "reach": 0.2,
+            }
+        },
         {},
         "1,234 pairs",
         "below 0.075",
@@ -143,9 +159,23 @@ TROUBLES = [
         "the ball is the limit",
         "--width",
     ),
-    ("generalisation", "warn", {"robust_accuracy": 0.7}, {}, "95.0 % on the training part and 70.0 %", "more examples"),
+    (
+        "generalisation",
+        "warn",
+        {"robust_accuracy": 0.7},
+        {},
+        "95.0 % on the training part and 70.0 %",
+        "more examples",
+    ),
     ("trace", "warn", {}, {"void": "batch norm in training mode"}, "10 of 10 epochs", "void"),
-    ("certificate", "bad", {"certificate_status": "void", "certificate_reason": "dropout."}, {}, "void: dropout", "mend"),
+    (
+        "certificate",
+        "bad",
+        {"certificate_status": "void", "certificate_reason": "dropout."},
+        {},
+        "void: dropout",
+        "mend",
+    ),
     ("certificate", "warn", {"certificate_status": None}, {}, "no certificate", "holdfast certify"),
     (
         "certificate",
@@ -172,7 +202,11 @@ def test_what_was_not_measured_is_not_called_fine(tmp_path):
     findings = {finding.area: finding for finding in examine(tmp_path)}
     measured = {"run", "certificate"}  # known without figures: whole or not, there or not
     assert {area for area, finding in findings.items() if finding.what == FINE[area]} == {"run"}
-    assert all(finding.what == "not measured in this run" for area, finding in findings.items() if area not in measured)
+    assert all(
+        finding.what == "not measured in this run"
+        for area, finding in findings.items()
+        if area not in measured
+    )
 
 
 def test_noise_that_goes_down_by_chance_is_not_called_falling(tmp_path):
@@ -229,11 +263,15 @@ def test_a_threat_the_data_cannot_bear_is_bad():
 
 def test_own_threats_are_judged_by_their_reach():
     data = line(0.0, 0.1, 0.5, 0.6, labels=[0, 0, 1, 1])
-    own = CustomThreat(lambda points, x: torch.minimum(torch.maximum(points, x - 0.3), x + 0.3), radius_hint=0.3)
+    own = CustomThreat(
+        lambda points, x: torch.minimum(torch.maximum(points, x - 0.3), x + 0.3), radius_hint=0.3
+    )
     assert troubles(data_and_threat(data, own))["threat"].state == "bad"
 
 
 def test_rare_classes_are_found():
     y = torch.tensor([0] * 60 + [1] * 2)
-    data = from_tensors(torch.rand(62, 3, generator=torch.Generator().manual_seed(0)), y, validation=0.0, test=0.0)
+    data = from_tensors(
+        torch.rand(62, 3, generator=torch.Generator().manual_seed(0)), y, validation=0.0, test=0.0
+    )
     assert "class 1" in troubles(data_and_threat(data))["classes"].what

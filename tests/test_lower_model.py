@@ -25,9 +25,12 @@ def symmetric(seed: int, groups: int, size: int, *, shift: float = 0.0) -> Tenso
     return (raw + raw.mT) / 2 + shift * torch.eye(size, dtype=DOUBLE)
 
 
-def random_block(seed: int, *, groups: int, members: int, inputs: int, shift: float = 0.0, scale: float = 1.0) -> Block:
+def random_block(
+    seed: int, *, groups: int, members: int, inputs: int, shift: float = 0.0, scale: float = 1.0
+) -> Block:
     return Block(
-        linear=scale * gaussian(seed, groups * members, inputs), matrices=symmetric(seed + 1, groups, inputs, shift=shift)
+        linear=scale * gaussian(seed, groups * members, inputs),
+        matrices=symmetric(seed + 1, groups, inputs, shift=shift),
     )
 
 
@@ -69,9 +72,17 @@ def exact_minimum(linear: np.ndarray, matrix: np.ndarray, radius: float) -> floa
         u = np.where(critical, 0.0, step(low))
         u[np.argmax(critical)] = math.sqrt(max(0.0, radius**2 - u @ u))
         return float(0.5 * values @ u**2 + g @ u)
-    spread = values - values[0] if values[0] <= 0 else values  # exact zeros at the bottom, where the gap may be tiny
+    spread = (
+        values - values[0] if values[0] <= 0 else values
+    )  # exact zeros at the bottom, where the gap may be tiny
     size = np.linalg.norm(g) / radius
-    gap = math.exp(brentq(lambda t: np.linalg.norm(g / (spread + math.exp(t))) - radius, math.log(size) - 60, math.log(size) + 1))
+    gap = math.exp(
+        brentq(
+            lambda t: np.linalg.norm(g / (spread + math.exp(t))) - radius,
+            math.log(size) - 60,
+            math.log(size) + 1,
+        )
+    )
     u = -g / (spread + gap)
     u *= radius / np.linalg.norm(u)  # on the sphere: no bound may lie above the value there
     return float(0.5 * values @ u**2 + g @ u)
@@ -144,7 +155,8 @@ def test_nearly_hard_case_is_valid_and_tight() -> None:
 @pytest.mark.parametrize("top", [2.0, 0.0, -2.0])
 def test_zero_slope(top: float) -> None:
     block = Block(
-        linear=torch.zeros(4, 2, dtype=DOUBLE), matrices=torch.diag(torch.tensor([top, -3.0], dtype=DOUBLE))[None]
+        linear=torch.zeros(4, 2, dtype=DOUBLE),
+        matrices=torch.diag(torch.tensor([top, -3.0], dtype=DOUBLE))[None],
     )
     value = ball_minimum((block,), 3.0).value
     assert value <= -max(0.0, top) * 9
@@ -255,7 +267,10 @@ def test_groups_are_consecutive_rows() -> None:
 
 
 def test_plus_adds_models() -> None:
-    first, second = random_block(1, groups=2, members=2, inputs=2), random_block(5, groups=2, members=2, inputs=2)
+    first, second = (
+        random_block(1, groups=2, members=2, inputs=2),
+        random_block(5, groups=2, members=2, inputs=2),
+    )
     second = dataclasses.replace(second, eigenvalue=0.7)
     u = gaussian(9, 4, 2)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from holdfast.errors import RunFolderError
 
 
@@ -22,9 +24,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors have their own for a full disk
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         raise RunFolderError(
-            f"{path} must be writable, but writing failed ({error.strerror or error}); free space or choose another folder with --out."
+            f"{path} must be writable, but writing failed ({why}); free space or choose another folder with --out."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -32,7 +39,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text, whole or not at all."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def without_nan(value: Any) -> Any:

@@ -6,6 +6,7 @@ A network with one output ``f`` (binary, signed) predicts class 1 when ``f > 0``
 The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone, so a loss that is not convex must say so.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class CrossEntropy(Loss):
 
     @property
     def lipschitz(self) -> float | None:
-        return 2.0**0.5
+        return math.sqrt(2)
 
     def _target(self, outputs: Outputs, labels: Labels) -> Outputs:
         e = self.label_smoothing
@@ -118,20 +119,22 @@ class Hinge(Loss):
 
     @property
     def lipschitz(self) -> float | None:
-        return 2.0**0.5
+        return math.sqrt(2)
 
     def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
         if outputs.shape[1] == 1:
             return (1 - signs(labels, outputs) * outputs).clamp_min(0).squeeze(1)
-        raised = outputs + 1 - one_hot(labels, outputs)
-        return raised.amax(1) - outputs.gather(1, labels[:, None]).squeeze(1)
+        return self._raised(outputs, labels).amax(1)
 
     def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
         if outputs.shape[1] == 1:
             sign = signs(labels, outputs)
             return torch.where(sign * outputs < 1, -sign, torch.zeros_like(outputs))
-        target = one_hot(labels, outputs)
-        return one_hot((outputs + 1 - target).argmax(1), outputs) - target
+        return one_hot(self._raised(outputs, labels).argmax(1), outputs) - one_hot(labels, outputs)
+
+    def _raised(self, outputs: Outputs, labels: Labels) -> Outputs:
+        """``1[j != y] + f_j - f_y``: exactly 0 at the label, so that rounding makes no loss negative."""
+        return outputs - outputs.gather(1, labels[:, None]) + 1 - one_hot(labels, outputs)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,8 @@ class Huber(Squared):
 
     def slope(self, outputs: Outputs, labels: Labels) -> Outputs:
         residual = outputs - self._target(outputs, labels)
-        return residual * (self.delta / residual.norm(dim=1, keepdim=True).clamp_min(self.delta))
+        beyond: Tensor = torch.linalg.vector_norm(residual, dim=1, keepdim=True) / self.delta
+        return residual / beyond.clamp_min(1.0)
 
 
 LOSSES: dict[str, type[Loss]] = {

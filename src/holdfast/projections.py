@@ -8,8 +8,9 @@ where ``low`` and ``high`` (``None``: no limits) broadcast against ``delta`` and
 does not project onto ``S`` for l1 and l2: cutting a coordinate to its limit frees length that the others may use. Both
 projections come from the one multiplier of the ball's constraint instead (Boyd and Vandenberghe, *Convex Optimization*, 5.5).
 
-Multipliers are found in float64 and the answer is returned in the dtype of ``delta``; a row inside ``S`` comes back
-unchanged, bit for bit. Nothing here waits for an accelerator.
+Multipliers are found in float64 (`factor_l2`: in the dtype of ``delta``) and the answer is returned in the dtype of ``delta``;
+a row inside ``S`` comes back unchanged, bit for bit. Nothing here waits for an accelerator. Masks are kept in floating point
+and selections by row where they can be: on a CPU ``torch.where`` over single features costs as much as 30 other passes.
 """
 
 import torch
@@ -27,6 +28,8 @@ _ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): 
 
 def lengths(rows: Rows, norm: str) -> Float[Tensor, " batch"]:
     """The norm (``"inf"``, ``"2"`` or ``"1"``) of each row, in float64."""
+    if norm == "inf":  # a largest magnitude is exact in any dtype
+        return rows.abs().amax(1).double()
     result: Tensor = torch.linalg.vector_norm(rows, ord=float(norm), dim=1, dtype=torch.float64)
     return result
 
@@ -38,15 +41,24 @@ def project_linf(delta: Rows, radius: Radius, low: Limit = None, high: Limit = N
 
 def project_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
     """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of norm at most ``radius``."""
+    wide = delta.double()
+    kept = (wide * factor_l2(wide, radius, low, high)).to(delta.dtype)
+    return kept if low is None and high is None else kept.clamp(low, high)
+
+
+def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Column:
+    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row: exactly 1 for rows in the ball.
+
+    All in the dtype of ``delta``, hence within its rounding; in float32, radii below 1e-19 count as 0 where there are limits.
+    """
     limit = _column(delta, radius)
     if low is None and high is None:
         length = _length(delta)
-        return delta * torch.where(length > limit, limit / length, 1.0).to(delta.dtype)
+        return torch.where(length > limit, limit / length, 1.0).to(delta.dtype)
+    limit = limit.to(delta.dtype)
     size, largest = _unit(delta)
-    room = _room(delta, limit, low, high)
-    scale = _scale(size, room, limit, largest)
-    kept = torch.minimum(delta.abs().double() * torch.where(scale < largest, scale / largest, 1.0), room)
-    return torch.copysign(kept.to(delta.dtype), delta)
+    scale = _scale(size, _room(delta, limit, low, high), limit, largest)
+    return torch.where(scale < largest, scale / largest, 1.0)
 
 
 def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
@@ -62,7 +74,7 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
     if low is None and high is None:
         whole, cut = size, (_level(depth, limit) - depth).clamp(min=0.0)
     else:
-        room = _bounds_along(delta, low, high)
+        room = _bounds_along(delta, low, high).double()
         level = _level_within(depth, torch.minimum(depth + room, largest), limit)
         whole, cut = torch.minimum(size, room), torch.minimum((level - depth).clamp(min=0.0), room)
     # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the ball all the same.
@@ -99,8 +111,8 @@ def maximise_linf(direction: Rows, radius: Radius, low: Limit = None, high: Limi
 def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
     """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the largest useful ``s``."""
     limit = _column(direction, radius)
-    size, _ = _unit(direction)
-    room = _room(direction, limit, low, high)
+    size, _ = _unit(direction.double())
+    room = _room(direction.double(), limit, low, high)
     length = torch.minimum(_scale(size, room, limit, torch.full_like(limit, _LARGEST)) * size, room)
     return torch.copysign(length.to(direction.dtype), direction)
 
@@ -121,7 +133,7 @@ def maximise_two_balls(direction: Rows, centre: Rows, radius: Radius, outer: Rad
     """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre`` where the direction is 0."""
     x = centre.double()
     near, far = _column(direction, radius), _column(direction, outer)
-    size, _ = _unit(direction)
+    size, _ = _unit(direction.double())
     unit = torch.copysign(size, direction) / _length(size).clamp(min=1.0)
     around_origin, around_centre = far * unit, x + near * unit
     best = torch.where(_length(around_centre) <= far, around_centre, _edge(unit, x, near, far))
@@ -147,10 +159,11 @@ def _upper(delta: Rows, radius: Radius, high: Limit) -> Tensor:
 
 
 def _bounds_along(delta: Rows, low: Limit, high: Limit) -> Rows:
-    """How far each feature may go in the direction of ``delta``, in float64."""
+    """How far each feature may go in the direction of ``delta``."""
     up = delta.new_full((1, 1), torch.inf) if high is None else high
-    down = delta.new_full((1, 1), torch.inf) if low is None else -low
-    return torch.where(delta > 0, up, down).double()
+    down = delta.new_full((1, 1), -torch.inf) if low is None else low
+    sign = torch.copysign(delta.new_ones(()), delta)
+    return torch.maximum(sign * up, sign * down)  # limits lie on either side of 0
 
 
 def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
@@ -160,9 +173,9 @@ def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
 
 def _unit(delta: Rows) -> tuple[Rows, Column]:
     """Magnitudes divided by the row's largest, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
-    size = delta.abs().double()
+    size = delta.abs()
     largest = size.amax(1, keepdim=True)
-    return torch.where(largest > 0, size / largest, 0.0), largest
+    return size / torch.where(largest > 0, largest, 1.0), largest
 
 
 def _length(rows: Rows) -> Column:
@@ -172,27 +185,34 @@ def _length(rows: Rows) -> Column:
 def _scale(size: Rows, room: Rows, radius: Column, most: Column) -> Column:
     """The largest ``s <= most`` with ``||min(s size, room)||_2 <= radius``.
 
-    ``sum min(s^2 size^2, room^2)`` is concave, increasing and piecewise linear in ``s^2``. Newton's method from 0 climbs to
-    the root through its pieces and never passes it; where looking at the result is free it stops as soon as it stands.
-    Elsewhere one sort of the breakpoints costs less than the rounds.
+    ``sum min(s^2 size^2, room^2)`` is concave, increasing and piecewise linear in ``s^2``. Newton's method steps from ``most``,
+    near the root as a rule, to the root's left, then climbs through the pieces and never passes it; where looking at the
+    result is free it stops as soon as it stands. Elsewhere one sort of the breakpoints costs less than the rounds.
     """
     find = _square_by_rounds if size.device.type == "cpu" else _square_by_sorting
     return find(size.square(), room.square(), radius.square(), most.square()).sqrt()
 
 
 def _square_by_rounds(rise: Rows, full: Rows, target: Column, most: Column) -> Column:
-    reached = torch.minimum(rise * most, full).sum(1, keepdim=True)
-    square = torch.where(reached <= target, most, 0.0)
+    inside = torch.minimum(rise * most, full).sum(1, keepdim=True) <= target
+    square = torch.where(inside, most, _tangent(rise, full, target, most, 0.0 * most).clamp(min=0.0))
+    square = torch.minimum(square, most)
+    enough = 1 + 4 * torch.finfo(rise.dtype).eps
     for _ in range(_ROUNDS):
-        filled = full <= rise * square
-        used = torch.where(filled, full, 0.0).sum(1, keepdim=True)
-        slope = torch.where(filled, 0.0, rise).sum(1, keepdim=True)
-        climbed = torch.where(slope > 0, (target - used) / slope, most)
+        climbed = _tangent(rise, full, target, square, square)
         climbed = torch.minimum(torch.maximum(climbed, square), most)
-        if torch.equal(climbed, square):
+        if bool((climbed <= enough * square).all()):
             break
         square = climbed
-    return square
+    return climbed
+
+
+def _tangent(rise: Rows, full: Rows, target: Column, square: Column, flat: Column) -> Column:
+    """Where the tangent at ``square`` of ``sum min(rise square, full)`` meets the target; ``flat`` where it is level."""
+    filled = (rise * square).ge_(full)
+    used = torch.linalg.vecdot(full, filled)[:, None]
+    slope = torch.linalg.vecdot(rise, 1 - filled)[:, None]
+    return torch.where(slope > 0, (target - used) / slope, flat)
 
 
 def _square_by_sorting(rise: Rows, full: Rows, target: Column, most: Column) -> Column:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -84,7 +85,7 @@ class PGD(Attack):
             aim = replace(aim, loss=self.loss)
         if self.restarts == 1 and not self.keep_best:
             start = self._start(x, threat, generator, 0)
-            [(last, _)] = deque(self._climb(model, start, x, y, threat, aim, threat.project), maxlen=1)
+            [(last, _)] = deque(self._climb(model, start, y, threat, aim, threat.projector(x)), maxlen=1)
             return last
         best = score(model, x, y, aim)
         for restart in range(self.restarts):
@@ -121,7 +122,8 @@ class PGD(Attack):
         Iterates are settled, not just projected, so that each may be returned as it was scored.
         """
         start = threat.settle(start, x)
-        for points, outputs in self._climb(model, start, x, y, threat, aim, threat.settle):
+        settled = partial(threat.settle, x=x)
+        for points, outputs in self._climb(model, start, y, threat, aim, settled):
             if outputs is None:
                 best = stronger(best, score(model, points, y, aim))
             elif self.keep_best:
@@ -132,11 +134,10 @@ class PGD(Attack):
         self,
         model: nn.Module,
         points: Points,
-        x: Points,
         y: Labels,
         threat: Threat,
         aim: Aim,
-        into_set: Callable[[Points, Points], Points],
+        into_set: Callable[[Points], Points],
     ) -> Iterator[tuple[Points, Outputs | None]]:
         """Each iterate with the model's outputs there; the last one without, as only some callers need them."""
         size = 2.5 * threat.step_scale / self.steps if self.step_size is None else self.step_size
@@ -159,7 +160,7 @@ class PGD(Attack):
                 velocity = _with_momentum(velocity, gradient, self.momentum)
                 gradient = velocity
             step = threat.step(gradient, size) if self.step_rule == "steepest" else size * gradient
-            points = into_set(points + step, x)
+            points = into_set(points + step)
         yield points, None
 
 

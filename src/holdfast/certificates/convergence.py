@@ -13,7 +13,13 @@ from holdfast.attacks import Attack
 from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
 from holdfast.certificates.certificate import Certificate, LowerBound, void
-from holdfast.certificates.frozen import FrozenPass, frozen_pass, linearisation_error, pass_bounds, window_bound
+from holdfast.certificates.frozen import (
+    FrozenPass,
+    frozen_pass,
+    linearisation_error,
+    pass_bounds,
+    window_bound,
+)
 from holdfast.curvature import Curvature, curvature_for
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Loss

@@ -2,17 +2,18 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast._tensors import chunks
 from holdfast.certificates.anchors import Anchor
 from holdfast.certificates.certificate import LowerBound
-from holdfast.certificates.tightening import best_anchor
+from holdfast.certificates.tightening import best_anchor, tighten
 from holdfast.curvature import Curvature
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
@@ -20,6 +21,7 @@ from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
 from holdfast.trace.lower_model import Bound
 from holdfast.trace.soundness import probed_fault
+from holdfast.trace.window import growth
 from holdfast.training.ball import ParameterBall
 
 BATCH = 512
@@ -53,15 +55,18 @@ class FrozenPass:
     @property
     def rounding(self) -> Rounding:
         """Figures of this pass for the allowance; all in float64."""
-        slopes = self.loss.slope(self.outputs, self.points.y) * self.weights[:, None]
         width, largest, output = 0, 0.0, 1.0
         if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
             width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
             largest = max(float(self.model.inputs(part).norm(dim=1).max()) for part in self.points.points.split(BATCH))
         return Rounding(
-            unit=2.0**-53, width=width, slope=float(slopes.norm(dim=1).sum()), input_norm=largest,
-            distance=max(self.evaluated.distance), output_norm=output,
+            unit=2.0**-53, width=width, slope=self.mean_slope(self.outputs), input_norm=largest,
+            distance=max(self.evaluated.distance), output_norm=output, growth=growth(self.model),
         )  # fmt: skip
+
+    def mean_slope(self, outputs: Float[Tensor, "examples outputs"]) -> float:
+        """``sum_i pi_i ||s_i||`` with the loss slopes ``s_i`` at these outputs."""
+        return float((self.loss.slope(outputs, self.points.y).norm(dim=1) * self.weights).sum())
 
     @property
     def surrogate_loss(self) -> float:
@@ -123,10 +128,18 @@ def pass_bounds(
     """Lower bounds from this pass: from its own weights, and for two layers tightened over anchors and duals."""
     model = passed.model
     if isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output:
-        found = best_anchor(_anchors(passed, radius, per_unit), passed.outputs, radius, evaluations, progress)
+        found = best_anchor(_anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress)
         word = "tightened" if evaluations > 1 else "as it stands"
+        if per_unit:
+            # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
+            anchor = _anchors(passed, radius, per_unit=True)(found.theta)
+            finer = tighten(anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress)
+            found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
         source = f"{passed.label}, {word}, expanded at {found.theta:.2g} of the way"
-        return [_bound(found.bound, passed.rounding, source)]
+        # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
+        rounding = passed.rounding
+        rounding = replace(rounding, slope=max(rounding.slope, passed.mean_slope(found.duals.h)))
+        return [_bound(found.bound, rounding, source)]
     window = _recorded(passed, radius)
     if window.void or window.lower is None:
         return []
@@ -148,7 +161,7 @@ def window_bound(window: Window, radius: float) -> LowerBound:
     return _bound(window.lower.bound(radius), window.rounding, f"rounds {window.first} to {window.last}")
 
 
-def _anchors(passed: FrozenPass, radius: float, per_unit: bool) -> Callable[[float], Anchor]:
+def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[float], Anchor]:
     model = passed.model
     if not isinstance(model, TwoLayer):
         raise TypeError("anchors are for two-layer networks")
@@ -201,9 +214,11 @@ def linearisation_error(passed: FrozenPass) -> float:
         start = {name: passed.initial[name] for name in names}
         moves = {name: model.get_parameter(name) - start[name] for name in names}
         try:
-            value, slope = torch.func.jvp(
-                lambda w: torch.func.functional_call(model, w, (points,)), (start,), (moves,)
-            )
+            with warnings.catch_warnings():  # torch loads its own forward-mode rules through a deprecated call
+                warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+                value, slope = torch.func.jvp(
+                    lambda w: torch.func.functional_call(model, w, (points,)), (start,), (moves,)
+                )
         except (RuntimeError, NotImplementedError):  # an operation without forward-mode derivative
             return math.nan
         return float((passed.outputs[: len(points)] - value - slope).abs().mean())

@@ -16,7 +16,7 @@ from torch import Tensor
 from holdfast.certificates.anchors import Anchor, Duals
 from holdfast.trace.lower_model import Bound, LowerModel
 
-THETAS = tuple(k / 10 for k in range(11))
+SCAN = (0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def best_anchor(
     """Anchors ``W0 + theta D``: a scan at the pass's own outputs, then a climb in ``theta`` with the duals carried along.
 
     The best ``theta`` after tightening lies above the best before it, and duals tightened at one anchor are a good start at
-    the next, so the climb costs few evaluations a step. ``evaluations`` bounds the whole search, the scan of 11 aside.
+    the next, so the climb costs few evaluations a step. With one evaluation the pass is taken as it stands.
     """
 
     def at(theta: float, duals: Duals | None, budget: int) -> Tightened:
@@ -109,16 +109,23 @@ def best_anchor(
         found = tighten(anchor, anchor.start(outputs) if duals is None else duals, radius, evaluations=budget)
         return replace(found, theta=theta)
 
-    best = max((at(theta, None, 1) for theta in THETAS), key=lambda found: found.bound.value)
-    spent = 0
+    best, spent = at(1.0, None, 1), 1
 
     def report() -> None:
         if progress is not None:
             progress(min(1.0, spent / max(1, evaluations)))
 
+    for theta in SCAN:  # as a function of theta the bound rises, then falls
+        if spent >= evaluations:
+            break
+        found, spent = at(theta, None, 1), spent + 1
+        report()
+        if found.bound.value <= best.bound.value:
+            break
+        best = found
     share = max(5, evaluations // 5)
-    if evaluations > 1:
-        best, spent = at(best.theta, None, share), share
+    if spent < evaluations:
+        best, spent = at(best.theta, None, share), spent + share
         report()
     step = 0.1
     while spent < evaluations and step > 0.02:

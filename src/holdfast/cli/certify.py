@@ -13,12 +13,15 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> int:
-    """Certify a finished run; the figures go to ``certificate.json`` in its folder."""
+    """Certify a finished run; the figures go to ``certificate.json`` in its folder, and its own are kept unless these are tighter."""
     parser = Parser("certify", __doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder that `holdfast train` wrote")
     parser.add_argument("--radius", type=positive, help="parameter radius (default: that of the run)")
     parser.add_argument(
         "--tighten", type=natural, default=40, help="evaluations spent on raising the bound (default: 40)"
+    )
+    parser.add_argument(
+        "--per-unit", action="store_true", help="a curvature matrix a hidden unit: tighter, slower"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     given = parser.read(argv)
@@ -27,7 +30,13 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.cli.terminal import console, show_certificate
     from holdfast.jobs.certify import certify_run
 
-    certificate = certify_run(given.run, radius=given.radius, tighten=given.tighten, progress=not given.quiet)
+    certificate = certify_run(
+        given.run,
+        radius=given.radius,
+        tighten=given.tighten,
+        per_unit=given.per_unit,
+        progress=not given.quiet,
+    )
     show_certificate(console(), certificate, given.run / "certificate.json")
     return 0
 

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from holdfast import __version__
 from holdfast.errors import HoldfastError, InputError, InterruptedRunError
 
 COMMANDS = {
@@ -29,7 +28,7 @@ examples:
   holdfast train --data digits --threat l2:0.3 --width 8000 --epochs 60 --out runs/wide
   holdfast train runs/wide/config.yaml --seed 1
   holdfast certify runs/wide --radius 10
-  holdfast report runs/wide runs/digits-linf-0.1 --out both.html
+  holdfast report runs/wide runs/digits-l2-0.3 --out both.html
   holdfast doctor runs/wide
 
 `holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
@@ -62,7 +61,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(HELP)
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(f"holdfast {__version__}")
+        print(f"holdfast {importlib.import_module('holdfast').__version__}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:

@@ -110,8 +110,8 @@ def _bracket_table(run: Run) -> Table:
     table = _table("Robust loss", "", "")
     radius = run.summary.number("parameter_radius")
     ball = "" if radius is None else f" within {setting(radius)} of the initial weights"
-    claim = Text.assemble(f"no network{ball} is below: ", (words, style))
-    table.add_row("lower bound", number(run.claimed_lower), claim)
+    behind = "" if run.claimed_lower is None else f"no network{ball} is below: "
+    table.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
     table.add_row("surrogate", number(run.surrogate), "this network under the attack of training")
     kind = run.summary.text("robust_loss_upper_kind")
     behind = "verified" if kind == "verified" else f"this network under the {kind}" if kind else ""

@@ -22,6 +22,7 @@ from holdfast.jobs.config import (
     RunConfig,
     ThreatConfig,
     TrainingConfig,
+    resolved,
 )
 from holdfast.jobs.selection import keep_examples
 from holdfast.losses import loss_named
@@ -49,6 +50,7 @@ def build(config: RunConfig) -> Job:
     Raises:
         InputError: a name that is not known, or values that do not fit together.
     """
+    config = resolved(config)
     data = build_data(config.data, seed=config.seed)
     training, device = config.training, config.device
     return Job(

@@ -100,7 +100,7 @@ class ThreatConfig(_Checked):
     """What the adversary may do to one example."""
 
     spec: str = _option(
-        "linf:0.1",
+        "l2:0.3",
         "what an adversary may change: linf:0.1, l2:0.5, l1:3, linf:8/255, sphere:0.1",
         short="threat",
     )
@@ -124,7 +124,7 @@ class NetworkConfig(_Checked):
         "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network"
     )
     init_args: Arguments = _option({}, "arguments of your own network, as {key: value}")
-    width: int = _option(4000, "hidden units in a layer", short="width", least=1)
+    width: int = _option(2000, "hidden units in a layer", short="width", least=1)
     depth: int = _option(2, "trained layers of a dense network", least=1)
     activation: str = _option("softplus", "softplus, relu, relu2, erf, gelu, tanh, ...", short="activation")
     outputs: Literal["signed", "dense"] = _option(
@@ -164,7 +164,7 @@ class TrainingConfig(_Checked):
         None, "examples a step; left out, all of them", short="batch-size", least=1
     )
     parameter_radius: float | None = _option(
-        20.0,
+        60.0,
         "radius of the ball around the initial weights; null for none",
         short="parameter-radius",
         above=0,
@@ -172,7 +172,12 @@ class TrainingConfig(_Checked):
     project: bool = _option(True, "return the weights to that ball after every step")
     optimizer: str = _option("sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer")
     optimizer_args: Arguments = _option({}, "further arguments of the optimizer, as {key: value}")
-    learning_rate: float = _option(1.0, "step size of the optimizer", short="learning-rate", above=0)
+    learning_rate: float | None = _option(
+        None,
+        "step size; left out, 0.001 for adam and its kin, for sgd 20 with two layers and 0.1 with other networks",
+        short="learning-rate",
+        above=0,
+    )
     momentum: float = _option(0.9, "momentum of sgd", least=0, below=1)
     weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
     schedule: Literal["constant", "cosine", "linear", "steps"] = _option(
@@ -227,6 +232,20 @@ class RunConfig(_Checked):
     seed: int = _option(0, "seed of the split, the weights, the order and the attacks", least=0)
     out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
     name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The configuration with a learning rate that suits optimizer and network, where none was given.
+
+    In NTK scaling the loss of two layers changes with ``W`` at rate ``m^(-1/2)``, whence the large steps.
+    """
+    training = config.training
+    if training.learning_rate is not None:
+        return config
+    rate = 0.001
+    if training.optimizer == "sgd":
+        rate = 20.0 if config.network.name == "two-layer" else 0.1
+    return replace(config, training=replace(training, learning_rate=rate))
 
 
 def to_dict(config: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from holdfast.errors import HoldfastError, InputError
@@ -54,10 +55,12 @@ def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> 
     if not callable(target):
         raise InputError(f"{path} must be a class or a function, got {type(target).__name__}; name one.")
     try:
-        signature = inspect.signature(target)
-        takes = {k: v for k, v in offers.items() if k in signature.parameters and k not in arguments}
-        signature.bind(**arguments, **takes)
-        return target(**arguments, **takes)
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # some built-in classes have none to show
+        parameters = MappingProxyType({})
+    taken = {name: value for name, value in offers.items() if name in parameters and name not in arguments}
+    try:
+        return target(**arguments, **taken)
     except HoldfastError:
         raise
     except (TypeError, ValueError) as error:

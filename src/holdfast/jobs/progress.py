@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 
@@ -63,7 +70,13 @@ class Progress:
             with self.stage(what):
                 yield lambda share: None
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=1.0)
             yield lambda share: bar.update(task, completed=share)

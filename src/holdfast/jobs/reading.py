@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from holdfast.errors import InputError
-from holdfast.jobs.config import RunConfig, from_dict, optional
+from holdfast.jobs.config import RunConfig, from_dict, optional, resolved
 from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
 
 # What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
@@ -46,7 +46,7 @@ def read_config(argv: Sequence[str], flags: Iterable[str] = ()) -> tuple[RunConf
     options = {key: value for key, value in given.items() if key in SECTIONS}
     values = _merged(_with_arguments(typed, sections), options)
     _check_nulls(values)
-    return from_dict(values), given
+    return resolved(from_dict(values)), given
 
 
 @cache
@@ -75,6 +75,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} must be YAML, but {place}; mend it there.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {HELP}.")
+    if values.get("started_from") == "python":
+        raise InputError(
+            f"{path} describes a run started from Python, whose parts no file can hold; run its script again, or write a"
+            " configuration (`holdfast train --print-config`)."
+        )
     _check_keys(path, "", values, SECTIONS)
     return {key: _section(path, key, value) for key, value in values.items()}
 

@@ -20,7 +20,7 @@ from holdfast.data import Dataset
 from holdfast.jobs.checks import Compatibility
 from holdfast.losses import Loss, predictions
 from holdfast.threats import Threat
-from holdfast.trace import Trace
+from holdfast.trace import Evaluated, Trace
 from holdfast.training import ParameterBall
 
 GALLERY = 12
@@ -68,11 +68,15 @@ def summarise(
     trace: Trace,
     passes: Sequence[FrozenPass],
     folder: Path | None,
+    others: Sequence[Evaluated] = (),
 ) -> dict[str, Any]:
-    """The summary; also writes the gallery next to it when there is a folder."""
+    """The summary; also writes the gallery next to it when there is a folder. ``others`` competed with the final weights."""
     data, model = figures.data, figures.model
     upper = attacked_loss(on_train, passes)
-    layers = [(" + ".join(names), float(d)) for names, d in zip(figures.ball.names, figures.ball.distances(model), strict=True)]
+    layers = [
+        (" + ".join(names), float(d))
+        for names, d in zip(figures.ball.names, figures.ball.distances(model), strict=True)
+    ]
     radius = certificate.radius
     summary: dict[str, Any] = {
         "name": figures.name or (folder.name if folder is not None else type(model).__name__),
@@ -104,10 +108,24 @@ def summarise(
         "robust_accuracy_verified": None,
         "train_clean_accuracy": None if on_train is None else on_train.clean_accuracy,
         "train_robust_accuracy": None if on_train is None else on_train.robust_accuracy,
-        "surrogate_loss": certificate.surrogate_loss,
-        "robust_loss_lower_bound": certificate.lower_bound,
         "robust_loss_upper_bound": upper,
         "robust_loss_upper_kind": None if on_train is None else "strongest attack",
+        **certified(certificate, upper),
+        "evaluated": [asdict(other) for other in others],
+        "bounds_at_radii": bounds_at_radii(trace, radius, certificate),
+        "drift": [{"layer": layer, "value": value, "radius": radius} for layer, value in layers],
+        "per_class": [] if on_test is None else _per_class(on_test, data),
+    }  # fmt: skip
+    if folder is not None and on_test is not None:
+        _write_gallery(model, data, on_test, folder)
+    return summary
+
+
+def certified(certificate: Certificate, upper: float) -> dict[str, Any]:
+    """The certificate's part of the summary; ``upper`` is the robust loss that attacks found."""
+    return {
+        "surrogate_loss": certificate.surrogate_loss,
+        "robust_loss_lower_bound": certificate.lower_bound,
         "gap": certificate.gap,
         "certificate_status": certificate.status,
         "certificate_reason": certificate.reason,
@@ -116,13 +134,7 @@ def summarise(
         "linearisation_error": {"mean": certificate.linearisation_error},
         "certificate": certificate.as_dict(),
         "gaps": gaps(certificate, upper),
-        "bounds_at_radii": bounds_at_radii(trace, radius, certificate),
-        "drift": [{"layer": layer, "value": value, "radius": radius} for layer, value in layers],
-        "per_class": [] if on_test is None else _per_class(on_test, data),
-    }  # fmt: skip
-    if folder is not None and on_test is not None:
-        _write_gallery(model, data, on_test, folder)
-    return summary
+    }
 
 
 def attacked_loss(on_train: Evaluation | None, passes: Sequence[FrozenPass]) -> float:
@@ -139,7 +151,11 @@ def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
     proved = {"certified": "proved", "estimate": "estimated", "void": "none"}[certificate.status]
     reached, low = certificate.surrogate_loss, certificate.lower_bound
     attack = max(0.0, upper - reached) if math.isfinite(upper) and math.isfinite(reached) else math.nan
-    parts = {"optimisation": certificate.gap, "attack": attack, "capacity": max(0.0, low) if math.isfinite(low) else math.nan}
+    parts = {
+        "optimisation": certificate.gap,
+        "attack": attack,
+        "capacity": max(0.0, low) if math.isfinite(low) else math.nan,
+    }
     known = {k: v for k, v in parts.items() if math.isfinite(v)}
     worst = max(known, key=lambda k: known[k]) if known else ""
     curved = certificate.width_factor > 1.5
@@ -201,7 +217,9 @@ def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, folder: 
     part = data.test if len(data.test) else data.train
     fell = result.clean & ~result.robust
     order = torch.argsort(fell.double() * 1e6 + result.loss.double(), descending=True)
-    chosen = order[: GALLERY * 4][torch.randperm(min(len(order), GALLERY * 4), generator=torch.Generator().manual_seed(0))]
+    chosen = order[: GALLERY * 4][
+        torch.randperm(min(len(order), GALLERY * 4), generator=torch.Generator().manual_seed(0))
+    ]
     chosen = chosen[:GALLERY].sort().values
     device = next(model.parameters()).device
     with torch.no_grad():

@@ -4,13 +4,11 @@ Read with `holdfast.training.loop`, which is the training itself. What this modu
 validation, checkpoints, interruption, the final frozen passes and the summary.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +17,47 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast.attacks import PGD, Attack
-from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.evaluate import evaluate
 from holdfast.certificates import (
-    FrozenPass,
     attacked_points,
     certify_trace,
-    evaluated_pass,
     frozen_pass,
 )
 from holdfast.certificates.certificate import void
 from holdfast.certificates.convergence import check_radius
-from holdfast.curvature import Curvature, curvature_for
+from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
 from holdfast.errors import InputError, NonFiniteLossError
-from holdfast.jobs.checks import check_compatible, check_data
+from holdfast.jobs.checkpoint import Best, resume_state, save_state, stopping
+from holdfast.jobs.checks import check_compatible, check_data, check_model, check_weights
+from holdfast.jobs.passes import attacked_at_once, best_pass, validate
 from holdfast.jobs.progress import Progress
+from holdfast.jobs.rows import Row, at_radius, metrics_row, with_bounds
+from holdfast.jobs.setting import save_setting
 from holdfast.jobs.summary import Figures, summarise
 from holdfast.losses import CrossEntropy, Loss
-from holdfast.runs import Run, RunWriter, read_metrics
+from holdfast.runs import Run, RunWriter
 from holdfast.threats import Threat
-from holdfast.trace import Evaluated, Trace, TraceRecorder, Window, load_trace, save_points, save_trace
+from holdfast.trace import Trace, TraceRecorder, save_points, save_trace
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
-from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit
+from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
 from holdfast.training.optimizers import SCHEDULES, OptimizerFactory, make_optimizer, unknown
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
-
-
-@dataclass
-class Best:
-    """The weights that did best on the validation part."""
-
-    accuracy: float = -1.0
-    loss: float = float("inf")
-    weights: dict[str, Tensor] | None = None
-    epoch: int = 0
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors")
+"""What a resumed run writes anew."""
+STALE = (
+    *OVERTAKEN,
+    "summary.json",
+    "metrics.jsonl",
+    "gallery.safetensors",
+    "trace/trace.json",
+    "checkpoints/last.pt",
+)
+"""What a run in a folder of another one must not leave there."""
 
 
 def train(
@@ -80,7 +81,7 @@ def train(
     name: str | None = None,
     accelerator: str = "auto",
     devices: int = 1,
-    precision: Any = "32-true",
+    precision: str = "32-true",
     strategy: str = "auto",
     evaluate_every: int = 1,
     evaluation_attack: Attack | None = None,
@@ -106,7 +107,10 @@ def train(
         batch_size: examples a round; default all of them.
         optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser.
         out: run folder; default: nothing is written.
-        precision: lightning-fabric's words. Rounds in less than float32 are not recorded: only the final pass certifies.
+        example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are not recorded: only
+            the final pass certifies.
+        certificate_radius: radius to certify at, default ``parameter_radius``.
         trace_every: record one epoch in so many; default: as many as cost at most a tenth of training.
         tighten: evaluations of the bound spent on raising it after training.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier exists).
@@ -125,66 +129,105 @@ def train(
         raise unknown("schedule", schedule, SCHEDULES)
     for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
         if count is not None and count < 1:
-            raise InputError(f"{what} must be a whole number >= 1, got {count}; leave it out for the default.")
+            raise InputError(
+                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
+            )
     for radius in (parameter_radius, certificate_radius):
         if radius is not None:
             check_radius(radius)
+    if resume and out is None:
+        raise InputError("resume needs the run's folder, got none; pass out=.")
     check_data(data, threat)
-    seen = Progress(enabled=progress)
+    check_weights(example_weights, len(data.train))
+    fabric = _fabric(accelerator, devices, precision, strategy)
+    seen = Progress(enabled=progress and fabric.is_global_zero)
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
+    check_model(model, data)
 
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
     fabric.launch()
-    x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
     model.to(fabric.device)
-    checked_outputs(model.eval(), x[:8], y[:8])
+    if precision == "64-true":
+        model.double()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError("the model must have parameters that require gradients, got none; unfreeze those to train.")
+    data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
+    x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
+    if example_weights is not None:
+        example_weights = example_weights.to(fabric.device)
     torch_optimizer = make_optimizer(
         optimizer, parameters, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
     curvature, reason = curvature_for(model)
     recorder = TraceRecorder(
-        model, x, y, threat, loss, curvature=curvature, radius=parameter_radius or 1.0, example_weights=example_weights,
-        processes=fabric.world_size, reduce=lambda values: fabric.all_reduce(values, reduce_op="sum"),
+        model, x, y, threat, loss, curvature=curvature, radius=certificate_radius or parameter_radius or 1.0, example_weights=example_weights,
+        processes=fabric.world_size, reduce=partial(summed, fabric),
     )  # fmt: skip
-    ball = ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or float("inf"))
+    ball = ParameterBall(
+        names=recorder.names, initial=recorder.initial, radius=parameter_radius or float("inf")
+    )
     wrapped, torch_optimizer = fabric.setup(model, torch_optimizer)
 
+    state, best = TrainingState(), Best()
+    rows: list[Row] = []
+    if resume and out is not None:
+        state, best, rows = resume_state(Path(out), model, torch_optimizer, recorder)
     writer = RunWriter(Path(out) if out is not None and fabric.is_global_zero else None)
-    state, best, rows = TrainingState(), Best(), []
-    if resume:
-        state, best, rows = _resume(writer, model, torch_optimizer, recorder, Path(out) if out is not None else None)
-    else:
+    writer.clear(OVERTAKEN if resume else STALE)
+    if not resume:
         writer.config(config or _described(locals()))
         writer.weights("initial", model.state_dict())
+    if writer.folder is not None:
+        save_setting(writer.folder / "trace", model, threat, loss, example_weights)
     writer.log(f"training {type(model).__name__} on {data.name} under {threat.spec} with seed {seed}")
     batch = min(batch_size or len(y), len(y))
-    recorded = trace and str(fabric._precision.precision) in ("32-true", "64-true")
+    recorded = trace and precision.endswith("-true")
     every = trace_every or record_every(model, len(y), batch, getattr(attack, "passes", 1))
+
+    def recorded_trace() -> Trace:
+        return Trace(
+            names=recorder.names,
+            initial=recorder.initial,
+            windows=tuple(state.windows),
+            rigorous=curvature.rigorous,
+            reason=reason,
+        )
+
+    def save() -> None:
+        saved[0] = time.perf_counter()
+        save_state(writer, model, torch_optimizer, recorder, recorded_trace(), state, best, rows)
 
     def observe(record: EpochRecord, now: TrainingState) -> None:
         last = record.epoch == epochs
-        row = _row(record, recorder.names)
+        row = metrics_row(record, recorder.names)
         if len(data.validation) and (last or record.epoch % evaluate_every == 0):
             model.eval()
-            row |= _validate(model, data, threat, evaluation_attack or PGD(steps=10), loss, seed, fabric.device, best, record)
+            row |= validate(
+                model,
+                data,
+                threat,
+                evaluation_attack or PGD(steps=10),
+                loss,
+                seed,
+                fabric.device,
+                best,
+                record,
+            )
             model.train()
         rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
-        if writer.folder is not None and (last or time.perf_counter() - saved[0] > 30):
-            saved[0] = time.perf_counter()
-            _save(writer, model, torch_optimizer, recorder, curvature, reason, now, best, rows)
+        if last or time.perf_counter() - saved[0] > 30:
+            save()
         seen.epoch(row)
 
     saved = [time.perf_counter()]
+    if not resume:
+        save()  # so that a run stopped before its first checkpoint can be resumed too
     model.train()
     steps = epochs * -(-len(y) // batch)
     failure: NonFiniteLossError | None = None
     interrupted = False
-    with stopping() as stop, seen.training(steps, state.rounds):
+    devices_used = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices_used), stopping() as stop, seen.training(steps, state.rounds):
         try:
             interrupted = fit(
                 fabric, model, wrapped, torch_optimizer, x, y, threat, attack, loss,
@@ -201,63 +244,113 @@ def train(
         best.weights, best.epoch = current, state.epoch
     writer.weights("last", current)
     writer.weights("model", best.weights)
-    trace_record = Trace(
-        names=recorder.names, initial=recorder.initial, windows=tuple(state.windows), rigorous=curvature.rigorous, reason=reason
-    )
+    trace_record = recorded_trace()
     if writer.folder is not None:
         save_trace(trace_record, writer.folder / "trace")
 
     figures = Figures(
         data=data, threat=threat, attack=attack, loss=loss, model=model, seed=seed, name=name, started=started,
-        seconds=state.seconds, epochs=state.epoch, interrupted=interrupted or failure is not None, ball=ball,
+        seconds=state.seconds, epochs=state.epoch, interrupted=True, ball=ball,
         parameter_radius=parameter_radius, compatibility=compatibility, best_epoch=best.epoch,
     )  # fmt: skip
-    if failure is not None or interrupted:
-        word = "training stopped: " + str(failure) if failure is not None else "training was interrupted before its end"
-        certificate = void(f"{word.rstrip('.')}; resume the run to certify it", parameter_radius or float("nan"))
-        summary = summarise(figures, certificate, None, None, trace_record, (), writer.folder)
-        writer.metrics(rows)
-        writer.summary(summary)
-        writer.log(str(failure) if failure is not None else "interrupted")
-        if failure is not None:
-            raise failure
-        return Run(folder=writer.folder, model=model, summary=summary, metrics=rows, certificate=certificate, best=best.weights)
+    word = "the run was interrupted before it was certified"
+    word = f"training stopped: {failure}" if failure is not None else word
+    certificate = void(f"{word.rstrip('.')}; resume the run to certify it", parameter_radius or float("nan"))
+    # Written in any case: whatever happens from here on, the folder can be loaded.
+    summary = summarise(figures, certificate, None, None, trace_record, (), writer.folder)
+    writer.metrics(rows)
+    writer.summary(summary)
+    if failure is not None:
+        writer.log(str(failure))
+        raise failure
+    if interrupted:
+        writer.log("interrupted")
+        return Run(
+            folder=writer.folder,
+            model=model,
+            summary=summary,
+            metrics=rows,
+            certificate=certificate,
+            best=best.weights,
+        )
 
     with seen.stage("attacking every example once more, at frozen weights"):
-        points = attacked_points(model, x, y, threat, attack, loss, seed=seed + 1, batch_size=_chunk(model))
+        points = attacked_points(
+            model, x, y, threat, attack, loss, seed=seed + 1, batch_size=attacked_at_once(model)
+        )
     passed = frozen_pass(
-        model, recorder.initial, points, threat, loss, curvature, label="the final pass", example_weights=example_weights
+        model,
+        recorder.initial,
+        points,
+        threat,
+        loss,
+        curvature,
+        label="the final pass",
+        example_weights=example_weights,
     )
     if writer.folder is not None:
         save_points(points, writer.folder / "trace")
-    others = _best_pass(model, best, current, passed, x, y, threat, attack, loss, curvature, seed, example_weights)
-    radius = certificate_radius or parameter_radius or max(passed.evaluated.distance) * (1 + 1e-6)
+    others = best_pass(
+        model, best, current, passed, x, y, threat, attack, loss, curvature, seed, example_weights
+    )
+    # Weights that have not moved at all are in a ball of any radius.
+    radius = certificate_radius or parameter_radius or max(passed.evaluated.distance) * (1 + 1e-6) or 1.0
+    if radius != recorder.radius:
+        trace_record = replace(trace_record, windows=tuple(at_radius(trace_record.windows, radius)))
+        rows[:] = with_bounds(rows, trace_record.windows)
     with seen.counted("certifying in float64") as report:
-        certificate = certify_trace(trace_record, passed, radius, others=others, evaluations=tighten, progress=report)
+        certificate = certify_trace(
+            trace_record, passed, radius, others=others, evaluations=max(1, tighten), progress=report
+        )
     # On the training part every example is attacked to the end: its loss is wanted, not only whether it broke.
     strongest = final_attack or PGD(steps=40, restarts=2, keep_best=True)
     with seen.counted("attacking the trained network harder") as report:
         train_result = evaluate(
-            model, x, y, threat, attacks=(strongest,), loss=loss, drop_broken=False, seed=seed, progress=_fraction(report)
+            model,
+            x,
+            y,
+            threat,
+            attacks=(strongest,),
+            loss=loss,
+            drop_broken=False,
+            seed=seed,
+            progress=_fraction(report),
         )
         test = data.test if len(data.test) else data.train
         test_result = evaluate(
             model, test.x.to(fabric.device), test.y.to(fabric.device), threat, attacks=(strongest,), seed=seed
         )
-    summary = summarise(figures, certificate, train_result, test_result, trace_record, (passed,), writer.folder)
+    figures = replace(figures, interrupted=False)
+    summary = summarise(
+        figures, certificate, train_result, test_result, trace_record, (passed,), writer.folder, others
+    )
     writer.metrics(rows)
     writer.summary(summary)
-    writer.log(f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}")
-    return Run(folder=writer.folder, model=model, summary=summary, metrics=rows, certificate=certificate, best=best.weights)
+    writer.log(
+        f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
+    )
+    return Run(
+        folder=writer.folder,
+        model=model,
+        summary=summary,
+        metrics=rows,
+        certificate=certificate,
+        best=best.weights,
+    )
 
 
-def _fraction(report: Callable[[float], None]) -> Callable[[str, int, int], None]:
-    return lambda _, done, total: report(done / max(1, total))
-
-
-def _chunk(model: nn.Module) -> int:
-    """Examples attacked at once: a (rows, width) array of at most 2^24 numbers."""
-    return max(16, min(1024, 2**24 // max(1, getattr(model, "width", 2**14))))
+def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:
+    """Where training runs. 64-true is the model's own affair: fabric would cast its outputs back to float32."""
+    if precision not in PRECISIONS:
+        raise unknown("precision", str(precision), PRECISIONS)
+    words: Any = "32-true" if precision == "64-true" else precision
+    try:
+        return Fabric(accelerator=accelerator, devices=devices, precision=words, strategy=strategy)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise InputError(
+            f"accelerator, devices, precision and strategy must be had on this machine, got {accelerator!r}, {devices!r}, "
+            f"{precision!r} and {strategy!r} ({' '.join(str(error).split())}); leave them out for the default."
+        ) from error
 
 
 def _described(given: dict[str, Any]) -> dict[str, Any]:
@@ -265,120 +358,19 @@ def _described(given: dict[str, Any]) -> dict[str, Any]:
     plain = (str, int, float, bool, type(None))
     skip = {"data", "config", "model", "resume", "progress", "out"}
     names = list(train.__kwdefaults__ or {})
-    values = {key: given[key] if isinstance(given[key], plain) else repr(given[key]) for key in names if key not in skip}
-    return {"started_from": "python", "data": given["data"].name, "threat": given["threat"].spec, "model": type(given["model"]).__name__, **values}
-
-
-def _row(record: EpochRecord, names: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
-    window: Window | None = record.window
+    values = {
+        key: given[key] if isinstance(given[key], plain) else repr(given[key])
+        for key in names
+        if key not in skip
+    }
     return {
-        "epoch": record.epoch, "rounds": record.rounds, "seconds": record.seconds, "learning_rate": record.learning_rate,
-        "online_loss": record.online_loss, "lower_bound": None if window is None else window.lower_bound,
-        "void": "" if window is None else window.void,
-        "drift": {ball_name(ball): distance for ball, distance in zip(names, record.drift, strict=True)},
-        "clean_accuracy": None, "robust_accuracy": None, "robust_loss": None,
-    }  # fmt: skip
+        "started_from": "python",
+        "data": given["data"].name,
+        "threat": given["threat"].spec,
+        "model": type(given["model"]).__name__,
+        **values,
+    }
 
 
-def ball_name(names: tuple[str, ...]) -> str:
-    """A word for the ball of these parameters: the parameter, or the layer that owns them."""
-    return names[0] if len(names) == 1 else names[0].rpartition(".")[0] or " + ".join(names)
-
-
-def _validate(
-    model: nn.Module, data: Dataset, threat: Threat, attack: Attack, loss: Loss, seed: int, device: torch.device,
-    best: Best, record: EpochRecord,
-) -> dict[str, Any]:  # fmt: skip
-    part = data.validation
-    result = attack.run(model, part.x.to(device), part.y.to(device), threat, loss=loss, seed=seed)
-    with torch.no_grad():
-        outputs = model(part.x.to(device))
-    from holdfast.losses import correct
-
-    robust, robust_loss = float((~result.success).double().mean()), float(result.loss.mean())
-    if (robust, -robust_loss) > (best.accuracy, -best.loss):
-        best.accuracy, best.loss, best.epoch = robust, robust_loss, record.epoch
-        best.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    clean = float(correct(outputs, part.y.to(device)).double().mean())
-    return {"clean_accuracy": clean, "robust_accuracy": robust, "robust_loss": robust_loss}
-
-
-def _best_pass(
-    model: nn.Module, best: Best, current: dict[str, Tensor], final: FrozenPass, x: Tensor, y: Tensor, threat: Threat,
-    attack: Attack, loss: Loss, curvature: Curvature, seed: int, example_weights: Tensor | None,
-) -> list[Evaluated]:  # fmt: skip
-    """A frozen pass at the best weights, where they differ from the last: it competes for the surrogate loss."""
-    if best.weights is None or all(torch.equal(best.weights[name], tensor) for name, tensor in current.items()):
-        return []
-    model.load_state_dict(best.weights)
-    points = attacked_points(model, x, y, threat, attack, loss, seed=seed + 2, batch_size=_chunk(model))
-    passed = frozen_pass(
-        model, final.initial, points, threat, loss, curvature, label="the best weights", example_weights=example_weights
-    )
-    model.load_state_dict(current)
-    return [] if passed.fault else [evaluated_pass(passed, max(passed.evaluated.distance), 0.0)]
-
-
-def _save(
-    writer: RunWriter, model: nn.Module, optimizer: Any, recorder: TraceRecorder, curvature: Curvature, reason: str,
-    state: TrainingState, best: Best, rows: list[dict[str, Any]],
-) -> None:  # fmt: skip
-    """All that a resumed run needs, and all that a reader of an unfinished one finds."""
-    if writer.folder is None:
-        return
-    trace = Trace(
-        names=recorder.names, initial=recorder.initial, windows=tuple(state.windows), rigorous=curvature.rigorous, reason=reason
-    )
-    save_trace(trace, writer.folder / "trace")
-    writer.metrics(rows)
-    current = model.state_dict()
-    writer.weights("last", current)
-    writer.weights("model", best.weights or current)
-    writer.checkpoint(
-        {
-            "model": current, "optimizer": optimizer.state_dict(), "epoch": state.epoch, "rounds": state.rounds,
-            "seconds": state.seconds, "generator": state.generator_state, "recorded_rounds": recorder.rounds,
-            "best": {"accuracy": best.accuracy, "loss": best.loss, "epoch": best.epoch, "weights": best.weights},
-        }
-    )  # fmt: skip
-
-
-def _resume(
-    writer: RunWriter, model: nn.Module, optimizer: Any, recorder: TraceRecorder, out: Path | None
-) -> tuple[TrainingState, Best, list[dict[str, Any]]]:
-    if out is None:
-        raise InputError("resume needs the run's folder, got none; pass out=.")
-    saved = RunWriter(out).read_checkpoint()
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    trace = load_trace(out / "trace")
-    for name, start in trace.initial.items():
-        recorder.initial[name].copy_(start)
-    recorder.rounds = saved["recorded_rounds"]
-    state = TrainingState(
-        epoch=saved["epoch"], rounds=saved["rounds"], seconds=saved["seconds"], generator_state=saved["generator"],
-        windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
-    )  # fmt: skip
-    rows = [row for row in read_metrics(out) if row["epoch"] <= saved["epoch"]]
-    return state, Best(**saved["best"]), rows
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask training to stop after the step it is in; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _fraction(report: Callable[[float], None]) -> Callable[[str, int, int], None]:
+    return lambda _, done, total: report(done / max(1, total))

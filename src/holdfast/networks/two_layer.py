@@ -55,7 +55,9 @@ class TwoLayer(nn.Module):
                 f"a network needs features >= 1 and classes >= 2, got {features} and {classes}; check the data."
             )
         if outputs not in ("signed", "dense"):
-            raise InputError(f"outputs must be 'signed' or 'dense', got {outputs!r}; 'signed' certifies tighter.")
+            raise InputError(
+                f"outputs must be 'signed' or 'dense', got {outputs!r}; 'signed' certifies tighter."
+            )
         self.outputs = 1 if classes == 2 else classes
         signed = outputs == "signed" or classes == 2
         unit = 2 * self.outputs if signed else 2 if paired else 1
@@ -65,7 +67,9 @@ class TwoLayer(nn.Module):
                 f"width must be a multiple of {unit} (each output has units of both signs), got {width}; ask for {nearest}."
             )
         if center is not None and center.numel() != features:
-            raise InputError(f"center must have {features} numbers, one a feature, got {center.numel()}; pass data means.")
+            raise InputError(
+                f"center must have {features} numbers, one a feature, got {center.numel()}; pass data means."
+            )
         self.features, self.classes, self.width = features, classes, width
         self.activation = activation if isinstance(activation, Activation) else activation_named(activation)
         self.constant = constant
@@ -81,7 +85,12 @@ class TwoLayer(nn.Module):
             self.groups = len(rows)
             a = rows.repeat_interleave(width // len(rows), 0)
             shape = (self.outputs, 1 if paired else 2, width // len(rows), self.input_size)
-            weight = torch.randn(shape, generator=draw).expand(-1, 2, -1, -1).reshape(width, self.input_size).clone()
+            weight = (
+                torch.randn(shape, generator=draw)
+                .expand(-1, 2, -1, -1)
+                .reshape(width, self.input_size)
+                .clone()
+            )
         else:
             rows, self.groups = None, 1
             drawn = width // 2 if paired else width

@@ -35,6 +35,10 @@ class Limits:
         """The rows with 0 in every fixed feature."""
         return rows if self.free is None else torch.where(self.free, rows, 0.0)
 
+    def restored(self, points: Rows, x: Rows) -> Rows:
+        """The points with ``x`` in every fixed feature."""
+        return points if self.free is None else torch.where(self.free, points, x)
+
     def around(self, x: Rows) -> tuple[Rows, Rows] | tuple[None, None]:
         """How far below and above ``x`` the box reaches; 0 where ``x`` lies beyond its edge."""
         if self.inner is None:
@@ -45,19 +49,26 @@ class Limits:
         """Points clamped to the box, widened to ``x`` where that lies on the rounded side of an edge."""
         if self.inner is None:
             return points
-        return torch.minimum(
-            torch.maximum(points, torch.minimum(self.inner[0], x)), torch.maximum(self.inner[1], x)
-        )
+        return torch.clamp(points, *self.box(x))
+
+    def box(self, x: Rows) -> tuple[Rows, Rows]:
+        """The box around each ``x``, widened to it; infinite where there is none."""
+        if self.inner is None:
+            edge = x.new_full((1, 1), torch.inf)
+            return -edge, edge
+        return torch.minimum(self.inner[0], x), torch.maximum(self.inner[1], x)
 
     def hold(self, points: Rows, x: Rows) -> Bool[Tensor, " batch"]:
         """Whether each point lies in the box (widened to ``x``) and agrees with ``x`` in the fixed features; in float64."""
         p, x = points.double(), x.double()
-        held = torch.ones_like(p, dtype=torch.bool)
+        held = torch.ones(len(p), dtype=torch.bool, device=p.device)
         if self.exact is not None:
-            held = (p >= torch.minimum(self.exact[0], x)) & (p <= torch.maximum(self.exact[1], x))
+            # The sign of a difference is exact, and a row's largest number costs a fraction of its truth values.
+            below, above = torch.minimum(self.exact[0], x) - p, p - torch.maximum(self.exact[1], x)
+            held = torch.maximum(below, above).amax(1) <= 0
         if self.free is not None:
-            held &= self.free | (p == x)
-        return held.all(1)
+            held &= (self.free | (p == x)).all(1)
+        return held
 
 
 def limits(bounds: Box | None, fixed: Tensor | None, x: Tensor) -> Limits:
@@ -149,7 +160,7 @@ def uniform(x: Rows, generator: Generator) -> Rows:
 def unit_l2(rows: Rows) -> Rows:
     """Rows divided by their l2 norm, without overflow or underflow; a row of zeros stays."""
     largest = rows.abs().amax(1, keepdim=True)
-    scaled = torch.where(largest > 0, rows / largest, 0.0)
+    scaled = rows / torch.where(largest > 0, largest, 1.0)
     return scaled / projections.lengths(scaled, "2")[:, None].clamp(min=1.0).to(rows.dtype)
 
 

@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
@@ -33,6 +34,13 @@ class Threat(ABC):
     @abstractmethod
     def project(self, points: Points, x: Points) -> Points:
         """Nearest point of ``B(x_i)`` in the Euclidean norm, for each row: exact, up to the rounding of the dtype."""
+
+    def projector(self, x: Points) -> Callable[[Points], Points]:
+        """`project` onto the sets of these examples, for many points in turn: what depends on ``x`` alone is worked out once.
+
+        Up to rounding in the points' own dtype; what leaves an attack is settled afterwards.
+        """
+        return lambda points: self.project(points, x)
 
     @abstractmethod
     def settle(self, points: Points, x: Points) -> Points:

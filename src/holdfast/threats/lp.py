@@ -1,6 +1,7 @@
 """Balls of the l-inf, l2 and l1 norm, within a valid box and with features that may not change."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +14,6 @@ from holdfast.threats import _geometry as geometry
 from holdfast.threats._geometry import Limits, Rows
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
-_PROJECT = {"inf": projections.project_linf, "2": projections.project_l2, "1": projections.project_l1}
 _MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1": projections.maximise_l1}
 _DUAL = {"inf": "1", "2": "2", "1": "inf"}
 
@@ -135,9 +135,24 @@ class LpBall(Threat):
     def project(self, points: Points, x: Points) -> Points:
         return self._project(points, x, self.radius)
 
+    def projector(self, x: Points) -> Callable[[Points], Points]:
+        centre, bound = x.flatten(1), self._limits_for(x)
+        if self.norm == "inf":
+            lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius))
+            return lambda points: torch.clamp(points, lower, upper)
+        if self.norm == "1":
+            return super().projector(x)
+        around, box = bound.around(centre), bound.box(centre)
+
+        def project(points: Points) -> Points:
+            p = bound.restored(points.flatten(1), centre)
+            share = projections.factor_l2(p - centre, self.radius, *around)
+            return torch.clamp(torch.lerp(centre, p, share), *box).reshape(points.shape)
+
+        return project
+
     def settle(self, points: Points, x: Points) -> Points:
-        size = projections.lengths(self._limits_for(x).masked(x.flatten(1)), self.norm)
-        return self._project(points, x, ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0))
+        return self._project(points, x, self._settled_radius(x.flatten(1)))
 
     def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
         p, centre = points.flatten(1).double(), x.flatten(1).double()
@@ -149,11 +164,10 @@ class LpBall(Threat):
         so that faces of the box may carry mass. The points are settled: they pass `contains`."""
         rows, bound = x.flatten(1), self._limits_for(x)
         if self.norm == "inf":
-            low, high = bound.around(rows)
-            lower = projections.project_linf(torch.full_like(rows, -self.radius), self.radius, low, high)
-            upper = projections.project_linf(torch.full_like(rows, self.radius), self.radius, low, high)
-            delta = lower + (upper - lower) * geometry.uniform(rows, generator)
-        elif self.norm == "2":
+            lower, upper = self._edges(rows, self._settled_radius(rows)[:, None])
+            drawn = torch.lerp(lower, upper, geometry.uniform(rows, generator))
+            return torch.clamp(drawn, lower, upper).reshape(x.shape)
+        if self.norm == "2":
             delta = self.radius * geometry.uniform_in_l2_ball(rows, bound, generator)
         else:
             delta = self.radius * _uniform_in_l1_ball(rows, bound, generator)
@@ -187,12 +201,31 @@ class LpBall(Threat):
         return apart if bound.free is None else apart.masked_fill(((a != b) & ~bound.free).any(1), math.inf)
 
     def _project(self, points: Points, x: Points, radius: projections.Radius) -> Points:
-        p, centre, bound = points.flatten(1), x.flatten(1), self._limits_for(x)
-        delta = p - centre
-        moved = _PROJECT[self.norm](bound.masked(delta), radius, *bound.around(centre))
-        # A feature the projection leaves alone keeps its bits: x + (p - x) would round.
-        result = torch.where(moved == delta, p, centre + moved)
-        return bound.clamp(result, centre).reshape(points.shape)
+        centre, bound = x.flatten(1), self._limits_for(x)
+        p = bound.restored(points.flatten(1), centre)
+        if self.norm == "inf":
+            column = radius[:, None] if isinstance(radius, Tensor) else radius
+            return torch.clamp(p, *self._edges(centre, column)).reshape(points.shape)
+        if self.norm == "2":
+            share = projections.factor_l2((p - centre).double(), radius, *bound.around(centre))
+            moved = torch.lerp(centre.double(), p.double(), share).to(p.dtype)  # a share of 1 keeps the bits of p
+        else:
+            delta = p - centre
+            kept = projections.project_l1(delta, radius, *bound.around(centre))
+            moved = torch.where(kept == delta, p, centre + kept)  # x + (p - x) would round
+        return bound.clamp(moved, centre).reshape(points.shape)
+
+    def _settled_radius(self, x: Rows) -> Float[Tensor, " batch"]:
+        size = projections.lengths(self._limits_for(x).masked(x), self.norm)
+        return ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0)
+
+    def _edges(self, x: Rows, radius: float | Float[Tensor, "batch 1"]) -> tuple[Rows, Rows]:
+        """Least and largest value of each feature in the l-inf ball within the box."""
+        bound = self._limits_for(x)
+        if isinstance(radius, Tensor):
+            radius = radius.to(x.dtype)
+        lower, upper = bound.clamp(x - radius, x), bound.clamp(x + radius, x)
+        return bound.restored(lower, x), bound.restored(upper, x)
 
     def _limits_for(self, x: Tensor) -> Limits:
         key = (x.shape[1:], x.dtype, x.device)
@@ -204,7 +237,7 @@ class LpBall(Threat):
 def _norm_name(norm: str | float | int) -> str:
     text = norm.strip().lower() if isinstance(norm, str) else f"{norm:g}"
     text = text.removeprefix("l")
-    if text not in _PROJECT:
+    if text not in _DUAL:
         raise InputError(
             f"norm must be 'inf', '2' or '1', got {norm!r}; 'inf' bounds the change of every feature alike."
         )

@@ -17,7 +17,7 @@ from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
 from holdfast.trace.lower_model import Block, LowerModel, curved
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
-from holdfast.trace.window import Rounding, Window
+from holdfast.trace.window import Rounding, Window, growth
 
 
 def as_matrix(parameter: Tensor) -> Float[Tensor, "units inputs"]:
@@ -236,6 +236,7 @@ class TraceRecorder:
         rounding = Rounding(
             unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
             input_norm=float(sums.input_norm), distance=float(sums.distance), output_norm=self._output_norm(),
+            growth=growth(self.model),
         )  # fmt: skip
         online_loss = float(self.reduce(sums.loss)) / epochs
         fault = self._fault(sums, lower)

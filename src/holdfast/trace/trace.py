@@ -122,7 +122,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), value)
+        numbers = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+        value = zlib.crc32(memoryview(numbers.numpy()), value)
     return value
 
 

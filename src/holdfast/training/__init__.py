@@ -5,3 +5,4 @@ from holdfast.training.loop import EpochRecord as EpochRecord
 from holdfast.training.loop import Fit as Fit
 from holdfast.training.loop import TrainingState as TrainingState
 from holdfast.training.loop import fit as fit
+from holdfast.training.loop import summed as summed

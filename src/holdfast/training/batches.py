@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast._tensors import chunks
+from holdfast._tensors import chunks, generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,11 @@ class Batch:
 
     rows: Tensor
     round_size: int
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of what is drawn in one epoch."""
+    return (seed * 1_000_003 + epoch) % 2**63
 
 
 def epoch_batches(
@@ -28,8 +33,7 @@ def epoch_batches(
     if batch_size >= examples:
         order = torch.arange(examples)
     else:
-        mixed = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        order = torch.randperm(examples, generator=mixed)
+        order = torch.randperm(examples, generator=generator(epoch_seed(seed, epoch)))
     for part in chunks(examples, batch_size):
         rows = order[part]
         yield Batch(rows=rows[rank::processes], round_size=len(rows))

@@ -7,7 +7,7 @@ the state that `fit` hands to its observer after each epoch is enough to go on f
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from holdfast.losses import Loss
 from holdfast.threats import Threat
 from holdfast.trace import TraceRecorder, Window
 from holdfast.training.ball import ParameterBall
-from holdfast.training.batches import epoch_batches
+from holdfast.training.batches import epoch_batches, epoch_seed
 from holdfast.training.optimizers import learning_rate_factor
 
 
@@ -91,7 +91,7 @@ def fit(
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
         recorder: writes the trace; every ``record_every``-th epoch, and always the last, is recorded.
-        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked after each step.
+        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each step, which is finished all the same.
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
@@ -101,15 +101,21 @@ def fit(
     if state.generator_state is not None:
         noise.set_state(state.generator_state)
     steps_an_epoch = -(-n // batch_size)
-    base_rates = [group["lr"] for group in optimizer.param_groups]
+    # Kept in the optimiser's own state, since a resumed one comes with the rates of its last step.
+    base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     parameters = [p for p in module.parameters() if p.requires_grad]
     for epoch in range(state.epoch, epochs):
+        torch.manual_seed(
+            (epoch_seed(seed, epoch) + fabric.global_rank) % 2**63
+        )  # what dropout in the model draws from
         began, recording = time.perf_counter(), recorder is not None and _due(epoch, epochs, record_every)
         if recorder is not None and recording:
             recorder.open()
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         rate = 0.0
-        batches = epoch_batches(n, batch_size, seed=seed, epoch=epoch, rank=fabric.global_rank, processes=fabric.world_size)
+        batches = epoch_batches(
+            n, batch_size, seed=seed, epoch=epoch, rank=fabric.global_rank, processes=fabric.world_size
+        )
         for batch in batches:
             factor = learning_rate_factor(schedule, (state.rounds) / (epochs * steps_an_epoch))
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
@@ -118,15 +124,19 @@ def fit(
             points = x[rows]
             if len(rows):  # a process may have no share of a short last round
                 with fabric.autocast():
-                    points = attack.points(module, points, y[rows], threat, generator=noise, loss=loss, mode="keep")
+                    points = attack.points(
+                        module, points, y[rows], threat, generator=noise, loss=loss, mode="keep"
+                    )
             outputs = model(points)
             # The mean over the whole round; processes average their gradients, hence the factor.
             share = torch.full((len(rows),), 1 / batch.round_size, dtype=outputs.dtype, device=x.device)
             if example_weights is not None:
-                share = example_weights[rows] * (n / batch.round_size)
+                share = example_weights[rows].to(outputs.dtype) * (n / batch.round_size)
             value = (share * loss(outputs, y[rows])).sum()
-            # One look at the loss a round (not within the attack): a step is never taken with a loss that is not finite.
-            seen = float(value.detach())
+            # One look at the loss a round (not within the attack): a step is never taken with a loss that is not finite, and
+            # all processes end in the same round.
+            both = torch.stack([value.detach().double(), torch.full_like(value, stop(), dtype=torch.float64)])
+            seen, asked = summed(fabric, both).tolist()
             if not abs(seen) < float("inf"):
                 raise NonFiniteLossError(
                     f"the training loss must stay finite, got {seen} in round {state.rounds + 1} (epoch {epoch + 1}); "
@@ -145,7 +155,7 @@ def fit(
             state.rounds += 1
             total += value.detach() * (batch.round_size / n)
             on_step(state.rounds, seen)
-            if stop():
+            if asked:
                 optimizer.zero_grad(set_to_none=True)
                 return Fit(state=state, interrupted=True)
         window = recorder.close(epoch=epoch + 1) if recorder is not None and recording else None
@@ -159,11 +169,16 @@ def fit(
         observe(
             EpochRecord(
                 epoch=epoch + 1, rounds=state.rounds, seconds=state.seconds, learning_rate=rate,
-                online_loss=float(fabric.all_reduce(total, reduce_op="sum")), drift=drift, window=window,
+                online_loss=float(summed(fabric, total)), drift=drift, window=window,
             ),
             state,
         )  # fmt: skip
     return Fit(state=state, interrupted=False)
+
+
+def summed(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum over all processes, in each of them."""
+    return cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
 
 
 def _due(epoch: int, epochs: int, every: int) -> bool:

@@ -1,0 +1,223 @@
+"""Run folders: written whole or not at all, read without executing code."""
+
+import json
+import math
+import pickle
+
+import pytest
+import torch
+
+from holdfast import _files
+from holdfast.certificates import Certificate
+from holdfast.errors import RunFolderError
+from holdfast.runs import Run, RunWriter, read_metrics, read_summary
+from holdfast.runs.run import read_checkpoint, read_weights
+
+CERTIFICATE = Certificate(
+    status="certified", reason="it is", radius=2.0, surrogate_loss=0.5, drift=(1.0, 2.0)
+)
+WEIGHTS = {"weight": torch.arange(6.0).reshape(2, 3)}
+CHECKPOINT = {"model": WEIGHTS, "epoch": 3, "generator": torch.Generator().get_state(), "best": None}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small run folder, every file written by the writer."""
+    writer = RunWriter(tmp_path / "run")
+    writer.config({"seed": 0, "name": "déjà vu"})
+    writer.weights("model", WEIGHTS)
+    writer.weights("last", {"weight": WEIGHTS["weight"] + 1})
+    writer.metrics([{"epoch": 1, "online_loss": 0.5}, {"epoch": 2, "online_loss": math.nan}])
+    writer.summary({"name": "run", "gap": math.inf, "certificate": CERTIFICATE.as_dict()})
+    writer.checkpoint(CHECKPOINT)
+    writer.log("first line")
+    writer.log("second line")
+    return tmp_path / "run"
+
+
+def test_what_is_written_is_read_back(folder):
+    run = Run.load(folder)
+    assert run.summary["name"] == "run"
+    assert run.certificate.status == "certified"
+    assert run.certificate.drift == (1.0, 2.0)
+    assert math.isnan(run.certificate.gap)
+    assert torch.equal(run.weights("best")["weight"], WEIGHTS["weight"])
+    assert torch.equal(run.weights()["weight"], WEIGHTS["weight"] + 1)
+    assert [row["epoch"] for row in run.metrics] == [1, 2]
+    checkpoint = read_checkpoint(folder)
+    assert torch.equal(checkpoint["generator"], CHECKPOINT["generator"])
+    assert checkpoint["epoch"] == 3
+    assert [line.partition(" ")[2] for line in (folder / "log.txt").read_text().splitlines()] == [
+        "first line",
+        "second line",
+    ]
+
+
+def test_a_run_in_memory_writes_nothing_and_gives_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    writer = RunWriter(None)
+    writer.config({})
+    writer.summary({})
+    writer.metrics([])
+    writer.weights("last", WEIGHTS)
+    writer.checkpoint({})
+    writer.log("nothing")
+    writer.clear(["summary.json"])
+    assert list(tmp_path.iterdir()) == []
+    model = torch.nn.Linear(3, 2)
+    run = Run(folder=None, model=model, summary={}, metrics=[], certificate=CERTIFICATE, best=WEIGHTS)
+    assert torch.equal(run.weights()["weight"], model.weight)
+    assert run.weights("best") is WEIGHTS
+
+
+def test_numbers_that_json_lacks_become_null(folder):
+    text = (folder / "summary.json").read_text() + (folder / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert read_summary(folder)["gap"] is None
+    assert read_metrics(folder)[1] == {"epoch": 2, "online_loss": None}
+    assert _files.without_nan({"a": (1.0, [math.nan]), 2: -math.inf}) == {"a": [1.0, [None]], "2": None}
+
+
+READERS = {
+    "summary.json": Run.load,
+    "model.safetensors": Run.load,
+    "last.safetensors": lambda folder: Run.load(folder).weights(),
+    "checkpoints/last.pt": read_checkpoint,
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_cut_short_is_named(folder, name, share):
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(RunFolderError, match=name.rpartition("/")[2]) as error:
+        READERS[name](folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(RunFolderError, match=name.rpartition("/")[2]):
+        READERS[name](folder)
+
+
+def test_metrics_cut_short_lose_their_last_line_only(folder):
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-9] + b"\xff")
+    assert [row["epoch"] for row in Run.load(folder).metrics] == [1]
+    path.unlink()
+    assert Run.load(folder).metrics == []
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="does not exist"):
+        read_summary(tmp_path / "none")
+    with pytest.raises(RunFolderError, match=r"has no summary\.json"):
+        read_summary(tmp_path)
+    (tmp_path / "summary.json").write_text("[1, 2]")
+    with pytest.raises(RunFolderError, match="got list"):
+        read_summary(tmp_path)
+
+
+def test_a_summary_without_certificate_loads_as_void(folder):
+    (folder / "summary.json").write_text("{}")
+    certificate = Run.load(folder).certificate
+    assert certificate.status == "void"
+    assert math.isnan(certificate.radius)
+
+
+class Trap:
+    """Unpickled, it would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_loading_executes_nothing(folder, tmp_path):
+    sprung = tmp_path / "sprung"
+    torch.save({"model": Trap(sprung)}, folder / "checkpoints" / "last.pt")
+    with pytest.raises(RunFolderError, match="whole checkpoint"):
+        read_checkpoint(folder)
+    for name in ("model", "last"):
+        (folder / f"{name}.safetensors").write_bytes(pickle.dumps(Trap(sprung)))
+        with pytest.raises(RunFolderError):
+            read_weights(folder / f"{name}.safetensors")
+    assert not sprung.exists()
+
+
+def failing(error):
+    def write(part):
+        part.write_text("half")
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos")])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RunFolderError, match="must be writable"):
+        _files.write_atomically(path, failing(error))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(TypeError):
+        _files.write_atomically(tmp_path / "file", failing(TypeError("a bug")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        _files.write_atomically(path, failing(KeyboardInterrupt()))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_where_there_is_no_folder_says_so(tmp_path):
+    for write in (
+        lambda: _files.write_json(tmp_path / "none" / "a.json", {}),
+        lambda: _files.write_tensors(tmp_path / "none" / "a.safetensors", WEIGHTS),
+        lambda: _files.write_atomically(tmp_path / "none" / "a.pt", lambda part: torch.save({}, part)),
+    ):
+        with pytest.raises(RunFolderError, match="must be writable"):
+            write()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunFolderError, match="must be a folder that can be written") as error:
+        RunWriter(tmp_path / "file" / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_tensors_that_share_memory_or_are_strided_are_written_as_they_are(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    _files.write_tensors(tmp_path / "a.safetensors", {"a": whole.T, "b": whole, "c": whole[1]})
+    back = read_weights(tmp_path / "a.safetensors")
+    assert torch.equal(back["a"], whole.T)
+    assert torch.equal(back["b"], whole)
+    assert torch.equal(back["c"], whole[1])
+
+
+def test_clearing_removes_only_what_is_named(folder):
+    RunWriter(folder).clear(["summary.json", "checkpoints/last.pt", "never-there"])
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {"config.yaml", "model.safetensors", "last.safetensors", "metrics.jsonl", "log.txt"}
+
+
+def test_the_summary_is_plain_json(folder):
+    def refuse(word):
+        raise AssertionError(word)
+
+    json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
