@@ -450,6 +450,16 @@ def test_certifying_again_gives_the_certificate_of_the_run(done):
     assert json.loads((done.folder / "certificate.json").read_text())["gap"] == again.gap
 
 
+def test_the_best_weights_compete_with_the_last_ones(data, threat, tmp_path):
+    run = train(two_layer(data), data, threat, out=tmp_path, learning_rate=10.0, epochs=6)
+    assert run.summary["best_epoch"] < 6
+    (best,) = run.summary["evaluated"]
+    # rerunning their attack is no part of certifying, so their loss must have been kept
+    assert run.certificate.surrogate_loss == pytest.approx(best["surrogate_loss"], abs=1e-9)
+    assert run.certificate.drift == tuple(best["distance"])
+    assert certify_run(tmp_path, tighten=3, progress=False) == run.certificate
+
+
 def test_certifying_at_other_radii(done):
     before = (done.folder / "summary.json").read_bytes()
     bounds = [certify_run(done.folder, radius=r, tighten=3, progress=False) for r in (2.5, 4.0, 8.0)]

@@ -238,7 +238,7 @@ def test_projected_gradient_descent_reaches_the_optimum_of_a_linear_model(rng):
     nn.init.zeros_(model.weight)
     radius = 0.3
     trained(
-        model, x, y, epochs=300, batch_size=40, rate=0.1, radius=radius, attack=CleanAttack(), loss=Squared(),
+        model, x, y, epochs=150, batch_size=40, rate=0.1, radius=radius, attack=CleanAttack(), loss=Squared(),
         record=False,
     )  # fmt: skip
     a, b = x.T @ x / 40, x.T @ (2.0 * y.double() - 1) / 40

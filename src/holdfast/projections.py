@@ -57,8 +57,10 @@ def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None
         return torch.where(length > limit, limit / length, 1.0).to(delta.dtype)
     limit = limit.to(delta.dtype)
     size, largest = _unit(delta)
-    scale = _scale(size, _room(delta, limit, low, high), limit, largest)
-    return torch.where(scale < largest, scale / largest, 1.0)
+    room = _room(delta, limit, low, high)
+    scale = _scale(size.square_(), room.square_(), limit, largest)
+    share = torch.where(scale < largest, scale / largest, 1.0)
+    return torch.where(limit > 0, share, 0.0)  # the cut of the rooms at twice the radius hides a ball of radius 0
 
 
 def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
@@ -113,7 +115,8 @@ def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit 
     limit = _column(direction, radius)
     size, _ = _unit(direction.double())
     room = _room(direction.double(), limit, low, high)
-    length = torch.minimum(_scale(size, room, limit, torch.full_like(limit, _LARGEST)) * size, room)
+    scale = _scale(size.square(), room.square(), limit, torch.full_like(limit, _LARGEST))
+    length = torch.minimum(scale * size, room)
     return torch.copysign(length.to(direction.dtype), direction)
 
 
@@ -163,38 +166,38 @@ def _bounds_along(delta: Rows, low: Limit, high: Limit) -> Rows:
     up = delta.new_full((1, 1), torch.inf) if high is None else high
     down = delta.new_full((1, 1), -torch.inf) if low is None else low
     sign = torch.copysign(delta.new_ones(()), delta)
-    return torch.maximum(sign * up, sign * down)  # limits lie on either side of 0
+    return (sign * up).clamp_(min=sign * down)  # limits lie on either side of 0
 
 
 def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
     """`_bounds_along`, made finite by a cut at twice the radius, which no feature of the ball reaches."""
-    return torch.minimum(_bounds_along(delta, low, high), 2 * limit)
+    return _bounds_along(delta, low, high).clamp_(max=2 * limit)
 
 
 def _unit(delta: Rows) -> tuple[Rows, Column]:
     """Magnitudes divided by the row's largest, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
     size = delta.abs()
     largest = size.amax(1, keepdim=True)
-    return size / torch.where(largest > 0, largest, 1.0), largest
+    return size.div_(torch.where(largest > 0, largest, 1.0)), largest
 
 
 def _length(rows: Rows) -> Column:
     return lengths(rows, "2")[:, None]
 
 
-def _scale(size: Rows, room: Rows, radius: Column, most: Column) -> Column:
-    """The largest ``s <= most`` with ``||min(s size, room)||_2 <= radius``.
+def _scale(rise: Rows, full: Rows, radius: Column, most: Column) -> Column:
+    """The largest ``s <= most`` with ``sum min(s^2 rise, full) <= radius^2``.
 
-    ``sum min(s^2 size^2, room^2)`` is concave, increasing and piecewise linear in ``s^2``. Newton's method steps from ``most``,
-    near the root as a rule, to the root's left, then climbs through the pieces and never passes it; where looking at the
-    result is free it stops as soon as it stands. Elsewhere one sort of the breakpoints costs less than the rounds.
+    That sum is concave, increasing and piecewise linear in ``s^2``. Newton's method steps from ``most``, near the root as a
+    rule, to the root's left, then climbs through the pieces and never passes it; where looking at the result is free it
+    stops as soon as it stands. Elsewhere one sort of the breakpoints costs less than the rounds.
     """
-    find = _square_by_rounds if size.device.type == "cpu" else _square_by_sorting
-    return find(size.square(), room.square(), radius.square(), most.square()).sqrt()
+    find = _square_by_rounds if rise.device.type == "cpu" else _square_by_sorting
+    return find(rise, full, radius.square(), most.square()).sqrt()
 
 
 def _square_by_rounds(rise: Rows, full: Rows, target: Column, most: Column) -> Column:
-    inside = torch.minimum(rise * most, full).sum(1, keepdim=True) <= target
+    inside = (rise * most).clamp_(max=full).sum(1, keepdim=True) <= target
     square = torch.where(inside, most, _tangent(rise, full, target, most, 0.0 * most).clamp(min=0.0))
     square = torch.minimum(square, most)
     enough = 1 + 4 * torch.finfo(rise.dtype).eps
@@ -211,7 +214,7 @@ def _tangent(rise: Rows, full: Rows, target: Column, square: Column, flat: Colum
     """Where the tangent at ``square`` of ``sum min(rise square, full)`` meets the target; ``flat`` where it is level."""
     filled = (rise * square).ge_(full)
     used = torch.linalg.vecdot(full, filled)[:, None]
-    slope = torch.linalg.vecdot(rise, 1 - filled)[:, None]
+    slope = torch.linalg.vecdot(rise, filled.neg_().add_(1))[:, None]
     return torch.where(slope > 0, (target - used) / slope, flat)
 
 

@@ -90,6 +90,11 @@ class Attack(ABC):
     def name(self) -> str:
         """Short text for terminals and reports, e.g. ``pgd-40x5``."""
 
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes a search takes, about: training's cost is counted in them (a trace may cost a tenth)."""
+        return 1
+
     @abstractmethod
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator

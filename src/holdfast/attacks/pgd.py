@@ -78,6 +78,10 @@ class PGD(Attack):
     def name(self) -> str:
         return f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
+    @property
+    def passes(self) -> int:
+        return self.steps * self.restarts
+
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
@@ -194,6 +198,10 @@ class FGSM(Attack):
     @property
     def name(self) -> str:
         return "fgsm"
+
+    @property
+    def passes(self) -> int:
+        return 1
 
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator

@@ -19,6 +19,10 @@ class CleanAttack(Attack):
     def name(self) -> str:
         return "clean"
 
+    @property
+    def passes(self) -> int:
+        return 0
+
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
@@ -38,6 +42,10 @@ class RandomAttack(Attack):
     @property
     def name(self) -> str:
         return f"random-{self.samples}"
+
+    @property
+    def passes(self) -> int:
+        return self.samples
 
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
@@ -69,6 +77,10 @@ class MultiTarget(Attack):
     @property
     def name(self) -> str:
         return f"{self.attack.name}-targets" + ("" if self.classes is None else f"-{self.classes}")
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes * (self.classes or 9)  # as many as targets; nine where the model decides
 
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator

@@ -4,6 +4,7 @@ Read with `holdfast.training.loop`, which is the training itself. What this modu
 validation, checkpoints, interruption, the final frozen passes and the summary.
 """
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,7 +182,7 @@ def train(
     writer.log(f"training {type(model).__name__} on {data.name} under {threat.spec} with seed {seed}")
     batch = min(batch_size or len(y), len(y))
     recorded = trace and precision.endswith("-true")
-    every = trace_every or record_every(model, len(y), batch, getattr(attack, "passes", 1))
+    every = trace_every or record_every(model, len(y), batch, attack.passes)
 
     def recorded_trace() -> Trace:
         return Trace(
@@ -357,7 +358,7 @@ def _described(given: dict[str, Any]) -> dict[str, Any]:
     """A readable ``config.yaml`` for a run started from Python: settings as given, objects by their text."""
     plain = (str, int, float, bool, type(None))
     skip = {"data", "config", "model", "resume", "progress", "out"}
-    names = list(train.__kwdefaults__ or {})
+    names = [p.name for p in inspect.signature(train).parameters.values() if p.kind is p.KEYWORD_ONLY]
     values = {
         key: given[key] if isinstance(given[key], plain) else repr(given[key])
         for key in names

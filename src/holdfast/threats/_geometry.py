@@ -11,6 +11,7 @@ from holdfast import projections
 from holdfast.errors import InputError
 
 Rows = Float[Tensor, "batch features"]
+Limit = Float[Tensor, "#batch #features"]
 Edge = float | Tensor
 Box = tuple[Edge, Edge]
 
@@ -51,7 +52,7 @@ class Limits:
             return points
         return torch.clamp(points, *self.box(x))
 
-    def box(self, x: Rows) -> tuple[Rows, Rows]:
+    def box(self, x: Rows) -> tuple[Limit, Limit]:
         """The box around each ``x``, widened to it; infinite where there is none."""
         if self.inner is None:
             edge = x.new_full((1, 1), torch.inf)

@@ -138,7 +138,7 @@ class LpBall(Threat):
     def projector(self, x: Points) -> Callable[[Points], Points]:
         centre, bound = x.flatten(1), self._limits_for(x)
         if self.norm == "inf":
-            lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius))
+            lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius, bound))
             return lambda points: torch.clamp(points, lower, upper)
         if self.norm == "1":
             return super().projector(x)
@@ -152,7 +152,7 @@ class LpBall(Threat):
         return project
 
     def settle(self, points: Points, x: Points) -> Points:
-        return self._project(points, x, self._settled_radius(x.flatten(1)))
+        return self._project(points, x, self._settled_radius(x.flatten(1), self._limits_for(x)))
 
     def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
         p, centre = points.flatten(1).double(), x.flatten(1).double()
@@ -164,7 +164,7 @@ class LpBall(Threat):
         so that faces of the box may carry mass. The points are settled: they pass `contains`."""
         rows, bound = x.flatten(1), self._limits_for(x)
         if self.norm == "inf":
-            lower, upper = self._edges(rows, self._settled_radius(rows)[:, None])
+            lower, upper = self._edges(rows, self._settled_radius(rows, bound)[:, None], bound)
             drawn = torch.lerp(lower, upper, geometry.uniform(rows, generator))
             return torch.clamp(drawn, lower, upper).reshape(x.shape)
         if self.norm == "2":
@@ -205,7 +205,7 @@ class LpBall(Threat):
         p = bound.restored(points.flatten(1), centre)
         if self.norm == "inf":
             column = radius[:, None] if isinstance(radius, Tensor) else radius
-            return torch.clamp(p, *self._edges(centre, column)).reshape(points.shape)
+            return torch.clamp(p, *self._edges(centre, column, bound)).reshape(points.shape)
         if self.norm == "2":
             share = projections.factor_l2((p - centre).double(), radius, *bound.around(centre))
             moved = torch.lerp(centre.double(), p.double(), share).to(p.dtype)  # a share of 1 keeps the bits of p
@@ -215,16 +215,16 @@ class LpBall(Threat):
             moved = torch.where(kept == delta, p, centre + kept)  # x + (p - x) would round
         return bound.clamp(moved, centre).reshape(points.shape)
 
-    def _settled_radius(self, x: Rows) -> Float[Tensor, " batch"]:
-        size = projections.lengths(self._limits_for(x).masked(x), self.norm)
+    def _settled_radius(self, x: Rows, bound: Limits) -> Float[Tensor, " batch"]:
+        size = projections.lengths(bound.masked(x), self.norm)
         return ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0)
 
-    def _edges(self, x: Rows, radius: float | Float[Tensor, "batch 1"]) -> tuple[Rows, Rows]:
+    def _edges(
+        self, x: Rows, radius: float | Float[Tensor, "batch 1"], bound: Limits
+    ) -> tuple[Rows, Rows]:
         """Least and largest value of each feature in the l-inf ball within the box."""
-        bound = self._limits_for(x)
-        if isinstance(radius, Tensor):
-            radius = radius.to(x.dtype)
-        lower, upper = bound.clamp(x - radius, x), bound.clamp(x + radius, x)
+        reach = radius.to(x.dtype) if isinstance(radius, Tensor) else radius
+        lower, upper = bound.clamp(x - reach, x), bound.clamp(x + reach, x)
         return bound.restored(lower, x), bound.restored(upper, x)
 
     def _limits_for(self, x: Tensor) -> Limits:

@@ -113,7 +113,7 @@ def save_trace(trace: Trace, folder: Path) -> None:
         {
             "format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason,
             "initial": initial, "windows": rows,
-        },  # fmt: skip
+        },
     )
 
 
@@ -123,7 +123,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
         numbers = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        value = zlib.crc32(memoryview(numbers.numpy()), value)
+        value = zlib.crc32(numbers.numpy().tobytes(), value)
     return value
 
 

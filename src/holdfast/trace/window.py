@@ -43,9 +43,9 @@ class Rounding:
             return 0.0
         reach = radius + self.distance
         slope = self.slope * max(1.0, self.output_norm)
-        outputs = (2 * self.width**0.5 + self.width / 5) * slope
+        outputs = (2 * math.sqrt(self.width) + self.width / 5) * slope
         products = 16 * reach * slope * self.input_norm
-        size = math.pow(max(1.0, self.input_norm), self.growth)
+        size = max(1.0, self.input_norm) ** self.growth
         return self.unit * size * (outputs + products + 16 * reach**2 * max(0.0, max_eigenvalue))
 
 
