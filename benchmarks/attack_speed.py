@@ -126,7 +126,14 @@ def main() -> None:
                 ratio = interleaved(ours, floor, repeats=5 if chosen.quick else 15)
                 per = 1 if work.startswith("PGD") else ROUNDS
                 rows.append(
-                    [name, word, work, f"{1e3 * ratio.ours / per:.1f}", f"{1e3 * ratio.floor / per:.1f}", ratio.text]
+                    [
+                        name,
+                        word,
+                        work,
+                        f"{1e3 * ratio.ours / per:.1f}",
+                        f"{1e3 * ratio.floor / per:.1f}",
+                        ratio.text,
+                    ]
                 )
                 print(" | ".join(rows[-1]), flush=True)
     if chosen.record:

@@ -80,7 +80,9 @@ def machine() -> str:
     """Processor, cores and threads, system and versions: one line."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        named = [
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        ]
         processor = named[0].split(":", 1)[1].strip() if named else processor
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
@@ -119,7 +121,9 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller sizes")
     parser.add_argument("--record", action="store_true", help=f"write the result into {RESULTS.name}")
-    parser.add_argument("--threads", type=int, default=None, help="threads of torch (default: its own choice)")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="threads of torch (default: its own choice)"
+    )
     parser.add_argument("--only", default="", help="run only the cases whose name contains this")
     chosen = parser.parse_args()
     if chosen.threads is not None:

@@ -21,7 +21,12 @@ def run(folder: str, width: int, radius: float, epochs: int, examples: int | Non
     if examples is not None:
         part = data.train
         data = hf.data.from_tensors(
-            part.x[:examples], part.y[:examples], bounds=data.bounds, validation=0.0, test=0.0, name="MNIST, first part"
+            part.x[:examples],
+            part.y[:examples],
+            bounds=data.bounds,
+            validation=0.0,
+            test=0.0,
+            name="MNIST, first part",
         )
     threat = hf.LpBall("inf", 0.1, bounds=data.bounds)
     mean = data.train.x.mean(0)
@@ -57,7 +62,10 @@ def main() -> None:
     rows = []
     for width in (int(text) for text in options.widths.split(",")):
         child = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--one", str(width)], stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, __file__, *sys.argv[1:], "--one", str(width)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         found = json.loads(child.stdout.splitlines()[-1])
         rows.append([

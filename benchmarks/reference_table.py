@@ -72,7 +72,11 @@ def run(row: Row, *, quick: bool) -> list[str]:
 
 def main() -> None:
     options = arguments(__doc__ or "")
-    rows = [run(row, quick=options.quick) for row in ROWS if options.only in f"{row.activation}-{row.width}-{row.radius:g}"]
+    rows = [
+        run(row, quick=options.quick)
+        for row in ROWS
+        if options.only in f"{row.activation}-{row.width}-{row.radius:g}"
+    ]
     header = (
         "network", "units", "R", "surrogate (aim)", "best round (aim)", "tightened (aim)", "per unit (aim)", "gap",
         "width factor", "status", "seconds",

@@ -22,7 +22,9 @@ CASES = tuple((60.0, width) for width in (4_000, 10_000, 20_000, 40_000, 80_000)
 def run(radius: float, width: int, *, quick: bool) -> list[str]:
     digits = hf.data.digits()
     data = on_sphere(
-        hf.data.from_tensors(digits.x[:EXAMPLES], digits.y[:EXAMPLES], bounds=(0.0, 1.0), validation=0.0, test=0.0)
+        hf.data.from_tensors(
+            digits.x[:EXAMPLES], digits.y[:EXAMPLES], bounds=(0.0, 1.0), validation=0.0, test=0.0
+        )
     )
     threat = hf.LpBall("2", 0.1, fixed=data.fixed)
     attack = hf.PGD(steps=10, start="example")
@@ -44,7 +46,9 @@ def run(radius: float, width: int, *, quick: bool) -> list[str]:
 def main() -> None:
     options = arguments(__doc__ or "")
     cases = [case for case in CASES if options.only in f"{case[0]:.0f}-{case[1]}"]
-    rows = [run(radius, width, quick=options.quick) for radius, width in (cases[:2] if options.quick else cases)]
+    rows = [
+        run(radius, width, quick=options.quick) for radius, width in (cases[:2] if options.quick else cases)
+    ]
     header = ("R", "units", "surrogate", "lower bound", "gap", "width factor", "status", "seconds")
     note = " ".join((__doc__ or "").split("\n\n")[1].split())
     text = f"## Certificate: ten digits, gap against width\n\n`{command()}`; {machine()}.\n\n{note}\n\n{table(header, rows)}\n"

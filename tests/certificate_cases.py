@@ -177,7 +177,7 @@ def worst_slack(copies: Copies, lower: LowerModel, moves: list[Tensor]) -> float
 
 
 def hunted_slack(
-    copies: Copies, lower: LowerModel, seed: int, *, random: int = 60, climbing: int = 8, steps: int = 30
+    copies: Copies, lower: LowerModel, seed: int, *, random: int = 60, climbing: int = 8, steps: int = 20
 ) -> float:
     """Smallest relative slack over random and over chosen moves."""
     draw = draws(seed)

@@ -106,7 +106,7 @@ def trained(
 
 
 def best_in_ball(
-    copies: Copies, radius: float, draw: torch.Generator, *, starts: int = 6, steps: int = 150
+    copies: Copies, radius: float, draw: torch.Generator, *, starts: int = 6, steps: int = 80
 ) -> float:
     """Smallest loss at fixed points that projected descent finds in the ball, from many starts at once."""
     (u,) = random_moves(copies.start, starts, draw, low=0.1 * radius, high=radius)
@@ -189,8 +189,7 @@ def test_lower_bound_is_below_every_network_of_the_ball(
     passed = frozen(net, start, x, y, used)
     copies = Copies(net, {"weight": start}, passed.points.points, y, used)
     assert found.surrogate_loss == pytest.approx(passed.surrogate_loss, rel=1e-12)
-    for seed in range(2):
-        assert found.lower_bound <= best_in_ball(copies, 2.0, draws(seed))
+    assert found.lower_bound <= best_in_ball(copies, 2.0, draws(0))
     sampled = copies.loss_at(random_moves(copies.start, 300, draws(5), low=1e-3, high=2.0))
     assert found.lower_bound <= float(sampled.min())
 

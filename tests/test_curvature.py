@@ -37,8 +37,10 @@ ROUNDING = 1e-12
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", SMOOTH + KINKED)
 def test_lower_model_of_a_round_is_below_the_loss_of_every_network(activation: str, loss: str) -> None:
-    for seed, shape in enumerate(SHAPES):
-        net = network(activation, shape, seed=seed, paired=seed != 1)
+    others = ("signed", "dense")
+    turn = ((*SMOOTH, *KINKED).index(activation) + list(LOSSES).index(loss)) % 2
+    for seed, shape in enumerate(("binary", others[turn])):
+        net = network(activation, shape, seed=seed, paired=turn == 0)
         x, y = examples(shape, seed=seed)
         points = x + 0.1 * normal(draws(seed), *x.shape)
         # At the start outputs are 0 and tie (hinge); elsewhere they do not.
@@ -83,7 +85,7 @@ def test_departure_from_the_tangent_for_any_slopes(activation: str) -> None:
         net = network(activation, shape, seed=seed + 20)
         x, _ = examples(shape, seed=seed)
         draw = draws(seed)
-        for reach in (0.01, 1.0, 50.0):
+        for reach in (0.01, 5.0):
             slopes = normal(draw, len(x), net.outputs) * 10 ** (
                 2 * torch.rand(len(x), 1, generator=draw, dtype=DOUBLE) - 1
             )

@@ -569,3 +569,25 @@ def test_random_weights_never_pass_below_in_float32() -> None:
         moves = random_moves(copies.start, 200, draw, low=0.1, high=4.0)
         assert worst_slack(copies, window.lower, moves) >= -window.rounding.allowance(4.0, 1.0)
         net.float()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda net: torch.nn.utils.clip_grad_norm_(net.parameters(), 1e-3),
+        lambda net: net.weight.grad.mul_(2.0),  # loss scaling
+        lambda net: torch.optim.SGD(net.parameters(), lr=30.0).step(),  # recorded after the step
+        lambda net: net.weight.grad.add_(torch.ones_like(net.weight)),  # accumulated
+    ],
+    ids=["clipped", "scaled", "after the step", "accumulated"],
+)
+def test_gradients_that_are_not_the_rounds_own_void(spoil: Callable[[TwoLayer], object]) -> None:
+    net = network("softplus")
+    x, y = examples("binary", count=6)
+    recorder = recorder_for(net, x, y)
+    recorder.open()
+    outputs = net(x)
+    CrossEntropy()(outputs, y).mean().backward()
+    spoil(net)
+    recorder.record(torch.arange(6), x, outputs.detach(), y, round_size=6)
+    assert "not those of the round's loss" in recorder.close().void

@@ -448,6 +448,7 @@ def test_two_processes_give_the_certificate_of_one(tmp_path, monkeypatch):
     torch.testing.assert_close(two.weights()["weight"], one.weights()["weight"], rtol=1e-5, atol=1e-5)
     for a, b in zip(one.metrics, two.metrics, strict=True):
         assert b["void"] == ""
-        assert b["lower_bound"] == pytest.approx(a["lower_bound"], abs=2e-6)
+        # a window's rounding allowance (3e-5 here) goes by the longest input, which each process knows of its share
+        assert b["lower_bound"] == pytest.approx(a["lower_bound"], abs=1e-4)
         assert b["online_loss"] == pytest.approx(a["online_loss"], abs=2e-6)
     assert (two.folder / "log.txt").read_text().count("certificate: certified") == 1

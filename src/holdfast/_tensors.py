@@ -22,6 +22,11 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(total, start + size))
 
 
+def batches(x: Tensor, size: int) -> Iterator[Tensor]:
+    """Consecutive rows of ``x``, at most ``size`` at a time, as views."""
+    return (x[part] for part in chunks(len(x), size))
+
+
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded with ``seed`` on ``device``."""
     return torch.Generator(device=device).manual_seed(seed)

@@ -8,9 +8,9 @@ where ``low`` and ``high`` (``None``: no limits) broadcast against ``delta`` and
 does not project onto ``S`` for l1 and l2: cutting a coordinate to its limit frees length that the others may use. Both
 projections come from the one multiplier of the ball's constraint instead (Boyd and Vandenberghe, *Convex Optimization*, 5.5).
 
-Multipliers are found in float64 (`factor_l2`: in the dtype of ``delta``) and the answer is returned in the dtype of ``delta``;
-a row inside ``S`` comes back unchanged, bit for bit. Nothing here waits for an accelerator. Masks are kept in floating point
-and selections by row where they can be: on a CPU ``torch.where`` over single features costs as much as 30 other passes.
+Multipliers are found in float64 and the answer is returned in the dtype of ``delta`` (`roughly_project_l2` apart); a row inside
+``S`` comes back unchanged, bit for bit. Nothing here waits for an accelerator. Masks are kept in floating point where they
+can be: on a CPU ``torch.where`` over single features costs as much as 30 other passes.
 """
 
 import torch
@@ -23,6 +23,7 @@ Limit = Float[Tensor, "#batch #features"] | None
 Radius = float | Float[Tensor, " batch"]
 
 _LARGEST = 1e150  # stands for an infinite multiplier: its square and its product with 0 are finite
+_ROUGH_ROUNDS = 8
 _ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): exact well before
 
 
@@ -41,26 +42,56 @@ def project_linf(delta: Rows, radius: Radius, low: Limit = None, high: Limit = N
 
 def project_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
     """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of norm at most ``radius``."""
-    wide = delta.double()
-    kept = (wide * factor_l2(wide, radius, low, high)).to(delta.dtype)
+    kept = (delta.double() * factor_l2(delta, radius, low, high)).to(delta.dtype)
     return kept if low is None and high is None else kept.clamp(low, high)
 
 
 def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Column:
-    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row: exactly 1 for rows in the ball.
+    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row, in float64: exactly 1 for rows in the ball.
 
-    All in the dtype of ``delta``, hence within its rounding; in float32, radii below 1e-19 count as 0 where there are limits.
+    Where there are limits, radii whose square vanishes in float64 count as 0.
     """
     limit = _column(delta, radius)
     if low is None and high is None:
         length = _length(delta)
-        return torch.where(length > limit, limit / length, 1.0).to(delta.dtype)
-    limit = limit.to(delta.dtype)
+        return torch.where(length > limit, limit / length, 1.0)
     size, largest = _unit(delta)
     room = _room(delta, limit, low, high)
     scale = _scale(size.square_(), room.square_(), limit, largest)
     share = torch.where(scale < largest, scale / largest, 1.0)
-    return torch.where(limit > 0, share, 0.0)  # the cut of the rooms at twice the radius hides a ball of radius 0
+    # Rooms cut at twice the radius would hide that a ball of radius 0 ends at all.
+    return torch.where(limit.square() > 0, share, 0.0)
+
+
+def roughly_project_l2(
+    delta: Rows,
+    radius: float,
+    low: Float[Tensor, "#batch #features"],
+    high: Float[Tensor, "#batch #features"],
+) -> Rows:
+    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-4 of the radius.
+
+    Newton's method on ``||clip(s delta, low, high)||^2``, which is concave in ``s^2``, from ``s = 1``: every later ``s`` is at or below
+    the projection's, so that the result never leaves ``S`` by more than rounding.
+    """
+    target = radius**2
+    square = torch.ones_like(delta[:, :1])
+    outside = None
+    grown = delta
+    for _ in range(_ROUGH_ROUNDS):
+        kept = torch.clamp(grown, low, high)
+        over = torch.linalg.vector_norm(kept, dim=1, keepdim=True).square() - target
+        outside = over > 0 if outside is None else outside
+        if delta.device.type == "cpu" and not bool((outside & (over.abs() > 1e-4 * target)).any()):
+            break
+        # A mask in the dtype itself: the features short of their limits, along which the norm still grows.
+        slope = torch.linalg.vector_norm(kept.eq_(grown).mul_(delta), dim=1, keepdim=True).square()
+        moved = torch.where(slope > 0, square - over / slope, 0.0).clamp_(min=0.0)
+        square = torch.where(outside, moved, square)
+        grown = delta * square.sqrt()
+    else:
+        kept = torch.clamp(grown, low, high)
+    return kept
 
 
 def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
@@ -113,8 +144,8 @@ def maximise_linf(direction: Rows, radius: Radius, low: Limit = None, high: Limi
 def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
     """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the largest useful ``s``."""
     limit = _column(direction, radius)
-    size, _ = _unit(direction.double())
-    room = _room(direction.double(), limit, low, high)
+    size, _ = _unit(direction)
+    room = _room(direction, limit, low, high)
     scale = _scale(size.square(), room.square(), limit, torch.full_like(limit, _LARGEST))
     length = torch.minimum(scale * size, room)
     return torch.copysign(length.to(direction.dtype), direction)
@@ -136,7 +167,7 @@ def maximise_two_balls(direction: Rows, centre: Rows, radius: Radius, outer: Rad
     """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre`` where the direction is 0."""
     x = centre.double()
     near, far = _column(direction, radius), _column(direction, outer)
-    size, _ = _unit(direction.double())
+    size, _ = _unit(direction)
     unit = torch.copysign(size, direction) / _length(size).clamp(min=1.0)
     around_origin, around_centre = far * unit, x + near * unit
     best = torch.where(_length(around_centre) <= far, around_centre, _edge(unit, x, near, far))
@@ -170,15 +201,15 @@ def _bounds_along(delta: Rows, low: Limit, high: Limit) -> Rows:
 
 
 def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
-    """`_bounds_along`, made finite by a cut at twice the radius, which no feature of the ball reaches."""
-    return _bounds_along(delta, low, high).clamp_(max=2 * limit)
+    """`_bounds_along` in float64, made finite by a cut at twice the radius, which no feature of the ball reaches."""
+    return _bounds_along(delta, low, high).double().clamp_(max=2 * limit)
 
 
 def _unit(delta: Rows) -> tuple[Rows, Column]:
-    """Magnitudes divided by the row's largest, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
+    """Magnitudes divided by the row's largest in float64, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
     size = delta.abs()
-    largest = size.amax(1, keepdim=True)
-    return size.div_(torch.where(largest > 0, largest, 1.0)), largest
+    largest = size.amax(1, keepdim=True).double()
+    return size.double().div_(torch.where(largest > 0, largest, 1.0)), largest
 
 
 def _length(rows: Rows) -> Column:

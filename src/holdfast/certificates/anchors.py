@@ -93,7 +93,11 @@ class Anchor:
     def _values(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and the sorted ``|u|`` a group: (G, chunk, k)."""
         outputs = self.network.activation.value(u) @ self.network.output_weight.detach() / self.root
-        magnitudes = u.abs().reshape(len(u), self.network.groups, -1).transpose(0, 1) if self.kinked else u[None, :, :0]
+        magnitudes = (
+            u.abs().reshape(len(u), self.network.groups, -1).transpose(0, 1)
+            if self.kinked
+            else u[None, :, :0]
+        )
         return outputs, magnitudes.sort(2).values
 
     def start(self, h: Float[Tensor, "examples outputs"]) -> Duals:
@@ -109,7 +113,9 @@ class Anchor:
         bounds = curvature_bounds(self.network.activation)
         if self.network.group_rows is not None:
             return one_sided(self.rows @ slopes.T, bounds)
-        return torch.stack([one_sided(a @ slopes.T, bounds).amax(0) for a in self.rows.chunk(self.network.groups)])
+        return torch.stack(
+            [one_sided(a @ slopes.T, bounds).amax(0) for a in self.rows.chunk(self.network.groups)]
+        )
 
     def slack(self, costs: Tensor, tau: Tensor) -> Tensor:
         """``k = m^(-1/2) sum_gi c_gi sum_{r in g} max(0, tau_gi - |u_ri|)``; its derivative in tau is right almost everywhere."""
@@ -131,11 +137,15 @@ class Anchor:
             gradient += back.T @ self.z[rows]
         gradient /= self.root
         bent = curved(self.move, matrices)
-        base = (self.weights * self.loss(duals_h, self.labels)).sum() + (slopes * (self.outputs - duals_h)).sum()
+        base = (self.weights * self.loss(duals_h, self.labels)).sum() + (
+            slopes * (self.outputs - duals_h)
+        ).sum()
         if duals.tau is not None:
             base = base - self.slack(costs, duals.tau)
         constant = base - (gradient * self.move).sum() - (bent * self.move).sum()
-        return LowerModel(constant=float(constant), balls=((Block(linear=gradient + 2 * bent, matrices=matrices),),))
+        return LowerModel(
+            constant=float(constant), balls=((Block(linear=gradient + 2 * bent, matrices=matrices),),)
+        )
 
     def _matrices(self, costs: Tensor, tau: Tensor | None) -> Tensor:
         scale = 1 / ((4 if self.kinked else 2) * self.root)
@@ -144,7 +154,9 @@ class Anchor:
         width, inputs = self.move.shape
         matrices = self.move.new_zeros(width, inputs, inputs)
         for rows, u in self._preactivations():
-            of_unit = costs[:, rows].repeat_interleave(width // len(costs), 0).T * self._relative(u, tau, rows)
+            of_unit = costs[:, rows].repeat_interleave(width // len(costs), 0).T * self._relative(
+                u, tau, rows
+            )
             for units in chunks(width, CHUNK_NUMBERS // max(1, u.shape[0] * inputs)):
                 z = self.z[rows]
                 matrices[units] += (of_unit[:, units].T[:, None, :] * z.T[None]) @ z
@@ -193,4 +205,6 @@ class Anchor:
         if duals.tau is None:
             return base - (costs * response.square).sum() / (2 * self.root)
         near = 0.0 if response.near is None else response.near / duals.tau
-        return base - (costs * (response.square + near)).sum() / (4 * self.root) - self.slack(costs, duals.tau)
+        return (
+            base - (costs * (response.square + near)).sum() / (4 * self.root) - self.slack(costs, duals.tau)
+        )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._tensors import generator
+from holdfast._tensors import batches, generator
 from holdfast.attacks import Attack
 from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
@@ -28,13 +28,21 @@ from holdfast.trace import Evaluated, FrozenPoints, Trace
 
 
 def attacked_points(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, attack: Attack, loss: Loss, *, seed: int, batch_size: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    attack: Attack,
+    loss: Loss,
+    *,
+    seed: int,
+    batch_size: int,
 ) -> FrozenPoints:
     """One pass of the attack over all examples at the model's present weights, in evaluation mode."""
     noise = generator(seed, x.device)
     parts = [
         attack.points(model, rows, labels, threat, generator=noise, loss=loss, mode="eval")
-        for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True)
+        for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True)
     ]
     return FrozenPoints(x=x.detach(), points=torch.cat(parts), y=y)
 
@@ -55,7 +63,9 @@ def conclude(
 ) -> Certificate:
     """The best lower bound against the smallest surrogate loss at weights in the ball."""
     if not bounds:
-        return void("no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass", radius)
+        return void(
+            "no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass", radius
+        )
     inside = [e for e in evaluated if all(d <= radius for d in e.distance)]
     if not inside:
         nearest = min((max(e.distance) for e in evaluated), default=math.nan)
@@ -97,11 +107,15 @@ def certify_trace(
     """
     check_radius(radius)
     if trace.void:
-        return void(f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass", radius)
+        return void(
+            f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass", radius
+        )
     if passed.fault:
         return void(f"{passed.fault}; attack again and certify the pass once more", radius)
     if not passed.loss.convex:
-        return void(f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on", radius)
+        return void(
+            f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on", radius
+        )
     bounds = [window_bound(w, radius) for w in trace.windows if w.lower is not None]
     bounds += pass_bounds(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
     top = max((b.max_eigenvalue for b in bounds), default=0.0)
@@ -152,18 +166,26 @@ def certify(
     elif curvature.rigorous != chosen.rigorous:
         reason = f"the curvature was given by the caller: {type(curvature).__name__}"
     names = [name for ball in curvature.parameters(model) for name in ball]
-    wrong = [name for name in names if name not in start or start[name].shape != model.get_parameter(name).shape]
+    wrong = [
+        name for name in names if name not in start or start[name].shape != model.get_parameter(name).shape
+    ]
     if wrong:
         raise InputError(
             f"initial must hold the starting weights of every trained parameter, got none of the right shape for {wrong[0]!r}; "
             "pass the model's state_dict() from before training."
         )
-    if example_weights is not None and not (bool((example_weights >= 0).all()) and len(example_weights) == len(y)):
-        raise InputError(f"example_weights must be {len(y)} numbers >= 0, one an example; pass sample weights or leave them out.")
+    if example_weights is not None and not (
+        bool((example_weights >= 0).all()) and len(example_weights) == len(y)
+    ):
+        raise InputError(
+            f"example_weights must be {len(y)} numbers >= 0, one an example; pass sample weights or leave them out."
+        )
     if len(x) != len(y):
-        raise InputError(f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; cut the longer one.")
+        raise InputError(
+            f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; cut the longer one."
+        )
     with attacking(model, "eval"):
-        for rows, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True):
             checked_outputs(model, rows, labels)
     threat.check(x)
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
@@ -172,7 +194,11 @@ def certify(
         example_weights=example_weights,
     )  # fmt: skip
     trace = Trace(
-        names=curvature.parameters(model), initial=dict(passed.initial), windows=(), rigorous=curvature.rigorous, reason=reason
+        names=curvature.parameters(model),
+        initial=dict(passed.initial),
+        windows=(),
+        rigorous=curvature.rigorous,
+        reason=reason,
     )
     return certify_trace(trace, passed, radius, evaluations=tighten, per_unit=per_unit, progress=progress)
 
@@ -180,4 +206,6 @@ def certify(
 def check_radius(radius: float) -> None:
     """A radius of the parameter ball: a finite number > 0."""
     if not (radius > 0 and math.isfinite(radius)):
-        raise InputError(f"parameter radius must be > 0 and finite, got {radius}; try the distance the weights moved.")
+        raise InputError(
+            f"parameter radius must be > 0 and finite, got {radius}; try the distance the weights moved."
+        )

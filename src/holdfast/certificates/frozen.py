@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._tensors import chunks
+from holdfast._tensors import batches, chunks
 from holdfast.certificates.anchors import Anchor
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.tightening import best_anchor, tighten
@@ -50,7 +50,9 @@ class FrozenPass:
 
     @property
     def ball(self) -> ParameterBall:
-        return ParameterBall(names=self.curvature.parameters(self.model), initial=self.initial, radius=math.inf)
+        return ParameterBall(
+            names=self.curvature.parameters(self.model), initial=self.initial, radius=math.inf
+        )
 
     @property
     def rounding(self) -> Rounding:
@@ -58,7 +60,10 @@ class FrozenPass:
         width, largest, output = 0, 0.0, 1.0
         if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
             width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
-            largest = max(float(self.model.inputs(part).norm(dim=1).max()) for part in self.points.points.split(BATCH))
+            largest = max(
+                float(self.model.inputs(part).norm(dim=1).max())
+                for part in batches(self.points.points, BATCH)
+            )
         return Rounding(
             unit=2.0**-53, width=width, slope=self.mean_slope(self.outputs), input_norm=largest,
             distance=max(self.evaluated.distance), output_norm=output, growth=growth(self.model),
@@ -77,7 +82,9 @@ class FrozenPass:
     def evaluated(self) -> Evaluated:
         """The surrogate loss and distances; the allowance is filled in by `with_allowance`."""
         distance = tuple(float(d) for d in self.ball.distances(self.model))
-        return Evaluated(label=self.label, surrogate_loss=self.surrogate_loss, allowance=0.0, distance=distance)
+        return Evaluated(
+            label=self.label, surrogate_loss=self.surrogate_loss, allowance=0.0, distance=distance
+        )
 
 
 def frozen_pass(
@@ -99,11 +106,13 @@ def frozen_pass(
     if example_weights is not None:
         weights = example_weights.to(weights)
     fault = "" if type(exact) is TwoLayer else probed_fault(exact, wide.points[:8])
-    outside = sum(int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH))
+    outside = sum(
+        int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH)
+    )
     if outside:
         fault = f"{outside} of {n} attacked points lie outside their threat sets"
     with torch.no_grad():
-        outputs = torch.cat([exact(part) for part in wide.points.split(_rows(exact))])
+        outputs = torch.cat([exact(part) for part in batches(wide.points, _rows(exact))])
     if not bool(outputs.isfinite().all()):
         fault = "the network's outputs at the attacked points are not finite"
     return FrozenPass(
@@ -128,12 +137,16 @@ def pass_bounds(
     """Lower bounds from this pass: from its own weights, and for two layers tightened over anchors and duals."""
     model = passed.model
     if isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output:
-        found = best_anchor(_anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress)
+        found = best_anchor(
+            _anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress
+        )
         word = "tightened" if evaluations > 1 else "as it stands"
         if per_unit:
             # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
             anchor = _anchors(passed, radius, per_unit=True)(found.theta)
-            finer = tighten(anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress)
+            finer = tighten(
+                anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress
+            )
             found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
         source = f"{passed.label}, {word}, expanded at {found.theta:.2g} of the way"
         # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
@@ -167,14 +180,21 @@ def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[
         raise TypeError("anchors are for two-layer networks")
     start = passed.initial["weight"]
     move = model.weight.detach() - start
-    z = torch.cat([model.inputs(part) for part in passed.points.points.split(BATCH)])
+    z = torch.cat([model.inputs(part) for part in batches(passed.points.points, BATCH)])
 
     def at(theta: float) -> Anchor:
         network = copy.copy(model)
         network._parameters = dict(model._parameters)
         network.weight = nn.Parameter(start + theta * move, requires_grad=False)
         return Anchor(
-            network, theta * move, z, passed.points.y, passed.weights, passed.loss, reach=radius, per_unit=per_unit
+            network,
+            theta * move,
+            z,
+            passed.points.y,
+            passed.weights,
+            passed.loss,
+            reach=radius,
+            per_unit=per_unit,
         )
 
     return at
@@ -199,7 +219,7 @@ def _recorded(passed: FrozenPass, radius: float) -> Window:
         outputs = model(points)
         # One round a chunk at the same weights: w_t p_ti = (chunk / n) (n pi_i / chunk) = pi_i.
         weights = passed.weights[part] * (n / len(rows))
-        (weights * passed.loss(outputs, y[part])).sum().backward()
+        torch.autograd.backward((weights * passed.loss(outputs, y[part])).sum())
         recorder.record(rows, points, outputs.detach(), y[part], round_size=len(rows))
     model.zero_grad(set_to_none=True)
     return recorder.close(frozen=True)
@@ -214,11 +234,13 @@ def linearisation_error(passed: FrozenPass) -> float:
         start = {name: passed.initial[name] for name in names}
         moves = {name: model.get_parameter(name) - start[name] for name in names}
         try:
-            with warnings.catch_warnings():  # torch loads its own forward-mode rules through a deprecated call
+            # torch loads its own forward-mode rules through a deprecated call.
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
-                value, slope = torch.func.jvp(
+                found = torch.func.jvp(
                     lambda w: torch.func.functional_call(model, w, (points,)), (start,), (moves,)
                 )
+                value, slope = found[0], found[1]
         except (RuntimeError, NotImplementedError):  # an operation without forward-mode derivative
             return math.nan
         return float((passed.outputs[: len(points)] - value - slope).abs().mean())

@@ -32,8 +32,10 @@ class RoundCurvature:
 class Curvature(ABC):
     """Which bound holds for which network, and whether it is a proof."""
 
-    rigorous: bool = True
-    """Whether the bound is proved; otherwise certificates built on it are estimates."""
+    @property
+    @abstractmethod
+    def rigorous(self) -> bool:
+        """Whether the bound is proved; otherwise certificates built on it are estimates."""
 
     @abstractmethod
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:

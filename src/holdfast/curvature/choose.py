@@ -22,9 +22,15 @@ def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
     act = model.activation
     if act.kink and act not in (RELU, LEAKY_RELU):
         # A kink's bound knows the jump alone: between kinks the activation must be linear.
-        return LocalLinearity(), f"no rigorous curvature bound for {act.name}: of kinked activations only relu and leaky-relu have one"
+        return (
+            LocalLinearity(),
+            f"no rigorous curvature bound for {act.name}: of kinked activations only relu and leaky-relu have one",
+        )
     if not act.kink and not (0 <= act.curvature_above < math.inf and 0 <= act.curvature_below < math.inf):
-        return LocalLinearity(), f"no rigorous curvature bound for {act.name}: its second derivative is not bounded"
+        return (
+            LocalLinearity(),
+            f"no rigorous curvature bound for {act.name}: its second derivative is not bounded",
+        )
     if model.train_output and (act.kink or act.lipschitz is None):
         return LocalLinearity(), f"no rigorous curvature bound for {act.name} with trained outputs"
     return TwoLayerCurvature(), "the two-layer curvature bound is a proof"

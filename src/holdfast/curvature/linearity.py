@@ -12,7 +12,9 @@ from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
 class LocalLinearity(Curvature):
     """``q = 0``: the network is treated as its own tangent. One ball a layer (a module that owns trained parameters)."""
 
-    rigorous = False
+    @property
+    def rigorous(self) -> bool:
+        return False
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
         layers: dict[str, list[str]] = {}
@@ -29,4 +31,6 @@ class LocalLinearity(Curvature):
         *,
         reach: float,
     ) -> RoundCurvature:
-        return RoundCurvature(balls=tuple(tuple(BlockCurvature() for _ in ball) for ball in self.parameters(model)))
+        return RoundCurvature(
+            balls=tuple(tuple(BlockCurvature() for _ in ball) for ball in self.parameters(model))
+        )

@@ -87,10 +87,16 @@ class TwoLayerCurvature(Curvature):
         if not self.theta > 0:
             raise InputError(f"theta must be > 0, got {self.theta}; 1.0 is the usual choice.")
 
+    @property
+    def rigorous(self) -> bool:
+        return self.safety >= 1.0
+
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
         return (("weight", "output_weight"),) if two_layer(model).train_output else (("weight",),)
 
-    def costs(self, net: TwoLayer, weighted_slopes: Float[Tensor, "batch outputs"]) -> Float[Tensor, "groups batch"]:
+    def costs(
+        self, net: TwoLayer, weighted_slopes: Float[Tensor, "batch outputs"]
+    ) -> Float[Tensor, "groups batch"]:
         """``c_gi``, the largest over the units of group ``g`` (all equal while the outputs are fixed and signed)."""
         bounds = curvature_bounds(net.activation)
         rows = net.output_weight.detach()
@@ -120,7 +126,9 @@ class TwoLayerCurvature(Curvature):
         sizes = weighted_slopes.norm(dim=1) * net.activation.lipschitz * self.safety
         matrices = weighted_grams(z, costs + sizes / self.theta) / (2 * root)
         first = BlockCurvature(matrices=matrices)
-        return RoundCurvature(balls=((first, BlockCurvature(eigenvalue=self.theta * sizes.sum() / (2 * root))),))
+        return RoundCurvature(
+            balls=((first, BlockCurvature(eigenvalue=self.theta * sizes.sum() / (2 * root))),)
+        )
 
     def _kinks(self, net: TwoLayer, z: Tensor, costs: Tensor, reach: float) -> tuple[Tensor, Tensor]:
         magnitudes = (z @ net.weight.detach().T).abs()

@@ -158,11 +158,13 @@ def uniform(x: Rows, generator: Generator) -> Rows:
     return drawn.to(x.device)
 
 
-def unit_l2(rows: Rows) -> Rows:
-    """Rows divided by their l2 norm, without overflow or underflow; a row of zeros stays."""
-    largest = rows.abs().amax(1, keepdim=True)
-    scaled = rows / torch.where(largest > 0, largest, 1.0)
-    return scaled / projections.lengths(scaled, "2")[:, None].clamp(min=1.0).to(rows.dtype)
+def unit_l2(rows: Rows, size: float = 1.0) -> Rows:
+    """Rows scaled to the l2 norm ``size``, without overflow or underflow; a row of zeros stays."""
+    if rows.dtype == torch.float64:  # others are squared in float64, which is wide enough for them
+        largest = rows.abs().amax(1, keepdim=True)
+        rows = rows / torch.where(largest > 0, largest, 1.0)
+    length = projections.lengths(rows, "2")[:, None]
+    return rows / (torch.where(length > 0, length, 1.0) / size).to(rows.dtype)
 
 
 def uniform_in_l2_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:

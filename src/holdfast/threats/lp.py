@@ -142,12 +142,15 @@ class LpBall(Threat):
             return lambda points: torch.clamp(points, lower, upper)
         if self.norm == "1":
             return super().projector(x)
-        around, box = bound.around(centre), bound.box(centre)
+        low, high = bound.around(centre)
 
         def project(points: Points) -> Points:
             p = bound.restored(points.flatten(1), centre)
-            share = projections.factor_l2(p - centre, self.radius, *around)
-            return torch.clamp(torch.lerp(centre, p, share), *box).reshape(points.shape)
+            if low is None or high is None:
+                share = projections.factor_l2(p - centre, self.radius)
+                return _between(centre, p, share).reshape(points.shape)
+            kept = projections.roughly_project_l2(p - centre, self.radius, low, high)
+            return kept.add_(centre).reshape(points.shape)
 
         return project
 
@@ -187,7 +190,7 @@ class LpBall(Threat):
         if self.norm == "inf":
             move = rows.sign()
         elif self.norm == "2":
-            move = geometry.unit_l2(rows)
+            return geometry.unit_l2(rows, size).reshape(gradient.shape)
         else:
             top = rows.abs().topk(max(1, round(self.sparsity * bound.count)), dim=1).indices
             signs = torch.zeros_like(rows).scatter_(1, top, rows.gather(1, top).sign())
@@ -207,8 +210,8 @@ class LpBall(Threat):
             column = radius[:, None] if isinstance(radius, Tensor) else radius
             return torch.clamp(p, *self._edges(centre, column, bound)).reshape(points.shape)
         if self.norm == "2":
-            share = projections.factor_l2((p - centre).double(), radius, *bound.around(centre))
-            moved = torch.lerp(centre.double(), p.double(), share).to(p.dtype)  # a share of 1 keeps the bits of p
+            share = projections.factor_l2(p - centre, radius, *bound.around(centre))
+            moved = _between(centre, p, share)
         else:
             delta = p - centre
             kept = projections.project_l1(delta, radius, *bound.around(centre))
@@ -219,9 +222,7 @@ class LpBall(Threat):
         size = projections.lengths(bound.masked(x), self.norm)
         return ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0)
 
-    def _edges(
-        self, x: Rows, radius: float | Float[Tensor, "batch 1"], bound: Limits
-    ) -> tuple[Rows, Rows]:
+    def _edges(self, x: Rows, radius: float | Float[Tensor, "batch 1"], bound: Limits) -> tuple[Rows, Rows]:
         """Least and largest value of each feature in the l-inf ball within the box."""
         reach = radius.to(x.dtype) if isinstance(radius, Tensor) else radius
         lower, upper = bound.clamp(x - reach, x), bound.clamp(x + reach, x)
@@ -232,6 +233,14 @@ class LpBall(Threat):
         if key not in self._limits:
             self._limits[key] = geometry.limits(self.bounds, self.fixed, x)
         return self._limits[key]
+
+
+def _between(x: Rows, points: Rows, share: Float[Tensor, "batch 1"]) -> Rows:
+    """``x + share (points - x)``; a share of 1 keeps the bits of the points. Shares too small for their dtype count as 0."""
+    share = share.to(x.dtype)
+    tiny = torch.finfo(x.dtype).tiny
+    moved: Tensor = torch.lerp(x, points, torch.where(share < tiny, 0.0, share))
+    return moved
 
 
 def _norm_name(norm: str | float | int) -> str:

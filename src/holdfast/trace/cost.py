@@ -26,7 +26,7 @@ def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes
         return max(1, math.ceil(PASS / passes / SHARE))
     inputs, units, groups = model.input_size, model.width, model.groups
     training = units * inputs * passes
-    recording = 2 * units * inputs**2 + PASS * units * inputs + 2 * groups * batch * inputs**2
+    recording: float = 2 * units * inputs**2 + PASS * units * inputs + 2 * groups * batch * inputs**2
     if model.activation.kink:
         recording += 2 * units * inputs * batch + PASS * units * batch / 4
     closing = 10 * groups * inputs**3 + 2 * units * inputs**2

@@ -114,7 +114,9 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
         return BallMinimum(value=0.0, multiplier=math.inf, max_eigenvalue=top, slope=slope)
 
     def excess(log_gap: float) -> float:
-        return float(np.log((squares / (4 * (floor + math.exp(log_gap) - lam) ** 2)).sum()) - 2 * math.log(radius))
+        return float(
+            np.log((squares / (4 * (floor + math.exp(log_gap) - lam) ** 2)).sum()) - 2 * math.log(radius)
+        )
 
     if slope == 0.0:
         multiplier = floor
@@ -127,7 +129,9 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     gaps = multiplier - lam
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = float(np.where(squares > 0, squares / (4 * gaps), 0.0).sum())
-    return BallMinimum(value=-cost - multiplier * radius**2, multiplier=multiplier, max_eigenvalue=top, slope=slope)
+    return BallMinimum(
+        value=-cost - multiplier * radius**2, multiplier=multiplier, max_eigenvalue=top, slope=slope
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +141,9 @@ class LowerModel:
     constant: float
     balls: tuple[Ball, ...]
 
-    def bound(self, radius: float, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()) -> "Bound":
+    def bound(
+        self, radius: float, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()
+    ) -> "Bound":
         """Smallest value over ``||U_h||_F <= R`` for every ``h``, hence below the optimal robust loss of the ball(s).
 
         With ``decay`` the objective has ``decay / 2 ||W||^2`` added, ``initial`` being the weights ``W0`` block by block:
@@ -146,7 +152,10 @@ class LowerModel:
         constant, balls = self.constant, self.balls
         if decay:
             balls = tuple(
-                tuple(replace(b, linear=b.linear.double() + decay * w.double()) for b, w in zip(ball, ws, strict=True))
+                tuple(
+                    replace(b, linear=b.linear.double() + decay * w.double())
+                    for b, w in zip(ball, ws, strict=True)
+                )
                 for ball, ws in zip(balls, initial, strict=True)
             )
             constant += decay / 2 * sum(w.double().square().sum().item() for ws in initial for w in ws)

@@ -19,6 +19,9 @@ from holdfast.trace.lower_model import Block, LowerModel, curved
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
 from holdfast.trace.window import Rounding, Window, growth
 
+COMPARED = 2
+"""Rounds of a run whose gradients are computed a second time and compared."""
+
 
 def as_matrix(parameter: Tensor) -> Float[Tensor, "units inputs"]:
     """A parameter as a matrix with one row a unit; vectors and scalars have one row."""
@@ -87,12 +90,15 @@ class TraceRecorder:
         self.example_weights = example_weights
         self.processes, self.reduce = processes, reduce
         if example_weights is not None and not bool((example_weights >= 0).all()):
-            raise InputError("example_weights must be numbers >= 0, got a negative one or NaN; a weight counts an example.")
+            raise InputError(
+                "example_weights must be numbers >= 0, got a negative one or NaN; a weight counts an example."
+            )
         parameters = dict(model.named_parameters())
         self.names = curvature.parameters(model)
         self.balls = [[parameters[name] for name in names] for names in self.names]
         self.initial = {name: parameters[name].detach().clone() for names in self.names for name in names}
         self.rounds = 0
+        self._compared = 0
         self._sums: _Sums | None = None
 
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
@@ -137,12 +143,16 @@ class TraceRecorder:
             sums.fault, sums.probed = sums.fault or probed_fault(self.model, points[:8]), len(rows) > 1
         sums.fault = sums.fault or self._unsuited(len(rows), round_size, outputs)
         self._check(sums, rows, points, labels)
-        if sums.fault:
-            return
         n = len(self.y)
         share = round_size / n  # w_t, while the window is one epoch; close() divides by the epochs
         uniform = torch.full_like(outputs[:, 0], 1 / round_size)
         p = uniform if self.example_weights is None else self.example_weights[rows] * (n / round_size)
+        hard = not labels.is_floating_point()  # others are counted as mislabelled
+        if not sums.fault and hard and self.processes == 1 and self._compared < COMPARED:
+            self._compared += 1
+            sums.fault = self._other_gradients(points, labels, p)
+        if sums.fault:
+            return
         exact = outputs.double()
         slopes = self._slopes(outputs, self.y[rows]).double() * p[:, None].double()
         moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
@@ -181,21 +191,48 @@ class TraceRecorder:
         """What is wrong with a round by its sizes, its arithmetic or its gradients; nothing where nothing is."""
         if self.processes == 1 and rows != round_size:
             return f"a round of {rows} examples was recorded as one of {round_size}, so its gradient is scaled wrongly"
-        if self.curvature.rigorous and any(w.grad is None for ball in self.balls for w in ball if w.requires_grad):
+        if self.curvature.rigorous and any(
+            w.grad is None for ball in self.balls for w in ball if w.requires_grad
+        ):
             return "a trained parameter had no gradient when its round was recorded (record before gradients are cleared)"
         dtypes = {outputs.dtype, *(w.dtype for ball in self.balls for w in ball)}
         return arithmetic_fault(dtypes)
+
+    def _other_gradients(self, points: Tensor, labels: Tensor, p: Tensor) -> str:
+        """Whether ``.grad`` is what the round's loss gives at the present weights: clipping, loss scaling, accumulation and
+        recording after the step all show here. Looser than rounding, tighter than any of those."""
+        parameters = [w for ball in self.balls for w in ball]
+        with torch.enable_grad():
+            value = (p * self.loss(self.model(points), labels)).sum()
+            expected = torch.autograd.grad(value, parameters, allow_unused=True)
+        for parameter, right in zip(parameters, expected, strict=True):
+            zero = torch.zeros_like(parameter)
+            right, came = zero if right is None else right, zero if parameter.grad is None else parameter.grad
+            if not bool(came.isfinite().all()):
+                return ""  # close() says so, after the points that may be why
+            if bool((came - right).norm() > 1e-3 * right.norm() + 1e-9):
+                return (
+                    "the gradients are not those of the round's loss at these weights (clipped, scaled, accumulated, or recorded "
+                    "after the step)"
+                )
+        return ""
 
     def _add(self, sums: _Sums, curvature: RoundCurvature, moves: list[list[Tensor]], share: float) -> None:
         """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``."""
         for ball, parameters, ball_moves, ball_curvature in zip(
             sums.balls, self.balls, moves, curvature.balls, strict=True
         ):
-            for block, parameter, move, part in zip(ball, parameters, ball_moves, ball_curvature, strict=True):
+            for block, parameter, move, part in zip(
+                ball, parameters, ball_moves, ball_curvature, strict=True
+            ):
                 # Every process holds the whole gradient, and the sums over processes are taken when the window closes.
-                gradient = as_matrix(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
+                gradient = as_matrix(
+                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+                )
                 block.linear.add_(gradient, alpha=share / self.processes)
-                sums.constant -= share / self.processes * torch.linalg.vecdot(gradient.flatten(), move.flatten())
+                sums.constant -= (
+                    share / self.processes * torch.linalg.vecdot(gradient.flatten(), move.flatten())
+                )
                 if part.matrices is not None:
                     bent = curved(move, part.matrices)
                     block.linear.add_(bent, alpha=2 * share)
@@ -216,7 +253,9 @@ class TraceRecorder:
         epochs = sums.epochs
         # All processes agree on a fault before they add up, since one with a fault has nothing to add.
         if int(self.reduce(torch.tensor(bool(sums.fault), dtype=torch.int32, device=sums.constant.device))):
-            return self._void(sums, sums.fault or "another process found a fault in its rounds", epoch, frozen)
+            return self._void(
+                sums, sums.fault or "another process found a fault in its rounds", epoch, frozen
+            )
         lower = LowerModel(
             constant=float(self.reduce(sums.constant)) / epochs,
             balls=tuple(
@@ -224,7 +263,9 @@ class TraceRecorder:
                     Block(
                         linear=self.reduce(block.linear) / epochs,
                         matrices=None if block.matrices is None else self.reduce(block.matrices) / epochs,
-                        eigenvalue=0.0 if block.eigenvalue is None else float(self.reduce(block.eigenvalue)) / epochs,
+                        eigenvalue=0.0
+                        if block.eigenvalue is None
+                        else float(self.reduce(block.eigenvalue)) / epochs,
                     )
                     for block in ball
                 )
@@ -235,7 +276,8 @@ class TraceRecorder:
         unit = 2.0**-53 if self.balls[0][0].dtype == torch.float64 else 2.0**-24
         rounding = Rounding(
             unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
-            input_norm=float(sums.input_norm), distance=float(sums.distance), output_norm=self._output_norm(),
+            # The root of the sum of squares is at least the largest over the processes.
+            input_norm=float(self.reduce(sums.input_norm.square()).sqrt()), distance=float(sums.distance), output_norm=self._output_norm(),
             growth=growth(self.model),
         )  # fmt: skip
         online_loss = float(self.reduce(sums.loss)) / epochs
@@ -259,7 +301,9 @@ class TraceRecorder:
         )  # fmt: skip
 
     def _output_norm(self) -> float:
-        return float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0
+        return (
+            float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0
+        )
 
     def _fault(self, sums: _Sums, lower: LowerModel) -> str:
         outside = int(self.reduce(sums.outside))
@@ -267,7 +311,9 @@ class TraceRecorder:
             return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
         mislabelled = int(self.reduce(sums.mislabelled))
         if mislabelled:
-            return f"{mislabelled} targets differ from the examples' labels, so the rounds are of another loss"
+            return (
+                f"{mislabelled} targets differ from the examples' labels, so the rounds are of another loss"
+            )
         visits = self.reduce(sums.visits)
         often, seldom = int((visits > sums.epochs).sum()), int((visits < sums.epochs).sum())
         if often:

@@ -23,7 +23,9 @@ def arithmetic_fault(dtypes: set[torch.dtype]) -> str:
     """Arithmetic that the rounding allowance does not cover, seen in the dtypes of weights and outputs; or nothing."""
     coarse = dtypes - {torch.float32, torch.float64}
     if coarse:
-        return f"the round was computed in {', '.join(sorted(map(str, coarse)))}; rounds need float32 or float64"
+        return (
+            f"the round was computed in {', '.join(sorted(map(str, coarse)))}; rounds need float32 or float64"
+        )
     if torch.float32 in dtypes and torch.get_float32_matmul_precision() != "highest":
         return "matrix products were allowed less than float32 (torch.set_float32_matmul_precision); rounds need 'highest'"
     return ""

@@ -67,6 +67,7 @@ class Trace:
 
 def kept(windows: list[Window], budget: int) -> list[Window]:
     """The windows with at most ``budget`` bytes of lower models: the highest bounds and the last one stay, others keep figures."""
+
     def size(window: Window) -> int:
         blocks = [b for ball in window.lower.balls for b in ball] if window.lower is not None else []
         return sum(b.linear.nbytes + (b.matrices.nbytes if b.matrices is not None else 0) for b in blocks)
@@ -111,8 +112,12 @@ def save_trace(trace: Trace, folder: Path) -> None:
     write_json(
         folder / "trace.json",
         {
-            "format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason,
-            "initial": initial, "windows": rows,
+            "format": FORMAT,
+            "names": trace.names,
+            "rigorous": trace.rigorous,
+            "reason": trace.reason,
+            "initial": initial,
+            "windows": rows,
         },
     )
 
