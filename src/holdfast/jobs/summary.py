@@ -186,19 +186,19 @@ def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
 
 
 def bounds_at_radii(trace: Trace, radius: float, certificate: Certificate) -> list[dict[str, Any]]:
-    """The best window's bound at other radii: any radius can be read from one trace."""
+    """The best window's bound at other radii: any radius can be read from one trace. A bound holds in every smaller ball too."""
     windows = [w for w in trace.windows if w.lower is not None]
     if not windows or not math.isfinite(radius) or certificate.status == "void":
         return []
     windows = sorted(windows, key=lambda w: w.lower_bound)[-8:]
-    rows = []
-    for share in (*RADII, 1.5, 2.0):
-        at = share * radius
-        best = max(window_bound(w, at).value for w in windows)
+    rows: list[dict[str, Any]] = []
+    best = -math.inf
+    for share in (2.0, 1.5, *reversed(RADII)):
+        best = max(best, *(window_bound(w, share * radius).value for w in windows))
         if share == 1.0:
             best = max(best, certificate.lower_bound)
-        rows.append({"radius": at, "lower_bound": best, "status": certificate.status})
-    return rows
+        rows.append({"radius": share * radius, "lower_bound": best, "status": certificate.status})
+    return rows[::-1]
 
 
 def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:
@@ -213,14 +213,14 @@ def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:
 
 
 def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, folder: Path) -> None:
-    """Examples with their attacked points: first those that broke, then those nearest to breaking."""
+    """Examples with their attacked points: half of them broken by the attack, where there are as many, half holding."""
     part = data.test if len(data.test) else data.train
-    fell = result.clean & ~result.robust
-    order = torch.argsort(fell.double() * 1e6 + result.loss.double(), descending=True)
-    chosen = order[: GALLERY * 4][
-        torch.randperm(min(len(order), GALLERY * 4), generator=torch.Generator().manual_seed(0))
-    ]
-    chosen = chosen[:GALLERY].sort().values
+    # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a group.
+    group = torch.where(result.clean, result.robust.long(), 2)
+    mixed = torch.randperm(len(group), generator=torch.Generator().manual_seed(0))
+    broken, holding, wrong = (mixed[group[mixed] == k] for k in range(3))
+    half = max(GALLERY // 2, GALLERY - len(holding))
+    chosen = torch.cat([broken[:half], holding, broken[half:], wrong])[:GALLERY]
     device = next(model.parameters()).device
     with torch.no_grad():
         before, after = (predictions(model(v[chosen].to(device))).cpu() for v in (part.x, result.x))

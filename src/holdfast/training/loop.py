@@ -90,7 +90,7 @@ def fit(
     Args:
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
-        recorder: writes the trace; every ``record_every``-th epoch, and always the last, is recorded.
+        recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
         observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each step, which is finished all the same.
 
     Raises:
@@ -182,5 +182,5 @@ def summed(fabric: Fabric, values: Tensor) -> Tensor:
 
 
 def _due(epoch: int, epochs: int, every: int) -> bool:
-    """Recorded epochs: every ``every``-th, counted back from the last, which always is."""
-    return (epochs - 1 - epoch) % every == 0
+    """Recorded epochs: every ``every``-th, counted back from the last; none where one alone would cost more than its share."""
+    return every <= epochs and (epochs - 1 - epoch) % every == 0
