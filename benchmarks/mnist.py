@@ -35,7 +35,7 @@ def run(folder: str, width: int, radius: float, epochs: int, examples: int | Non
     began = time.perf_counter()
     done = hf.train(
         model, data, threat, attack=hf.PGD(steps=5, start="example"), parameter_radius=radius, learning_rate=radius / 2,
-        epochs=epochs, batch_size=500, schedule="cosine", tighten=10, final_attack=hf.PGD(steps=5, start="example"),
+        epochs=epochs, batch_size=500, schedule="cosine", tighten=4, final_attack=hf.PGD(steps=5, start="example"),
     )  # fmt: skip
     found = done.certificate
     return {

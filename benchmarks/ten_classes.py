@@ -1,11 +1,9 @@
 """Ten digits, signed one-hot outputs: the certified gap against width.
 
-400 examples scaled to norm sqrt(3)/2 with a last coordinate 1/2, l2 radius 0.1, softplus. Outputs are m^(-1/2) sums over all m
-units. Written with each output normalised by its own m / 10 units, the ball of radius R here is that of radius R / sqrt(10): both
-R = 60 and R = 60 sqrt(10) are shown, so that either reading of "radius 60" can be compared.
+400 examples scaled to norm sqrt(3)/2 with a last coordinate 1/2, l2 radius 0.1, softplus, R = 60; f_c is m^(-1/2) times a sum over
+all m units. The aim is a gap of at most 0.09 at 10 x 4,000 units (an independent prototype's), then at most 0.01.
 """
 
-import math
 import time
 
 from harness import arguments, command, machine, record, table
@@ -14,9 +12,7 @@ import holdfast as hf
 from holdfast.data import on_sphere
 
 EXAMPLES = 400
-CASES = tuple((60.0, width) for width in (4_000, 10_000, 20_000, 40_000, 80_000)) + tuple(
-    (60.0 * math.sqrt(10), width) for width in (10_000, 40_000, 160_000)
-)
+CASES = tuple((60.0, width) for width in (4_000, 10_000, 20_000, 40_000))
 
 
 def run(radius: float, width: int, *, quick: bool) -> list[str]:
@@ -31,8 +27,8 @@ def run(radius: float, width: int, *, quick: bool) -> list[str]:
     model = hf.networks.TwoLayer(data.features, data.classes, width)
     began = time.perf_counter()
     done = hf.train(
-        model, data, threat, attack=attack, parameter_radius=radius, learning_rate=radius * 2 / 3, epochs=10 if quick else 60,
-        schedule="cosine", tighten=10 if quick else 60, final_attack=hf.PGD(steps=1), progress=False,
+        model, data, threat, attack=attack, parameter_radius=radius, learning_rate=radius * 2 / 3, epochs=10 if quick else 50,
+        schedule="cosine", tighten=10 if quick else 60 if width <= 20_000 else 20, final_attack=hf.PGD(steps=1), progress=False,
     )  # fmt: skip
     found = done.certificate
     cells = [

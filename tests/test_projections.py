@@ -202,6 +202,26 @@ def test_clipping_one_after_the_other_is_not_the_projection() -> None:
         assert (ours - delta).norm() < (one_after_the_other - delta).norm() - 0.05
 
 
+@pytest.mark.parametrize("box", ["box", "half open", "some stuck"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rough_projection_of_attacks_is_close_to_the_exact_one(
+    box: str, dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    """From well inside the ball to a hundred times its radius: in the limits, in the ball, near the nearest point."""
+    radius = 3.0
+    delta = (gaussian(64, 784, rng) * torch.logspace(-3, 1, 64, dtype=torch.float64)[:, None]).to(dtype)
+    low, high = (edge.to(dtype) for edge in limits(box, 64, 784, rng) if edge is not None)
+    rough = pr.roughly_project_l2(delta, radius, low, high)
+    assert rough.dtype == dtype
+    assert ((low <= rough) & (rough <= high)).all()
+    assert (pr.lengths(rough, "2") <= radius * (1 + 6e-5)).all()
+    exact = pr.project_l2(delta, radius, low, high)
+    assert ((rough - exact).norm(dim=1) <= 1e-4 * radius).all()
+    inside = pr.lengths(delta.clamp(low, high), "2") < radius
+    assert inside.any()
+    assert torch.equal(rough[inside], delta.clamp(low, high)[inside])
+
+
 @pytest.mark.parametrize("spread", [0, 4, 12, 60])
 def test_both_searches_for_the_l2_multiplier_agree(spread: int, rng: torch.Generator) -> None:
     """Breakpoints over up to 60 decades are the hard case for Newton's method; sorting does not care."""

@@ -101,6 +101,28 @@ def test_settled_and_sampled_points_are_contained(
     assert (settled - threat.project(points, x)).abs().max() <= step
 
 
+@threats
+@dtypes
+def test_the_projector_of_a_batch_projects_many_points_in_turn(
+    threat: Threat, dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    """What attacks use between their steps: near the projection, and the points they pass in are left alone."""
+    x = examples(64, rng, dtype)
+    projector = threat.projector(x)
+    tolerance = 1e-4 * threat.step_scale + 4 * torch.finfo(dtype).eps
+    for spread in (2.0, 0.1, 30.0):
+        points = around(x, rng, spread)
+        before = points.clone()
+        near = projector(points)
+        assert near.dtype == dtype
+        assert near.shape == x.shape
+        assert torch.equal(points, before)
+        assert ((near - threat.project(points, x)).flatten(1).norm(dim=1) <= tolerance).all()
+        settled = threat.settle(near, x)
+        assert threat.contains(settled, x).all()
+    assert torch.equal(projector(x), x)
+
+
 @dtypes
 def test_a_point_inside_is_projected_to_itself_bit_for_bit(dtype: torch.dtype, rng: torch.Generator) -> None:
     """Of scales so mixed that ``x + (p - x)`` would round."""

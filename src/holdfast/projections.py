@@ -229,6 +229,8 @@ def _scale(rise: Rows, full: Rows, radius: Column, most: Column) -> Column:
 
 def _square_by_rounds(rise: Rows, full: Rows, target: Column, most: Column) -> Column:
     inside = (rise * most).clamp_(max=full).sum(1, keepdim=True) <= target
+    if bool(inside.all()):
+        return most
     square = torch.where(inside, most, _tangent(rise, full, target, most, 0.0 * most).clamp(min=0.0))
     square = torch.minimum(square, most)
     enough = 1 + 4 * torch.finfo(rise.dtype).eps

@@ -36,7 +36,10 @@ class Parser(argparse.ArgumentParser):
 
 def positive(text: str) -> float:
     """A number above 0, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text}")
     return value
@@ -44,7 +47,10 @@ def positive(text: str) -> float:
 
 def natural(text: str) -> int:
     """A whole number, 0 or more, for argparse."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
     return value

@@ -114,7 +114,7 @@ def _bracket_table(run: Run) -> Table:
     table.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
     table.add_row("surrogate", number(run.surrogate), "this network under the attack of training")
     kind = run.summary.text("robust_loss_upper_kind")
-    behind = "verified" if kind == "verified" else f"this network under the {kind}" if kind else ""
+    behind = "verified" if kind == "verified" else f"this network under the {kind}: observed" if kind else ""
     table.add_row("upper bound", number(run.upper), behind)
     gap = run.summary.number("gap")
     reason = run.summary.text("certificate_reason") or ""
@@ -126,11 +126,14 @@ def _gap_table(run: Run) -> Table:
     table = _table("Gap", "", "claim", "verdict")
     for key, name in GAPS.items():
         gap = run.gaps[key]
-        claim = gap.claim or ""
-        table.add_row(
-            name, _value(gap), Text(claim, style=CLAIM_STYLE.get(claim, "")), escape(gap.verdict or "")
-        )
+        table.add_row(name, _value(gap), _claim(gap), escape(gap.verdict or ""))
     return table
+
+
+def _claim(gap: Gap) -> Text:
+    """``proved``, or where the ends of a bracket are known in different ways ``proved to observed``."""
+    ends = [claim for claim in dict.fromkeys((gap.claim, gap.high_claim)) if claim]
+    return Text(" to ").join(Text(claim, style=CLAIM_STYLE.get(claim, "")) for claim in ends)
 
 
 def _value(gap: Gap) -> str:

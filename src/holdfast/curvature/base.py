@@ -52,3 +52,7 @@ class Curvature(ABC):
     ) -> RoundCurvature:
         """Curvature at the model's present weights. ``weighted_slopes`` are ``p_i s_i``; ``reach`` is the distance from these
         weights at which the bound should be tightest (the parameter radius): it never affects validity."""
+
+    def uses_reach(self, model: nn.Module) -> bool:
+        """Whether ``reach`` matters for this model, so that a good one is worth finding."""
+        return False

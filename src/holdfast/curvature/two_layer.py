@@ -94,6 +94,9 @@ class TwoLayerCurvature(Curvature):
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
         return (("weight", "output_weight"),) if two_layer(model).train_output else (("weight",),)
 
+    def uses_reach(self, model: nn.Module) -> bool:
+        return two_layer(model).activation.kink > 0
+
     def costs(
         self, net: TwoLayer, weighted_slopes: Float[Tensor, "batch outputs"]
     ) -> Float[Tensor, "groups batch"]:

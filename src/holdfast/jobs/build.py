@@ -125,7 +125,7 @@ def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
     kind, _, radius = config.spec.partition(":")
     if kind == "sphere":
         return SphereSlice(_radius(config.spec, radius), fixed=fixed)
-    if imports.is_path(config.spec):
+    if kind not in ("linf", "l2", "l1") and imports.is_path(config.spec):
         threat: Threat = imports.call(config.spec, config.init_args, {"bounds": bounds, "fixed": fixed})
         _refuse_other(threat, Threat, config.spec)
         return threat
@@ -267,6 +267,5 @@ def _known(name: str, names: tuple[str, ...], what: str) -> None:
 def _refuse_other(value: object, kind: type, path: str) -> None:
     """Refuse what an import path gave where a ``kind`` is needed."""
     if not isinstance(value, kind):
-        raise InputError(
-            f"{path} must give a {kind.__module__}.{kind.__name__}, got {type(value).__name__}; name another."
-        )
+        public = f"{kind.__module__.partition('.')[0]}{'.nn' if kind is nn.Module else ''} {kind.__name__}"
+        raise InputError(f"{path} must give a {public}, got {type(value).__name__}; name another.")

@@ -70,6 +70,7 @@ def resume_state(
             epoch=saved["epoch"], rounds=saved["rounds"], seconds=saved["seconds"], generator_state=saved["generator"],
             windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
         )  # fmt: skip
+        recorder.last = next((w for w in reversed(state.windows) if w.lower is not None), None)
         best = Best(**saved["best"])
     except (RuntimeError, ValueError) as error:
         raise InputError(

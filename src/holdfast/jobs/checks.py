@@ -59,7 +59,17 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         raise InputError(
             f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and precision= for speed."
         )
-    outputs = checked_outputs(model.eval(), data.train.x[:8].to(device, dtype), data.train.y[:8].to(device))
+    x, y = data.train.x[:8].to(device, dtype), data.train.y[:8].to(device)
+    try:
+        outputs = checked_outputs(model.eval(), x, y)
+    except InputError:
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+        raise InputError(
+            f"model must take a batch of shape {tuple(x.shape)}, but its forward pass failed ({why}); mend its layers, "
+            "or set HOLDFAST_DEBUG=1 to see where."
+        ) from error
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
         raise InputError(
             f"model must return an output for each of {data.classes} classes (two classes: one will do), "
@@ -98,10 +108,15 @@ def check_compatible(data: Dataset, threat: Threat, *, allow: bool, progress: Pr
         first, second = (int(row) for row in found.pairs[0])
         more = "" if found.complete else "at least "
         rows = data.split.train
+        remedy = (
+            f"use a radius below {found.largest_compatible_radius:.4g}"
+            if found.largest_compatible_radius > 0
+            else "remove one of each pair"
+        )
         raise InputError(
-            f"threat sets of different labels must not meet, but {more}{found.count} pair(s) of training examples do under "
-            f"{threat.spec} (the nearest, rows {int(rows[first])} and {int(rows[second])}, are {found.distance:.4g} apart); use a radius "
-            f"below {found.largest_compatible_radius:.4g}, or allow_incompatible to train all the same."
+            f"threat sets of different labels must not meet, but {more}{found.count} pair{'s' if found.count > 1 else ''} of training examples do under "
+            f"{threat.spec} (the nearest, rows {int(rows[first])} and {int(rows[second])}, are {found.distance:.4g} apart); {remedy}, "
+            "or set allow_incompatible (--allow-incompatible) to train all the same."
         )
     return Compatibility(
         compatible=found.count == 0,

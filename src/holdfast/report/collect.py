@@ -75,12 +75,13 @@ class Fields:
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """One of the three gaps: a value, or for the capacity a bracket ``low`` to ``high``."""
+    """One of the three gaps: a value, or for the capacity a bracket ``low`` to ``high``, whose ends have a claim each."""
 
     value: float | None
     low: float | None
     high: float | None
     claim: str | None
+    high_claim: str | None
     verdict: str | None
 
 
@@ -248,12 +249,13 @@ def _summary(folder: Path) -> Fields:
 
 
 def _gap(fields: Fields) -> Gap:
-    claim = fields.text("claim")
+    claim, high_claim = fields.text("claim"), fields.text("high_claim")
     return Gap(
         value=fields.number("value"),
         low=fields.number("low"),
         high=fields.number("high"),
         claim=claim if claim in CLAIMS else None,
+        high_claim=high_claim if high_claim in CLAIMS and fields.number("high") is not None else None,
         verdict=fields.text("verdict"),
     )
 

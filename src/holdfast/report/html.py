@@ -46,6 +46,7 @@ class Card:
     meaning: str
     figure: str
     claim: str | None
+    high_claim: str | None
     verdict: str | None
     share: float | None
     largest: bool
@@ -125,7 +126,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def cards(run: Run) -> tuple[Card, ...]:
-    """The three gaps, with each one's share of the robust loss: upper end = unavoidable + optimisation + attack."""
+    """The three gaps, with each one's share of the robust loss: upper end = lower bound + optimisation + attack."""
     shares = loss_shares(run)
     largest = max(shares, key=lambda key: shares[key]) if len(shares) > 1 else None
     words = {
@@ -141,6 +142,7 @@ def cards(run: Run) -> tuple[Card, ...]:
             meaning=meaning,
             figure=gap_text(run.gaps[key]),
             claim=run.gaps[key].claim,
+            high_claim=run.gaps[key].high_claim,
             verdict=run.gaps[key].verdict,
             share=shares.get(key),
             largest=key == largest,

@@ -3,6 +3,7 @@
 Nothing here waits for the device until a window closes. See `docs/certificate.md`, "From many rounds to one number".
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -98,6 +99,8 @@ class TraceRecorder:
         self.balls = [[parameters[name] for name in names] for names in self.names]
         self.initial = {name: parameters[name].detach().clone() for names in self.names for name in names}
         self.rounds = 0
+        self.last: Window | None = None
+        self._reach = radius
         self._compared = 0
         self._sums: _Sums | None = None
 
@@ -106,6 +109,7 @@ class TraceRecorder:
 
         ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
         """
+        self._reach = self._aim()
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Sums(
@@ -114,6 +118,22 @@ class TraceRecorder:
             distance=zero.clone(), outside=zero.clone(), mislabelled=zero.clone(),
             visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def _aim(self) -> float:
+        """How far from the present weights the bound should be tightest: where the last window's lower model is smallest, that
+        is, the network it holds to be possible. At first the radius of the ball."""
+        if self.last is None or self.last.lower is None or not self.curvature.uses_reach(self.model):
+            return self.radius
+        bound, squares = self.last.lower.bound(self.radius), 0.0
+        for ball, parameters, names, minimum in zip(
+            self.last.lower.balls, self.balls, self.names, bound.minima, strict=True
+        ):
+            for block, parameter, name in zip(ball, parameters, names, strict=True):
+                move = as_matrix(parameter - self.initial[name]).double()
+                squares += float((block.minimiser(minimum.multiplier).to(move) - move).square().sum())
+        # The geometric mean with the last aim: a short reach makes the model stray far, and the next aim would swing back.
+        return min(2 * self.radius, max(0.05 * self.radius, math.sqrt(self.last.reach * math.sqrt(squares))))
 
     def skip(self) -> None:
         """Count a round that is not recorded."""
@@ -158,7 +178,7 @@ class TraceRecorder:
         moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
-        curvature = self.curvature.round(self.model, points, slopes.to(points.dtype), reach=self.radius)
+        curvature = self.curvature.round(self.model, points, slopes.to(points.dtype), reach=self._reach)
         batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
         sums.loss += share * batch_loss
         sums.constant += share * batch_loss
@@ -237,8 +257,10 @@ class TraceRecorder:
                     bent = curved(move, part.matrices)
                     block.linear.add_(bent, alpha=2 * share)
                     sums.constant -= share * torch.linalg.vecdot(bent.flatten(), move.flatten())
-                    weighted = share * part.matrices
-                    block.matrices = weighted if block.matrices is None else block.matrices.add_(weighted)
+                    if block.matrices is None:
+                        block.matrices = share * part.matrices
+                    else:
+                        block.matrices.add_(part.matrices, alpha=share)
                 if part.eigenvalue is not None:
                     block.linear.add_(move * (2 * share * part.eigenvalue))
                     sums.constant -= share * part.eigenvalue * move.square().sum()
@@ -287,9 +309,10 @@ class TraceRecorder:
         window = Window(
             first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch, rounding=rounding,
             online_loss=online_loss, drift=tuple(float(d) for d in sums.drift),
-            lower=lower, lower_bound=float("nan"), frozen=frozen,
+            lower=lower, lower_bound=float("nan"), frozen=frozen, reach=self._reach,
         )  # fmt: skip
-        return window_at(window, self.radius)
+        self.last = window_at(window, self.radius)
+        return self.last
 
     def _void(self, sums: _Sums, fault: str, epoch: int, frozen: bool) -> Window:
         """A window that proves nothing."""

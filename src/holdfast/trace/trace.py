@@ -95,7 +95,7 @@ def save_trace(trace: Trace, folder: Path) -> None:
         row: dict[str, Any] = {
             "first": window.first, "last": window.last, "epoch": window.epoch, "online_loss": window.online_loss,
             "drift": list(window.drift), "lower_bound": window.lower_bound, "void": window.void,
-            "frozen": window.frozen, "rounding": vars(window.rounding),
+            "frozen": window.frozen, "reach": window.reach, "rounding": vars(window.rounding),
         }  # fmt: skip
         if window.lower is not None:
             tensors = _block_tensors(window.lower)
@@ -196,7 +196,7 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
     return Window(
         first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),
         drift=tuple(_number(d) for d in row["drift"]), lower=lower, lower_bound=_number(row["lower_bound"]),
-        void=row["void"], frozen=row["frozen"], rounding=Rounding(**row["rounding"]),
+        void=row["void"], frozen=row["frozen"], reach=row["reach"], rounding=Rounding(**row["rounding"]),
     )  # fmt: skip
 
 

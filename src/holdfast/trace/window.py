@@ -65,6 +65,7 @@ class Window:
         void: why these rounds prove nothing; empty when they do.
         lower_bound: the bound at the radius the run was asked for, rounding allowance taken off.
         frozen: whether all rounds were taken at one ``W``.
+        reach: distance from the weights at which the curvature was asked to be tightest.
     """
 
     first: int
@@ -77,6 +78,7 @@ class Window:
     lower_bound: float
     void: str = ""
     frozen: bool = False
+    reach: float = 0.0
 
     def bound_at(self, radius: float) -> float:
         """Lower bound of the optimal robust loss over the ball of this radius, rounding allowance taken off."""
