@@ -400,3 +400,29 @@ def test_the_readme_names_files_that_exist_and_options_that_are_understood(monke
         read_config([word for word in command.split() if not word.endswith(".yaml")])
     (tmp_path / "readme.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL).group(1))
     assert read_config([str(tmp_path / "readme.yaml")])[0].network.init_args == {"hidden": 64}
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--momentum", "did you mean --training.momentum?"),
+        ("--schedule", "did you mean --training.schedule?"),
+        ("--bogus", "add --help for all of them."),
+    ],
+)
+def test_an_option_goes_by_its_last_part_first_and_nothing_far_fetched_is_named(capsys, option, meant):
+    assert main(["train", option, "1"]) == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["abc", "-3", "nan", "inf"])
+def test_a_radius_that_is_no_number_above_zero_is_refused_in_one_sentence(capsys, text):
+    assert main(["certify", "nowhere", "--radius", text]) == 2
+    assert f"must be a finite number > 0, got {text}" in capsys.readouterr().err
+
+
+def test_the_upper_end_of_the_bracket_is_shown_as_observed(trained):
+    rows = {line.split("  ")[0]: line for line in trained[1].splitlines()}
+    assert "observed" in rows["upper bound"]
+    assert "proved to observed" in rows["capacity gap"]
+    assert "observed" not in rows["optimisation gap"]

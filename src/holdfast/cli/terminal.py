@@ -12,6 +12,7 @@ from rich.text import Text
 
 from holdfast.jobs.doctor import Finding
 from holdfast.report.collect import BoundAtRadius, Gap, Run, read_run
+from holdfast.report.html import gap_text
 from holdfast.report.formats import count, duration, number, percent, setting
 
 if TYPE_CHECKING:
@@ -136,10 +137,11 @@ def _claim(gap: Gap) -> Text:
     return Text(" to ").join(Text(claim, style=CLAIM_STYLE.get(claim, "")) for claim in ends)
 
 
-def _value(gap: Gap) -> str:
-    if gap.low is not None or gap.high is not None:
-        return f"[{number(gap.low)}, {number(gap.high)}]"
-    return number(gap.value)
+def _value(gap: Gap) -> Text:
+    """The figure; a `Text`, since rich would take ``[1, 2]`` for markup where an end is a word."""
+    if gap.low is not None and gap.high is not None:
+        return Text(f"[{number(gap.low)}, {number(gap.high)}]")
+    return Text(gap_text(gap))
 
 
 def _accuracy_table(run: Run) -> Table:

@@ -267,5 +267,7 @@ def _known(name: str, names: tuple[str, ...], what: str) -> None:
 def _refuse_other(value: object, kind: type, path: str) -> None:
     """Refuse what an import path gave where a ``kind`` is needed."""
     if not isinstance(value, kind):
-        public = f"{kind.__module__.partition('.')[0]}{'.nn' if kind is nn.Module else ''} {kind.__name__}"
-        raise InputError(f"{path} must give a {public}, got {type(value).__name__}; name another.")
+        public = "torch.nn.Module" if kind is nn.Module else kind.__name__
+        raise InputError(
+            f"{path} must give an object of type {public}, got {type(value).__name__}; name another."
+        )

@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError, safe_open
+
 from holdfast.report.collect import Fields, Run, read_run
 
 State = Literal["ok", "warn", "bad"]
@@ -25,6 +27,7 @@ WIDE_GAP = 0.1  # optimisation gap as a share of the surrogate loss
 FALLING = 0.02  # share by which the loss of the last quarter of epochs still fell
 AT_EDGE = 0.99  # drift over radius, from which on the ball holds the weights back
 GENEROUS = 0.5  # drift over radius, below which the ball is larger than training needs
+CURVED = 1.5  # width factor from which on the bound is loose mostly for want of width
 STUCK = 0.25  # surrogate loss over that of guessing, log(classes)
 OVERFITTED = 0.15  # train robust accuracy minus test robust accuracy
 
@@ -66,12 +69,32 @@ UNKNOWN: tuple[State, str, str] = ("ok", "not measured in this run", "")
 def _run(run: Run) -> Found:
     if run.summary.flag("interrupted"):
         yield "warn", "training was interrupted", "go on with `holdfast train RUN/config.yaml --resume`"
+    damaged = [str(path.relative_to(run.folder)) for path in _weights(run.folder) if not _whole(path)]
+    if damaged:
+        yield (
+            "bad",
+            f"{', '.join(damaged)} cannot be read: cut short or damaged",
+            "restore what is damaged, or train again with `holdfast train RUN/config.yaml`",
+        )
     if run.unread_lines:
         yield (
             "warn",
             f"{run.unread_lines} lines of metrics.jsonl are cut short",
             "nothing need be done, the others are read; train again for a whole record",
         )
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("trace/*.safetensors"))]
+
+
+def _whole(path: Path) -> bool:
+    """Whether the header fits the length of the file; the numbers are not read."""
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _data(run: Run) -> Found:
@@ -145,7 +168,8 @@ def _optimisation(run: Run) -> Found:
         yield (
             "warn",
             "the loss was still falling when training ended",
-            f"train longer: --epochs {2 * len(run.epochs)}",
+            f"train longer: --epochs {2 * len(run.epochs)}"
+            + (f"; besides, {_wider(run.summary)}" if wide and _curved(run.summary) else ""),
         )
     elif wide and drift is not None and drift < GENEROUS:
         yield (
@@ -163,9 +187,13 @@ def _optimisation(run: Run) -> Found:
         yield UNKNOWN
 
 
+def _curved(summary: Fields) -> bool:
+    return (summary.number("width_factor") or 0.0) > CURVED
+
+
 def _wider(summary: Fields) -> str:
     factor = summary.number("width_factor")
-    if factor is not None and factor > 1:
+    if factor is not None and _curved(summary):
         return f"the bound pays for curvature: widen the network about {factor:.2g} times with --width"
     return "the bound pays for curvature: widen the network with --width, or centre its inputs"
 

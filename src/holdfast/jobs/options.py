@@ -89,9 +89,14 @@ def _option_meant(given: str, known: Sequence[str]) -> str:
 def nearest(given: str, known: Iterable[str]) -> str:
     """The option likeliest meant, by its whole name or by its last part; short names first."""
     ordered = sorted(known, key=lambda option: (option.count("."), option))
-    close = difflib.get_close_matches(given, ordered, n=1, cutoff=0.6)
+    # of options with one last part those of the training come first: they are the likeliest
+    tails = {_tail(option): option for option in sorted(ordered, key=lambda o: o.startswith("--training."))}
+    bare = {option.lstrip("-"): option for option in ordered}
+    name = given.lstrip("-")
+    if name in tails:
+        return f"did you mean {tails[name]}?"
+    close = [bare[option] for option in difflib.get_close_matches(name, bare, n=1, cutoff=0.6)]
     if not close:
-        tails = {_tail(option): option for option in reversed(ordered)}
         close = [tails[tail] for tail in difflib.get_close_matches(_tail(given), tails, n=1, cutoff=0.7)]
     return f"did you mean {close[0]}?" if close else "add --help for all of them."
 

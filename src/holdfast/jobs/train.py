@@ -349,7 +349,7 @@ def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fa
         return Fabric(accelerator=accelerator, devices=devices, precision=words, strategy=strategy)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise InputError(
-            f"accelerator, devices, precision and strategy must be had on this machine, got {accelerator!r}, {devices!r}, "
+            f"accelerator, devices, precision and strategy must be available on this machine, got {accelerator!r}, {devices!r}, "
             f"{precision!r} and {strategy!r} ({' '.join(str(error).split())}); leave them out for the default."
         ) from error
 
