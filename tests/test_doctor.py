@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from holdfast.data import from_tensors
 from holdfast.errors import RunFolderError
@@ -275,3 +276,28 @@ def test_rare_classes_are_found():
         torch.rand(62, 3, generator=torch.Generator().manual_seed(0)), y, validation=0.0, test=0.0
     )
     assert "class 1" in troubles(data_and_threat(data))["classes"].what
+
+
+def test_files_cut_short_are_named(tmp_path):
+    run_folder(tmp_path)
+    for name in ("model.safetensors", "last.safetensors"):
+        save_file({"weight": torch.ones(4, 4)}, tmp_path / name)
+    assert all(f.state == "ok" for f in examine(tmp_path) if f.area == "run")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-8])
+    found = next(f for f in examine(tmp_path) if f.area == "run")
+    assert found.state == "bad"
+    assert "model.safetensors" in found.what
+    assert "last.safetensors" not in found.what
+
+
+def test_curvature_is_named_even_where_the_loss_still_falls(tmp_path):
+    falling = [0.69, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25]
+    changes = {"gaps.optimisation.value": 0.2, "gap": 0.2, "surrogate_loss": 0.3, "width_factor": 34.0}
+    run_folder(tmp_path, changes, falling)
+    found = next(f for f in examine(tmp_path) if f.area == "optimisation")
+    assert "train longer" in found.remedy
+    assert "widen the network about 34 times" in found.remedy
+    run_folder(tmp_path, changes | {"width_factor": 0.5}, falling)
+    found = next(f for f in examine(tmp_path) if f.area == "optimisation")
+    assert "widen" not in found.remedy

@@ -545,3 +545,28 @@ def test_certifying_a_run_cut_short_names_what_is_missing(name, done, tmp_path):
     (folder / name).unlink()
     with pytest.raises(RunFolderError):
         certify_run(folder, progress=False)
+
+
+class Failing(nn.Module):
+    """Its layer takes 7 features, whatever the data has."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(7, 2)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_a_module_whose_forward_fails_is_refused_in_one_sentence(data, threat, tmp_path):
+    with pytest.raises(InputError, match=r"its forward pass failed \(RuntimeError: .*\); mend its layers"):
+        train(Failing(), data, threat, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_equal_examples_of_different_labels_have_no_radius_to_propose():
+    x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+    x[1] = x[0]
+    twins = hf.data.from_tensors(x, torch.arange(40) % 2, validation=0, test=0)
+    with pytest.raises(InputError, match="remove one of each pair"):
+        train(two_layer(twins), twins, hf.LpBall("2", 0.0001))

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from holdfast.jobs.doctor import Finding
 from holdfast.report.collect import BoundAtRadius, Gap, Run, read_run
-from holdfast.report.html import gap_text
 from holdfast.report.formats import count, duration, number, percent, setting
+from holdfast.report.html import gap_text
 
 if TYPE_CHECKING:
     from holdfast.certificates import Certificate
