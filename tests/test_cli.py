@@ -1,9 +1,12 @@
 """The command line: quick answers, one sentence and status 2 for what is wrong, and the whole way from train to report."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -426,3 +429,17 @@ def test_the_upper_end_of_the_bracket_is_shown_as_observed(trained):
     assert "observed" in rows["upper bound"]
     assert "proved to observed" in rows["capacity gap"]
     assert "observed" not in rows["optimisation gap"]
+
+
+def test_sigterm_ends_any_command_as_an_interrupt_and_the_handler_is_put_back(capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def killed(arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr("holdfast.cli.main._dispatch", killed)
+    assert main(["train"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -123,6 +123,7 @@ def values_of(path):
         above = facts["above"]
         least = facts["least"] if above is None else above
         top = facts["below"] if facts["below"] is not None else 1e30
+        least = -1e30 if least is None else least  # infinity is refused, by another test
         found = st.floats(least, top, exclude_min=above is not None, exclude_max=facts["below"] is not None)
     else:
         found = WORDS

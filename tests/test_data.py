@@ -372,3 +372,21 @@ def test_load_refuses_a_folder_without_images(tmp_path):
 def test_public_names_are_documented():
     for name in ("digits", "idx", "npz", "from_tensors", "spheres", "load", "separation", "on_sphere"):
         assert getattr(hd, name).__doc__
+
+
+def test_npz_carries_its_box_and_refuses_text(tmp_path):
+    file = tmp_path / "box.npz"
+    x = np.random.default_rng(0).random((40, 3))
+    np.savez(file, x=x, y=np.arange(40) % 2, low=np.zeros(3), high=np.ones(3))
+    low, high = npz(file).bounds
+    assert torch.equal(low, torch.zeros(3))
+    assert torch.equal(high, torch.ones(3))
+    np.savez(file, x=3 * x, y=np.arange(40) % 2, low=np.zeros(3), high=np.ones(3))
+    with pytest.raises(InputError, match="outside"):
+        npz(file)
+    np.savez(file, x=x.astype(str), y=np.arange(40) % 2)
+    with pytest.raises(InputError, match="floating-point numbers or bytes"):
+        npz(file)
+    file.write_text("no archive")
+    with pytest.raises(InputError, match="no archive of plain arrays"):
+        npz(file)

@@ -218,3 +218,12 @@ def test_retention_counts_matrices() -> None:
     windows = [dataclasses.replace(window, lower_bound=bound) for bound in (0.3, 0.2, 0.1)]
     assert [w.lower is not None for w in kept(windows, 3 * size)] == [True, True, True]
     assert [w.lower is not None for w in kept(windows, 3 * size - 1)] == [True, False, True]
+
+
+def test_trace_of_another_format_is_named_as_such(tmp_path: Path) -> None:
+    save_trace(trace_of(windows=1), tmp_path)
+    record = json.loads((tmp_path / "trace.json").read_text())
+    record["format"] = 0
+    (tmp_path / "trace.json").write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match="of format 0, this version reads"):
+        load_trace(tmp_path)

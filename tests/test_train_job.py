@@ -567,6 +567,6 @@ def test_a_module_whose_forward_fails_is_refused_in_one_sentence(data, threat, t
 def test_equal_examples_of_different_labels_have_no_radius_to_propose():
     x = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
     x[1] = x[0]
-    twins = hf.data.from_tensors(x, torch.arange(40) % 2, validation=0, test=0)
+    twins = hf.data.from_tensors(x, torch.arange(40) % 2, validation=0.0, test=0.0)
     with pytest.raises(InputError, match="remove one of each pair"):
         train(two_layer(twins), twins, hf.LpBall("2", 0.0001))

@@ -5,7 +5,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from holdfast.errors import HoldfastError, InputError, InterruptedRunError
 
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 2 for anything the user can mend, 130 after an interrupt."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        with _terminated_as_interrupted():
+            return _dispatch(arguments)
     except InterruptedRunError as error:
         return _stop(error, INTERRUPTED)
     except KeyboardInterrupt:
@@ -54,6 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return _stop(f"the system refused: {error}; check the path, its permissions and the free space.", 2)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: with what was reached kept, and the status of an interrupt."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:

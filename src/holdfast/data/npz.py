@@ -43,7 +43,7 @@ def npz(
 
     Args:
         file: the file.
-        bounds: valid box of floating-point examples; ``None`` for no box.
+        bounds: valid box of floating-point examples; ``None`` for that of the file's arrays ``low`` and ``high``, or no box.
         classes: labels to keep, renumbered ``0, 1, ..`` in this order; ``None`` for all.
         features: see `with_features`.
         validation: share of each class's training rows set aside.
@@ -86,6 +86,12 @@ def npz(
             np.concatenate([images, more]),
             np.concatenate([labels, arrays[names[3]].reshape(-1)]),
         )
+    if not (np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8):
+        raise InputError(
+            f"{names[0]} in {str(path)!r} must hold floating-point numbers or bytes, got {images.dtype}; convert them."
+        )
+    if bounds is None and "low" in arrays and "high" in arrays:
+        bounds = (torch.tensor(arrays["low"], dtype=dtype), torch.tensor(arrays["high"], dtype=dtype))
     x, box = _scaled(images, bounds, dtype)
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
@@ -120,8 +126,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
+        # numpy's own sentence for a file that is no archive advises loading it with code execution.
+        why = "it is no archive of plain arrays" if "pickle" in str(error) else str(error)
         raise InputError(
-            f"{str(path)!r} cannot be read as .npz ({error}); store plain arrays with numpy.savez."
+            f"{str(path)!r} cannot be read as .npz ({why}); store plain arrays with numpy.savez."
         ) from error
 
 

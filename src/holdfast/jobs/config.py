@@ -124,7 +124,12 @@ class NetworkConfig(_Checked):
         "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network"
     )
     init_args: Arguments = _option({}, "arguments of your own network, as {key: value}")
-    width: int = _option(2000, "hidden units in a layer", short="width", least=1)
+    width: int = _option(
+        2000,
+        "hidden units in a layer (two layers: rounded up to as many of each sign for every output)",
+        short="width",
+        least=1,
+    )
     depth: int = _option(2, "trained layers of a dense network", least=1)
     activation: str = _option("softplus", "softplus, relu, relu2, erf, gelu, tanh, ...", short="activation")
     outputs: Literal["signed", "dense"] = _option(

@@ -173,6 +173,8 @@ def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
             return "not measured"
         if known[part] < 0.01:
             return "small: nothing to gain here"
+        if part == "capacity" and known.get("optimisation", 0.0) > known[part]:
+            return "not known to be the limit: close the optimisation gap first"
         return f"{'the largest of the three: ' if part == worst else ''}{remedies[part]}"
 
     return {

@@ -159,12 +159,19 @@ def load_trace(folder: Path) -> Trace:
     """
     try:
         record = json.loads((folder / "trace.json").read_text())
+        if record["format"] != FORMAT:
+            raise RunFolderError(
+                f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; use the version of Holdfast that "
+                "its summary.json names, or train again."
+            )
         initial = load_file(folder / "initial.safetensors")
         windows = tuple(_window(row, folder) for row in record["windows"])
         return Trace(
             names=tuple(tuple(ball) for ball in record["names"]), initial=initial, windows=windows,
             rigorous=record["rigorous"], reason=record["reason"],
         )  # fmt: skip
+    except RunFolderError:
+        raise
     except FileNotFoundError as error:
         raise RunFolderError(
             f"the trace must be whole, but {error.filename or folder} is missing; train again or resume the run."
