@@ -230,7 +230,7 @@ class RunConfig(_Checked):
     evaluation: AttackConfig = _section(
         AttackConfig(steps=20), "attack after every epoch, on the validation part"
     )
-    final: AttackConfig = _section(AttackConfig(steps=40, restarts=3), "attack on the finished network")
+    final: AttackConfig = _section(AttackConfig(steps=40, restarts=2), "attack on the finished network")
     training: TrainingConfig = _section(TrainingConfig(), "training")
     certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
     device: DeviceConfig = _section(DeviceConfig(), "device")
