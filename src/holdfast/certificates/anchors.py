@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.curvature.two_layer import curvature_bounds, kink_widths, one_sided, weighted_grams
+from holdfast.curvature.two_layer import TwoLayerCurvature, kink_widths, weighted_grams
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.trace.lower_model import Block, LowerModel, curved
@@ -77,7 +77,6 @@ class Anchor:
         # Only the two curvatures that are known unit by unit gain from matrices of their own.
         self.per_unit = per_unit and (self.kinked or network.activation.name == "softplus")
         self.root = math.sqrt(network.width)
-        self.rows = network.output_weight if network.group_rows is None else network.group_rows
         parts = [self._values(u) for _, u in self._preactivations()]
         self.outputs = torch.cat([part[0] for part in parts])
         self._sorted = torch.cat([part[1] for part in parts], 1) if self.kinked else None
@@ -110,12 +109,7 @@ class Anchor:
     def costs(self, h: Float[Tensor, "examples outputs"]) -> Float[Tensor, "groups examples"]:
         """``p_i c_gi``; differentiable in ``h``."""
         slopes = self.loss.slope(h, self.labels) * self.weights[:, None]
-        bounds = curvature_bounds(self.network.activation)
-        if self.network.group_rows is not None:
-            return one_sided(self.rows @ slopes.T, bounds)
-        return torch.stack(
-            [one_sided(a @ slopes.T, bounds).amax(0) for a in self.rows.chunk(self.network.groups)]
-        )
+        return TwoLayerCurvature().costs(self.network, slopes)
 
     def slack(self, costs: Tensor, tau: Tensor) -> Tensor:
         """``k = m^(-1/2) sum_gi c_gi sum_{r in g} max(0, tau_gi - |u_ri|)``; its derivative in tau is right almost everywhere."""

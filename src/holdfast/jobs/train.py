@@ -249,6 +249,18 @@ def train(
     if writer.folder is not None:
         save_trace(trace_record, writer.folder / "trace")
 
+    best_weights = best.weights
+
+    def finished() -> Run:
+        return Run(
+            folder=writer.folder,
+            model=model,
+            summary=summary,
+            metrics=rows,
+            certificate=certificate,
+            best=best_weights,
+        )
+
     figures = Figures(
         data=data, threat=threat, attack=attack, loss=loss, model=model, seed=seed, name=name, started=started,
         seconds=state.seconds, epochs=state.epoch, interrupted=True, ball=ball,
@@ -266,14 +278,7 @@ def train(
         raise failure
     if interrupted:
         writer.log("interrupted")
-        return Run(
-            folder=writer.folder,
-            model=model,
-            summary=summary,
-            metrics=rows,
-            certificate=certificate,
-            best=best.weights,
-        )
+        return finished()
 
     with seen.stage("attacking every example once more, at frozen weights"):
         points = attacked_points(
@@ -330,14 +335,7 @@ def train(
     writer.log(
         f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
     )
-    return Run(
-        folder=writer.folder,
-        model=model,
-        summary=summary,
-        metrics=rows,
-        certificate=certificate,
-        best=best.weights,
-    )
+    return finished()
 
 
 def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:
