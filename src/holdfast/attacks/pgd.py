@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
+from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Loss, Outputs
 from holdfast.threats.base import Points, Threat
@@ -147,17 +148,9 @@ class PGD(Attack):
         size = 2.5 * threat.step_scale / self.steps if self.step_size is None else self.step_size
         velocity: Tensor | None = None
         for _ in range(self.steps):
-            points = points.detach().requires_grad_(True)
-            outputs = model(points)
-            value = aim.value(outputs, y)
-            if not value.requires_grad:
-                raise InputError(
-                    "model must be differentiable in its input for a gradient attack, but its outputs carry no"
-                    " gradient; remove no_grad or detach from its forward, or use RandomAttack."
-                )
-            (gradient,) = torch.autograd.grad(value.sum(), points)
             points = points.detach()
-            yield points, outputs.detach()
+            outputs, gradient = outputs_and_gradient(model, points, partial(aim.value, y=y))
+            yield points, outputs
             # A point whose gradient overflows stays where it is: NaN would spread over the whole row for good.
             gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             if self.momentum > 0:

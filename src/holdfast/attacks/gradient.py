@@ -1,0 +1,33 @@
+"""One place where attacks differentiate a model in its input: outputs and the gradient of a value of them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from holdfast.errors import InputError
+from holdfast.losses import Outputs, PerExample
+from holdfast.threats.base import Points
+
+Value = Callable[[Outputs], PerExample]
+"""A number an example, computed from the model's outputs row by row, e.g. its loss."""
+
+
+def outputs_and_gradient(model: nn.Module, points: Points, value: Value) -> tuple[Outputs, Points]:
+    """``f(x')`` and the gradient of ``value(f(x'))_i`` in ``x'_i`` for each row, both without history; one forward and one backward pass.
+
+    Numbers that are not finite are left in the gradient. The model's parameters must be frozen (`modes.attacking`).
+
+    Raises:
+        InputError: the outputs carry no gradient.
+    """
+    points = points.detach().requires_grad_(True)
+    outputs = model(points)
+    worth = value(outputs)
+    if not worth.requires_grad:
+        raise InputError(
+            "model must be differentiable in its input for a gradient attack, but its outputs carry no"
+            " gradient; remove no_grad or detach from its forward, or use RandomAttack."
+        )
+    (gradient,) = torch.autograd.grad(worth.sum(), points)
+    return outputs.detach(), gradient
