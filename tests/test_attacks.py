@@ -482,6 +482,7 @@ class Shaped(nn.Module):
             "flat": outputs[:, 0],
             "pair": (outputs, outputs),
             "image": outputs[:, :, None],
+            "classes": outputs.argmax(1, keepdim=True),
             "short": outputs[:-1],
             "nan": outputs / 0 * 0,
             "detached": outputs.detach(),
@@ -491,9 +492,10 @@ class Shaped(nn.Module):
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("flat", r"model must return \(batch, classes\) logits, .* got \(24,\)"),
-        ("pair", r"model must return \(batch, classes\) logits, .* got tuple"),
-        ("image", r"got \(24, 3, 1\)"),
+        ("flat", r"model must return floating-point logits \(batch, classes\), .* of shape \(24,\)"),
+        ("pair", r"model must return floating-point logits \(batch, classes\), .* got tuple"),
+        ("image", r"of shape \(24, 3, 1\)"),
+        ("classes", "got torch.int64 of shape"),
         ("short", "model must keep the batch size, but changes it from 24 to 23 rows"),
         ("nan", "model must return finite outputs .* for 24 of 24"),
         ("detached", "model must be differentiable in its input"),

@@ -40,7 +40,7 @@ from holdfast.certificates import (
 from holdfast.certificates.anchors import Anchor, Duals
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.convergence import conclude
-from holdfast.certificates.frozen import _anchors, pass_bounds
+from holdfast.certificates.frozen import _anchors, pass_candidate
 from holdfast.certificates.tightening import best_anchor, evaluate, tighten
 from holdfast.curvature import LocalLinearity, TwoLayerCurvature
 from holdfast.errors import InputError
@@ -149,7 +149,7 @@ def frozen(
         THREAT,
         loss,
         TwoLayerCurvature(),
-        label="the pass",
+        weights_name="the pass",
         example_weights=weights,
     )
 
@@ -480,21 +480,22 @@ def test_windows_compete_with_the_pass_and_void_ones_void_all() -> None:
 def test_best_of_several_passes_in_the_ball_is_the_surrogate_loss() -> None:
     bound = LowerBound(value=0.1, source="", width_factor=1.0, max_eigenvalue=1.0, slope=1.0)
     passes = [
-        Evaluated(label="far", surrogate_loss=0.15, allowance=0.0, distance=(3.0,)),
-        Evaluated(label="near", surrogate_loss=0.4, allowance=0.01, distance=(1.0,)),
-        Evaluated(label="nearer", surrogate_loss=0.3, allowance=0.02, distance=(0.5,)),
+        Evaluated(weights="far", surrogate_loss=0.15, allowance=0.0, distance=(3.0,)),
+        Evaluated(weights="near", surrogate_loss=0.4, allowance=0.01, distance=(1.0,)),
+        Evaluated(weights="nearer", surrogate_loss=0.3, allowance=0.02, distance=(0.5,)),
     ]
     found = conclude([bound], passes, 2.0, rigorous=True, reason="")
     assert found.surrogate_loss == pytest.approx(0.32)
     assert found.gap == pytest.approx(0.22)
     assert found.drift == (0.5,)
+    assert found.weights == "nearer"
     assert conclude([bound], passes, 3.0, rigorous=True, reason="").surrogate_loss == 0.15
     assert conclude([], passes, 3.0, rigorous=True, reason="").status == "void"
 
 
 def test_a_bound_above_the_loss_by_rounding_gives_gap_zero() -> None:
     bound = LowerBound(value=0.3, source="", width_factor=1.0, max_eigenvalue=1.0, slope=1.0)
-    passed = Evaluated(label="", surrogate_loss=0.2999, allowance=0.0, distance=(1.0,))
+    passed = Evaluated(weights="", surrogate_loss=0.2999, allowance=0.0, distance=(1.0,))
     assert conclude([bound], [passed], 2.0, rigorous=True, reason="").gap == 0.0
 
 
@@ -764,10 +765,31 @@ def test_linearisation_error_is_zero_for_a_linear_network() -> None:
     assert certified(net, start, x, y, 2.0, tighten=1).linearisation_error > 1e-3
 
 
-def test_pass_bounds_source_tells_where_the_bound_came_from() -> None:
+def test_source_of_a_pass_tells_where_the_bound_came_from() -> None:
     net, start, x, y, loss = case("softplus")
-    (bound,) = pass_bounds(frozen(net, start, x, y, loss), 2.0, evaluations=1)
-    assert "as it stands" in bound.source
+    candidate = pass_candidate(frozen(net, start, x, y, loss), 2.0, evaluations=1)
+    assert candidate.source.startswith("a pass at the pass, as it stands")
+
+
+def test_bounds_at_other_radii_fall_and_hold_what_certifying_there_finds() -> None:
+    net, start, x, y, _ = case("softplus", radius=1.0)
+    found = certified(net, start, x, y, 2.0, tighten=10)
+    radii, bounds = zip(*found.at_radii, strict=True)
+    assert radii == tuple(sorted(radii)) and radii[-1] == 4.0
+    assert bounds == tuple(sorted(bounds, reverse=True))
+    assert dict(found.at_radii)[2.0] == found.lower_bound
+    for radius, bound in found.at_radii[-7:]:  # the weights lie outside the smaller balls
+        # tightened for that radius from the same pass it is no lower, up to where the search stops
+        assert certified(net, start, x, y, radius, tighten=40).lower_bound >= bound - 2e-3
+
+
+def test_trace_and_pass_of_different_starts_are_refused() -> None:
+    net, start, x, y, loss = case("softplus")
+    trace = Trace(
+        names=(("weight",),), initial={"weight": start + 1e-9}, windows=(), rigorous=True, reason="a proof"
+    )
+    with pytest.raises(InputError, match="same weights"):
+        certify_trace(trace, frozen(net, start, x, y, loss), 2.0, evaluations=1)
 
 
 def test_tightened_slopes_count_in_the_allowance() -> None:

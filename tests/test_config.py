@@ -9,9 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import InputError
+from holdfast.jobs import config as configuration
 from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, resolved, to_dict
 from holdfast.jobs.options import LEAVES, LONG, SHORT, options_help
 from holdfast.jobs.reading import read_config
+from holdfast.losses import LOSSES
+from holdfast.networks.activations import ACTIVATIONS
+from holdfast.training.optimizers import OPTIMIZERS
 
 
 def read(*argv):
@@ -111,6 +115,9 @@ def values_of(path):
     text, facts = str(entry.type), entry.metadata
     if "Literal" in text:
         found = st.sampled_from(entry.type.__args__)
+    elif facts["names"]:
+        found = st.sampled_from(facts["names"])
+        found = found | st.just("my_package.parts:Part") if facts["own"] else found
     elif "dict" in text:
         found = st.dictionaries(st.sampled_from(["size", "hidden_size"]), st.integers() | WORDS, max_size=2)
     elif "tuple" in text:
@@ -128,6 +135,21 @@ def values_of(path):
     else:
         found = WORDS
     return st.none() | found if optional(entry) else found
+
+
+def test_the_names_written_out_are_those_there_are():
+    assert set(configuration.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(configuration.LOSSES) == set(LOSSES)
+    assert set(configuration.OPTIMIZERS) == set(OPTIMIZERS)
+
+
+def test_a_wrong_name_is_refused_before_torch_is_imported():
+    code = "import sys; from holdfast.cli.main import main; status = main(sys.argv[1:]); print(status, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "--network", "two_layer"], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "False"], done.stderr
+    assert "did you mean two-layer?" in done.stderr
 
 
 @settings(max_examples=20)

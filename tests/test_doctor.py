@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from holdfast.data import from_tensors
 from holdfast.errors import RunFolderError
-from holdfast.jobs.doctor import CHECKS, FINE, examine
+from holdfast.jobs.doctor import CHECKS, FINE, NEEDED, examine
 from holdfast.jobs.surroundings import data_and_threat, environment
 from holdfast.threats import CustomThreat, LpBall
 
@@ -62,6 +63,12 @@ def run_folder(folder, changes=None, losses=SETTLED, void="", extra=""):
         {"epoch": i + 1, "rounds": i + 1, "online_loss": loss, "lower_bound": 0.1, "void": void}
         for i, loss in enumerate(losses)
     ]
+    (folder / "trace").mkdir(exist_ok=True)
+    for name in NEEDED:
+        if name.endswith(".json"):
+            (folder / name).write_text("{}")
+        else:
+            save_file({"weight": torch.ones(4, 4)}, folder / name)
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + extra)
     return folder
 
@@ -199,6 +206,7 @@ def test_each_trouble_is_found_alone_with_its_remedy(tmp_path, area, state, chan
 
 
 def test_what_was_not_measured_is_not_called_fine(tmp_path):
+    run_folder(tmp_path, losses=[])
     (tmp_path / "summary.json").write_text("{}")
     findings = {finding.area: finding for finding in examine(tmp_path)}
     measured = {"run", "certificate"}  # known without figures: whole or not, there or not
@@ -280,8 +288,9 @@ def test_rare_classes_are_found():
 
 def test_files_cut_short_are_named(tmp_path):
     run_folder(tmp_path)
-    for name in ("model.safetensors", "last.safetensors"):
-        save_file({"weight": torch.ones(4, 4)}, tmp_path / name)
+    save_file({"weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"epoch": 3}, tmp_path / "checkpoints" / "last.pt")
     assert all(f.state == "ok" for f in examine(tmp_path) if f.area == "run")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-8])
@@ -289,6 +298,39 @@ def test_files_cut_short_are_named(tmp_path):
     assert found.state == "bad"
     assert "model.safetensors" in found.what
     assert "last.safetensors" not in found.what
+
+
+@pytest.mark.parametrize("name", ["trace/trace.json", "trace/setting.json", "checkpoints/last.pt"])
+def test_other_files_cut_short_are_named(tmp_path, name):
+    path = run_folder(tmp_path) / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".pt":
+        torch.save({"epoch": 3}, path)
+    else:
+        path.write_text('{"format": 1, "names": []}')
+    assert all(f.state == "ok" for f in examine(tmp_path) if f.area == "run")
+    path.write_bytes(path.read_bytes()[:-8])
+    found = next(f for f in examine(tmp_path) if f.area == "run")
+    assert found.state == "bad"
+    assert f"{name} cannot be read" in found.what
+
+
+def test_missing_files_are_named(tmp_path):
+    run_folder(tmp_path)
+    shutil.rmtree(tmp_path / "trace")
+    found = next(f for f in examine(tmp_path) if f.area == "run")
+    assert found.state == "bad"
+    assert "trace/trace.json" in found.what
+    assert "last.safetensors" not in found.what
+
+
+def test_a_class_far_below_the_others_is_named(tmp_path):
+    rows = [{"class_name": "cat", "examples": 100, "clean_accuracy": 1, "robust_accuracy": 0.98}]
+    rows += [{"class_name": "owl", "examples": 100, "clean_accuracy": 1, "robust_accuracy": 0.3}]
+    found = troubles(examine(run_folder(tmp_path, {"per_class": rows})))
+    assert "class owl (30 %)" in found["generalisation"].what
+    few = [rows[0], rows[1] | {"examples": 5}]
+    assert "generalisation" not in troubles(examine(run_folder(tmp_path, {"per_class": few})))
 
 
 def test_curvature_is_named_even_where_the_loss_still_falls(tmp_path):

@@ -118,7 +118,7 @@ def test_every_epoch_has_its_line(done):
         assert row["drift"].keys() == {"weight"}
         assert row["drift"]["weight"] <= 2.0
     best = max(done.metrics, key=lambda row: (row["robust_accuracy"], -row["robust_loss"]))
-    assert done.summary["best_epoch"] == best["epoch"]
+    assert done.summary["best"]["epoch"] == best["epoch"]
 
 
 def test_no_file_means_no_file(data, threat, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_weights_outside_the_ball_do_not_compete_in_it(data, threat):
 def test_half_precision_certifies_the_final_pass_only(data, threat):
     run = train(two_layer(data), data, threat, precision="bf16-mixed")
     assert run.certificate.status == "certified"
-    assert run.certificate.source.startswith("the final pass")
+    assert run.certificate.source.startswith("a pass at the last weights")
     assert all(row["lower_bound"] is None for row in run.metrics)
     assert run.model.weight.dtype == torch.float32
 
@@ -366,8 +366,7 @@ def test_a_stopped_run_loads_and_resumes_to_the_run_that_was_never_stopped(
 def test_going_on_from_a_checkpoint_in_the_middle_of_training(data, threat, tmp_path, monkeypatch):
     settings = {"schedule": "cosine", "epochs": 5}
     whole = train(two_layer(data), data, threat, **settings)
-    clock = iter(range(0, 10**9, 1000))  # every epoch is worth a checkpoint
-    monkeypatch.setattr("holdfast.jobs.train.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("holdfast.jobs.session.SAVE_EVERY", 0.0)  # every epoch is worth a checkpoint
     train(two_layer(data), data, threat, out=tmp_path, attack=Until(10), **settings)
     assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 3
     resumed = train(two_layer(data), data, threat, out=tmp_path, resume=True, **settings)
@@ -432,7 +431,7 @@ def test_a_stop_while_certifying_leaves_a_run_that_loads_and_resumes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.jobs.train.certify_trace", stop)
+        patch.setattr("holdfast.jobs.conclude.certify_trace", stop)
         with pytest.raises(KeyboardInterrupt):
             train(two_layer(data), data, threat, out=tmp_path)
     assert Run.load(tmp_path).summary["interrupted"]
@@ -452,7 +451,7 @@ def test_certifying_again_gives_the_certificate_of_the_run(done):
 
 def test_the_best_weights_compete_with_the_last_ones(data, threat, tmp_path):
     run = train(two_layer(data), data, threat, out=tmp_path, learning_rate=10.0, epochs=6)
-    assert run.summary["best_epoch"] < 6
+    assert run.summary["best"]["epoch"] < 6
     (best,) = run.summary["evaluated"]
     # rerunning their attack is no part of certifying, so their loss must have been kept
     assert run.certificate.surrogate_loss == pytest.approx(best["surrogate_loss"], abs=1e-9)

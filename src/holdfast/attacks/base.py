@@ -206,10 +206,12 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
     with torch.no_grad():
         outputs = model(x)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim != 2:
-        came = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        came = type(outputs).__name__
+        if isinstance(outputs, Tensor):
+            came = f"{outputs.dtype} of shape {tuple(outputs.shape)}"
         raise InputError(
-            f"model must return (batch, classes) logits, or (batch, 1) signed outputs for two classes, got {came};"
-            " wrap it in a module that returns the logits."
+            f"model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for two classes, got"
+            f" {came}; wrap it in a module that returns the logits."
         )
     if len(outputs) != len(x):
         raise InputError(

@@ -25,8 +25,12 @@ class Certificate:
         source: which rounds gave the lower bound.
         width_factor: about how many times wider the network must be before curvature costs nothing.
         max_eigenvalue, slope: the largest curvature ``max lam`` and ``||V||`` of the lower model that gave the bound.
-        drift: ``||W - W0||`` of each ball at the weights of the surrogate loss.
-        linearisation_error: mean ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` there; measured, not part of the proof.
+        weights: whose surrogate loss it is, e.g. ``the last weights``.
+        drift: ``||W - W0||`` of each ball at those weights.
+        linearisation_error: mean ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` at the frozen pass; measured, not part of
+            the proof.
+        at_radii: (radius, lower bound) by radius, from all lower models of the run. Models are tightened for ``radius``, so that
+            certifying at another one can only find better.
     """
 
     status: Status
@@ -39,8 +43,10 @@ class Certificate:
     width_factor: float = math.nan
     max_eigenvalue: float = math.nan
     slope: float = math.nan
+    weights: str = ""
     drift: tuple[float, ...] = ()
     linearisation_error: float = math.nan
+    at_radii: tuple[tuple[float, float], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for run folders."""

@@ -14,17 +14,23 @@ from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
 from holdfast.certificates.certificate import Certificate, LowerBound, void
 from holdfast.certificates.frozen import (
+    Candidate,
     FrozenPass,
     frozen_pass,
     linearisation_error,
-    pass_bounds,
-    window_bound,
+    pass_candidate,
+    window_candidate,
 )
 from holdfast.curvature import Curvature, curvature_for
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
+
+RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
+"""Shares of the radius at which the bound is read off besides."""
+CURVE_MODELS = 8
+"""Lower models read at every one of them: those that do best at the radius itself."""
 
 
 def attacked_points(
@@ -60,6 +66,7 @@ def conclude(
     rigorous: bool,
     reason: str,
     linearisation: float = math.nan,
+    at_radii: tuple[tuple[float, float], ...] = (),
 ) -> Certificate:
     """The best lower bound against the smallest surrogate loss at weights in the ball."""
     if not bounds:
@@ -80,8 +87,8 @@ def conclude(
     return Certificate(
         status="certified" if rigorous else "estimate", reason=reason, radius=radius, surrogate_loss=surrogate,
         lower_bound=best.value, gap=max(0.0, surrogate - best.value), source=best.source,
-        width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, drift=reached.distance,
-        linearisation_error=linearisation,
+        width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, weights=reached.weights,
+        drift=reached.distance, linearisation_error=linearisation, at_radii=at_radii,
     )  # fmt: skip
 
 
@@ -104,8 +111,12 @@ def certify_trace(
         others: further frozen passes whose surrogate losses compete (the best weights).
         evaluations: of the bound while tightening; 1 takes the pass as it stands.
         per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
+
+    Raises:
+        InputError: the radius is not > 0, or trace and pass have different initial weights.
     """
     check_radius(radius)
+    _check_start(trace, passed)
     if trace.void:
         return void(
             f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass", radius
@@ -116,13 +127,41 @@ def certify_trace(
         return void(
             f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on", radius
         )
-    bounds = [window_bound(w, radius) for w in trace.windows if w.lower is not None]
-    bounds += pass_bounds(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
-    top = max((b.max_eigenvalue for b in bounds), default=0.0)
+    found = pass_candidate(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
+    candidates = [c for w in trace.windows if (c := window_candidate(w)) is not None]
+    if isinstance(found, Candidate):
+        candidates.append(found)
+    elif not candidates:
+        return void(f"{found}; certify in a mode where a pass is one of the network", radius)
+    bounds = [candidate.bound(radius) for candidate in candidates]
+    top = max(bound.max_eigenvalue for bound in bounds)
     return conclude(
         bounds, [evaluated_pass(passed, radius, top), *others], radius, rigorous=trace.rigorous, reason=trace.reason,
-        linearisation=linearisation_error(passed),
+        linearisation=linearisation_error(passed), at_radii=_at_radii(candidates, bounds, radius),
     )  # fmt: skip
+
+
+def _check_start(trace: Trace, passed: FrozenPass) -> None:
+    """Bounds and losses are compared in one ball: its centre must be the same."""
+    for name, start in trace.initial.items():
+        other = passed.initial.get(name)
+        if other is None or not torch.equal(start.double().cpu(), other.cpu()):
+            raise InputError(
+                f"trace and pass must start from the same weights, got different ones for {name!r}; pass the trace's own initial."
+            )
+
+
+def _at_radii(
+    candidates: Sequence[Candidate], bounds: Sequence[LowerBound], radius: float
+) -> tuple[tuple[float, float], ...]:
+    """The best bound by radius. A bound holds in every smaller ball too, hence the running maximum from the largest down."""
+    ranked = sorted(range(len(bounds)), key=lambda k: -bounds[k].value)[:CURVE_MODELS]
+    best, curve = -math.inf, []
+    for share in reversed(RADII):
+        values = (bounds[k] if share == 1.0 else candidates[k].bound(share * radius) for k in ranked)
+        best = max(best, *(bound.value for bound in values))
+        curve.append((share * radius, best))
+    return tuple(reversed(curve))
 
 
 def certify(
@@ -190,8 +229,8 @@ def certify(
     threat.check(x)
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
     passed = frozen_pass(
-        model, {name: start[name] for name in names}, points, threat, loss, curvature, label="the frozen pass",
-        example_weights=example_weights,
+        model, {name: start[name] for name in names}, points, threat, loss, curvature,
+        weights_name="the weights given", example_weights=example_weights,
     )  # fmt: skip
     trace = Trace(
         names=curvature.parameters(model),

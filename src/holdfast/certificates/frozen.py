@@ -19,7 +19,7 @@ from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
-from holdfast.trace.lower_model import Bound
+from holdfast.trace.lower_model import LowerModel
 from holdfast.trace.soundness import probed_fault
 from holdfast.trace.window import growth
 from holdfast.training.ball import ParameterBall
@@ -35,6 +35,7 @@ class FrozenPass:
 
     Attributes:
         fault: why the pass proves nothing; empty when it does.
+        weights_name: which weights they are, e.g. ``the last weights``.
     """
 
     model: nn.Module
@@ -46,7 +47,7 @@ class FrozenPass:
     threat: Threat
     curvature: Curvature
     fault: str
-    label: str
+    weights_name: str
 
     @property
     def ball(self) -> ParameterBall:
@@ -83,7 +84,7 @@ class FrozenPass:
         """The surrogate loss and distances; the allowance is filled in by `with_allowance`."""
         distance = tuple(float(d) for d in self.ball.distances(self.model))
         return Evaluated(
-            label=self.label, surrogate_loss=self.surrogate_loss, allowance=0.0, distance=distance
+            weights=self.weights_name, surrogate_loss=self.surrogate_loss, allowance=0.0, distance=distance
         )
 
 
@@ -95,7 +96,7 @@ def frozen_pass(
     loss: Loss,
     curvature: Curvature,
     *,
-    label: str,
+    weights_name: str,
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> FrozenPass:
     """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself is left alone."""
@@ -117,7 +118,8 @@ def frozen_pass(
         fault = "the network's outputs at the attacked points are not finite"
     return FrozenPass(
         model=exact, initial={name: w.to(wide.x.device).double() for name, w in initial.items()}, points=wide,
-        weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault, label=label,
+        weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault,
+        weights_name=weights_name,
     )  # fmt: skip
 
 
@@ -126,52 +128,65 @@ def _rows(model: nn.Module) -> int:
     return max(1, 2**25 // model.width) if isinstance(model, TwoLayer) else BATCH
 
 
-def pass_bounds(
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A lower model that competes for the bound, with what its rounding allowance is computed from and where it came from."""
+
+    lower: LowerModel
+    rounding: Rounding
+    source: str
+
+    def bound(self, radius: float) -> LowerBound:
+        """The bound at this radius, rounding allowance taken off; any radius can be read from one model."""
+        bound = self.lower.bound(radius)
+        top = max(m.max_eigenvalue for m in bound.minima)
+        return LowerBound(
+            value=bound.value - self.rounding.allowance(radius, top), source=self.source, width_factor=bound.width_factor,
+            max_eigenvalue=top, slope=max(m.slope for m in bound.minima),
+        )  # fmt: skip
+
+
+def window_candidate(window: Window) -> Candidate | None:
+    """The lower model of a training window; nothing where it was dropped for space."""
+    if window.lower is None:
+        return None
+    source = f"rounds {window.first} to {window.last}"
+    return Candidate(lower=window.lower, rounding=window.rounding, source=source)
+
+
+def pass_candidate(
     passed: FrozenPass,
     radius: float,
     *,
     evaluations: int,
     per_unit: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> list[LowerBound]:
-    """Lower bounds from this pass: from its own weights, and for two layers tightened over anchors and duals."""
+) -> Candidate | str:
+    """The lower model of this pass, for two layers tightened at ``radius`` over anchors and duals; else why there is none."""
     model = passed.model
-    if isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output:
-        found = best_anchor(
-            _anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress
+    if not (isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output):
+        window = _recorded(passed, radius)
+        if window.void or window.lower is None:
+            return window.void or "the frozen pass yielded no lower model"
+        return Candidate(
+            lower=window.lower, rounding=window.rounding, source=f"a pass at {passed.weights_name}"
         )
-        word = "tightened" if evaluations > 1 else "as it stands"
-        if per_unit:
-            # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
-            anchor = _anchors(passed, radius, per_unit=True)(found.theta)
-            finer = tighten(
-                anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress
-            )
-            found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
-        source = f"{passed.label}, {word}, expanded at {found.theta:.2g} of the way"
-        # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
-        rounding = passed.rounding
-        rounding = replace(rounding, slope=max(rounding.slope, passed.mean_slope(found.duals.h)))
-        return [_bound(found.bound, rounding, source)]
-    window = _recorded(passed, radius)
-    if window.void or window.lower is None:
-        return []
-    return [_bound(window.lower.bound(radius), window.rounding, passed.label)]
-
-
-def _bound(bound: Bound, rounding: Rounding, source: str) -> LowerBound:
-    top = max(m.max_eigenvalue for m in bound.minima)
-    return LowerBound(
-        value=bound.value - rounding.allowance(bound.radius, top), source=source, width_factor=bound.width_factor,
-        max_eigenvalue=top, slope=max(m.slope for m in bound.minima),
-    )  # fmt: skip
-
-
-def window_bound(window: Window, radius: float) -> LowerBound:
-    """The bound of a training window at this radius."""
-    if window.lower is None:
-        raise ValueError("this window kept no lower model")
-    return _bound(window.lower.bound(radius), window.rounding, f"rounds {window.first} to {window.last}")
+    found = best_anchor(
+        _anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress
+    )
+    word = "tightened" if evaluations > 1 else "as it stands"
+    if per_unit:
+        # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
+        anchor = _anchors(passed, radius, per_unit=True)(found.theta)
+        finer = tighten(anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress)
+        found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
+    # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
+    rounding = passed.rounding
+    return Candidate(
+        lower=found.lower,
+        rounding=replace(rounding, slope=max(rounding.slope, passed.mean_slope(found.duals.h))),
+        source=f"a pass at {passed.weights_name}, {word}, expanded at {found.theta:.2g} of the way",
+    )
 
 
 def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[float], Anchor]:

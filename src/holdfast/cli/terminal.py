@@ -61,7 +61,11 @@ def show_certificate(out: Console, certificate: "Certificate", file: Path) -> No
     table.add_row("status", Text(certificate.status, style=style), words)
     table.add_row("parameter radius", setting(certificate.radius), "")
     table.add_row("lower bound", number(certificate.lower_bound), certificate.source or "")
-    table.add_row("surrogate", number(certificate.surrogate_loss), "")
+    table.add_row(
+        "surrogate",
+        number(certificate.surrogate_loss),
+        f"of {certificate.weights}" if certificate.weights else "",
+    )
     table.add_row("gap", Text(number(certificate.gap), style=style), certificate.reason)
     out.print(table)
     out.print(Text(str(file)), soft_wrap=True)
@@ -113,7 +117,10 @@ def _bracket_table(run: Run) -> Table:
     ball = "" if radius is None else f" within {setting(radius)} of the initial weights"
     behind = "" if run.claimed_lower is None else f"no network{ball} is below: "
     table.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
-    table.add_row("surrogate", number(run.surrogate), "this network under the attack of training")
+    of = {"the best weights": "the best weights"}.get(
+        run.summary.text("surrogate_weights") or "", "this network"
+    )
+    table.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training")
     kind = run.summary.text("robust_loss_upper_kind")
     behind = "verified" if kind == "verified" else f"this network under the {kind}: observed" if kind else ""
     table.add_row("upper bound", number(run.upper), behind)
@@ -146,7 +153,7 @@ def _value(gap: Gap) -> Text:
 
 def _accuracy_table(run: Run) -> Table:
     summary = run.summary
-    table = _table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part")
+    table = _table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part (last weights)")
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
         table.add_row(name, percent(summary.number(key)), percent(summary.number(f"train_{key}")))
     verified = summary.number("robust_accuracy_verified")

@@ -58,6 +58,9 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
     # of several processes the first one speaks and chooses; the others must not take its folder for occupied
     first = _process() == 0
     asked, resume, overwrite = given.get("out"), bool(given.get("resume")), bool(given.get("overwrite"))
+    file = Path(str(given.get("config") or ""))
+    if resume and not asked and file.name == "config.yaml" and (file.parent / "checkpoints").is_dir():
+        asked = file.parent  # the run lies where its file does, wherever it was started from
     out = output_folder(
         config, asked=str(asked) if asked else None, resume=resume, overwrite=overwrite, check=first
     )

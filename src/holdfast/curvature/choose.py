@@ -33,4 +33,7 @@ def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
         )
     if model.train_output and (act.kink or act.lipschitz is None):
         return LocalLinearity(), f"no rigorous curvature bound for {act.name} with trained outputs"
-    return TwoLayerCurvature(), "the two-layer curvature bound is a proof"
+    return (
+        TwoLayerCurvature(),
+        "proved: the curvature of this two-layer network has a rigorous bound, and rounding is allowed for",
+    )

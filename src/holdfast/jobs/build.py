@@ -1,6 +1,5 @@
 """From a `RunConfig` to what `train` takes: data, threat, network, attacks, settings."""
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from holdfast.jobs.config import (
     RunConfig,
     ThreatConfig,
     TrainingConfig,
+    is_path,
     resolved,
 )
 from holdfast.jobs.selection import keep_examples
@@ -58,9 +58,9 @@ def build(config: RunConfig) -> Job:
         threat=build_threat(config.threat, data),
         model=build_network(config.network, data, seed=config.seed),
         options={
-            "attack": build_attack(config.attack, "attack"),
-            "evaluation_attack": build_attack(config.evaluation, "evaluation"),
-            "final_attack": build_attack(config.final, "final"),
+            "attack": build_attack(config.attack),
+            "evaluation_attack": build_attack(config.evaluation),
+            "final_attack": build_attack(config.final),
             "loss": loss_named(training.loss),
             "parameter_radius": training.parameter_radius,
             "project": training.project,
@@ -71,6 +71,7 @@ def build(config: RunConfig) -> Job:
             "momentum": training.momentum,
             "weight_decay": training.weight_decay,
             "schedule": training.schedule,
+            "best_by": training.best_by,
             "evaluate_every": training.evaluate_every,
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
@@ -93,7 +94,7 @@ def build_data(config: DataConfig, *, seed: int) -> Dataset:
     arguments = {**given, **config.init_args}
     shares = {"validation": config.validation, "test": config.test}
     offers = {"seed": seed} | {part: share for part, share in shares.items() if share is not None}
-    if ":" in config.name and imports.is_path(config.name):
+    if ":" in config.name and is_path(config.name):
         data: Dataset = imports.call(config.name, arguments, offers)
         _refuse_other(data, Dataset, config.name)
     elif config.name == "spheres" and config.classes is not None:
@@ -125,7 +126,7 @@ def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
     kind, _, radius = config.spec.partition(":")
     if kind == "sphere":
         return SphereSlice(_radius(config.spec, radius), fixed=fixed)
-    if kind not in ("linf", "l2", "l1") and imports.is_path(config.spec):
+    if kind not in ("linf", "l2", "l1") and is_path(config.spec):
         threat: Threat = imports.call(config.spec, config.init_args, {"bounds": bounds, "fixed": fixed})
         _refuse_other(threat, Threat, config.spec)
         return threat
@@ -176,7 +177,6 @@ def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Modu
         return Dense(data.features, data.classes, config.width, config.depth, config.activation, seed=seed)
     if config.name == "mnist-conv":
         return _conv(data, seed)
-    _known(config.name, ("two-layer", "dense", "mnist-conv"), "network")
     offers = {"features": data.features, "classes": data.classes, "shape": data.shape, "seed": seed}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -210,8 +210,8 @@ def _conv(data: Dataset, seed: int) -> nn.Module:
     return MNISTConv(data.classes, channels, size, seed=seed)
 
 
-def build_attack(config: AttackConfig, section: str) -> Attack:
-    """The attack; ``section`` is what errors call it."""
+def build_attack(config: AttackConfig) -> Attack:
+    """The attack."""
     built: dict[str, Callable[[], Attack]] = {
         "pgd": lambda: PGD(
             steps=config.steps,
@@ -226,7 +226,6 @@ def build_attack(config: AttackConfig, section: str) -> Attack:
     }
     if config.name in built:
         return built[config.name]()
-    _known(config.name, tuple(built), section)
     attack: Attack = imports.call(config.name, config.init_args, {})
     _refuse_other(attack, Attack, config.name)
     return attack
@@ -234,11 +233,10 @@ def build_attack(config: AttackConfig, section: str) -> Attack:
 
 def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim.Optimizer]:
     """A name `train` knows, or a factory for any torch optimiser by import path."""
-    if not imports.is_path(config.optimizer) and not config.optimizer_args:
+    if not is_path(config.optimizer) and not config.optimizer_args:
         return config.optimizer
     named = {"sgd": "torch.optim.SGD", "adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
     path = named.get(config.optimizer, config.optimizer)
-    _known(path, tuple(named), "optimizer")
     offers = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         offers["momentum"] = config.momentum
@@ -252,16 +250,6 @@ def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim
         return made
 
     return factory
-
-
-def _known(name: str, names: tuple[str, ...], what: str) -> None:
-    """Refuse what is neither a built-in name nor an import path."""
-    if not imports.is_path(name):
-        close = difflib.get_close_matches(name, names, n=1)
-        remedy = f"did you mean {close[0]}?" if close else "use one of these."
-        raise InputError(
-            f"{what} must be {', '.join(names)} or an import path like my_package:Name, got {name!r}; {remedy}"
-        )
 
 
 def _refuse_other(value: object, kind: type, path: str) -> None:

@@ -65,7 +65,7 @@ def certify_run(
         ) from error
     curvature, _ = curvature_for(model)
     passed = frozen_pass(
-        model, trace.initial, points, threat, loss, curvature, label="the final pass",
+        model, trace.initial, points, threat, loss, curvature, weights_name="the last weights",
         example_weights=setting.example_weights,
     )  # fmt: skip
     others = [

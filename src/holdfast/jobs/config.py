@@ -4,7 +4,9 @@ A name is always either a built-in one (``two-layer``) or the import path of the
 (``my_package.module:Net`` or ``my_package.module.Net``), whose arguments stand in ``init_args``.
 """
 
+import difflib
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
@@ -15,6 +17,18 @@ from holdfast.errors import InputError
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
 
 Arguments = dict[str, Any]
+PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+# Written out here so that a wrong name is refused before torch is imported; a test holds them against what there is.
+NETWORKS = ("two-layer", "dense", "mnist-conv")
+ACTIVATIONS = (
+    "softplus", "relu", "leaky-relu", "relu2", "elu", "sigmoid", "tanh", "erf", "gelu", "silu", "identity",
+)  # fmt: skip
+ATTACKS = ("pgd", "fgsm", "random", "clean")
+LOSSES = ("cross-entropy", "logistic", "hinge", "squared", "huber")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 def _option(
@@ -25,9 +39,16 @@ def _option(
     least: float | int | None = None,
     above: float | int | None = None,
     below: float | int | None = None,
+    names: tuple[str, ...] = (),
+    own: bool = True,
+    what: str | None = None,
 ) -> Any:
-    """A field with what the command line needs: a help text, a short name, and the numbers allowed."""
+    """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
+
+    With ``own`` the import path of something of the user's stands beside the names.
+    """
     facts = {"help": help, "short": short, "least": least, "above": above, "below": below}
+    facts |= {"names": names, "own": own, "what": what or short}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
     return field(default=default, metadata=facts)
@@ -39,13 +60,15 @@ def optional(entry: Field[Any]) -> bool:
 
 
 class _Checked:
-    """Refuses a number outside the limits of its field."""
+    """Refuses a number outside the limits of its field, and a name that is none."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 _check_number(entry, value)
+            if entry.metadata.get("names") and isinstance(value, str):
+                _check_name(entry, value)
 
 
 def _check_number(entry: Field[Any], value: float | int) -> None:
@@ -61,6 +84,26 @@ def _check_number(entry: Field[Any], value: float | int) -> None:
         limits += [f"< {below:g}" if below is not None else ""]
         allowed = " and ".join(limit for limit in limits if limit) or "finite"
         raise InputError(f"{entry.name} must be {allowed}, got {value:g}; leave it out for the default.")
+
+
+def is_path(name: str) -> bool:
+    """Whether ``name`` has the form of an import path.
+
+    >>> is_path("my_package.Net"), is_path("net:Net"), is_path("two-layer"), is_path("l2:0.1")
+    (True, True, False, False)
+    """
+    return PATH.fullmatch(name) is not None
+
+
+def _check_name(entry: Field[Any], value: str) -> None:
+    names, own = entry.metadata["names"], entry.metadata["own"]
+    if value in names or (own and is_path(value)):
+        return
+    what = entry.metadata["what"] or entry.name
+    close = difflib.get_close_matches(value, names, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "use one of these."
+    path = " or an import path like my_package:Name" if own else ""
+    raise InputError(f"{what} must be {', '.join(names)}{path}, got {value!r}; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +164,7 @@ class NetworkConfig(_Checked):
     """The network. Its inputs are ``scale * (x - center)`` with ``constant`` appended (two layers)."""
 
     name: str = _option(
-        "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network"
+        "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network", names=NETWORKS
     )
     init_args: Arguments = _option({}, "arguments of your own network, as {key: value}")
     width: int = _option(
@@ -131,7 +174,9 @@ class NetworkConfig(_Checked):
         least=1,
     )
     depth: int = _option(2, "trained layers of a dense network", least=1)
-    activation: str = _option("softplus", "softplus, relu, relu2, erf, gelu, tanh, ...", short="activation")
+    activation: str = _option(
+        "softplus", ", ".join(ACTIVATIONS), short="activation", names=ACTIVATIONS, own=False
+    )
     outputs: Literal["signed", "dense"] = _option(
         "signed", "output weights: one-hot rows with a sign, or dense rows"
     )
@@ -150,7 +195,9 @@ class NetworkConfig(_Checked):
 class AttackConfig(_Checked):
     """A search of the threat set."""
 
-    name: str = _option("pgd", "pgd, fgsm, random, clean, or my_package.module:Attack")
+    name: str = _option(
+        "pgd", "pgd, fgsm, random, clean, or my_package.module:Attack", names=ATTACKS, what="attack"
+    )
     steps: int = _option(10, "gradient steps a restart (pgd)", least=1)
     step_size: float | None = _option(None, "length of a step; left out, 2.5 radius / steps (pgd)", above=0)
     restarts: int = _option(1, "searches an example (pgd), samples an example (random)", least=1)
@@ -163,7 +210,7 @@ class AttackConfig(_Checked):
 class TrainingConfig(_Checked):
     """How the weights are found."""
 
-    loss: str = _option("cross-entropy", "cross-entropy, logistic, hinge, squared, huber", short="loss")
+    loss: str = _option("cross-entropy", ", ".join(LOSSES), short="loss", names=LOSSES, own=False)
     epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
     batch_size: int | None = _option(
         None, "examples a step; left out, all of them", short="batch-size", least=1
@@ -175,7 +222,9 @@ class TrainingConfig(_Checked):
         above=0,
     )
     project: bool = _option(True, "return the weights to that ball after every step")
-    optimizer: str = _option("sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer")
+    optimizer: str = _option(
+        "sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer", names=OPTIMIZERS
+    )
     optimizer_args: Arguments = _option({}, "further arguments of the optimizer, as {key: value}")
     learning_rate: float | None = _option(
         None,
@@ -187,6 +236,10 @@ class TrainingConfig(_Checked):
     weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
     schedule: Literal["constant", "cosine", "linear", "steps"] = _option(
         "constant", "how the learning rate falls"
+    )
+    best_by: Literal["robust_loss", "robust_accuracy"] = _option(
+        "robust_loss",
+        "which weights are the best on the validation part: of lowest loss or highest accuracy under attack",
     )
     evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
 
@@ -209,9 +262,14 @@ class CertificateConfig(_Checked):
 class DeviceConfig(_Checked):
     """Where it runs (lightning-fabric's words)."""
 
-    accelerator: str = _option("auto", "auto, cpu, cuda, mps, ...", short="accelerator")
+    accelerator: str = _option(
+        "auto", ", ".join(ACCELERATORS), short="accelerator", names=ACCELERATORS, own=False
+    )
     devices: int = _option(1, "devices a machine", least=1)
-    precision: str = _option("32-true", "precision of training; the certificate is in float64 in any case")
+    precision: str = _option(
+        "32-true", f"precision of training: {', '.join(PRECISIONS)}; the certificate is in float64 in any case",
+        names=PRECISIONS, own=False,
+    )  # fmt: skip
     strategy: str = _option("auto", "auto, ddp, ...")
 
 

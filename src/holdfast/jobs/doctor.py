@@ -4,6 +4,7 @@ The order is that in which to mend: a threat no classifier can meet hides everyt
 against hides what the optimiser does, and so on to the certificate.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 
@@ -29,6 +31,15 @@ AT_EDGE = 0.99  # drift over radius, from which on the ball holds the weights ba
 GENEROUS = 0.5  # drift over radius, below which the ball is larger than training needs
 CURVED = 1.5  # width factor from which on the bound is loose mostly for want of width
 STUCK = 0.25  # surrogate loss over that of guessing, log(classes)
+LAGGING = 0.25  # robust accuracy of all minus that of one class
+FEW_OF_CLASS = 20  # of fewer examples of one class nothing is said
+NEEDED = (
+    "last.safetensors",
+    "trace/trace.json",
+    "trace/initial.safetensors",
+    "trace/final_pass.safetensors",
+    "trace/setting.json",
+)
 OVERFITTED = 0.15  # train robust accuracy minus test robust accuracy
 
 
@@ -69,7 +80,14 @@ UNKNOWN: tuple[State, str, str] = ("ok", "not measured in this run", "")
 def _run(run: Run) -> Found:
     if run.summary.flag("interrupted"):
         yield "warn", "training was interrupted", "go on with `holdfast train RUN/config.yaml --resume`"
-    damaged = [str(path.relative_to(run.folder)) for path in _weights(run.folder) if not _whole(path)]
+    missing = [name for name in NEEDED if not (run.folder / name).exists()]
+    if missing and not run.summary.flag("interrupted"):
+        yield (
+            "bad",
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: the run cannot be certified again",
+            "restore what is missing, or train again with `holdfast train RUN/config.yaml`",
+        )
+    damaged = [str(path.relative_to(run.folder)) for path in _files(run.folder) if not _whole(path)]
     if damaged:
         yield (
             "bad",
@@ -84,16 +102,22 @@ def _run(run: Run) -> Found:
         )
 
 
-def _weights(folder: Path) -> list[Path]:
-    return [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("trace/*.safetensors"))]
+def _files(folder: Path) -> list[Path]:
+    patterns = ("*.safetensors", "trace/*.safetensors", "trace/*.json", "checkpoints/*.pt")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def _whole(path: Path) -> bool:
-    """Whether the header fits the length of the file; the numbers are not read."""
+    """Whether the file ends where it should; numbers are not read."""
     try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+            return True
+        if path.suffix == ".pt":  # an archive, whose table of contents comes last
+            return is_zipfile(path)
         with safe_open(path, framework="numpy"):
             return True
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, ValueError):
         return False
 
 
@@ -224,6 +248,19 @@ def _generalisation(run: Run) -> Found:
             "warn",
             f"robust accuracy is {100 * train:.1f} % on the training part and {100 * test:.1f} % on the test part",
             "train on more examples (--examples), or in a smaller ball (--parameter-radius)",
+        )
+    overall = run.summary.number("robust_accuracy")
+    low = [
+        row for row in run.per_class
+        if row.robust_accuracy is not None and overall is not None
+        and (row.examples or 0) >= FEW_OF_CLASS and row.robust_accuracy < overall - LAGGING
+    ]  # fmt: skip
+    if low and overall is not None:
+        words = ", ".join(f"{row.class_name} ({100 * (row.robust_accuracy or 0.0):.0f} %)" for row in low)
+        yield (
+            "warn",
+            f"robust accuracy of class {words} is far below that of all ({100 * overall:.0f} %)",
+            "look at its examples in the report's gallery and table, and collect more of it",
         )
 
 

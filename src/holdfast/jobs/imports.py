@@ -3,24 +3,12 @@
 import importlib
 import inspect
 import os
-import re
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from holdfast.errors import HoldfastError, InputError
-
-PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-
-def is_path(name: str) -> bool:
-    """Whether ``name`` has the form of an import path.
-
-    >>> is_path("my_package.Net"), is_path("net:Net"), is_path("two-layer"), is_path("l2:0.1")
-    (True, True, False, False)
-    """
-    return PATH.fullmatch(name) is not None
 
 
 def find(path: str) -> Any:

@@ -89,8 +89,9 @@ def _option_meant(given: str, known: Sequence[str]) -> str:
 def nearest(given: str, known: Iterable[str]) -> str:
     """The option likeliest meant, by its whole name or by its last part; short names first."""
     ordered = sorted(known, key=lambda option: (option.count("."), option))
-    # of options with one last part those of the training come first: they are the likeliest
-    tails = {_tail(option): option for option in sorted(ordered, key=lambda o: o.startswith("--training."))}
+    # of options with one last part those of the training come first, then those of its attack: they are the likeliest
+    likely = sorted(ordered, key=lambda o: (o.startswith("--training."), o.startswith("--attack.")))
+    tails = {_tail(option): option for option in likely}
     bare = {option.lstrip("-"): option for option in ordered}
     name = given.lstrip("-")
     if name in tails:

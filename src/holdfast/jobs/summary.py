@@ -2,9 +2,7 @@
 
 import math
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,40 +11,31 @@ import torch
 from torch import nn
 
 from holdfast._files import write_tensors
-from holdfast.attacks import Attack, Evaluation
+from holdfast.attacks import Evaluation
 from holdfast.certificates import Certificate, FrozenPass
-from holdfast.certificates.frozen import window_bound
 from holdfast.data import Dataset
-from holdfast.jobs.checks import Compatibility
-from holdfast.losses import Loss, predictions
-from holdfast.threats import Threat
-from holdfast.trace import Evaluated, Trace
-from holdfast.training import ParameterBall
+from holdfast.jobs.session import Session
+from holdfast.losses import predictions
+from holdfast.trace import Evaluated
 
 GALLERY = 12
-RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PACKAGES = ("holdfast", "torch", "numpy", "scipy", "lightning-fabric", "safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What is known of a run besides its results."""
+class Results:
+    """What is known of a run after training; the certificate alone where it was cut short.
 
-    data: Dataset
-    threat: Threat
-    attack: Attack
-    loss: Loss
-    model: nn.Module
-    seed: int
-    name: str | None
-    started: datetime
-    seconds: float
-    epochs: int
-    interrupted: bool
-    ball: ParameterBall
-    parameter_radius: float | None
-    compatibility: Compatibility
-    best_epoch: int
+    Attributes:
+        passed: the frozen pass at the last weights; ``others`` competed with them for the surrogate loss.
+        on_train, on_test: how the strongest attack did on either part.
+    """
+
+    certificate: Certificate
+    passed: FrozenPass | None = None
+    others: tuple[Evaluated, ...] = ()
+    on_train: Evaluation | None = None
+    on_test: Evaluation | None = None
 
 
 def versions() -> dict[str, str]:
@@ -60,36 +49,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def summarise(
-    figures: Figures,
-    certificate: Certificate,
-    on_train: Evaluation | None,
-    on_test: Evaluation | None,
-    trace: Trace,
-    passes: Sequence[FrozenPass],
-    folder: Path | None,
-    others: Sequence[Evaluated] = (),
-) -> dict[str, Any]:
-    """The summary; also writes the gallery next to it when there is a folder. ``others`` competed with the final weights."""
-    data, model = figures.data, figures.model
-    upper = attacked_loss(on_train, passes)
-    layers = [
-        (" + ".join(names), float(d))
-        for names, d in zip(figures.ball.names, figures.ball.distances(model), strict=True)
-    ]
-    radius = certificate.radius
+def summarise(session: Session, results: Results) -> dict[str, Any]:
+    """The summary; also writes the gallery next to it when there is a folder."""
+    data, model, certificate = session.data, session.model, results.certificate
+    on_train, on_test, folder = results.on_train, results.on_test, session.folder
+    upper = attacked_loss(results)
+    best, moved = session.best, session.ball.distances(model)
     summary: dict[str, Any] = {
-        "name": figures.name or (folder.name if folder is not None else type(model).__name__),
-        "started": figures.started.isoformat(timespec="seconds"),
-        "seconds": figures.seconds,
-        "seed": figures.seed,
-        "epochs": figures.epochs,
-        "best_epoch": figures.best_epoch,
-        "interrupted": figures.interrupted,
+        "name": session.name or (folder.name if folder is not None else type(model).__name__),
+        "started": session.started.isoformat(timespec="seconds"),
+        "seconds": session.state.seconds,
+        "seed": session.seed,
+        "epochs": session.state.epoch,
+        "best": {
+            "epoch": best.epoch, "by": session.best_by, "robust_accuracy": best.accuracy if best.accuracy >= 0 else None,
+            "robust_loss": best.loss,
+        },
+        "interrupted": results.passed is None,
         "versions": versions(),
-        "threat": figures.threat.spec,
-        "attack": figures.attack.name,
-        "loss": figures.loss.name,
+        "threat": session.threat.spec,
+        "attack": session.attack.name,
+        "loss": session.loss.name,
         "data": {
             "name": data.name, "examples": len(data.y), "features": data.features, "classes": data.classes,
             "shape": list(data.shape), "class_names": list(data.class_names) or [str(c) for c in range(data.classes)],
@@ -100,9 +80,10 @@ def summarise(
             "width": getattr(model, "width", None),
             "activation": getattr(getattr(model, "activation", None), "name", None),
         },
-        "compatibility": asdict(figures.compatibility),
-        "parameter_radius": figures.parameter_radius,
+        "compatibility": asdict(session.compatibility),
+        "parameter_radius": session.parameter_radius,
         "accuracy_on": "test" if len(data.split.test) else "train",
+        "accuracy_weights": "last",
         "clean_accuracy": None if on_test is None else on_test.clean_accuracy,
         "robust_accuracy": None if on_test is None else on_test.robust_accuracy,
         "robust_accuracy_verified": None,
@@ -111,9 +92,11 @@ def summarise(
         "robust_loss_upper_bound": upper,
         "robust_loss_upper_kind": None if on_train is None else "strongest attack",
         **certified(certificate, upper),
-        "evaluated": [asdict(other) for other in others],
-        "bounds_at_radii": bounds_at_radii(trace, radius, certificate),
-        "drift": [{"layer": layer, "value": value, "radius": radius} for layer, value in layers],
+        "evaluated": [asdict(other) for other in results.others],
+        "drift": [
+            {"layer": " + ".join(names), "value": float(distance), "radius": certificate.radius}
+            for names, distance in zip(session.ball.names, moved, strict=True)
+        ],
         "per_class": [] if on_test is None else _per_class(on_test, data),
     }  # fmt: skip
     if folder is not None and on_test is not None:
@@ -131,19 +114,24 @@ def certified(certificate: Certificate, upper: float) -> dict[str, Any]:
         "certificate_reason": certificate.reason,
         "width_factor": certificate.width_factor,
         "bound_source": certificate.source,
+        "surrogate_weights": certificate.weights,
         "linearisation_error": {"mean": certificate.linearisation_error},
+        "bounds_at_radii": [
+            {"radius": radius, "lower_bound": bound, "status": certificate.status}
+            for radius, bound in certificate.at_radii
+        ],
         "certificate": certificate.as_dict(),
         "gaps": gaps(certificate, upper),
     }
 
 
-def attacked_loss(on_train: Evaluation | None, passes: Sequence[FrozenPass]) -> float:
-    """The robust loss of the final weights as far as attacks found it: each example at its worst known point, weighted."""
-    if on_train is None or not passes:
+def attacked_loss(results: Results) -> float:
+    """The robust loss of the last weights as far as attacks found it: each example at its worst known point, weighted."""
+    if results.on_train is None or results.passed is None:
         return math.nan
-    final = passes[0]
+    final = results.passed
     known = final.loss(final.outputs, final.points.y)
-    return float((final.weights * torch.maximum(known, on_train.loss.to(known))).sum())
+    return float((final.weights * torch.maximum(known, results.on_train.loss.to(known))).sum())
 
 
 def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
@@ -185,22 +173,6 @@ def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
         },
         "largest": worst,
     }  # fmt: skip
-
-
-def bounds_at_radii(trace: Trace, radius: float, certificate: Certificate) -> list[dict[str, Any]]:
-    """The best window's bound at other radii: any radius can be read from one trace. A bound holds in every smaller ball too."""
-    windows = [w for w in trace.windows if w.lower is not None]
-    if not windows or not math.isfinite(radius) or certificate.status == "void":
-        return []
-    windows = sorted(windows, key=lambda w: w.lower_bound)[-8:]
-    rows: list[dict[str, Any]] = []
-    best = -math.inf
-    for share in (2.0, 1.5, *reversed(RADII)):
-        best = max(best, *(window_bound(w, share * radius).value for w in windows))
-        if share == 1.0:
-            best = max(best, certificate.lower_bound)
-        rows.append({"radius": share * radius, "lower_bound": best, "status": certificate.status})
-    return rows[::-1]
 
 
 def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:

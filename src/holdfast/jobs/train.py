@@ -1,12 +1,11 @@
 """The main job: train under attack, evaluate, certify, and write the run down.
 
-Read with `holdfast.training.loop`, which is the training itself. What this module adds: checks before anything is spent,
-validation, checkpoints, interruption, the final frozen passes and the summary.
+Read with `holdfast.training.loop`, which is the training itself, and `holdfast.jobs.conclude`, which follows it. What this module
+adds: checks before anything is spent, checkpoints, interruption.
 """
 
 import inspect
-import time
-from collections.abc import Callable
+import math
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -18,28 +17,23 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast.attacks import PGD, Attack
-from holdfast.attacks.evaluate import evaluate
-from holdfast.certificates import (
-    attacked_points,
-    certify_trace,
-    frozen_pass,
-)
-from holdfast.certificates.certificate import void
 from holdfast.certificates.convergence import check_radius
 from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
 from holdfast.errors import InputError, NonFiniteLossError
-from holdfast.jobs.checkpoint import Best, resume_state, save_state, stopping
+from holdfast.jobs.checkpoint import Best, resume_state, stopping
 from holdfast.jobs.checks import check_compatible, check_data, check_model, check_weights
-from holdfast.jobs.passes import attacked_at_once, best_pass, validate
+from holdfast.jobs.conclude import conclude, unfinished
+from holdfast.jobs.config import PRECISIONS
 from holdfast.jobs.progress import Progress
-from holdfast.jobs.rows import Row, at_radius, metrics_row, with_bounds
+from holdfast.jobs.rows import Row, metrics_row
+from holdfast.jobs.session import Session
 from holdfast.jobs.setting import save_setting
-from holdfast.jobs.summary import Figures, summarise
+from holdfast.jobs.validation import BEST_BY, validate
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.runs import Run, RunWriter
 from holdfast.threats import Threat
-from holdfast.trace import Trace, TraceRecorder, save_points, save_trace
+from holdfast.trace import TraceRecorder, save_trace
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
@@ -47,7 +41,6 @@ from holdfast.training.optimizers import SCHEDULES, OptimizerFactory, make_optim
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
-PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors")
 """What a resumed run writes anew."""
 STALE = (
@@ -87,6 +80,7 @@ def train(
     evaluate_every: int = 1,
     evaluation_attack: Attack | None = None,
     final_attack: Attack | None = None,
+    best_by: str = "robust_loss",
     example_weights: Tensor | None = None,
     trace: bool = True,
     trace_every: int | None = None,
@@ -108,6 +102,7 @@ def train(
         batch_size: examples a round; default all of them.
         optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser.
         out: run folder; default: nothing is written.
+        best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are not recorded: only
             the final pass certifies.
@@ -124,20 +119,14 @@ def train(
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
-    attack = PGD(steps=10) if attack is None else attack
-    loss = CrossEntropy() if loss is None else loss
-    if schedule not in SCHEDULES:
-        raise unknown("schedule", schedule, SCHEDULES)
-    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
-        if count is not None and count < 1:
-            raise InputError(
-                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
-            )
-    for radius in (parameter_radius, certificate_radius):
-        if radius is not None:
-            check_radius(radius)
+    _check_settings(
+        epochs=epochs, batch_size=batch_size, evaluate_every=evaluate_every, schedule=schedule, best_by=best_by,
+        parameter_radius=parameter_radius, certificate_radius=certificate_radius,
+    )  # fmt: skip
     if resume and out is None:
         raise InputError("resume needs the run's folder, got none; pass out=.")
+    attack = PGD(steps=10) if attack is None else attack
+    loss = CrossEntropy() if loss is None else loss
     check_data(data, threat)
     check_weights(example_weights, len(data.train))
     fabric = _fabric(accelerator, devices, precision, strategy)
@@ -163,179 +152,137 @@ def train(
         model, x, y, threat, loss, curvature=curvature, radius=certificate_radius or parameter_radius or 1.0, example_weights=example_weights,
         processes=fabric.world_size, reduce=partial(summed, fabric),
     )  # fmt: skip
-    ball = ParameterBall(
-        names=recorder.names, initial=recorder.initial, radius=parameter_radius or float("inf")
-    )
     wrapped, torch_optimizer = fabric.setup(model, torch_optimizer)
-
-    state, best = TrainingState(), Best()
-    rows: list[Row] = []
+    state, best, rows = TrainingState(), Best(), list[Row]()
     if resume and out is not None:
         state, best, rows = resume_state(Path(out), model, torch_optimizer, recorder)
-    writer = RunWriter(Path(out) if out is not None and fabric.is_global_zero else None)
-    writer.clear(OVERTAKEN if resume else STALE)
-    if not resume:
-        writer.config(config or _described(locals()))
+    session = Session(
+        name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
+        evaluation=evaluation_attack or PGD(steps=10),
+        final=final_attack or PGD(steps=40, restarts=2, keep_best=True),
+        example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
+        best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
+        reason=reason, recorder=recorder,
+        ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
+        writer=RunWriter(Path(out) if out is not None and fabric.is_global_zero else None),
+        progress=seen, started=started,
+        state=state, best=best, rows=rows,
+    )  # fmt: skip
+    _begin(session, None if resume else config or _described(locals()))
+    batch = min(batch_size or len(y), len(y))
+    failure, interrupted = _fitted(
+        session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
+        project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
+        every=trace_every or record_every(model, len(y), batch, attack.passes),
+    )  # fmt: skip
+    _keep_weights(session)
+    run = unfinished(
+        session,
+        f"training stopped: {failure}" if failure else "the run was interrupted before it was certified",
+    )
+    if failure is not None:
+        session.writer.log(str(failure))
+        raise failure
+    if interrupted:
+        session.writer.log("interrupted")
+        return run
+    return conclude(session, tighten=tighten)
+
+
+def _check_settings(
+    *,
+    epochs: int,
+    batch_size: int | None,
+    evaluate_every: int,
+    schedule: str,
+    best_by: str,
+    parameter_radius: float | None,
+    certificate_radius: float | None,
+) -> None:
+    for what, word, allowed in (("schedule", schedule, SCHEDULES), ("best_by", best_by, BEST_BY)):
+        if word not in allowed:
+            raise unknown(what, word, allowed)
+    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
+        if count is not None and count < 1:
+            raise InputError(
+                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
+            )
+    for radius in (parameter_radius, certificate_radius):
+        if radius is not None:
+            check_radius(radius)
+
+
+def _begin(session: Session, config: dict[str, Any] | None) -> None:
+    """The folder at the beginning: nothing of another run in it, and this one resumable at once. No ``config`` when resumed."""
+    writer, model = session.writer, session.model
+    writer.clear(OVERTAKEN if config is None else STALE)
+    if config is not None:
+        writer.config(config)
         writer.weights("initial", model.state_dict())
     if writer.folder is not None:
-        save_setting(writer.folder / "trace", model, threat, loss, example_weights)
-    writer.log(f"training {type(model).__name__} on {data.name} under {threat.spec} with seed {seed}")
-    batch = min(batch_size or len(y), len(y))
-    recorded = trace and precision.endswith("-true")
-    every = trace_every or record_every(model, len(y), batch, attack.passes)
+        save_setting(writer.folder / "trace", model, session.threat, session.loss, session.example_weights)
+    writer.log(
+        f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
+    )
+    if config is not None:
+        session.save()
 
-    def recorded_trace() -> Trace:
-        return Trace(
-            names=recorder.names,
-            initial=recorder.initial,
-            windows=tuple(state.windows),
-            rigorous=curvature.rigorous,
-            reason=reason,
-        )
 
-    def save() -> None:
-        saved[0] = time.perf_counter()
-        save_state(writer, model, torch_optimizer, recorder, recorded_trace(), state, best, rows)
+def _fitted(
+    session: Session,
+    wrapped: nn.Module,
+    *,
+    epochs: int,
+    batch_size: int,
+    schedule: str,
+    evaluate_every: int,
+    project: bool,
+    recorded: bool,
+    every: int,
+) -> tuple[NonFiniteLossError | None, bool]:
+    """Train; return why the loss stopped being finite, if it did, and whether the run was interrupted."""
+    seen, state = session.progress, session.state
 
     def observe(record: EpochRecord, now: TrainingState) -> None:
         last = record.epoch == epochs
-        row = metrics_row(record, recorder.names)
-        if len(data.validation) and (last or record.epoch % evaluate_every == 0):
-            model.eval()
-            row |= validate(
-                model,
-                data,
-                threat,
-                evaluation_attack or PGD(steps=10),
-                loss,
-                seed,
-                fabric.device,
-                best,
-                record,
-            )
-            model.train()
-        rows.append(row)
+        row = metrics_row(record, session.recorder.names)
+        if len(session.data.validation) and (last or record.epoch % evaluate_every == 0):
+            row |= validate(session, record)
+        session.rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
-        if last or time.perf_counter() - saved[0] > 30:
-            save()
+        if last:
+            session.save()
+        else:
+            session.save_now_and_then()
         seen.epoch(row)
 
-    saved = [time.perf_counter()]
-    if not resume:
-        save()  # so that a run stopped before its first checkpoint can be resumed too
-    model.train()
-    steps = epochs * -(-len(y) // batch)
-    failure: NonFiniteLossError | None = None
-    interrupted = False
-    devices_used = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices_used), stopping() as stop, seen.training(steps, state.rounds):
+    session.model.train()
+    steps = epochs * -(-len(session.y) // batch_size)
+    devices = [session.device] if session.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), stopping() as stop, seen.training(steps, state.rounds):
         try:
-            interrupted = fit(
-                fabric, model, wrapped, torch_optimizer, x, y, threat, attack, loss,
-                epochs=epochs, batch_size=batch, schedule=schedule, seed=seed, ball=ball,
-                project=project and parameter_radius is not None, recorder=recorder if recorded else None,
+            done = fit(
+                session.fabric, session.model, wrapped, session.optimizer, session.x, session.y, session.threat,
+                session.attack, session.loss, epochs=epochs, batch_size=batch_size, schedule=schedule,
+                seed=session.seed, ball=session.ball, project=project, recorder=session.recorder if recorded else None,
                 record_every=every, state=state, observe=observe, on_step=seen.step, stop=stop,
-                example_weights=example_weights,
-            ).interrupted  # fmt: skip
+                example_weights=session.example_weights,
+            )  # fmt: skip
         except NonFiniteLossError as error:
-            failure = error
-    model.eval()
-    current = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    if best.weights is None:
-        best.weights, best.epoch = current, state.epoch
-    writer.weights("last", current)
-    writer.weights("model", best.weights)
-    trace_record = recorded_trace()
-    if writer.folder is not None:
-        save_trace(trace_record, writer.folder / "trace")
+            return error, False
+    return None, done.interrupted
 
-    best_weights = best.weights
 
-    def finished() -> Run:
-        return Run(
-            folder=writer.folder,
-            model=model,
-            summary=summary,
-            metrics=rows,
-            certificate=certificate,
-            best=best_weights,
-        )
-
-    figures = Figures(
-        data=data, threat=threat, attack=attack, loss=loss, model=model, seed=seed, name=name, started=started,
-        seconds=state.seconds, epochs=state.epoch, interrupted=True, ball=ball,
-        parameter_radius=parameter_radius, compatibility=compatibility, best_epoch=best.epoch,
-    )  # fmt: skip
-    word = "the run was interrupted before it was certified"
-    word = f"training stopped: {failure}" if failure is not None else word
-    certificate = void(f"{word.rstrip('.')}; resume the run to certify it", parameter_radius or float("nan"))
-    # Written in any case: whatever happens from here on, the folder can be loaded.
-    summary = summarise(figures, certificate, None, None, trace_record, (), writer.folder)
-    writer.metrics(rows)
-    writer.summary(summary)
-    if failure is not None:
-        writer.log(str(failure))
-        raise failure
-    if interrupted:
-        writer.log("interrupted")
-        return finished()
-
-    with seen.stage("attacking every example once more, at frozen weights"):
-        points = attacked_points(
-            model, x, y, threat, attack, loss, seed=seed + 1, batch_size=attacked_at_once(model)
-        )
-    passed = frozen_pass(
-        model,
-        recorder.initial,
-        points,
-        threat,
-        loss,
-        curvature,
-        label="the final pass",
-        example_weights=example_weights,
-    )
-    if writer.folder is not None:
-        save_points(points, writer.folder / "trace")
-    others = best_pass(
-        model, best, current, passed, x, y, threat, attack, loss, curvature, seed, example_weights
-    )
-    # Weights that have not moved at all are in a ball of any radius.
-    radius = certificate_radius or parameter_radius or max(passed.evaluated.distance) * (1 + 1e-6) or 1.0
-    if radius != recorder.radius:
-        trace_record = replace(trace_record, windows=tuple(at_radius(trace_record.windows, radius)))
-        rows[:] = with_bounds(rows, trace_record.windows)
-    with seen.counted("certifying in float64") as report:
-        certificate = certify_trace(
-            trace_record, passed, radius, others=others, evaluations=max(1, tighten), progress=report
-        )
-    # On the training part every example is attacked to the end: its loss is wanted, not only whether it broke.
-    strongest = final_attack or PGD(steps=40, restarts=2, keep_best=True)
-    with seen.counted("attacking the trained network harder") as report:
-        train_result = evaluate(
-            model,
-            x,
-            y,
-            threat,
-            attacks=(strongest,),
-            loss=loss,
-            drop_broken=False,
-            seed=seed,
-            progress=_fraction(report),
-        )
-        test = data.test if len(data.test) else data.train
-        test_result = evaluate(
-            model, test.x.to(fabric.device), test.y.to(fabric.device), threat, attacks=(strongest,), seed=seed
-        )
-    figures = replace(figures, interrupted=False)
-    summary = summarise(
-        figures, certificate, train_result, test_result, trace_record, (passed,), writer.folder, others
-    )
-    writer.metrics(rows)
-    writer.summary(summary)
-    writer.log(
-        f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
-    )
-    return finished()
+def _keep_weights(session: Session) -> None:
+    """Last and best weights and the trace, as training left them."""
+    session.model.eval()
+    current = session.current()
+    if session.best.weights is None:
+        session.best.weights, session.best.epoch = current, session.state.epoch
+    session.writer.weights("last", current)
+    session.writer.weights("model", session.best.weights)
+    if session.folder is not None:
+        save_trace(session.trace(), session.folder / "trace")
 
 
 def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:
@@ -369,7 +316,3 @@ def _described(given: dict[str, Any]) -> dict[str, Any]:
         "model": type(given["model"]).__name__,
         **values,
     }
-
-
-def _fraction(report: Callable[[float], None]) -> Callable[[str, int, int], None]:
-    return lambda _, done, total: report(done / max(1, total))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from holdfast.errors import RunFolderError
+from holdfast.runs import read_summary
 
 LARGEST = 1e100
 LOG_BYTES = 16_384
@@ -184,7 +184,7 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
-    summary = _summary(folder)
+    summary = Fields(read_summary(folder))
     epochs, unread = _epochs(folder / "metrics.jsonl")
     gallery, problem = _gallery(folder / "gallery.safetensors")
     status = summary.text("certificate_status")
@@ -219,33 +219,6 @@ def read_run(folder: Path) -> Run:
         config=_text(folder / "config.yaml"),
         log=_log_tail(folder / "log.txt"),
     )
-
-
-def _summary(folder: Path) -> Fields:
-    if not folder.is_dir():
-        raise RunFolderError(
-            f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the path."
-        )
-    path = folder / "summary.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(
-            f"a run folder must hold summary.json, but {path} is missing; give the folder of a run that trained, or train it again."
-        ) from None
-    except OSError as error:
-        raise RunFolderError(
-            f"{path} must be readable, got '{error.strerror}'; mend its permissions."
-        ) from error
-    except ValueError as error:
-        raise RunFolderError(
-            f"{path} must be complete JSON, but it is cut short or damaged ({error}); restore it, or train the run again."
-        ) from error
-    if not isinstance(values, dict):
-        raise RunFolderError(
-            f"{path} must hold one JSON object, got {type(values).__name__}; restore it, or train the run again."
-        )
-    return Fields(values)
 
 
 def _gap(fields: Fields) -> Gap:

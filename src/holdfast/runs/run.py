@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from holdfast._files import without_nan, write_atomically, write_json, write_tensors, write_text
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
+from holdfast.trace import FrozenPoints, save_points
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunFolderError(
-            f"{path} must be whole JSON, but was cut short ({error}); resume the run or train again."
+            f"{path} must be complete JSON, but it is cut short or damaged ({error}); resume the run or train it again."
         ) from error
     if not isinstance(summary, dict):
         raise RunFolderError(
@@ -90,9 +91,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
             f"a run is resumed from its checkpoint, but {path} is missing; start it without resume."
         ) from error
     except Exception as error:
-        why = " ".join(str(error).split())
         raise RunFolderError(
-            f"{path} must be a whole checkpoint, but cannot be read ({why}); start without resume."
+            f"{path} must be a whole checkpoint, but cannot be read ({type(error).__name__}: it was cut short, or written by"
+            " something else); start without resume."
         ) from error
     return state
 
@@ -129,7 +130,7 @@ class Run:
         known = {field.name for field in fields(Certificate)}
         record = {k: v for k, v in (summary.get("certificate") or {}).items() if k in known}
         record = {
-            k: float("nan") if v is None else tuple(v) if isinstance(v, list) else v
+            k: float("nan") if v is None else _tuples(v) if isinstance(v, list) else v
             for k, v in record.items()
         }
         if "status" not in record:
@@ -148,6 +149,10 @@ class Run:
         if self.folder is None:
             raise RunFolderError("a run in memory without a model holds no weights; load it from its folder.")
         return read_weights(self.folder / "last.safetensors")
+
+
+def _tuples(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_tuples(value) if isinstance(value, list) else value for value in values)
 
 
 class RunWriter:
@@ -183,6 +188,10 @@ class RunWriter:
     def weights(self, name: str, state: dict[str, Tensor]) -> None:
         if self.folder is not None:
             write_tensors(self._path(f"{name}.safetensors"), state)
+
+    def attacked(self, points: FrozenPoints) -> None:
+        if self.folder is not None:
+            save_points(points, self._path("trace"))
 
     def metrics(self, rows: list[dict[str, Any]]) -> None:
         if self.folder is not None:

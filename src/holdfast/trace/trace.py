@@ -31,9 +31,9 @@ class FrozenPoints:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A frozen full pass at weights inside a run: the surrogate loss there (float64) and the distance of each ball."""
+    """A frozen full pass at weights inside a run: their name, the surrogate loss there (float64), the distance of each ball."""
 
-    label: str
+    weights: str
     surrogate_loss: float
     allowance: float
     distance: tuple[float, ...]

@@ -1,0 +1,98 @@
+"""What follows training: frozen passes, the certificate, a stronger attack, the summary."""
+
+from collections.abc import Callable
+
+import torch
+
+from holdfast.attacks.evaluate import evaluate
+from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
+from holdfast.certificates.certificate import void
+from holdfast.jobs.rows import at_radius, with_bounds
+from holdfast.jobs.session import Session
+from holdfast.jobs.summary import Results, summarise
+from holdfast.runs import Run
+from holdfast.trace import Evaluated
+
+
+def unfinished(session: Session, why: str) -> Run:
+    """The run as it stands, its certificate void for this reason: whatever happens from here on, the folder can be loaded."""
+    reason = f"{why.rstrip('.')}; resume the run to certify it"
+    return _written(session, Results(certificate=void(reason, session.parameter_radius or float("nan"))))
+
+
+def conclude(session: Session, *, tighten: int) -> Run:
+    """Certify and evaluate the last weights."""
+    seen = session.progress
+    with seen.stage("attacking every example once more, at frozen weights"):
+        passed = session.frozen("the last weights", seed=session.seed + 1)
+        session.writer.attacked(passed.points)
+        others = _best_pass(session)
+    certificate = _certified(session, passed, others, tighten)
+    session.writer.log(
+        f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
+    )
+    model, data, device = session.model, session.data, session.device
+    # On the training part every example is attacked to the end: its loss is wanted, not only whether it broke.
+    with seen.counted("attacking the trained network harder") as report:
+        on_train = evaluate(
+            model, session.x, session.y, session.threat, attacks=(session.final,), loss=session.loss,
+            drop_broken=False, seed=session.seed, progress=_share(report),
+        )  # fmt: skip
+        test = data.test if len(data.test) else data.train
+        on_test = evaluate(
+            model,
+            test.x.to(device),
+            test.y.to(device),
+            session.threat,
+            attacks=(session.final,),
+            seed=session.seed,
+        )
+    results = Results(
+        certificate=certificate, passed=passed, others=tuple(others), on_train=on_train, on_test=on_test
+    )
+    return _written(session, results)
+
+
+def _best_pass(session: Session) -> list[Evaluated]:
+    """A frozen pass at the best weights, where they differ from the last: it competes for the surrogate loss."""
+    current, best = session.current(), session.best.weights
+    if best is None or all(torch.equal(best[name], tensor) for name, tensor in current.items()):
+        return []
+    session.model.load_state_dict(best)
+    passed = session.frozen("the best weights", seed=session.seed + 2)
+    session.model.load_state_dict(current)
+    return [] if passed.fault else [evaluated_pass(passed, max(passed.evaluated.distance), 0.0)]
+
+
+def _certified(
+    session: Session, passed: FrozenPass, others: list[Evaluated], evaluations: int
+) -> Certificate:
+    # Weights that have not moved at all are in a ball of any radius.
+    moved = max(passed.evaluated.distance) * (1 + 1e-6)
+    radius = session.certificate_radius or session.parameter_radius or moved or 1.0
+    if radius != session.recorder.radius:
+        session.state.windows = at_radius(session.state.windows, radius)
+        session.rows[:] = with_bounds(session.rows, session.state.windows)
+    with session.progress.counted("certifying in float64") as report:
+        return certify_trace(
+            session.trace(), passed, radius, others=others, evaluations=max(1, evaluations), progress=report
+        )
+
+
+def _written(session: Session, results: Results) -> Run:
+    """The run's figures, in its folder too."""
+    summary = summarise(session, results)
+    session.writer.metrics(session.rows)
+    session.writer.summary(summary)
+    return Run(
+        folder=session.folder,
+        model=session.model,
+        summary=summary,
+        metrics=session.rows,
+        certificate=results.certificate,
+        best=session.best.weights or session.current(),
+    )
+
+
+def _share(report: Callable[[float], None]) -> Callable[[str, int, int], None]:
+    return lambda _, done, total: report(done / max(1, total))

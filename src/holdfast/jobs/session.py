@@ -1,0 +1,129 @@
+"""One run under way: what is fixed from its beginning, what changes, and how both are written down."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from holdfast.attacks import Attack
+from holdfast.certificates import FrozenPass, attacked_points, frozen_pass
+from holdfast.curvature import Curvature
+from holdfast.data import Dataset
+from holdfast.jobs.checkpoint import Best, save_state
+from holdfast.jobs.checks import Compatibility
+from holdfast.jobs.progress import Progress
+from holdfast.jobs.rows import Row
+from holdfast.losses import Loss
+from holdfast.runs import RunWriter
+from holdfast.threats import Threat
+from holdfast.trace import Trace, TraceRecorder
+from holdfast.training import ParameterBall, TrainingState
+
+SAVE_EVERY = 30.0
+"""Seconds between checkpoints."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A training run between its checks and its summary.
+
+    Attributes:
+        x, y: the training part, on the run's device.
+        attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the finished network.
+        radius: at which windows are bounded while training; the certificate may be asked for another.
+        state, best, rows: all that changes, besides the weights.
+    """
+
+    name: str | None
+    seed: int
+    model: nn.Module
+    data: Dataset
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    loss: Loss
+    attack: Attack
+    evaluation: Attack
+    final: Attack
+    example_weights: Tensor | None
+    parameter_radius: float | None
+    certificate_radius: float | None
+    best_by: str
+    compatibility: Compatibility
+    fabric: Fabric
+    optimizer: Any
+    curvature: Curvature
+    reason: str
+    recorder: TraceRecorder
+    ball: ParameterBall
+    writer: RunWriter
+    progress: Progress
+    started: datetime
+    state: TrainingState
+    best: Best
+    rows: list[Row]
+    saved: float = field(default_factory=time.perf_counter)
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def folder(self) -> Path | None:
+        return self.writer.folder
+
+    def trace(self) -> Trace:
+        """What has been recorded so far."""
+        return Trace(
+            names=self.recorder.names,
+            initial=self.recorder.initial,
+            windows=tuple(self.state.windows),
+            rigorous=self.curvature.rigorous,
+            reason=self.reason,
+        )
+
+    def save(self) -> None:
+        """A checkpoint, and all that a reader of an unfinished run finds."""
+        self.saved = time.perf_counter()
+        save_state(
+            self.writer,
+            self.model,
+            self.optimizer,
+            self.recorder,
+            self.trace(),
+            self.state,
+            self.best,
+            self.rows,
+        )
+
+    def save_now_and_then(self) -> None:
+        """`save`, where the last one is some time ago."""
+        if time.perf_counter() - self.saved > SAVE_EVERY:
+            self.save()
+
+    def current(self) -> Weights:
+        """A copy of the weights as they are."""
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def frozen(self, weights_name: str, *, seed: int) -> FrozenPass:
+        """Every training example attacked once at the present weights, re-evaluated in float64."""
+        points = attacked_points(
+            self.model, self.x, self.y, self.threat, self.attack, self.loss, seed=seed,
+            batch_size=attacked_at_once(self.model),
+        )  # fmt: skip
+        return frozen_pass(
+            self.model, self.recorder.initial, points, self.threat, self.loss, self.curvature,
+            weights_name=weights_name, example_weights=self.example_weights,
+        )  # fmt: skip
+
+
+def attacked_at_once(model: nn.Module) -> int:
+    """Examples attacked at once: a (rows, width) array of at most 2^24 numbers."""
+    return max(16, min(1024, 2**24 // max(1, getattr(model, "width", 2**14))))
