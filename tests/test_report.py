@@ -602,7 +602,7 @@ def test_a_run_folder_cut_short_is_refused_in_one_sentence(tmp_path):
     (cut / "summary.json").write_bytes((whole / "summary.json").read_bytes()[:300])
     (listed / "summary.json").write_text("[1, 2]")
     for folder, names, remedy in (
-        (cut, "summary.json", "train it again"), (listed, "summary.json", "train the run again"),
+        (cut, "summary.json", "train it again"), (listed, "summary.json", "train again"),
         (empty, "summary.json", "train it again"), (tmp_path / "absent", "absent", "check the path"),
     ):  # fmt: skip
         with pytest.raises(RunFolderError) as caught:
