@@ -603,7 +603,7 @@ def test_a_run_folder_cut_short_is_refused_in_one_sentence(tmp_path):
     (listed / "summary.json").write_text("[1, 2]")
     for folder, names, remedy in (
         (cut, "summary.json", "train it again"), (listed, "summary.json", "train again"),
-        (empty, "summary.json", "train it again"), (tmp_path / "absent", "absent", "check the path"),
+        (empty, "summary.json", "give the folder"), (tmp_path / "absent", "absent", "give the folder"),
     ):  # fmt: skip
         with pytest.raises(RunFolderError) as caught:
             write_report([whole, folder], tmp_path / "report.html")
