@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks import FGSM, PGD, CleanAttack, Evaluation, RandomAttack, evaluate
+from holdfast.attacks import FGSM, PGD, CleanAttack, RandomAttack
 from holdfast.errors import InputError
+from holdfast.evaluation import Evaluation, evaluate
 from holdfast.losses import CrossEntropy, Hinge, correct
 from holdfast.threats.lp import LpBall
 
@@ -149,7 +150,7 @@ def test_the_class_table_has_a_row_for_each_label_and_adds_up() -> None:
     [
         (
             {"attacks": "standrad"},
-            "attacks must be one of clean, pgd, or a sequence of attacks, got 'standrad'",
+            "attacks must be one of standard, fast, strong, pgd, clean, or a sequence of attacks, got 'standrad'",
         ),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
         ({"y": torch.zeros(3, dtype=torch.long)}, "same number of rows, at least one, got 41 and 3"),

@@ -12,20 +12,27 @@ if TYPE_CHECKING:
     from holdfast import losses as losses
     from holdfast import networks as networks
     from holdfast import threats as threats
+    from holdfast.attacks import APGD as APGD
+    from holdfast.attacks import FAB as FAB
     from holdfast.attacks import FGSM as FGSM
     from holdfast.attacks import PGD as PGD
     from holdfast.attacks import Attack as Attack
     from holdfast.attacks import AttackResult as AttackResult
+    from holdfast.attacks import CarliniWagner as CarliniWagner
     from holdfast.attacks import CleanAttack as CleanAttack
-    from holdfast.attacks import Evaluation as Evaluation
+    from holdfast.attacks import DeepFool as DeepFool
+    from holdfast.attacks import ExpectedGradient as ExpectedGradient
     from holdfast.attacks import MultiTarget as MultiTarget
     from holdfast.attacks import RandomAttack as RandomAttack
-    from holdfast.attacks.evaluate import evaluate as evaluate
+    from holdfast.attacks import Square as Square
+    from holdfast.attacks import Transfer as Transfer
     from holdfast.certificates import Certificate as Certificate
     from holdfast.certificates import certify as certify
     from holdfast.data.base import Dataset as Dataset
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import InputError as InputError
+    from holdfast.evaluation import Evaluation as Evaluation
+    from holdfast.evaluation import evaluate as evaluate
     from holdfast.jobs.train import train as train
     from holdfast.losses import CrossEntropy as CrossEntropy
     from holdfast.losses import Hinge as Hinge
@@ -40,20 +47,31 @@ if TYPE_CHECKING:
     from holdfast.threats import Threat as Threat
     from holdfast.threats import parse_threat as parse_threat
     from holdfast.trace import TraceRecorder as TraceRecorder
+    from holdfast.verification import Verification as Verification
+    from holdfast.verification import verify as verify
 
 __version__ = "0.1.0"
 
 _MODULES = ("attacks", "data", "losses", "networks", "threats")
 _NAMES = {
+    "APGD": "attacks",
+    "FAB": "attacks",
+    "CarliniWagner": "attacks",
+    "DeepFool": "attacks",
+    "ExpectedGradient": "attacks",
+    "Square": "attacks",
+    "Transfer": "attacks",
+    "Verification": "verification",
+    "verify": "verification",
     "FGSM": "attacks",
     "PGD": "attacks",
     "Attack": "attacks",
     "AttackResult": "attacks",
     "CleanAttack": "attacks",
-    "Evaluation": "attacks",
+    "Evaluation": "evaluation",
     "MultiTarget": "attacks",
     "RandomAttack": "attacks",
-    "evaluate": "attacks",
+    "evaluate": "evaluation",
     "Certificate": "certificates",
     "certify": "certificates",
     "Dataset": "data.base",

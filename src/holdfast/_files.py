@@ -62,9 +62,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors: plain numbers, nothing that could execute."""
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors (and some text) as safetensors: plain numbers, nothing that could execute."""
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, lambda part: save_file(plain, part))
+    write_atomically(path, lambda part: save_file(plain, part, metadata=metadata))

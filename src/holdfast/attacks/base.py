@@ -95,6 +95,10 @@ class Attack(ABC):
         """Forward and backward passes a search takes, about: training's cost is counted in them (a trace may cost a tenth)."""
         return 1
 
+    def refuses(self, threat: Threat) -> str:
+        """Why this attack cannot search such threat sets; empty when it can. A suite leaves it out then, and says so."""
+        return ""
+
     @abstractmethod
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator

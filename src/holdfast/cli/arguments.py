@@ -45,6 +45,13 @@ def positive(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number, 1 or more, for argparse."""
+    if natural(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+    return int(text)
+
+
 def natural(text: str) -> int:
     """A whole number, 0 or more, for argparse."""
     try:

@@ -13,6 +13,7 @@ from holdfast.errors import HoldfastError, InputError, InterruptedRunError
 
 COMMANDS = {
     "train": "train under attack, certify the gap, write the report",
+    "evaluate": "robust accuracy between what is proved and what no attack broke",
     "certify": "the convergence certificate of a run again, at any parameter radius",
     "report": "one self-contained page about one or several runs",
     "doctor": "why is it stuck? one remedy for each finding",
@@ -29,6 +30,7 @@ examples:
   holdfast train --data digits
   holdfast train --data digits --threat l2:0.3 --width 8000 --epochs 60 --out runs/wide
   holdfast train runs/wide/config.yaml --seed 1
+  holdfast evaluate runs/wide
   holdfast certify runs/wide --radius 10
   holdfast report runs/wide runs/digits-l2-0.3 --out both.html
   holdfast doctor runs/wide

@@ -57,17 +57,17 @@ def show_run(out: Console, folder: Path, page: Path | None) -> None:
 def show_certificate(out: Console, certificate: "Certificate", file: Path) -> None:
     """A certificate computed again: its status and why, its figures, and where it was written."""
     words, style = STATUS.get(certificate.status, (certificate.status, ""))
-    table = _table("Certificate", "", "")
-    table.add_row("status", Text(certificate.status, style=style), words)
-    table.add_row("parameter radius", setting(certificate.radius), "")
-    table.add_row("lower bound", number(certificate.lower_bound), certificate.source or "")
-    table.add_row(
+    rows = table("Certificate", "", "")
+    rows.add_row("status", Text(certificate.status, style=style), words)
+    rows.add_row("parameter radius", setting(certificate.radius), "")
+    rows.add_row("lower bound", number(certificate.lower_bound), certificate.source or "")
+    rows.add_row(
         "surrogate",
         number(certificate.surrogate_loss),
         f"of {certificate.weights}" if certificate.weights else "",
     )
-    table.add_row("gap", Text(number(certificate.gap), style=style), certificate.reason)
-    out.print(table)
+    rows.add_row("gap", Text(number(certificate.gap), style=style), certificate.reason)
+    out.print(rows)
     out.print(Text(str(file)), soft_wrap=True)
 
 
@@ -112,30 +112,30 @@ def _heading(run: Run) -> Text:
 def _bracket_table(run: Run) -> Table:
     """lower bound <= surrogate loss <= upper bound, and what stands behind the two ends."""
     words, style = STATUS.get(run.status or "", ("not computed", ""))
-    table = _table("Robust loss", "", "")
+    rows = table("Robust loss", "", "")
     radius = run.summary.number("parameter_radius")
     ball = "" if radius is None else f" within {setting(radius)} of the initial weights"
     behind = "" if run.claimed_lower is None else f"no network{ball} is below: "
-    table.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
+    rows.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
     of = {"the best weights": "the best weights"}.get(
         run.summary.text("surrogate_weights") or "", "this network"
     )
-    table.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training")
+    rows.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training")
     kind = run.summary.text("robust_loss_upper_kind")
     behind = "verified" if kind == "verified" else f"this network under the {kind}: observed" if kind else ""
-    table.add_row("upper bound", number(run.upper), behind)
+    rows.add_row("upper bound", number(run.upper), behind)
     gap = run.summary.number("gap")
     reason = run.summary.text("certificate_reason") or ""
-    table.add_row("gap", Text(number(gap), style=style), escape(reason))
-    return table
+    rows.add_row("gap", Text(number(gap), style=style), escape(reason))
+    return rows
 
 
 def _gap_table(run: Run) -> Table:
-    table = _table("Gap", "", "claim", "verdict")
+    rows = table("Gap", "", "claim", "verdict")
     for key, name in GAPS.items():
         gap = run.gaps[key]
-        table.add_row(name, _value(gap), _claim(gap), escape(gap.verdict or ""))
-    return table
+        rows.add_row(name, _value(gap), _claim(gap), escape(gap.verdict or ""))
+    return rows
 
 
 def _claim(gap: Gap) -> Text:
@@ -153,25 +153,26 @@ def _value(gap: Gap) -> Text:
 
 def _accuracy_table(run: Run) -> Table:
     summary = run.summary
-    table = _table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part (last weights)")
+    rows = table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part (last weights)")
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
-        table.add_row(name, percent(summary.number(key)), percent(summary.number(f"train_{key}")))
+        rows.add_row(name, percent(summary.number(key)), percent(summary.number(f"train_{key}")))
     verified = summary.number("robust_accuracy_verified")
     if verified is not None:
-        table.add_row("verified", percent(verified), "")
-    return table
+        rows.add_row("verified", percent(verified), "")
+    return rows
 
 
 def _radius_table(bounds: Sequence[BoundAtRadius]) -> Table:
-    table = _table("Parameter radius", "lower bound", "")
+    rows = table("Parameter radius", "lower bound", "")
     for bound in bounds:
         words, style = STATUS.get(bound.status or "", ("", ""))
-        table.add_row(setting(bound.radius), number(bound.lower_bound), Text(words, style=style))
-    return table
+        rows.add_row(setting(bound.radius), number(bound.lower_bound), Text(words, style=style))
+    return rows
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+def table(*columns: str) -> Table:
+    """A plain table: names left, the first figure right."""
+    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index == 1 else "left", no_wrap=index < 2)
-    return table
+        made.add_column(name, justify="right" if index == 1 else "left", no_wrap=index < 2)
+    return made

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from holdfast.attacks.evaluate import evaluate
 from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
 from holdfast.certificates.certificate import void
+from holdfast.evaluation import evaluate
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise

@@ -47,7 +47,7 @@ def _option(
 
     With ``own`` the import path of something of the user's stands beside the names.
     """
-    facts = {"help": help, "short": short, "least": least, "above": above, "below": below}
+    facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
     facts |= {"names": names, "own": own, "what": what or short}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)

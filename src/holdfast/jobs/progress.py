@@ -63,6 +63,30 @@ class Progress:
         else:
             yield
 
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        if self.enabled:
+            self.console.print(text, highlight=False)
+
+    @contextmanager
+    def named(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Stages that come one after another, each reporting (its name, done, to do)."""
+        columns = (
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Bar(*columns, console=self.console, disable=not self.live, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def report(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name, total=total)
+                    if not self.live:
+                        self.say(f"{name} ...")
+                bar.update(tasks[name], completed=done, total=total)
+
+            yield report
+
     @contextmanager
     def counted(self, what: str) -> Iterator[Callable[[float], None]]:
         """A stage that reports which share of it is done."""

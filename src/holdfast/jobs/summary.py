@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from holdfast._files import write_tensors
-from holdfast.attacks import Evaluation
 from holdfast.certificates import Certificate, FrozenPass
 from holdfast.data import Dataset
+from holdfast.evaluation import Evaluation
 from holdfast.jobs.session import Session
 from holdfast.losses import predictions
 from holdfast.trace import Evaluated

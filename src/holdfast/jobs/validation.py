@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from holdfast.attacks.evaluate import evaluate
+from holdfast.evaluation import evaluate
 from holdfast.jobs.session import Session, attacked_at_once
 from holdfast.training import EpochRecord
 

@@ -5,3 +5,4 @@ from holdfast.networks.activations import activation_named as activation_named
 from holdfast.networks.conv import MNISTConv as MNISTConv
 from holdfast.networks.dense import Dense as Dense
 from holdfast.networks.two_layer import TwoLayer as TwoLayer
+from holdfast.networks.wrappers import LogOutputs as LogOutputs

@@ -1,0 +1,45 @@
+"""What searches share that let go of rows once these are broken."""
+
+import torch
+from jaxtyping import Bool
+from torch import nn
+
+from holdfast.attacks.base import Aim, Scored, score
+from holdfast.losses import Labels, Outputs
+from holdfast.threats.base import Points, Threat
+
+Rows = Bool[torch.Tensor, " batch"]
+
+
+def broken(
+    model: nn.Module, points: Points, outputs: Outputs, x: Points, y: Labels, threat: Threat, aim: Aim
+) -> Rows:
+    """Which points reach the aim and still do so when settled in the threat set: a hair inside its edge they may not.
+
+    One more forward pass, of the rows that seem broken; waits for the device.
+    """
+    reached = aim.reached(outputs, y)
+    seem = reached.nonzero().squeeze(1)
+    if len(seem) == 0:
+        return reached
+    settled = threat.settle(points[seem], x[seem])
+    return reached.index_copy(0, seem, score(model, settled, y[seem], aim).reached)
+
+
+def finite(gradient: Points) -> Points:
+    """A point whose gradient overflows stays where it is: NaN would spread over the whole row for good."""
+    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def taken(of: Scored, rows: torch.Tensor) -> Scored:
+    """Some rows, by their numbers."""
+    return Scored(x=of.x[rows], value=of.value[rows], reached=of.reached[rows])
+
+
+def put(into: Scored, rows: torch.Tensor, held: Scored) -> Scored:
+    """``into`` with ``held`` in the rows of these numbers."""
+    return Scored(
+        x=into.x.index_copy(0, rows, held.x),
+        value=into.value.index_copy(0, rows, held.value),
+        reached=into.reached.index_copy(0, rows, held.reached),
+    )

@@ -1,0 +1,211 @@
+"""APGD: projected gradient ascent that sets its own step sizes (Croce and Hein 2020 and 2021)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
+from holdfast.attacks._search import broken, finite, put, taken
+from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
+from holdfast.attacks.gradient import outputs_and_gradient
+from holdfast.attacks.margins import DLR, Margin, TargetedDLR, difference, targeted_dlr, wrong_classes
+from holdfast.errors import InputError
+from holdfast.losses import LOSSES, Labels, Loss, Outputs, PerExample, loss_named
+from holdfast.threats.base import Points, Threat
+
+Start = Literal["random", "example"]
+Goal = Callable[[Outputs, Labels, Labels], PerExample]
+"""What a climb maximises, from outputs, labels and the classes aimed at."""
+
+L1_RADII = (3.0, 2.0, 1.0)  # of the l1 attack, in turn, in multiples of the radius
+L1_STEPS = (0.3, 0.3, 0.4)  # and the share of the steps spent at each
+
+_BRIEF = {"cross-entropy": "ce"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Ascent with momentum whose step starts at the set's diameter and is halved where it stops paying (arXiv 2003.01690).
+
+    ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever closer together, a row's step ``s`` is
+    halved, and the row goes back to its best point, if fewer than ``rho`` of its last steps raised the loss, or if neither step nor best loss changed
+    since the checkpoint before. ``P`` and ``step`` are the threat's own, so that any threat will do.
+
+    In an l1 ball (arXiv 2103.01208) a step moves only the features of largest gradient, 2/3 as many as the best
+    point has changed; ``s`` grows back while that number falls, and the search starts in balls of 3 and 2 times the radius.
+
+    Attributes:
+        steps: gradient steps a restart.
+        restarts: searches an example (and target); the strongest point is kept.
+        loss: leads the search: ``cross-entropy``, ``dlr``, ``margin`` or any other name of a loss, or a `Loss`; default: whatever scores the attack
+            (with ``targets``: ``dlr``).
+        targets: one search for each of this many likeliest wrong classes; with ``dlr`` the targeted DLR, with ``margin`` ``z_target - z_y``, else a low loss at
+            the target. ``None``: no targets; away from the label. Ignored where targets are given to `run`.
+        rho: share of the steps between checkpoints that must raise the loss.
+        start: ``random``: a random point of the set; ``example``: the example itself, restarts after the first at random.
+        wide: whether an l1 search begins in larger balls; elsewhere it never does.
+        drop_broken: when only success matters: examples leave the search as soon as they are broken.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+    loss: Loss | str | None = None
+    targets: int | None = None
+    rho: float = 0.75
+    start: Start = "random"
+    wide: bool = True
+    drop_broken: bool = False
+
+    def __post_init__(self) -> None:
+        for word, number in (("steps", self.steps), ("restarts", self.restarts)):
+            if number < 1:
+                raise InputError(
+                    f"{word} must be >= 1, got {number}; use CleanAttack to leave the examples as they are."
+                )
+        if self.targets is not None and self.targets < 1:
+            raise InputError(f"targets must be >= 1, got {self.targets}; leave it out for a search without.")
+        if not 0 < self.rho < 1:
+            raise InputError(f"rho must lie in (0, 1), got {self.rho}; 0.75 is the usual choice.")
+        if self.start not in get_args(Start):
+            raise InputError(
+                f"start must be one of {', '.join(get_args(Start))}, got {self.start!r}; pick one of these."
+            )
+        self._named_loss()
+
+    def _named_loss(self) -> Loss | None:
+        own: dict[str, Loss] = {"dlr": DLR(), "margin": Margin()}
+        if not isinstance(self.loss, str):
+            return self.loss
+        if self.loss not in own and self.loss not in LOSSES:
+            raise InputError(
+                f"loss must be one of {', '.join((*own, *LOSSES))}, or a Loss, got {self.loss!r}; pick one of these."
+            )
+        return own[self.loss] if self.loss in own else loss_named(self.loss)
+
+    @property
+    def name(self) -> str:
+        loss = self._named_loss()
+        middle = "" if loss is None else f"-{_BRIEF.get(loss.name, loss.name)}"
+        restarts = f"x{self.restarts}" if self.restarts > 1 else ""
+        targets = "" if self.targets is None else f"-targets-{self.targets}"
+        return f"apgd{middle}-{self.steps}{restarts}{targets}"
+
+    @property
+    def passes(self) -> int:
+        return (self.steps + 1) * self.restarts * (self.targets or 1)
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        best = score(model, x, y, aim)
+        stages = self._stages(threat)
+        for goal, target in self._goals(model, x, y, aim):
+            for restart in range(self.restarts):
+                # Drawn for all, so that what one example meets does not depend on which others are left.
+                start = (
+                    stages[0][0].sample(x, generator=generator) if self.start == "random" or restart else x
+                )
+                rows = torch.arange(len(x), device=x.device)
+                if self.drop_broken:
+                    rows = rows[~best.reached]
+                    if len(rows) == 0:
+                        return best.x
+                climb = partial(self._climb, model, goal=goal, aim=aim, y=y[rows], target=target[rows])
+                points = start[rows]
+                for wider, steps in stages[:-1]:
+                    points = climb(points, x[rows], wider, steps, watch=False)
+                points = climb(points, x[rows], *stages[-1], watch=True)
+                found = score(model, threat.settle(points, x[rows]), y[rows], aim)
+                best = put(best, rows, stronger(taken(best, rows), found))
+        return best.x
+
+    def _stages(self, threat: Threat) -> list[tuple[Threat, int]]:
+        """The sets to search in turn, with the steps spent in each."""
+        if not (self.wide and is_l1(threat) and self.steps >= 10):
+            return [(threat, self.steps)]
+        early = [
+            (threat.with_radius(factor * threat.radius), round(share * self.steps))
+            for factor, share in zip(L1_RADII[:-1], L1_STEPS, strict=False)
+        ]
+        return [*early, (threat, self.steps - sum(steps for _, steps in early))]
+
+    def _goals(self, model: nn.Module, x: Points, y: Labels, aim: Aim) -> Iterator[tuple[Goal, Labels]]:
+        """What to climb on, in turn, with the class aimed at in each row."""
+        loss = self._named_loss()
+        if self.targets is None or aim.targeted:
+            if loss is None:
+                loss = aim.loss if self.targets is None else DLR()
+            if aim.targeted and isinstance(loss, DLR):
+                loss = TargetedDLR()
+            own = replace(aim, loss=loss)
+            yield lambda outputs, y, target: own.value(outputs, y), y
+            return
+        with torch.no_grad():
+            outputs: Tensor = model(x)
+        for target in wrong_classes(outputs, y)[:, : self.targets].unbind(1):
+            yield _towards(loss), target
+
+    def _climb(
+        self,
+        model: nn.Module,
+        start: Points,
+        x: Points,
+        threat: Threat,
+        steps: int,
+        *,
+        goal: Goal,
+        aim: Aim,
+        y: Labels,
+        target: Labels,
+        watch: bool,
+    ) -> Points:
+        """The points of highest goal; if ``watch``, those that reach the aim where any does."""
+        drop = watch and self.drop_broken
+        rule: Halving | Sparse = Sparse(threat) if is_l1(threat) else Halving(threat, self.rho)
+        checkpoints = rule.checkpoints(steps)
+        into_set = threat.projector(x)
+        points = start = into_set(start)
+        rows = Rows.at(start, x, y, target, rule.first_size(start), rule.changed(start, x))
+        result, left = start, torch.arange(len(x), device=x.device)
+        strongest: Scored | None = None
+        for step in range(steps + 1):
+            if step < steps:
+                value = partial(_value, goal=goal, y=rows.y, target=rows.target)
+                outputs, gradient = outputs_and_gradient(model, points, value)
+            else:
+                with torch.no_grad():
+                    outputs, gradient = model(points), rows.gradient
+            rows.arrive(points, finite(gradient), goal(outputs, rows.y, rows.target))
+            if drop:
+                stay = ~broken(model, points, outputs, rows.x, rows.y, threat, aim)
+                if not bool(stay.all()):
+                    result = result.index_copy(0, left[~stay], points[~stay])
+                    left, rows = left[stay], rows.kept(stay)
+                    into_set = threat.projector(rows.x)
+                if len(left) == 0:
+                    break
+            elif watch:
+                here = scored(points, outputs, rows.y, aim)
+                strongest = here if strongest is None else stronger(strongest, here)
+            if step in checkpoints:
+                rule.check(rows, checkpoints[step])
+            if step < steps:
+                points = into_set(rule.move(rows, into_set, first=step == 0))
+        return result.index_copy(0, left, rows.best) if strongest is None else strongest.x
+
+
+def _towards(loss: Loss | None) -> Goal:
+    """The goal that takes a row from its label to a target."""
+    if loss is None or isinstance(loss, DLR):
+        return targeted_dlr
+    if isinstance(loss, Margin):
+        return difference
+    return lambda outputs, y, target: -loss(outputs, target)
+
+
+def _value(outputs: Outputs, goal: Goal, y: Labels, target: Labels) -> PerExample:
+    return goal(outputs, y, target)

@@ -1,0 +1,44 @@
+"""Attacks that use nothing of the model but its outputs or its likeness to another."""
+
+from dataclasses import dataclass
+
+from torch import Generator, nn
+
+from holdfast.attacks.base import Aim, Attack, checked_outputs
+from holdfast.attacks.modes import attacking
+from holdfast.losses import Labels
+from holdfast.threats.base import Points, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """Points found by attacking another model, tried on this one (Papernot et al. 2016, arXiv 1605.07277).
+
+    A model that such points break more often than its own gradients do hides its gradients (Athalye et al. 2018, arXiv
+    1802.00420). For a check by queries, see `Square`.
+
+    Attributes:
+        surrogate: takes the same examples and labels, on the same device; attacked in evaluation mode, and left as it was.
+        attack: what to attack it with.
+
+    Raises (on `run`):
+        InputError: the surrogate's outputs are not such as a model's must be for these examples and labels.
+    """
+
+    surrogate: nn.Module
+    attack: Attack
+
+    @property
+    def name(self) -> str:
+        return f"transfer-{self.attack.name}"
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        with attacking(self.surrogate, "eval"):
+            checked_outputs(self.surrogate, x, y)
+            return self.attack.search(self.surrogate, x, y, threat, aim=aim, generator=generator)

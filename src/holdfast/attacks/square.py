@@ -1,0 +1,161 @@
+"""Random search with square windows: an attack that needs outputs alone, no gradient."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Generator, Tensor, nn
+
+from holdfast.attacks._ball import checked_ball
+from holdfast.attacks._windows import Draw, Grid, Images, Moves, draws, moves
+from holdfast.attacks.base import Aim, Attack
+from holdfast.errors import InputError
+from holdfast.losses import Labels, Outputs, PerExample, signs
+from holdfast.threats.base import Points, Threat
+from holdfast.threats.lp import LpBall
+
+_LEAVE = 1 / 16  # share of broken rows from which taking them out pays for the copy
+_LOOK = 25  # queries between counts of the broken, where counting waits for an accelerator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Random search: a change of one window is kept where it raises the loss (Andriushchenko et al. 2020, arXiv 1912.00049).
+
+    l-inf: a window of each channel goes to one end of its range, from vertical stripes at the start. l2 and l1: a window takes a peaked
+    pattern with the norm of what it and a second window held, the second is cleared, and norm that the box left unspent is
+    spent (l1: Croce and Hein 2021, arXiv 2103.01208). What is led by: the margin of the best wrong class; with a target class given
+    to `run`, the loss at the target.
+
+    Windows are squares of an image (batch, channels, height, width) or (batch, height, width). A flat example (batch, features) is read as a
+    square grey image, row by row, where the number of features is a square number, and as a line with windows of consecutive
+    features where it is not; ``image`` says otherwise.
+
+    Attributes:
+        queries: forward passes a restart.
+        share: of the features in the first windows; halved in area on the way, at shares of the queries fixed by the paper.
+        restarts: searches an example; one that is broken is left out of the next.
+        image: (channels, height, width) of a flat example; (1, 1, features) makes it a line.
+    """
+
+    queries: int = 5000
+    share: float = 0.8
+    restarts: int = 1
+    image: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for word, number in (("queries", self.queries), ("restarts", self.restarts)):
+            if number < 1:
+                raise InputError(
+                    f"{word} must be >= 1, got {number}; Square's standard is 5000 queries, 1 restart."
+                )
+        if not 0 < self.share <= 1:
+            raise InputError(f"share must lie in (0, 1], got {self.share}; 0.8 is the paper's.")
+        if self.image is not None and (len(self.image) != 3 or min(self.image) < 1):
+            raise InputError(
+                f"image must be (channels, height, width), each >= 1, got {self.image}; leave it out for images."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"square-{self.queries}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def passes(self) -> int:
+        return max(1, self.queries * self.restarts // 2)  # forward only
+
+    def refuses(self, threat: Threat) -> str:
+        return "" if isinstance(threat, LpBall) else f"not for {threat.spec}: it searches balls"
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        ball = checked_ball(threat, "Square", "RandomAttack")
+        grid, shape = self._grid(x), x.shape[1:]
+        found = x.clone()
+        with torch.no_grad():
+            left = ~aim.reached(model(x), y)
+            for _ in range(self.restarts):
+                rows = left.nonzero().squeeze(1)
+                if len(rows) == 0:
+                    break
+                # Started for all, so that what one example meets does not depend on which others are left.
+                windows = moves(x.reshape(-1, *grid), ball, shape)
+                start = windows.start(generator)
+                plan = draws(self.queries, self.share, ball.norm, grid, generator)
+                windows.take(rows)
+                for index, points, reached in _climb(
+                    model, start[rows], rows, y[rows], windows, plan, aim, shape
+                ):
+                    found[index] = points
+                    left[index] = ~reached
+        return found
+
+    def _grid(self, x: Points) -> Grid:
+        """Channels, height and width of one example."""
+        shape = tuple(x.shape[1:])
+        features = math.prod(shape)
+        if self.image is not None:
+            if math.prod(self.image) != features:
+                raise InputError(
+                    f"image must have as many features as an example, {features}, got {self.image}; give (channels, height,"
+                    " width) of the data."
+                )
+            return self.image
+        if len(shape) == 3:
+            return shape
+        if len(shape) == 2:
+            return (1, *shape)
+        side = math.isqrt(features)
+        return (1, side, side) if side * side == features else (1, 1, features)
+
+
+def _climb(
+    model: nn.Module,
+    now: Images,
+    index: Int[Tensor, " batch"],
+    y: Labels,
+    windows: Moves,
+    plan: Iterable[Draw],
+    aim: Aim,
+    shape: torch.Size,
+) -> Iterator[tuple[Int[Tensor, " rows"], Points, Bool[Tensor, " rows"]]]:
+    """One restart. Yields rows (by ``index``), their points and whether these are broken: the broken in groups, at last the others."""
+    every = 1 if now.device.type == "cpu" else _LOOK
+    outputs = model(now.reshape(-1, *shape))
+    best = _value(outputs, y, aim)
+    reached = aim.reached(outputs, y) & best.isfinite()
+    for query, draw in enumerate(plan):
+        if query % every == 0:
+            broken = int(reached.sum())
+            if broken == len(now):
+                break
+            if broken > _LEAVE * len(now):
+                gone, kept = reached.nonzero().squeeze(1), (~reached).nonzero().squeeze(1)
+                yield index[gone], now[gone].reshape(-1, *shape), reached[gone]
+                now, index, y, best, reached = (rows[kept] for rows in (now, index, y, best, reached))
+                windows.take(kept)
+        before = windows.change(now, draw)
+        outputs = model(now.reshape(-1, *shape))
+        value = _value(outputs, y, aim)
+        breaks = aim.reached(outputs, y) & value.isfinite()
+        better = torch.where(breaks == reached, value > best, breaks)
+        for window, old in before:
+            now[window] = torch.where(better[:, None, None, None], now[window], old)
+        windows.keep(better)
+        best, reached = torch.where(better, value, best), reached | (better & breaks)
+    yield index, now.reshape(-1, *shape), reached
+
+
+def _value(outputs: Outputs, y: Labels, aim: Aim) -> PerExample:
+    """What the search raises; lowest where it is not a number."""
+    if aim.targeted:
+        value = aim.value(outputs, y)
+    elif outputs.shape[1] == 1:
+        value = -(signs(y, outputs) * outputs).squeeze(1)
+    else:
+        at_label = outputs.gather(1, y[:, None]).squeeze(1)
+        value = outputs.scatter(1, y[:, None], -torch.inf).amax(1) - at_label
+    return value.nan_to_num(nan=-torch.inf, posinf=-torch.inf)

@@ -1,0 +1,100 @@
+"""Models that answer at random: attack and judge their mean answer (expectation over transformations)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast.attacks.base import Aim, Attack, AttackResult
+from holdfast.attacks.modes import Mode
+from holdfast.errors import InputError
+from holdfast.losses import Labels, Loss, Outputs
+from holdfast.threats.base import Points, Threat
+
+
+class MeanOutputs(nn.Module):
+    """The mean of ``samples`` independent answers of ``model``: outputs, and through autograd the mean gradient.
+
+    Each answer is a forward pass of its own, since a model may draw once for a whole batch; memory grows with ``samples``.
+    """
+
+    def __init__(self, model: nn.Module, samples: int) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+
+    def forward(self, x: Points) -> Outputs:
+        total: Tensor = self.model(x)
+        for _ in range(self.samples - 1):
+            total = total + self.model(x)
+        return total / self.samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedGradient(Attack):
+    """``attack`` on the mean of ``samples`` answers of a model with randomness of its own (Athalye et al. 2018, arXiv 1802.00420).
+
+    Loss and success are those of the mean too: one answer of a random model may be wrong by luck, which says nothing about
+    the point. They are scored with fresh draws, so that a point that was good for the search's draws alone does not count.
+    Torch's global generators are seeded from the search's own while it runs and put back after, so that a seed repeats.
+
+    Attributes:
+        attack: the search.
+        samples: answers averaged in each pass; the error of the mean falls with the root of their number.
+    """
+
+    attack: Attack
+    samples: int = 20
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples must be >= 1, got {self.samples}; 20 is the default.")
+
+    @property
+    def name(self) -> str:
+        return f"{self.attack.name}-mean-{self.samples}"
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes * self.samples
+
+    def search(
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+    ) -> Points:
+        with _seeded(generator, x.device):
+            return self.attack.search(self._mean(model), x, y, threat, aim=aim, generator=generator)
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        loss: Loss | None = None,
+        targets: Tensor | None = None,
+        mode: Mode = "eval",
+        seed: int = 0,
+        generator: Generator | None = None,
+    ) -> AttackResult:
+        """`Attack.run`, judged by the mean answer."""
+        if generator is None:
+            generator = torch.Generator(device=x.device).manual_seed(seed)
+        options: dict[str, Any] = {"loss": loss, "targets": targets, "mode": mode, "generator": generator}
+        with _seeded(generator, x.device):
+            return super().run(self._mean(model), x, y, threat, **options)
+
+    def _mean(self, model: nn.Module) -> MeanOutputs:
+        return model if isinstance(model, MeanOutputs) else MeanOutputs(model, self.samples)
+
+
+@contextmanager
+def _seeded(generator: Generator, device: torch.device) -> Iterator[None]:
+    """Torch's global generators seeded from ``generator``, and as they were afterwards."""
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

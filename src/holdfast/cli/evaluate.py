@@ -1,0 +1,144 @@
+"""``holdfast evaluate``: robust accuracy between what is proved and what no attack broke, with doubt where doubt is due."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.cli.arguments import Parser, count, positive
+from holdfast.errors import InputError
+
+EXAMPLES = """\
+  holdfast evaluate runs/wide
+  holdfast evaluate runs/wide --attacks fast --sample 500
+  holdfast evaluate runs/wide --radii 0.1,0.2,0.4 --part train
+  holdfast evaluate net.onnx --data path/to/mnist --threat linf:0.1
+  holdfast evaluate weights.safetensors --network my_package.nets:Net --data cifar.npz --threat linf:8/255
+
+A run's record goes to RUN/evaluation, its figures to its summary; repeated after a kill, the command goes on where it stopped."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Evaluate, show, and update the run's page."""
+    given = _parser().read(argv)
+    if not given.target.exists():
+        raise InputError(
+            f"a run folder or a file of weights is needed, got {given.target}, which does not exist; check the path."
+        )
+    radii = _radii(given.radii)
+
+    from holdfast.cli.evaluation import show_evaluation
+    from holdfast.cli.terminal import console
+    from holdfast.jobs.evaluate import Plan
+
+    plan = Plan(
+        attacks=given.attacks, verify=None if given.verify == "none" else given.verify, part=given.part,
+        sample=given.sample, radii=radii, batch_size=given.batch_size, processes=given.processes, seed=given.seed,
+    )  # fmt: skip
+    if given.target.is_dir():
+        record, folder = _of_run(given, plan)
+    else:
+        record, folder = _of_file(given, plan)
+    show_evaluation(console(), record, folder)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", __doc__, EXAMPLES)
+    parser.add_argument(
+        "target", metavar="RUN|WEIGHTS", type=Path,
+        help="folder that `holdfast train` wrote; or a model's file: .onnx, .pt2, .pt, .safetensors",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attacks", default="standard", help="suite: standard, fast, strong, pgd, clean (default: standard)"
+    )
+    parser.add_argument(
+        "--verify", default="auto", help="bounds: auto, ibp, crown-ibp, crown, alpha, or none (default: auto)"
+    )
+    parser.add_argument("--threat", help="e.g. linf:0.1 (default: that of the run)")
+    parser.add_argument("--part", default="test", help="test, validation, train or all (default: test)")
+    parser.add_argument(
+        "--sample", type=count, help="evaluate this many examples drawn at random, with intervals"
+    )
+    parser.add_argument("--radii", help="further radii for the curve of accuracy, e.g. 0.1,0.2")
+    parser.add_argument(
+        "--weights", default="last", choices=("last", "best"), help="of a run (default: last)"
+    )
+    parser.add_argument("--data", help="data set, as in `holdfast train`; for a model's file")
+    parser.add_argument("--classes", help="of the data, as in `holdfast train`, e.g. 3,8")
+    parser.add_argument("--network", help="import path of the network that a file of weights belongs to")
+    parser.add_argument(
+        "--log-outputs",
+        action="store_true",
+        help="the model's file returns probabilities: take their logarithm",
+    )
+    parser.add_argument(
+        "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
+    )
+    parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")
+    parser.add_argument("--processes", type=count, default=1, help="of this machine (default: 1)")
+    parser.add_argument("--accelerator", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="of the searches and the sample (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder for a model's file (default: runs/evaluation-NAME)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
+
+
+def _radii(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(positive(part) for part in text.split(",")) if text else ()
+    except Exception as error:
+        raise InputError(f"--radii must be numbers > 0 such as 0.1,0.2, got {text!r}; mend it.") from error
+
+
+def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
+    from holdfast.jobs.evaluate import evaluate_run
+    from holdfast.jobs.reload import run_data
+    from holdfast.threats import parse_threat
+
+    if given.data or given.network:
+        raise InputError("--data and --network are for a model's file, got a run folder; leave them out.")
+    threat = None
+    if given.threat:
+        data = run_data(given.target)
+        threat = parse_threat(given.threat, bounds=None if given.no_box else data.bounds, fixed=data.fixed)
+    record = evaluate_run(
+        given.target,
+        plan,
+        which=given.weights,
+        threat=threat,
+        accelerator=given.accelerator,
+        progress=not given.quiet,
+    )
+    if (given.target / "report.html").exists():
+        from holdfast.report import write_report
+
+        write_report([given.target], given.target / "report.html")
+    return record, given.target / "evaluation"
+
+
+def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
+    for name in ("data", "threat"):
+        if getattr(given, name) is None:
+            raise InputError(f"a model's file needs --{name}, got none; name it as in `holdfast train`.")
+    from holdfast.external import load_model
+    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.jobs.config import DataConfig, ThreatConfig
+    from holdfast.jobs.evaluate import evaluate_model
+    from holdfast.networks import LogOutputs
+
+    try:
+        classes = tuple(int(part) for part in given.classes.split(",")) if given.classes else None
+    except ValueError as error:
+        raise InputError(
+            f"--classes must be whole numbers such as 3,8, got {given.classes!r}; mend it."
+        ) from error
+    data = build_data(DataConfig(name=given.data, classes=classes), seed=given.seed)
+    threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
+    model = load_model(given.network, weights=given.target) if given.network else load_model(given.target)
+    if given.log_outputs:
+        model = LogOutputs(model)
+    out = given.out or Path("runs") / f"evaluation-{given.target.stem}"
+    record = evaluate_model(
+        model.to(given.accelerator).eval(), data, threat, plan, out, progress=not given.quiet
+    )
+    return record, out

@@ -1,0 +1,93 @@
+"""An evaluation on the terminal: the bracket, the cascade, the curve, the verdict."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.cli.terminal import table
+from holdfast.report.formats import duration, number, percent, setting
+
+VERDICT = {
+    "trust": ("trust: no sign that the attacks failed was found", "bold green"),
+    "doubt": ("doubt: the figure may be too high", "bold yellow"),
+    "void": ("void: the figure means nothing", "bold red"),
+}
+
+
+def show_evaluation(out: Console, record: Mapping[str, Any], folder: Path) -> None:
+    """All that a reader needs to believe the figure, or not to."""
+    out.print()
+    sample = f" drawn from {record['population']:,}" if record["population"] else ""
+    out.print(
+        Text(
+            f"{record['data']}, {record['part']} part, {record['examples']:,} examples{sample}, {record['threat']}",
+            style="bold",
+        )
+    )
+    out.print(_bracket(record))
+    out.print(_cascade(record))
+    if record["curve"]:
+        out.print(_curve(record))
+    word, style = VERDICT[record["verdict"]["word"]]
+    out.print(Text(word, style=style))
+    for doubt in record["verdict"]["doubts"]:
+        out.print(
+            f"  {escape(doubt['indicator'])}: {escape(doubt['what'])}\n  [bold]-> {escape(doubt['remedy'])}[/bold]"
+        )
+    if not record["recheck"]["sound"]:
+        out.print(
+            Text(f"the stored points do not bear out the figures: {record['recheck']}", style="bold red")
+        )
+    out.print(Text(str(folder / "evaluation.json")), soft_wrap=True)
+
+
+def _bracket(record: Mapping[str, Any]) -> Table:
+    rows = table("Robust", "accuracy", "loss", "")
+    spans = record["intervals"] or {}
+
+    def span(which: str) -> str:
+        return (
+            ""
+            if which not in spans
+            else f", 95 % interval {percent(spans[which][0])} to {percent(spans[which][1])}"
+        )
+
+    loss = record["robust_loss"]
+    if record["robust_accuracy_verified"] is not None:
+        rows.add_row(
+            "verified", percent(record["robust_accuracy_verified"]), number(loss["verified"]),
+            Text.assemble(("proved", "green"), span("verified")),
+        )  # fmt: skip
+    rows.add_row(
+        "not broken", percent(record["robust_accuracy"]), number(loss["attacked"]),
+        Text.assemble(("observed", "cyan"), span("robust")),
+    )  # fmt: skip
+    rows.add_row("clean", percent(record["clean_accuracy"]), "", span("clean").removeprefix(", "))
+    return rows
+
+
+def _cascade(record: Mapping[str, Any]) -> Table:
+    rows = table("Cascade", "examples in", "left", "seconds", "")
+    for stage in record["stages"]:
+        done = "proved" if stage["kind"] == "bound" else "broken"
+        note = stage["note"] or f"{stage['entered'] - stage['left']:,} {done}"
+        rows.add_row(
+            stage["name"],
+            f"{stage['entered']:,}",
+            f"{stage['left']:,}",
+            duration(stage["seconds"]),
+            escape(note),
+        )
+    return rows
+
+
+def _curve(record: Mapping[str, Any]) -> Table:
+    rows = table("Radius", "verified", "not broken")
+    for point in record["curve"]:
+        rows.add_row(setting(point["radius"]), percent(point["verified"]), percent(point["not_broken"]))
+    return rows

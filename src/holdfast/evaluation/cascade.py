@@ -1,0 +1,231 @@
+"""Attacks in turn, with bounds after the first, each only on what is still open."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks import Attack, CleanAttack
+from holdfast.attacks.base import AttackResult
+from holdfast.errors import InputError
+from holdfast.evaluation.memory import batch_size_for, halving
+from holdfast.evaluation.progress_file import Position, ProgressFile, fingerprint
+from holdfast.evaluation.result import Evaluation, Stage
+from holdfast.evaluation.suites import suite
+from holdfast.losses import CrossEntropy, Loss
+from holdfast.threats.base import Threat
+from holdfast.verification import Verification
+from holdfast.verification import verify as verified_bounds
+
+Progress = Callable[[str, int, int], None]
+
+PLAIN = {"auto": "crown", "alpha": "crown"}
+"""Bounds without search, for examples of which only the loss is wanted."""
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    attacks: str | Sequence[Attack] = "standard",
+    *,
+    verify: str | None = None,
+    loss: Loss | None = None,
+    batch_size: int | None = None,
+    drop_broken: bool = True,
+    sample: int | None = None,
+    seed: int = 0,
+    resume_from: str | Path | None = None,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be proved.
+
+    Args:
+        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; batches go to its device.
+        x: examples (examples, ...), on any device.
+        y: labels ``0 .. classes-1``, (examples,).
+        attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``, ``strong``, ``pgd`` or ``clean``.
+        verify: method of `holdfast.verify` with which examples are proved, e.g. ``auto``; ``None`` for no bounds.
+        loss: scores the points, and leads attacks without a loss of their own; default cross-entropy.
+        batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at most 256 on a CPU.
+            Halved, and ``notice`` told so, where memory runs out all the same.
+        drop_broken: examples that are misclassified, proved, or broken by one attack, are spared the next, as only
+            success matters. False: every example meets every attack, for the highest loss; attacks that drop broken
+            examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
+        sample: evaluate only this many examples, drawn at random; the result then has confidence intervals.
+        seed: the same seed, batch size and attacks give the same result.
+        resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from there, with the same
+            result. Removed when all is done. One of another evaluation is started over.
+        progress: called with (name of the attack, examples done, examples to do) after each batch.
+
+    Raises:
+        InputError: an unknown suite, or anything `Attack.run` refuses.
+    """
+    cascade, loss = suite(attacks, threat), CrossEntropy() if loss is None else loss
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be >= 1, got {batch_size}; leave it out for what fits.")
+    if len(x) != len(y) or len(x) == 0:
+        raise InputError(
+            f"x and y must have the same number of rows, at least one, got {len(x)} and {len(y)}; pair them up."
+        )
+    device = next((parameter.device for parameter in model.parameters()), x.device)
+    x, y, population = x.detach().cpu(), y.cpu(), None
+    if sample is not None and sample < len(x):
+        if sample < 1:
+            raise InputError(f"sample must be >= 1, got {sample}; leave it out to evaluate every example.")
+        chosen = torch.randperm(len(x), generator=_tensors.generator(seed))[:sample].sort().values
+        x, y, population = x[chosen], y[chosen], len(x)
+
+    run = _Cascade(
+        model=model, x=x, y=y, threat=threat, loss=loss, device=device, seed=seed,
+        batch_size=batch_size or batch_size_for(model, x), progress=progress, notice=notice or (lambda text: None),
+    )  # fmt: skip
+    keep = None
+    if resume_from is not None:
+        key = fingerprint(model, x, y, threat, cascade, verify, loss, seed, batch_size, drop_broken)
+        keep = ProgressFile(Path(resume_from), key)
+    position = run.begin() if keep is None else keep.load() or run.begin()
+    # The first attack is cheap and breaks most of what can be broken: bounds are spent on what it left.
+    steps: list[Attack | str] = [*cascade[:1], *([verify] if verify else []), *cascade[1:]]
+    while position.stage < len(steps):
+        step = steps[position.stage]
+        if isinstance(step, str):
+            run.prove(position, step)
+        else:
+            run.attack(position, step, drop_broken=drop_broken, keep=keep)
+        position.stage += 1
+    if keep is not None:
+        keep.remove()
+    return position.evaluation(y, population)
+
+
+class _Cascade:
+    """The examples with all that does not change while they are attacked."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        loss: Loss,
+        device: torch.device,
+        seed: int,
+        batch_size: int,
+        progress: Progress | None,
+        notice: Callable[[str], None],
+    ) -> None:
+        self.model, self.x, self.y, self.threat, self.loss = model, x, y, threat, loss
+        self.device, self.seed, self.batch_size = device, seed, batch_size
+        self.progress, self.notice = progress, notice
+
+    def begin(self) -> Position:
+        """Every example as it stands."""
+        rows = torch.arange(len(self.x))
+        parts = []
+        for part in _tensors.chunks(len(rows), self.batch_size):
+            parts.append(self._run(CleanAttack(), rows[part], 0))
+            if self.progress is not None:
+                self.progress("clean", part.stop, len(rows))
+        losses = torch.cat([part.loss for part in parts])
+        return Position(
+            x=self.x.clone(),
+            loss=losses,
+            clean_loss=losses.clone(),
+            broken=torch.cat([part.success for part in parts]),
+        )
+
+    def prove(self, position: Position, method: str) -> None:
+        """Bounds: with all means for what is still open, with plain ones for the loss of the others."""
+        began, open_ = time.perf_counter(), ~position.broken & ~position.verified
+        rows = open_.nonzero().squeeze(1)
+        self._bound(position, rows, method)
+        entered, left = len(rows), int((open_ & ~position.verified).sum())
+        rest = position.loss_bound.isinf().nonzero().squeeze(1)
+        self._bound(position, rest, PLAIN.get(method, method))
+        seconds = time.perf_counter() - began
+        position.stages.append(Stage(name=method, kind="bound", entered=entered, left=left, seconds=seconds))
+
+    def _bound(self, position: Position, rows: Tensor, method: str) -> None:
+        for part in _tensors.chunks(len(rows), self.batch_size):
+            some = rows[part]
+            proof = verified_bounds(
+                self.model,
+                self.x[some].to(self.device),
+                self.y[some].to(self.device),
+                self.threat,
+                method=method,
+            )
+            position.verified[some] |= proof.verified.cpu()
+            position.loss_bound[some] = _loss_bound(proof, self.loss)
+            if self.progress is not None:
+                self.progress(method, part.stop, len(rows))
+
+    def attack(
+        self, position: Position, attack: Attack, *, drop_broken: bool, keep: ProgressFile | None
+    ) -> None:
+        """One attack on what is still open; ``position`` may stand in the middle of it."""
+        if position.rows is None:
+            open_ = ~position.broken & ~position.verified
+            position.rows = open_.nonzero().squeeze(1) if drop_broken else torch.arange(len(self.x))
+            position.done, position.seconds, position.note = 0, 0.0, ""
+            position.note = attack.refuses(self.threat)
+            if position.note:
+                position.done = len(position.rows)
+        rows, number = position.rows, len(position.stages)
+        entered = int((~position.broken & ~position.verified)[rows].sum()) + int(
+            (position.broken_by[rows] == number).sum()
+        )
+        while position.done < len(rows):
+            began = time.perf_counter()
+            found, size = halving(
+                lambda size: self._run(attack, rows[position.done : position.done + size], number + 1),
+                self.batch_size,
+                self.notice,
+            )
+            if size < self.batch_size:
+                position.note = f"memory allowed {size} examples at once"
+                self.batch_size = size
+            position.take(rows[position.done : position.done + size], found, number)
+            position.done = min(len(rows), position.done + size)
+            position.seconds += time.perf_counter() - began
+            if keep is not None:
+                keep.save(position)
+            if self.progress is not None:
+                self.progress(attack.name, position.done, len(rows))
+        left = entered - int((position.broken_by[rows] == number).sum())
+        position.stages.append(
+            Stage(
+                name=attack.name,
+                kind="attack",
+                entered=entered,
+                left=left,
+                seconds=position.seconds,
+                note=position.note,
+            )
+        )
+        position.rows = None
+
+    def _run(self, attack: Attack, rows: Tensor, stage: int) -> AttackResult:
+        """One batch; its randomness depends on the seed, the stage and the first row alone, so that it can be repeated."""
+        first = int(rows[0]) if len(rows) else 0
+        noise = _tensors.generator((self.seed * 1_000_003 + stage * 7_919 + first) % 2**63, self.device)
+        found = attack.run(
+            self.model, self.x[rows].to(self.device), self.y[rows].to(self.device), self.threat, loss=self.loss,
+            generator=noise,
+        )  # fmt: skip
+        return AttackResult(x=found.x.cpu(), loss=found.loss.cpu(), success=found.success.cpu())
+
+
+def _loss_bound(proof: Verification, loss: Loss) -> Tensor:
+    """An upper bound of the loss; infinite for a loss that margins do not bound."""
+    try:
+        return proof.loss_upper_bound(loss)
+    except InputError:
+        return torch.full((len(proof.y),), torch.inf, dtype=torch.float64)

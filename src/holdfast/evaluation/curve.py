@@ -1,0 +1,79 @@
+"""Robust accuracy against the radius, between what is proved and what is not broken."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.attacks import Attack
+from holdfast.errors import InputError
+from holdfast.evaluation.cascade import evaluate
+from holdfast.threats import LpBall
+from holdfast.verification import verify as verified_bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusPoint:
+    """Accuracy at one radius: proved from below, observed from above; fractions of all examples."""
+
+    radius: float
+    verified: float
+    not_broken: float
+
+
+def accuracy_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: LpBall,
+    radii: Sequence[float],
+    attacks: str | Sequence[Attack] = "fast",
+    *,
+    verify: str | None = "auto",
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[RadiusPoint, ...]:
+    """Both sides of the bracket at each radius, in increasing order.
+
+    An example broken at one radius is broken at every larger one, and one proved at a radius is proved at every smaller one, so
+    attacks go upwards and bounds downwards, each on what is still open.
+
+    Raises:
+        InputError: no radii, or one that is not >= 0.
+    """
+    if not radii or not all(radius >= 0 for radius in radii):
+        raise InputError(
+            f"radii must be numbers >= 0, at least one, got {list(radii)}; give for example 0.05 0.1."
+        )
+    ordered = sorted({float(radius) for radius in radii})
+    x, y = x.detach().cpu(), y.cpu()
+    broken = ~evaluate(model, x, y, threat, "clean", batch_size=batch_size).robust
+    clean = ~broken
+    standing = []
+    for radius in ordered:
+        rows = (~broken).nonzero().squeeze(1)
+        if len(rows):
+            found = evaluate(
+                model, x[rows], y[rows], threat.with_radius(radius), attacks, batch_size=batch_size, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+            broken[rows] = ~found.robust
+        standing.append(~broken)
+    proved = torch.zeros_like(broken)
+    verified = []
+    for radius, open_ in zip(reversed(ordered), reversed(standing), strict=True):
+        rows = (clean & open_ & ~proved).nonzero().squeeze(1)
+        if verify is not None and len(rows):
+            ball = threat.with_radius(radius)
+            proved[rows] = verified_bounds(
+                model, x[rows], y[rows], ball, method=verify, progress=progress
+            ).verified.cpu()
+        verified.append(proved.clone())
+    return tuple(
+        RadiusPoint(
+            radius=radius, verified=float(low.double().mean()), not_broken=float(high.double().mean())
+        )
+        for radius, low, high in zip(ordered, reversed(verified), standing, strict=True)
+    )

@@ -1,0 +1,381 @@
+"""Doubt where doubt is due: signs that an attack failed for a reason other than robustness.
+
+After Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and Pintor et al. 2022 (arXiv 2106.09947). Each
+indicator looks for one way in which a robust accuracy can be too high, on a sample of the examples, and says nothing
+where it finds none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks import PGD, Attack, MultiTarget, RandomAttack, attacking
+from holdfast.attacks.base import Aim, AttackResult
+from holdfast.attacks.gradient import outputs_and_gradient
+from holdfast.attacks.margins import margin
+from holdfast.attacks.square import Square
+from holdfast.errors import InputError
+from holdfast.evaluation.result import Evaluation
+from holdfast.losses import CrossEntropy, Outputs
+from holdfast.threats import LpBall
+from holdfast.threats.base import Threat
+
+SAMPLE = 128
+SAME = 1e-4  # outputs that differ by less, relative to their size, are the same up to rounding
+MANY = 0.1  # share of the sample from which on a sign counts
+SOME = 0.02  # share of examples that a further search may break by luck
+HIGHER = 0.1  # share of the loss gained so far that further steps may add
+SMALL_STEP = 1e-3  # of the radius: within it a network is not constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """One sign that figures mislead; ``void`` where they mean nothing at all."""
+
+    indicator: str
+    severity: Literal["doubt", "void"]
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """``trust`` (no sign of failure found: not a proof), ``doubt`` (with reasons) or ``void``."""
+
+    word: Literal["trust", "doubt", "void"]
+    doubts: tuple[Doubt, ...]
+
+
+def examine(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    result: Evaluation,
+    *,
+    training: bool = False,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Verdict:
+    """Look for every indicator.
+
+    Args:
+        model, x, y, threat: as they were evaluated; x and y row by row those of ``result``.
+        result: what `evaluate` found.
+        training: whether the model was handed over in training mode.
+        seed: of the sample and of the searches.
+        progress: called with (indicator, number done, number of all).
+    """
+    subject = Subject(model, x, y, threat, result, training, seed)
+    doubts = []
+    for number, (name, indicator) in enumerate(INDICATORS.items()):
+        found = indicator(subject)
+        if found is not None:
+            severity, what, remedy = found
+            doubts.append(Doubt(indicator=name, severity=severity, what=what, remedy=remedy))
+        if progress is not None:
+            progress(name, number + 1, len(INDICATORS))
+    words = {doubt.severity for doubt in doubts}
+    return Verdict(word="void" if "void" in words else "doubt" if words else "trust", doubts=tuple(doubts))
+
+
+Found = tuple[Literal["doubt", "void"], str, str]
+
+
+class Subject:
+    """What indicators look at: a random sample of the examples classified correctly, and of those no attack broke."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        result: Evaluation,
+        training: bool,
+        seed: int,
+    ) -> None:
+        self.model, self.threat, self.result, self.training, self.seed = model, threat, result, training, seed
+        self.device = next((p.device for p in model.parameters()), x.device)
+        self._x, self._y = x.detach().cpu(), y.cpu().long()
+        self._order = torch.randperm(len(x), generator=_tensors.generator(seed))
+
+    def _rows(self, flags: Tensor) -> Tensor:
+        return self._order[flags[self._order]][:SAMPLE]
+
+    @cached_property
+    def right(self) -> tuple[Tensor, Tensor]:
+        """Examples classified correctly, with their labels."""
+        rows = self._rows(self.result.clean)
+        return self._x[rows].to(self.device), self._y[rows].to(self.device)
+
+    @cached_property
+    def standing(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Examples neither broken nor proved, their labels, and the strongest points known."""
+        rows = self._rows(self.result.robust & ~self.result.verified)
+        return (
+            self._x[rows].to(self.device),
+            self._y[rows].to(self.device),
+            self.result.x[rows].to(self.device),
+        )
+
+    @cached_property
+    def differentiable(self) -> bool:
+        """Whether the outputs carry a gradient at all."""
+        try:
+            self.gradient(self._x[:1].to(self.device), lambda outputs: outputs.sum(1))
+        except InputError:
+            return False
+        return True
+
+    def outputs(self, x: Tensor, mode: Literal["eval", "train"] = "eval") -> Outputs:
+        with attacking(self.model, mode), torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            outputs: Outputs = self.model(x)
+            return outputs
+
+    def attacked(self, attack: Attack, x: Tensor, y: Tensor, threat: Threat | None = None) -> AttackResult:
+        return attack.run(self.model, x, y, threat or self.threat, seed=self.seed + 17)
+
+    def gradient(self, x: Tensor, value: Callable[[Outputs], Tensor]) -> Tensor:
+        with attacking(self.model, "eval"):
+            return _tensors.flatten(outputs_and_gradient(self.model, x, value)[1])
+
+
+def _differ(first: Tensor, second: Tensor) -> bool:
+    scale = torch.maximum(first.abs().amax(), second.abs().amax()).clamp_min(1e-30)
+    return bool((first - second).abs().amax() > SAME * scale)
+
+
+def _labels(subject: Subject) -> Found | None:
+    y, accuracy = subject.result.y, subject.result.clean_accuracy
+    guess = float(torch.bincount(y).max() / len(y))
+    if accuracy > guess or len(set(y.tolist())) == 1:
+        return None
+    return (
+        "void",
+        f"clean accuracy {accuracy:.1%} is no better than always guessing the commonest label ({guess:.1%})",
+        "check the labels' numbering, the scaling of the inputs and the weights",
+    )
+
+
+def _training_mode(subject: Subject) -> Found | None:
+    x, _ = subject.right
+    if not subject.training or len(x) == 0 or not _differ(subject.outputs(x), subject.outputs(x, "train")):
+        return None
+    return (
+        "doubt",
+        "the model was handed over in training mode, where its outputs differ; it was evaluated in evaluation mode",
+        "call model.eval() before, and make sure that this is how the model is used",
+    )
+
+
+def _randomness(subject: Subject) -> Found | None:
+    x, _ = subject.right
+    if len(x) == 0:
+        return None
+    with attacking(subject.model, "eval"), torch.no_grad():
+        first, second = subject.model(x), subject.model(x)
+    if not _differ(first, second):
+        return None
+    return (
+        "doubt",
+        "two passes over the same examples give different outputs: the model is random or keeps a state",
+        "attack the mean over its randomness, with holdfast.attacks.ExpectedGradient",
+    )
+
+
+def _batches(subject: Subject) -> Found | None:
+    x, _ = subject.right
+    if len(x) < 2:
+        return None
+    one, all_ = subject.outputs(x[:1]), subject.outputs(x)[:1]
+    if not _differ(one, all_) or _randomness(subject) is not None:
+        return None
+    return (
+        "doubt",
+        "the output of an example depends on the others in its batch",
+        "make the model treat rows apart (batch norm in evaluation mode), or evaluate with batch_size=1",
+    )
+
+
+def _zero_gradients(subject: Subject) -> Found | None:
+    x, y = subject.right
+    if len(x) == 0:
+        return None
+    if not subject.differentiable:
+        return (
+            "doubt",
+            "the outputs carry no gradient",
+            "attack with holdfast.attacks.Square, or give the model a differentiable form",
+        )
+    by_margin = subject.gradient(x, lambda outputs: -margin(outputs, y))
+    by_loss = subject.gradient(x, lambda outputs: CrossEntropy()(outputs, y))
+    flat = float((by_margin == 0).all(1).float().mean())
+    if flat > MANY:
+        return (
+            "doubt",
+            f"the margin's gradient is exactly 0 for {flat:.0%} of the examples: gradient attacks see nothing there",
+            "remove what masks the gradient (rounding, saturation), or replace it by a differentiable form in the attack",
+        )
+    faded = float((by_loss == 0).all(1).float().mean())
+    if faded > MANY:
+        return (
+            "doubt",
+            f"the loss's gradient is exactly 0 for {faded:.0%} of the examples, the margin's is not: outputs are so large that the loss"
+            " saturates",
+            "attack with a margin loss (the suites' targeted APGD does), or divide the outputs by a constant",
+        )
+    return None
+
+
+def _quantisation(subject: Subject) -> Found | None:
+    x, y = subject.right
+    if len(x) == 0 or not subject.differentiable:
+        return None
+    gradient = subject.gradient(x, lambda outputs: -margin(outputs, y))
+    noise = torch.randn(
+        gradient.shape, generator=_tensors.generator(subject.seed, x.device), device=x.device
+    ).to(gradient)
+    length = gradient.norm(dim=1, keepdim=True)
+    direction = torch.where(length > 0, gradient, noise)
+    # A step so small that the network is as good as linear, yet well above the rounding of its inputs.
+    step = SMALL_STEP * max(subject.threat.step_scale, 1e-2 * float(_tensors.flatten(x).norm(dim=1).mean()))
+    moved = x + (step * direction / direction.norm(dim=1, keepdim=True)).reshape(x.shape)
+    before, after = (margin(subject.outputs(v), y) for v in (x, moved))
+    promised, came = step * length[:, 0], (before - after).abs()
+    visible = promised > 1e-5 * before.abs().clamp_min(1e-30)
+    constant = ((came <= 0.02 * promised) & visible) | (came == 0)
+    share = float(constant.float().mean())
+    if share <= MANY:
+        return None
+    return (
+        "doubt",
+        f"outputs do not change under tiny changes of the input for {share:.0%} of the examples: the model rounds its inputs",
+        "attack through a differentiable form of the rounding, and look at the black-box attack's figure",
+    )
+
+
+def _loss_rises(subject: Subject) -> Found | None:
+    x, y, _ = subject.standing
+    if len(x) < 5 or not subject.differentiable:
+        return None
+    chance = subject.attacked(RandomAttack(samples=10), x, y).loss
+    led = subject.attacked(PGD(steps=20), x, y).loss
+    stuck = float((led <= chance * (1 + 1e-6)).float().mean())
+    if stuck <= 0.5:
+        return None
+    return (
+        "doubt",
+        f"twenty gradient steps find no higher loss than ten random points for {stuck:.0%} of the examples: gradients do not lead uphill",
+        "look at the loss along the gradient; smooth the model for the attack, or average the gradient over nearby points",
+    )
+
+
+def _black_box(subject: Subject) -> Found | None:
+    x, y, _ = subject.standing
+    if len(x) == 0 or Square().refuses(subject.threat):
+        return None
+    broken = int(subject.attacked(Square(queries=500), x, y).success.sum())
+    if broken <= max(1, SOME * len(x)):
+        return None
+    return (
+        "doubt",
+        f"a black-box search breaks {broken} of {len(x)} examples that the attacks left: their gradients mislead",
+        "find what masks the gradient, and report the black-box figure",
+    )
+
+
+def _unbounded(subject: Subject) -> Found | None:
+    x, y, _ = subject.standing
+    if len(x) == 0 or not subject.differentiable or not isinstance(subject.threat, LpBall):
+        return None
+    if len(set(subject.result.y.tolist())) == 1:
+        return None
+    wide = subject.threat.with_radius(_everything(subject.threat, x))
+    left = x
+    for attack in (
+        PGD(steps=50, restarts=2, keep_best=True, drop_broken=True),
+        MultiTarget(attack=PGD(steps=50), classes=3),
+    ):
+        left_rows = ~subject.attacked(attack, left, y, wide).success
+        left, y = left[left_rows], y[left_rows]
+        if len(left) == 0:
+            return None
+    share = len(left) / len(x)
+    if share <= 0.05:
+        return None
+    return (
+        "doubt",
+        f"{share:.0%} of the examples withstand gradient attacks of unlimited size, which any classifier fails: gradients are masked",
+        "find what masks the gradient before trusting the robust accuracy",
+    )
+
+
+def _everything(threat: LpBall, x: Tensor) -> float:
+    """A radius from which on the ball holds the whole box; without a box, ten times the spread of the data."""
+    features = x[0].numel()
+    spread = float((x.amax(0) - x.amin(0)).abs().amax()) or 1.0
+    if threat.bounds is not None:
+        low, high = (torch.as_tensor(edge, dtype=torch.float64) for edge in threat.bounds)
+        width = float((high - low).abs().amax())
+        spread = width if width < float("inf") else 10 * spread
+    else:
+        spread = 10 * spread
+    power: float = {"inf": 0.0, "2": 0.5, "1": 1.0}[threat.norm]
+    return float(max(threat.radius, spread * features**power))
+
+
+def _stopped_early(subject: Subject) -> Found | None:
+    x, y, points = subject.standing
+    if len(x) < 5 or not subject.differentiable:
+        return None
+    aim = Aim(loss=CrossEntropy())
+    gap = _stationarity(subject, x, y, points)
+    if float((gap > 0.2).float().mean()) <= MANY:
+        return None
+    held, clean = (aim.loss(subject.outputs(v), y) for v in (points, x))
+    further = subject.attacked(PGD(steps=50, step_size=subject.threat.step_scale / 10, keep_best=True), x, y)
+    broken = int(further.success.sum())
+    gained = float((further.loss - torch.maximum(held, clean)).clamp_min(0).mean())
+    if broken <= max(1, SOME * len(x)) and gained <= HIGHER * max(
+        float((held - clean).clamp_min(0).mean()), 1e-6
+    ):
+        return None
+    return (
+        "doubt",
+        f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} examples they left and raise the mean loss"
+        f" by {gained:.3g}",
+        "give the attacks more steps or restarts, or use a suite (standard)",
+    )
+
+
+def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Tensor:
+    """First-order gap ``max <g, x'' - x'>`` over the threat set at the points found, as a share of that at the examples (Wang et
+    al. 2019, arXiv 2112.08304): 0 where no direction within the set promises a higher loss."""
+
+    def gap(at: Tensor) -> Tensor:
+        gradient = subject.gradient(at, lambda outputs: -margin(outputs, y)).reshape(at.shape)
+        best = subject.threat.maximise(gradient, x)
+        return (_tensors.flatten(gradient) * _tensors.flatten(best - at)).sum(1).clamp_min(0)
+
+    return gap(points) / gap(x).clamp_min(1e-30)
+
+
+INDICATORS: dict[str, Callable[[Subject], Found | None]] = {
+    "labels": _labels,
+    "training mode": _training_mode,
+    "randomness": _randomness,
+    "batch dependence": _batches,
+    "zero gradients": _zero_gradients,
+    "quantisation": _quantisation,
+    "loss not rising": _loss_rises,
+    "black box stronger": _black_box,
+    "unlimited radius": _unbounded,
+    "stopped early": _stopped_early,
+}

@@ -1,0 +1,73 @@
+"""How many examples fit at once: estimated before, halved when it was too much."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.attacks.modes import attacking
+
+Result = TypeVar("Result")
+
+SHARE = 0.25
+"""Share of the free memory that one batch may take: attacks keep some copies of their own."""
+MOST = {"cpu": 256, "cuda": 4096}
+"""Larger batches gain nothing: a CPU's caches overflow, a GPU is busy."""
+
+
+def batch_size_for(model: nn.Module, x: Tensor) -> int:
+    """Examples that an attack may take at once: what a forward pass of one keeps for its gradient, into a quarter of what is free."""
+    device = next((p.device for p in model.parameters()), x.device)
+    most = MOST.get(device.type, MOST["cuda"])
+    each = max(1, kept_bytes(model, x[:1].to(device)))
+    return max(1, min(most, int(SHARE * free_bytes(device) / each)))
+
+
+def kept_bytes(model: nn.Module, x: Tensor) -> int:
+    """Bytes that autograd keeps for the input gradient of this batch, parameters not counted."""
+    owned = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with attacking(model, "eval"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(x.detach().clone().requires_grad_(True))
+    return sum(seen.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory to be had on the device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system tells
+        return 2**31
+
+
+def halving(work: Callable[[int], Result], size: int, notice: Callable[[str], None]) -> tuple[Result, int]:
+    """``work(size)``, with half the size as often as memory runs out; the result and the size that fitted."""
+    while True:
+        try:
+            return work(size), size
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = size // 2
+        notice(f"out of memory: going on with {size} examples at once")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which memory runs out; on a CPU torch has no type of its own for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "allocate memory" in text or "not enough memory" in text or "out of memory" in text

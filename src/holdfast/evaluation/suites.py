@@ -1,0 +1,72 @@
+"""Cascades by name."""
+
+from collections.abc import Callable, Sequence
+
+from holdfast.attacks import APGD, FAB, PGD, Attack, CarliniWagner, Square
+from holdfast.errors import InputError
+from holdfast.threats import LpBall
+from holdfast.threats.base import Threat
+
+
+def standard(threat: Threat) -> tuple[Attack, ...]:
+    """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv 2003.01690; l1: 2021, arXiv 2103.01208)."""
+    sparse = isinstance(threat, LpBall) and threat.norm == "1"
+    return (
+        APGD(steps=100, restarts=5 if sparse else 1, loss="cross-entropy", drop_broken=True),
+        APGD(steps=100, targets=5 if sparse else 9, loss="dlr", drop_broken=True),
+        FAB(steps=100, targets=9),
+        Square(queries=5000),
+    )
+
+
+def fast(threat: Threat) -> tuple[Attack, ...]:
+    """About a tenth of the cost of `standard`: short searches led by the margin, which is what decides success."""
+    return (
+        APGD(steps=20, loss="margin", drop_broken=True),
+        APGD(steps=25, targets=3, loss="margin", drop_broken=True),
+    )
+
+
+def strong(threat: Threat) -> tuple[Attack, ...]:
+    """`standard`, then more restarts, targets, starts, momentum, and a search by distance."""
+    return (
+        *standard(threat),
+        APGD(steps=100, restarts=5, loss="margin", drop_broken=True),
+        PGD(steps=100, restarts=5, start="near", momentum=0.9, keep_best=True, drop_broken=True),
+        APGD(steps=100, restarts=3, targets=9, loss="margin", drop_broken=True),
+        CarliniWagner(),
+    )
+
+
+def pgd(threat: Threat) -> tuple[Attack, ...]:
+    """40 steps, 5 random restarts, strongest iterate."""
+    return (PGD(steps=40, restarts=5, keep_best=True, drop_broken=True),)
+
+
+def clean(threat: Threat) -> tuple[Attack, ...]:
+    """No attack."""
+    return ()
+
+
+SUITES: dict[str, Callable[[Threat], tuple[Attack, ...]]] = {
+    "standard": standard,
+    "fast": fast,
+    "strong": strong,
+    "pgd": pgd,
+    "clean": clean,
+}
+
+
+def suite(attacks: str | Sequence[Attack], threat: Threat) -> tuple[Attack, ...]:
+    """The attacks of a suite in order, or those given.
+
+    Raises:
+        InputError: no suite has this name.
+    """
+    if not isinstance(attacks, str):
+        return tuple(attacks)
+    if attacks not in SUITES:
+        raise InputError(
+            f"attacks must be one of {', '.join(SUITES)}, or a sequence of attacks, got {attacks!r}; pick one of these."
+        )
+    return SUITES[attacks](threat)

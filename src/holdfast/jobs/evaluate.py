@@ -1,0 +1,249 @@
+"""Evaluate a run, or a model from elsewhere: bounds, attacks, doubts, and everything written down."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast._files import write_json
+from holdfast.data import Dataset
+from holdfast.errors import InputError
+from holdfast.evaluation import Evaluation, evaluate
+from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
+from holdfast.evaluation.doubt import Verdict, examine
+from holdfast.evaluation.parallel import evaluate_in_processes
+from holdfast.evaluation.store import Recheck, recheck, save_attacked
+from holdfast.jobs.progress import Progress
+from holdfast.jobs.reload import load_weights, run_data, run_parts
+from holdfast.jobs.summary import versions
+from holdfast.losses import CrossEntropy, Loss
+from holdfast.runs import read_summary
+from holdfast.threats import LpBall, Threat
+
+HARDEST = 12
+PARTS = ("test", "validation", "train", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an evaluation is to be done.
+
+    Attributes:
+        attacks: name of the suite.
+        verify: method of the bounds; ``None`` for none.
+        part: which part of the data.
+        sample: examples drawn at random; ``None`` for all.
+        radii: further radii for the accuracy curve.
+        processes: of this machine.
+    """
+
+    attacks: str = "standard"
+    verify: str | None = "auto"
+    part: str = "test"
+    sample: int | None = None
+    radii: tuple[float, ...] = ()
+    batch_size: int | None = None
+    processes: int = 1
+    seed: int = 0
+
+
+def evaluate_run(
+    folder: str | Path,
+    plan: Plan,
+    *,
+    which: str = "last",
+    threat: Threat | None = None,
+    accelerator: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a run's weights on a part of its data; the record goes to ``evaluation/`` in its folder, its figures to ``summary.json``.
+
+    Args:
+        which: ``last`` or ``best`` weights.
+        threat: default the run's own.
+
+    Raises:
+        RunFolderError: not a finished run, or one whose data is described nowhere.
+        InputError: anything `evaluate` refuses.
+    """
+    folder = Path(folder)
+    summary = read_summary(folder)
+    data = run_data(folder)
+    model, own, loss, _ = run_parts(folder)
+    load_weights(model, folder, which)
+    record = evaluate_model(
+        model.to(accelerator).eval(),
+        data,
+        threat or own,
+        plan,
+        folder / "evaluation",
+        loss=loss,
+        progress=progress,
+    )
+    if (
+        (threat is None or threat.spec == own.spec)
+        and which == "last"
+        and plan.part == summary.get("accuracy_on")
+    ):
+        figures = {
+            "clean_accuracy": record["clean_accuracy"],
+            "robust_accuracy": record["robust_accuracy"],
+            "robust_accuracy_verified": record["robust_accuracy_verified"],
+            "per_class": record["per_class"],
+        }
+        summary |= figures
+    write_json(folder / "summary.json", summary | {"evaluation": record})
+    return record
+
+
+def evaluate_model(
+    model: nn.Module,
+    data: Dataset,
+    threat: Threat,
+    plan: Plan,
+    out: Path,
+    *,
+    loss: Loss | None = None,
+    training: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and ``examples.csv`` into ``out``.
+
+    A call that was killed goes on where it stopped when it is repeated.
+    """
+    seen, loss = Progress(enabled=progress), loss or CrossEntropy()
+    x, y = _part(data, plan.part)
+    x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    population = None
+    if plan.sample is not None and plan.sample < len(x):
+        population = len(x)
+        chosen = (
+            torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))[: plan.sample]
+            .sort()
+            .values
+        )
+        x, y = x[chosen], y[chosen]
+    settings: dict[str, Any] = {
+        "verify": plan.verify, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
+        "resume_from": out / "unfinished.safetensors",
+    }  # fmt: skip
+    if plan.processes > 1:
+        with seen.stage(f"evaluating on {plan.processes} processes"):
+            result = evaluate_in_processes(
+                model, x, y, threat, plan.attacks, processes=plan.processes, **settings
+            )
+    else:
+        with seen.named() as report:
+            result = evaluate(model, x, y, threat, plan.attacks, progress=report, notice=seen.say, **settings)
+    file = out / "attacked.safetensors"
+    save_attacked(result, x, file)
+    result.write_table(out / "examples.csv")
+    with seen.counted("looking for signs that the attacks failed") as share:
+        verdict = examine(
+            model, x, y, threat, result, training=training, seed=plan.seed,
+            progress=lambda _, done, total: share(done / total),
+        )  # fmt: skip
+    with seen.named() as report:
+        curve = _curve(model, x, y, threat, plan, result, report)
+    record = _record(
+        plan, threat, result, population, verdict, recheck(file, model, threat, loss=loss), curve, data,
+        time.perf_counter() - began,
+    )  # fmt: skip
+    write_json(out / "evaluation.json", record)
+    return record
+
+
+def _part(data: Dataset, name: str) -> tuple[Tensor, Tensor]:
+    if name not in PARTS:
+        raise InputError(f"part must be one of {', '.join(PARTS)}, got {name!r}; test is the default.")
+    if name == "all":
+        return data.x, data.y.long()
+    part = getattr(data, name)
+    if len(part) == 0:
+        raise InputError(f"part must hold examples, got none in {name!r}; take --part all.")
+    return part.x, part.y.long()
+
+
+def _curve(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, plan: Plan, result: Evaluation, report: Any
+) -> tuple[RadiusPoint, ...]:
+    if not plan.radii:
+        return ()
+    if not isinstance(threat, LpBall):
+        raise InputError(
+            f"radii vary a ball of some norm, got {threat.spec}; leave --radii out for other threats."
+        )
+    own = RadiusPoint(
+        radius=threat.radius, verified=result.verified_accuracy, not_broken=result.robust_accuracy
+    )
+    others = [radius for radius in plan.radii if radius != threat.radius]
+    found = accuracy_curve(
+        model,
+        x,
+        y,
+        threat,
+        others,
+        "fast",
+        verify=plan.verify,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        progress=report,
+    )
+    return tuple(sorted((*found, own), key=lambda point: point.radius))
+
+
+def _record(
+    plan: Plan,
+    threat: Threat,
+    result: Evaluation,
+    population: int | None,
+    verdict: Verdict,
+    checked: Recheck,
+    curve: Sequence[RadiusPoint],
+    data: Dataset,
+    seconds: float,
+) -> dict[str, Any]:
+    result = replace(result, population=population)
+    low, high = result.robust_loss
+    names = data.class_names or tuple(str(label) for label in range(data.classes))
+    open_ = (result.robust & ~result.verified).nonzero().squeeze(1)
+    hardest = open_[result.loss[open_].argsort(descending=True)][:HARDEST]
+    return {
+        "data": data.name,
+        "part": plan.part,
+        "examples": len(result.y),
+        "population": population,
+        "threat": threat.spec,
+        "attacks": plan.attacks,
+        "verify": plan.verify,
+        "seed": plan.seed,
+        "clean_accuracy": result.clean_accuracy,
+        "robust_accuracy": result.robust_accuracy,
+        "robust_accuracy_verified": result.verified_accuracy if plan.verify else None,
+        "intervals": {which: list(result.interval(which)) for which in ("clean", "robust", "verified")}
+        if population
+        else None,
+        "robust_loss": {"attacked": low, "verified": high},
+        "stages": [asdict(stage) for stage in result.stages],
+        "per_class": [
+            {
+                "class_name": names[row.label], "examples": row.examples, "clean_accuracy": row.clean_accuracy,
+                "robust_accuracy": row.robust_accuracy, "verified_accuracy": row.verified_accuracy if plan.verify else None,
+            }
+            for row in result.per_class()
+        ],
+        "curve": [asdict(point) for point in curve],
+        "hardest": [
+            {"example": int(k), "label": names[int(result.y[k])], "loss": float(result.loss[k])} for k in hardest
+        ],
+        "verdict": {"word": verdict.word, "doubts": [asdict(doubt) for doubt in verdict.doubts]},
+        "recheck": asdict(checked) | {"sound": checked.sound},
+        "seconds": seconds,
+        "versions": versions(),
+    }  # fmt: skip

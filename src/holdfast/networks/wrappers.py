@@ -1,0 +1,21 @@
+"""Small modules around a user's own."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LogOutputs(nn.Module):
+    """Logits of a module that returns probabilities: ``log max(p, tiny)``, of which softmax gives ``p`` back.
+
+    Where a probability has underflowed to 0 its logit is the logarithm of the smallest normal number and its gradient 0: give
+    attacks the logits themselves where they can be had.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+        probabilities: Tensor = self.model(x)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
