@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import _tensors
-from holdfast.attacks import Attack, CleanAttack
+from holdfast.attacks import Attack, CleanAttack, in_mode
 from holdfast.attacks.base import AttackResult
 from holdfast.errors import InputError
 from holdfast.evaluation.memory import batch_size_for, halving
@@ -85,6 +85,7 @@ def evaluate(
         model=model, x=x, y=y, threat=threat, loss=loss, device=device, seed=seed,
         batch_size=batch_size or batch_size_for(model, x), progress=progress, notice=notice or (lambda text: None),
     )  # fmt: skip
+    refuse_probabilities(model, x[:4].to(device))
     keep = None
     if resume_from is not None:
         key = fingerprint(model, x, y, threat, cascade, verify, loss, seed, batch_size, drop_broken)
@@ -127,12 +128,13 @@ class _Cascade:
 
     def begin(self) -> Position:
         """Every example as it stands."""
-        rows = torch.arange(len(self.x))
-        parts = []
-        for part in _tensors.chunks(len(rows), self.batch_size):
-            parts.append(self._run(CleanAttack(), rows[part], 0))
+        rows, parts, done = torch.arange(len(self.x)), [], 0
+        while done < len(rows):
+            found = self._fitting(CleanAttack(), rows[done:], 0)
+            parts.append(found)
+            done += len(found.x)
             if self.progress is not None:
-                self.progress("clean", part.stop, len(rows))
+                self.progress("clean", done, len(rows))
         losses = torch.cat([part.loss for part in parts])
         return Position(
             x=self.x.clone(),
@@ -184,14 +186,8 @@ class _Cascade:
         )
         while position.done < len(rows):
             began = time.perf_counter()
-            found, size = halving(
-                lambda size: self._run(attack, rows[position.done : position.done + size], number + 1),
-                self.batch_size,
-                self.notice,
-            )
-            if size < self.batch_size:
-                position.note = f"memory allowed {size} examples at once"
-                self.batch_size = size
+            found = self._fitting(attack, rows[position.done :], number + 1)
+            size = len(found.x)
             position.take(rows[position.done : position.done + size], found, number)
             position.done = min(len(rows), position.done + size)
             position.seconds += time.perf_counter() - began
@@ -212,6 +208,13 @@ class _Cascade:
         )
         position.rows = None
 
+    def _fitting(self, attack: Attack, rows: Tensor, stage: int) -> AttackResult:
+        """The first rows, as many as memory allows."""
+        found, self.batch_size = halving(
+            lambda size: self._run(attack, rows[:size], stage), self.batch_size, self.notice
+        )
+        return found
+
     def _run(self, attack: Attack, rows: Tensor, stage: int) -> AttackResult:
         """One batch; its randomness depends on the seed, the stage and the first row alone, so that it can be repeated."""
         first = int(rows[0]) if len(rows) else 0
@@ -221,6 +224,24 @@ class _Cascade:
             generator=noise,
         )  # fmt: skip
         return AttackResult(x=found.x.cpu(), loss=found.loss.cpu(), success=found.success.cpu())
+
+
+def refuse_probabilities(model: nn.Module, x: Tensor) -> None:
+    """Attacks need logits: on probabilities the losses saturate, and accuracies come out too high.
+
+    Raises:
+        InputError: the model's outputs are rows of numbers >= 0 that add up to 1.
+    """
+    with in_mode(model, "eval"), torch.no_grad():
+        outputs = model(x)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return
+    sums = outputs.sum(1)
+    if bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        raise InputError(
+            "model must return logits, got probabilities (rows that add up to 1); leave out its softmax, or take the logarithm with"
+            " holdfast.networks.LogOutputs(model) or --log-outputs."
+        )
 
 
 def _loss_bound(proof: Verification, loss: Loss) -> Tensor:
