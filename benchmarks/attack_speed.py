@@ -4,21 +4,33 @@ Floor of an attack of K steps: K times forward and gradient in the input, parame
 Floor of a training step: that, and one forward pass with the gradient in the parameters. No loss, no step, no projection, no
 random start and no optimiser: all of those count against Holdfast. The training step is the real loop (`holdfast.training.fit`,
 an epoch of several rounds, SGD with momentum, weights projected onto the ball of radius 20).
+
+The second table sets PGD-40 and the training step with PGD-10 (l-inf 0.1 in the box) against torchattacks 3.5.1, where that is
+installed beside Holdfast: its PGD with the same steps, step size and random start; as a training step, that attack in evaluation
+mode, forward and backward pass and SGD with momentum, without projection. "Plain" is Holdfast with its acceleration off. All of
+a row take turns; ratios are of the fastest times, which other work on the machine disturbs least, and of the medians.
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from harness import arguments, command, interleaved, machine, record, table
+from harness import arguments, command, interleaved, machine, record, seconds, table
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from holdfast.acceleration import enabled
 from holdfast.attacks import PGD
 from holdfast.losses import CrossEntropy
 from holdfast.networks import MNISTConv, TwoLayer
 from holdfast.threats import LpBall, Threat
 from holdfast.training import ParameterBall, TrainingState, fit
+
+try:
+    import torchattacks
+except ImportError:
+    torchattacks = None
 
 BATCH = 128
 FEATURES = 784
@@ -45,6 +57,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "MNIST-challenge conv": lambda: MNISTConv(classes=10),
     "two-layer 784-4096-1 softplus": lambda: TwoLayer(FEATURES, 2, 4096, "softplus", scale=0.05),
 }
+
+
+WIDE = "two-layer 784-65536-1 softplus"
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,92 @@ def training(chosen: Case, threat: Threat) -> None:
     )  # fmt: skip
 
 
+class TwoLogits(nn.Module):
+    """A signed output as two logits, which is what other libraries take."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.model(x)
+        return torch.cat([torch.zeros_like(outputs), outputs], 1) if outputs.shape[1] == 1 else outputs
+
+
+def peer_attack(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    radius = THREATS["linf, box"].step_scale
+    found: Tensor = torchattacks.PGD(TwoLogits(model), eps=radius, alpha=2.5 * radius / steps, steps=steps)(
+        x, y
+    )
+    return found
+
+
+def peer_training(chosen: Case) -> None:
+    model = TwoLogits(chosen.model)
+    for x, y in zip(chosen.x.split(BATCH), chosen.y.split(BATCH), strict=True):
+        points = peer_attack(chosen.model, x, y, STEPS)
+        loss = nn.functional.cross_entropy(model(points), y)
+        chosen.optimizer.zero_grad()
+        loss.backward()
+        chosen.optimizer.step()
+
+
+def plainly(work: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with enabled(False):
+            work()
+
+    return run
+
+
+def turns(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, over rounds in which all take turns, after one that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        order = list(works) if turn % 2 else list(works)[::-1]
+        for name in order:
+            taken = seconds(works[name])
+            if turn:
+                times[name].append(taken)
+    return times
+
+
+def against_peers(only: str, *, quick: bool) -> Iterator[list[str]]:
+    if torchattacks is None:
+        print("torchattacks is not installed here: no comparison with it (pip install torchattacks==3.5.1)")
+    threat = THREATS["linf, box"]
+    networks = NETWORKS if quick else {**NETWORKS, WIDE: lambda: TwoLayer(FEATURES, 2, 65536, scale=0.05)}
+    for name, make in networks.items():
+        for work in ("PGD-10" if quick else "PGD-40", "training step, PGD-10"):
+            if only not in f"{name} | peers | {work}" or (name == WIDE and work.startswith("training")):
+                continue
+            here = case(make)
+            if work.startswith("PGD"):
+                x, y, steps, slopes = here.x[:BATCH], here.y[:BATCH], int(work[4:]), here.slopes
+                ours = lambda: attack(here.model, x, y, threat, steps)  # noqa: B023, E731
+                peer = lambda: peer_attack(here.model, x, y, steps)  # noqa: B023, E731
+                floor = lambda: floor_of_attack(here.model, x, slopes, steps)  # noqa: B023, E731
+                per = 1
+            else:
+                ours = lambda: training(here, threat)  # noqa: B023, E731
+                peer = lambda: peer_training(here)  # noqa: B023, E731
+                floor = lambda: floor_of_training(here.model, here.x, here.slopes, STEPS)  # noqa: B023, E731
+                per = here.rounds
+            works = {"ours": ours, "plain": plainly(ours), "floor": floor}
+            if torchattacks is not None:
+                works["torchattacks"] = peer
+            times = turns(works, 3 if quick else 7 if name == WIDE else 15)
+            row = [name, work, f"{1e3 * min(times['ours']) / per:.1f}"]
+            for other in ("torchattacks", "floor", "plain"):
+                row.append(
+                    " / ".join(f"{f(times['ours']) / f(times[other]):.2f}" for f in (min, statistics.median))
+                    if other in times
+                    else "not installed"
+                )
+            print(" | ".join(row), flush=True)
+            yield row
+
+
 def main() -> None:
     chosen = arguments(__doc__ or "")
     rows = []
@@ -142,11 +243,14 @@ def main() -> None:
                     ]
                 )
                 print(" | ".join(rows[-1]), flush=True)
+    peers = list(against_peers(chosen.only, quick=chosen.quick))
     if chosen.record:
+        beside = ["network, batch 128", "work", "ms, fastest"]
+        beside += [f"ours / {other}: fastest / median" for other in ("torchattacks", "floor", "plain")]
         header = ["network, batch 128", "threat", "work", "ms", "floor, ms", "ratio: median (range)"]
         record(
             "attack_speed",
-            f"## Speed of PGD and of a training step\n\n`{command()}`: {machine()}.\n\n{__doc__}\n{table(header, rows)}\n",
+            f"## Speed of PGD and of a training step\n\n`{command()}`: {machine()}.\n\n{__doc__}\n{table(header, rows)}\n\n{table(beside, peers)}\n",
         )
 
 

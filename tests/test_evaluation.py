@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from holdfast.attacks import FGSM, PGD, RandomAttack, Square
+from holdfast.attacks import APGD, FGSM, PGD, CarliniWagner, RandomAttack, Square
 from holdfast.errors import InputError, RunFolderError
 from holdfast.evaluation import Evaluation, evaluate
 from holdfast.evaluation.curve import accuracy_curve
@@ -90,13 +91,11 @@ def test_no_bounds_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", SUITES)
-@pytest.mark.parametrize("norm", ["inf", "2", "1"])
+@pytest.mark.parametrize("norm", ["inf", "1"])
 def test_every_suite_runs_on_binary_and_three_class_nets(name: str, norm: str) -> None:
     x, y = points(4)
-    small = [
-        attack if not isinstance(attack, Square) else Square(queries=20)
-        for attack in suite(name, LpBall(norm, 0.1))
-    ]
+    shorter = {Square: {"queries": 20}, CarliniWagner: {"steps": 5}, APGD: {"steps": 10}, PGD: {"steps": 10}}
+    small = [replace(attack, **shorter.get(type(attack), {})) for attack in suite(name, LpBall(norm, 0.1))]
     for model, labels in ((line(), y), (net(), torch.arange(4) % 3)):
         result = evaluate(model, x, labels, LpBall(norm, 0.1), small)
         assert len(result.stages) == len(small)
@@ -133,7 +132,7 @@ class Killed(RandomAttack):
         return super().search(*args, **kwargs)
 
 
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 2])
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_result(tmp_path, monkeypatch, at: int) -> None:
     monkeypatch.setattr("holdfast.evaluation.progress_file.EVERY", 0.0)
     x, _ = points()

@@ -1,0 +1,6 @@
+"""Faster outputs and input gradients of plain networks on a CPU, equal to autograd's up to rounding; off by one switch."""
+
+from holdfast.acceleration.recognise import Closed as Closed
+from holdfast.acceleration.recognise import closed_form as closed_form
+from holdfast.acceleration.switch import enabled as enabled
+from holdfast.acceleration.switch import is_enabled as is_enabled
