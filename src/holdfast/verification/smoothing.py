@@ -1,0 +1,134 @@
+"""Randomised smoothing (Cohen et al. 2019, arXiv 1902.02918): a claim about another classifier, and a probabilistic one.
+
+The smoothed classifier predicts the class that the network gives most often under Gaussian noise. If that class has probability at
+least ``p > 1/2``, no change of l2 length below ``sigma Phi^(-1)(p)`` alters it. ``p`` is estimated from samples, so each claim holds with
+probability ``1 - alpha`` over the noise drawn; it says nothing of the network without noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.special import ndtri
+from scipy.stats import beta
+from torch import Generator, Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks import checked_outputs, in_mode
+from holdfast.errors import InputError
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothedCertificate:
+    """Predictions of the smoothed classifier with the radii in which they cannot change, one row an example, on the CPU.
+
+    Attributes:
+        y: the labels.
+        predicted: the smoothed classifier's class; -1 where it abstains, as no class is found to have more than half.
+        probability: a lower bound of the predicted class's probability, by Clopper and Pearson.
+        radius: l2, in the data's units; 0 where it abstains.
+        sigma: standard deviation of the noise in each feature.
+        samples: noise vectors behind each bound.
+        alpha: each example's claim fails with at most this probability; all ``n`` hold together with ``1 - n alpha``.
+    """
+
+    y: Int[Tensor, " examples"]
+    predicted: Int[Tensor, " examples"]
+    probability: Float[Tensor, " examples"]
+    radius: Float[Tensor, " examples"]
+    sigma: float
+    samples: int
+    alpha: float
+    kind = "probabilistic"
+
+    @property
+    def confidence(self) -> float:
+        """``1 - alpha``, for each example by itself."""
+        return 1 - self.alpha
+
+    def verified(self, radius: float) -> Bool[Tensor, " examples"]:
+        """Whether the smoothed classifier is right and cannot change within l2 distance ``radius``."""
+        return (self.predicted == self.y) & (self.radius > radius)
+
+    def verified_accuracy(self, radius: float) -> float:
+        """Fraction of examples verified at a radius."""
+        return float(self.verified(radius).double().mean())
+
+
+def smooth(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    sigma: float,
+    samples: int = 10_000,
+    selection: int = 100,
+    alpha: float = 0.001,
+    batch_size: int = 1000,
+    seed: int = 0,
+) -> SmoothedCertificate:
+    """Certify the classifier ``argmax_c P(model(x + sigma noise) = c)`` at each example.
+
+    Args:
+        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; taken in evaluation mode.
+        x: examples (examples, ...); noise is not clipped to any box.
+        y: labels ``0 .. classes-1``.
+        sigma: standard deviation of the noise, in the data's units: larger radii, lower accuracy.
+        samples: noise vectors that bound the probability; the radius cannot exceed ``sigma Phi^(-1)(alpha^(1/samples))``.
+        selection: other noise vectors, which choose the class.
+        alpha: probability of a false claim, for each example.
+        batch_size: noisy examples at once.
+
+    Raises:
+        InputError: a number out of range, or examples or outputs that an attack would refuse.
+    """
+    if not 0 < sigma < float("inf"):
+        raise InputError(
+            f"sigma must be > 0 and finite, got {sigma}; a quarter of the features' spread is usual."
+        )
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie in (0, 1), got {alpha}; 0.001 is usual.")
+    for word, number in (("samples", samples), ("selection", selection), ("batch_size", batch_size)):
+        if number < 1:
+            raise InputError(f"{word} must be >= 1, got {number}; leave it out for the default.")
+    device = next((parameter.device for parameter in model.parameters()), x.device)
+    x, y = x.detach().to(device), y.to(device)
+    generator = _tensors.generator(seed, device)
+    predicted, bounds = [], []
+    with torch.no_grad(), in_mode(model, "eval"):
+        checked_outputs(model, x, y)
+        for example in x:
+            first = _counts(model, example, sigma, selection, batch_size, generator)
+            top = int(first.argmax())
+            hits = int(_counts(model, example, sigma, samples, batch_size, generator)[top])
+            bound = float(beta.ppf(alpha, hits, samples - hits + 1)) if hits else 0.0
+            predicted.append(top if bound > 0.5 else ABSTAIN)
+            bounds.append(bound)
+    probability = torch.tensor(bounds, dtype=torch.float64)
+    radius = sigma * torch.from_numpy(ndtri(probability.clamp(min=0.5).numpy()))
+    return SmoothedCertificate(
+        y=y.long().cpu(),
+        predicted=torch.tensor(predicted),
+        probability=probability,
+        radius=radius,
+        sigma=float(sigma),
+        samples=samples,
+        alpha=alpha,
+    )
+
+
+def _counts(
+    model: nn.Module, example: Tensor, sigma: float, samples: int, batch_size: int, generator: Generator
+) -> Int[Tensor, " classes"]:
+    """How often each class is predicted under noise."""
+    total: Tensor | None = None
+    for part in _tensors.chunks(samples, batch_size):
+        shape = (part.stop - part.start, *example.shape)
+        noise = torch.randn(shape, dtype=example.dtype, device=example.device, generator=generator)
+        outputs = model(example + sigma * noise)
+        chosen = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+        counts = torch.bincount(chosen, minlength=max(2, outputs.shape[1]))
+        total = counts if total is None else total + counts
+    return torch.zeros(2, dtype=torch.long) if total is None else total

@@ -1,0 +1,98 @@
+"""Any `nn.Module` as a `Graph`: the model is run once, and each tensor operation that touches the input is translated.
+
+What is seen are torch's own basic operations, below layers and functions alike, so it makes no difference whether a
+model is built from layers or written as tensor code.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import InputError
+from holdfast.verification.affine_operations import AFFINE
+from holdfast.verification.graph import Affine, Graph, Source, Step
+from holdfast.verification.linear_maps import reshape
+from holdfast.verification.recording import ROWS, Tracer
+from holdfast.verification.scalar_operations import NONLINEAR
+
+AGREEMENT = 1e-6
+
+
+def trace(model: nn.Module, x: Tensor) -> Graph:
+    """The graph of ``model``, in evaluation mode and float64, for examples like those in ``x``.
+
+    The model itself is left as it is. Weights are taken to float64 without change, so the graph is the network as a
+    function of real numbers; its own float32 outputs may differ from that by their rounding.
+
+    Raises:
+        InputError: a layer without a bound (its path and type are named), or a model whose outputs are not those of
+            its steps (it depends on the values of its input, on other rows or on chance).
+    """
+    model = copy.deepcopy(model).to(x.device).double().eval().requires_grad_(False)
+    tracer = Tracer(AFFINE | NONLINEAR)
+    hooks = [hook for name, module in model.named_modules() for hook in _announced(tracer, name, module)]
+    probe = x.detach()[:1].double().repeat(ROWS, *([1] * (x.ndim - 1)))
+    with torch.inference_mode(False), torch.no_grad():
+        tracer.bind(probe, tracer.record(Source(shape=tuple(x.shape[1:]))))
+        with tracer:
+            outputs = model(probe)
+        for hook in hooks:
+            hook.remove()
+        number = tracer.number(outputs)
+        if number is None:
+            raise InputError(
+                "model must return outputs computed from its input to be verified, but they do not depend on it;"
+                " return a tensor, and compute it without leaving torch."
+            )
+        graph = _pruned(tracer.steps, number)
+        _check_agreement(graph, model, x)
+    return graph
+
+
+def _announced(tracer: Tracer, name: str, module: nn.Module) -> list[Any]:
+    where = f"{name or 'the model'} ({type(module).__name__})"
+    return [
+        module.register_forward_pre_hook(lambda *_: tracer.place.append(where)),
+        module.register_forward_hook(lambda *_: tracer.place.pop() and None),
+    ]
+
+
+def _pruned(steps: list[Step], output: int) -> Graph:
+    """The steps the output needs, renumbered, with the output last and flat."""
+    needed = {0, output}
+    for number in range(output, 0, -1):
+        if number in needed:
+            needed.update(steps[number].inputs)
+    kept = sorted(needed)
+    new = {number: place for place, number in enumerate(kept)}
+    result = [_renumbered(steps[number], new) for number in kept]
+    shape = result[-1].shape
+    if isinstance(result[-1], Affine) and len(shape) == 1:
+        return Graph(steps=tuple(result))
+    flat = reshape(shape, (torch.Size(shape).numel(),))
+    result.append(Affine(shape=flat.target, terms=((len(result) - 1, flat),), offset=None))
+    return Graph(steps=tuple(result))
+
+
+def _renumbered(step: Step, new: dict[int, int]) -> Step:
+    if isinstance(step, Affine):
+        return replace(step, terms=tuple((new[index], linear) for index, linear in step.terms))
+    return replace(step, inputs=tuple(new[index] for index in step.inputs))
+
+
+def _check_agreement(graph: Graph, model: nn.Module, x: Tensor) -> None:
+    """Run both on a few examples, moved so that branches taken at the traced one show."""
+    rows = x.detach()[:3].double()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(x.device)
+    for points in (rows, rows + noise, noise - rows):
+        expected = model(points).flatten(1)
+        far = (graph(points) - expected).abs().amax() if expected.shape[1] == graph.outputs else torch.inf
+        if not far <= AGREEMENT * (1 + expected.abs().amax()):
+            raise InputError(
+                "model must be a fixed function of each example to be verified, but its outputs differ from those of its"
+                " recorded steps; remove branches on values, randomness and operations across examples."
+            )
