@@ -222,6 +222,31 @@ def test_the_rough_projection_of_attacks_is_close_to_the_exact_one(
     assert torch.equal(rough[inside], delta.clamp(low, high)[inside])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("boxed", [True, False])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_rough_l1_projection_is_the_exact_one_to_a_ten_thousandth_of_the_radius(
+    dtype: torch.dtype, boxed: bool, scale: float, rng: torch.Generator
+) -> None:
+    delta = (scale * gaussian(40, 60, rng) * 10 ** (-2 * torch.rand(40, 60, generator=rng))).to(dtype)
+    delta[:, ::9] = 0.0
+    radius = 1.5
+    low, high = (
+        (-torch.rand(40, 60, generator=rng).to(dtype), torch.rand(40, 60, generator=rng).to(dtype))
+        if boxed
+        else (None, None)
+    )
+    if low is not None and high is not None:
+        low[:, ::4], high[:, ::5] = 0.0, 0.0  # examples at the edge of the box
+    rough = pr.roughly_project_l1(delta, radius, low, high)
+    assert rough.dtype == dtype
+    assert (pr.lengths(rough, "1") <= radius * (1 + 1e-5)).all()
+    if low is not None and high is not None:
+        assert ((low <= rough) & (rough <= high)).all()
+    exact = pr.project_l1(delta, radius, low, high)
+    assert ((rough - exact).abs().sum(1) <= 3e-4 * radius).all()
+
+
 @pytest.mark.parametrize("spread", [0, 4, 12, 60])
 def test_both_searches_for_the_l2_multiplier_agree(spread: int, rng: torch.Generator) -> None:
     """Breakpoints over up to 60 decades are the hard case for Newton's method; sorting does not care."""

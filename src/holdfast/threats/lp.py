@@ -140,12 +140,13 @@ class LpBall(Threat):
         if self.norm == "inf":
             lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius, bound))
             return lambda points: torch.clamp(points, lower, upper)
-        if self.norm == "1":
-            return super().projector(x)
         low, high = bound.around(centre)
 
         def project(points: Points) -> Points:
             p = bound.restored(points.flatten(1), centre)
+            if self.norm == "1":
+                kept = projections.roughly_project_l1(p - centre, self.radius, low, high)
+                return kept.add_(centre).reshape(points.shape)
             if low is None or high is None:
                 share = projections.factor_l2(p - centre, self.radius)
                 return _between(centre, p, share).reshape(points.shape)
