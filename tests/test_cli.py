@@ -103,7 +103,7 @@ def test_mistyped_words_find_their_likeness_without_heavy_packages(argv, meant):
 
 @pytest.mark.parametrize("command", ["plan", "sweep", "reproduce"])
 def test_commands_of_later_versions_are_unknown(capsys, command):
-    assert "must be one of train, evaluate, certify, report, doctor" in refusal(capsys, command)
+    assert "must be one of train, evaluate, verify, certify, report, doctor" in refusal(capsys, command)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast import acceleration as acceleration
     from holdfast import attacks as attacks
     from holdfast import data as data
+    from holdfast import evaluation as evaluation
+    from holdfast import external as external
     from holdfast import losses as losses
     from holdfast import networks as networks
+    from holdfast import theory as theory
     from holdfast import threats as threats
+    from holdfast import verification as verification
     from holdfast.attacks import APGD as APGD
     from holdfast.attacks import FAB as FAB
     from holdfast.attacks import FGSM as FGSM
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from holdfast.errors import InputError as InputError
     from holdfast.evaluation import Evaluation as Evaluation
     from holdfast.evaluation import evaluate as evaluate
+    from holdfast.external import load_model as load_model
     from holdfast.jobs.train import train as train
     from holdfast.losses import CrossEntropy as CrossEntropy
     from holdfast.losses import Hinge as Hinge
@@ -47,12 +53,25 @@ if TYPE_CHECKING:
     from holdfast.threats import Threat as Threat
     from holdfast.threats import parse_threat as parse_threat
     from holdfast.trace import TraceRecorder as TraceRecorder
+    from holdfast.verification import SmoothedCertificate as SmoothedCertificate
     from holdfast.verification import Verification as Verification
+    from holdfast.verification import smooth as smooth
     from holdfast.verification import verify as verify
 
 __version__ = "0.1.0"
 
-_MODULES = ("attacks", "data", "losses", "networks", "threats")
+_MODULES = (
+    "acceleration",
+    "attacks",
+    "data",
+    "evaluation",
+    "external",
+    "losses",
+    "networks",
+    "theory",
+    "threats",
+    "verification",
+)
 _NAMES = {
     "APGD": "attacks",
     "FAB": "attacks",
@@ -61,7 +80,10 @@ _NAMES = {
     "ExpectedGradient": "attacks",
     "Square": "attacks",
     "Transfer": "attacks",
+    "SmoothedCertificate": "verification",
     "Verification": "verification",
+    "load_model": "external",
+    "smooth": "verification",
     "verify": "verification",
     "FGSM": "attacks",
     "PGD": "attacks",

@@ -14,6 +14,7 @@ from holdfast.errors import HoldfastError, InputError, InterruptedRunError
 COMMANDS = {
     "train": "train under attack, certify the gap, write the report",
     "evaluate": "robust accuracy between what is proved and what no attack broke",
+    "verify": "does an input meet a VNN-LIB property: sat, unsat (proved) or unknown",
     "certify": "the convergence certificate of a run again, at any parameter radius",
     "report": "one self-contained page about one or several runs",
     "doctor": "why is it stuck? one remedy for each finding",
@@ -36,7 +37,7 @@ examples:
   holdfast doctor runs/wide
 
 `holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
-Exit status: 0 done, 1 the doctor found something bad, 2 wrong input (one sentence says what), 130 interrupted."""
+Exit status: 0 done, 1 the doctor found something bad (verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted."""
 
 INTERRUPTED = 128 + signal.SIGINT
 

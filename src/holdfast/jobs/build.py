@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast import _imports as imports
 from holdfast import data as datasets
 from holdfast._tensors import flatten
 from holdfast.attacks import FGSM, PGD, Attack, CleanAttack, RandomAttack
 from holdfast.data.base import Dataset
 from holdfast.errors import InputError
-from holdfast.jobs import imports
 from holdfast.jobs.config import (
     AttackConfig,
     DataConfig,

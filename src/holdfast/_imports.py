@@ -1,4 +1,4 @@
-"""The user's own classes and functions by import path: ``my_package.module:Net``, ``my_package.module.Net``."""
+"""Objects by import path: ``my_package.module:Net``, ``my_package.module.Net``."""
 
 import importlib
 import inspect
