@@ -171,6 +171,24 @@ def test_the_state_of_another_evaluation_does_not_count(tmp_path, monkeypatch) -
     assert same(fresh, evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, resume_from=path))
 
 
+# ---- radii of their own
+
+
+def test_every_example_may_have_a_radius_of_its_own() -> None:
+    x, y = points()
+    radii = torch.tensor([0.1, 0.3, 0.0, 0.5]).repeat(11)[:41]
+    found = FGSM().run(line(), x, y, LpBall("2", 9.0), radii=radii)
+    assert torch.equal(found.success, x[:, 0].abs() <= radii)
+    assert ((found.x - x).norm(dim=1) <= radii.double()).all()
+    result = evaluate(line(), x, y, LpBall("2", 9.0), [FGSM()], verify="crown", radii=radii)
+    assert torch.equal(result.robust, x[:, 0].abs() > radii)
+    assert torch.equal(result.verified, result.robust)
+    with pytest.raises(InputError, match="radii must be 41 numbers"):
+        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii[:5])
+    with pytest.raises(InputError, match="radius must be"):
+        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii - 1)
+
+
 # ---- samples and intervals
 
 

@@ -16,6 +16,7 @@ from holdfast.attacks.modes import Mode, attacking
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Labels, Loss, Outputs, PerExample, correct
 from holdfast.threats.base import Points, Threat
+from holdfast.threats.lp import LpBall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ class Attack(ABC):
         *,
         loss: Loss | None = None,
         targets: Tensor | None = None,
+        radii: Tensor | None = None,
         mode: Mode = "eval",
         seed: int = 0,
         generator: Generator | None = None,
@@ -154,6 +156,8 @@ class Attack(ABC):
             y: labels ``0 .. classes-1``, (batch,).
             loss: scores the points, and leads the search where the attack has no loss of its own; default cross-entropy.
             targets: for a targeted attack, the class each example should be taken for, other than its label.
+            radii: of each example's own ball, (batch,), in the threat's norm; default the threat's radius. Examples of one radius are
+                attacked together, so few distinct radii are quick.
             mode: the model during the attack: ``eval``, ``train`` or ``keep`` (every submodule as it is). A model that is
                 random in training mode (dropout) draws from torch's global generator, not from ``seed``.
             seed: of the search; ignored where a ``generator`` (on the device of ``x``) is given.
@@ -162,6 +166,8 @@ class Attack(ABC):
             InputError: examples, labels, targets, mode or the model's outputs are not as stated, or the threat refuses the
                 examples (`Threat.check`).
         """
+        if radii is not None:
+            return self._run_by_radius(model, x, y, threat, radii, loss, targets, mode, seed, generator)
         loss = CrossEntropy() if loss is None else loss
         aim = Aim(loss=loss, targeted=targets is not None)
         with attacking(model, mode):
@@ -182,6 +188,48 @@ class Attack(ABC):
             return AttackResult(
                 x=best.x, loss=score(model, best.x, y, Aim(loss=loss)).value, success=best.reached
             )
+
+    def _run_by_radius(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        radii: Tensor,
+        loss: Loss | None,
+        targets: Tensor | None,
+        mode: Mode,
+        seed: int,
+        generator: Generator | None,
+    ) -> AttackResult:
+        groups = balls_by_radius(threat, radii, len(x))
+        generator = _tensors.generator(seed, x.device) if generator is None else generator
+        parts = [
+            self.run(
+                model, x[rows], y[rows], ball, loss=loss, targets=None if targets is None else targets[rows], mode=mode,
+                generator=generator,
+            )
+            for rows, ball in groups
+        ]  # fmt: skip
+        order = torch.cat([rows for rows, _ in groups]).argsort().to(x.device)
+        found, losses, success = (
+            torch.cat([getattr(part, name) for part in parts])[order] for name in ("x", "loss", "success")
+        )
+        return AttackResult(x=found, loss=losses, success=success)
+
+
+def balls_by_radius(threat: Threat, radii: Tensor, examples: int) -> list[tuple[Tensor, LpBall]]:
+    """`LpBall.by_radius` for this many examples.
+
+    Raises:
+        InputError: the threat is no ball, or there is not one radius >= 0 an example.
+    """
+    if not isinstance(threat, LpBall) or radii.shape != (examples,):
+        raise InputError(
+            f"radii must be {examples} numbers, one an example, beside an LpBall, got shape {tuple(radii.shape)} and"
+            f" {type(threat).__name__}; leave them out for one radius."
+        )
+    return threat.by_radius(radii)
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -199,4 +199,6 @@ class FGSM(Attack):
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
+        if threat.step_scale == 0 and self.step_size is None:
+            return x  # a set of one point
         return self._as_pgd(threat.step_scale).search(model, x, y, threat, aim=aim, generator=generator)

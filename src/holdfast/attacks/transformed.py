@@ -75,6 +75,7 @@ class ExpectedGradient(Attack):
         *,
         loss: Loss | None = None,
         targets: Tensor | None = None,
+        radii: Tensor | None = None,
         mode: Mode = "eval",
         seed: int = 0,
         generator: Generator | None = None,
@@ -82,7 +83,13 @@ class ExpectedGradient(Attack):
         """`Attack.run`, judged by the mean answer."""
         if generator is None:
             generator = torch.Generator(device=x.device).manual_seed(seed)
-        options: dict[str, Any] = {"loss": loss, "targets": targets, "mode": mode, "generator": generator}
+        options: dict[str, Any] = {
+            "loss": loss,
+            "targets": targets,
+            "radii": radii,
+            "mode": mode,
+            "generator": generator,
+        }
         with _seeded(generator, x.device):
             return super().run(self._mean(model), x, y, threat, **options)
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast.attacks import Attack, CleanAttack, in_mode
-from holdfast.attacks.base import AttackResult
+from holdfast.attacks.base import AttackResult, balls_by_radius
 from holdfast.errors import InputError
 from holdfast.evaluation.memory import batch_size_for, halving
 from holdfast.evaluation.progress_file import Position, ProgressFile, fingerprint
-from holdfast.evaluation.result import Evaluation, Stage
+from holdfast.evaluation.result import Evaluation, Stage, together
 from holdfast.evaluation.suites import suite
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.threats.base import Threat
@@ -34,10 +34,12 @@ def evaluate(
     attacks: str | Sequence[Attack] = "standard",
     *,
     verify: str | None = None,
+    verify_seconds: float | None = None,
     loss: Loss | None = None,
     batch_size: int | None = None,
     drop_broken: bool = True,
     sample: int | None = None,
+    radii: Tensor | None = None,
     seed: int = 0,
     resume_from: str | Path | None = None,
     progress: Progress | None = None,
@@ -51,6 +53,7 @@ def evaluate(
         y: labels ``0 .. classes-1``, (examples,).
         attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``, ``strong``, ``pgd`` or ``clean``.
         verify: method of `holdfast.verify` with which examples are proved, e.g. ``auto``; ``None`` for no bounds.
+        verify_seconds: after which no new bound is begun; what was not reached counts as not verified.
         loss: scores the points, and leads attacks without a loss of their own; default cross-entropy.
         batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at most 256 on a CPU.
             Halved, and ``notice`` told so, where memory runs out all the same.
@@ -58,6 +61,7 @@ def evaluate(
             success matters. False: every example meets every attack, for the highest loss; attacks that drop broken
             examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
         sample: evaluate only this many examples, drawn at random; the result then has confidence intervals.
+        radii: of each example's own ball, (examples,); default the threat's radius. Examples of one radius go together.
         seed: the same seed, batch size and attacks give the same result.
         resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from there, with the same
             result. Removed when all is done. One of another evaluation is started over.
@@ -73,6 +77,18 @@ def evaluate(
         raise InputError(
             f"x and y must have the same number of rows, at least one, got {len(x)} and {len(y)}; pair them up."
         )
+    if radii is not None:
+        if sample is not None or resume_from is not None:
+            raise InputError("radii go with neither sample nor resume_from, got both; leave one out.")
+        groups = balls_by_radius(threat, radii, len(x))
+        parts = [
+            evaluate(
+                model, x[rows], y[rows], ball, attacks, verify=verify, verify_seconds=verify_seconds, loss=loss,
+                batch_size=batch_size, drop_broken=drop_broken, seed=seed, progress=progress, notice=notice,
+            )
+            for rows, ball in groups
+        ]  # fmt: skip
+        return together(parts, torch.cat([rows for rows, _ in groups]))
     device = next((parameter.device for parameter in model.parameters()), x.device)
     x, y, population = x.detach().cpu(), y.cpu(), None
     if sample is not None and sample < len(x):

@@ -4,7 +4,6 @@ import os
 import pickle
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.multiprocessing.spawn import start_processes
 from holdfast.attacks import Attack
 from holdfast.errors import HoldfastError, InputError
 from holdfast.evaluation.cascade import evaluate
-from holdfast.evaluation.result import Evaluation, Stage
+from holdfast.evaluation.result import Evaluation, together
 from holdfast.evaluation.store import load_attacked, save_attacked
 from holdfast.threats.base import Threat
 
@@ -58,7 +57,8 @@ def evaluate_in_processes(
         if failed.exists():
             raise InputError(failed.read_text(encoding="utf-8"))
         parts = [load_attacked(Path(folder) / f"{rank}.safetensors")[0] for rank in range(processes)]
-    return _together(parts, len(x))
+    rows = torch.cat([torch.arange(rank, len(x), processes) for rank in range(processes)])
+    return together(parts, rows)
 
 
 def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -> None:
@@ -77,23 +77,3 @@ def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -
         (Path(folder) / "error.txt").write_text(str(error), encoding="utf-8")
         return
     save_attacked(done, x[rows], Path(folder) / f"{rank}.safetensors")
-
-
-def _together(parts: Sequence[Evaluation], count: int) -> Evaluation:
-    """The parts dealt back into the order of the examples."""
-    order = torch.cat([torch.arange(rank, count, len(parts)) for rank in range(len(parts))]).argsort()
-    names = ("y", "clean", "robust", "verified", "x", "loss", "loss_bound", "clean_loss", "broken_by")
-    joined: dict[str, Any] = {
-        name: torch.cat([getattr(part, name) for part in parts])[order] for name in names
-    }
-    stages = tuple(_sum(same) for same in zip(*(part.stages for part in parts), strict=True))
-    return Evaluation(**joined, stages=stages)
-
-
-def _sum(stages: tuple[Stage, ...]) -> Stage:
-    return replace(
-        stages[0],
-        entered=sum(stage.entered for stage in stages),
-        left=sum(stage.left for stage in stages),
-        seconds=sum(stage.seconds for stage in stages),
-    )

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import beta
 from torch import Tensor
@@ -164,6 +166,27 @@ class Evaluation:
             raise InputError(
                 f"a table must be a .csv or .parquet file, got {path.name!r}; give it one of these endings."
             )
+
+
+def together(parts: Sequence[Evaluation], rows: Int[Tensor, " examples"]) -> Evaluation:
+    """Evaluations of disjoint examples as one; ``rows`` says where the examples of the parts, in turn, belong."""
+    order = rows.argsort()
+    names = ("y", "clean", "robust", "verified", "x", "loss", "loss_bound", "clean_loss", "broken_by")
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in parts])[order] for name in names
+    }
+    return Evaluation(
+        **joined, stages=tuple(_sum(same) for same in zip(*(part.stages for part in parts), strict=True))
+    )
+
+
+def _sum(stages: tuple[Stage, ...]) -> Stage:
+    return replace(
+        stages[0],
+        entered=sum(stage.entered for stage in stages),
+        left=sum(stage.left for stage in stages),
+        seconds=sum(stage.seconds for stage in stages),
+    )
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -109,6 +109,16 @@ class LpBall(Threat):
         """The same threat with another radius."""
         return replace(self, radius=radius)
 
+    def by_radius(self, radii: Tensor) -> "list[tuple[Tensor, LpBall]]":
+        """For examples with radii of their own: the rows of each distinct radius, with the ball of that radius.
+
+        Raises:
+            InputError: a radius that is negative or not finite.
+        """
+        values, groups = torch.unique(radii.detach().cpu().double().flatten(), return_inverse=True)
+        balls = [self.with_radius(float(value)) for value in values]
+        return [((groups == k).nonzero().squeeze(1), ball) for k, ball in enumerate(balls)]
+
     def check(self, x: Tensor) -> None:
         """Refuse examples that are not finite floating-point numbers, or lie outside the box by more than float32 rounding.
 
