@@ -89,5 +89,7 @@ def _cascade(record: Mapping[str, Any]) -> Table:
 def _curve(record: Mapping[str, Any]) -> Table:
     rows = table("Radius", "verified", "not broken")
     for point in record["curve"]:
-        rows.add_row(setting(point["radius"]), percent(point["verified"]), percent(point["not_broken"]))
+        # without bounds nothing was proved at any radius, which is not the same as 0 % proved
+        proved = percent(point["verified"] if record["verify"] else None)
+        rows.add_row(setting(point["radius"]), proved, percent(point["not_broken"]))
     return rows
