@@ -259,6 +259,63 @@ def interrupted_run(folder: Path) -> Path:
     return folder
 
 
+def evaluated_run(folder: Path, *, images: bool = True, pictures: bool = True, **changes: object) -> Path:
+    """The digits run, evaluated on a sample of 40 of 54; ``changes`` replace entries of the evaluation."""
+    digits_run(folder)
+    rng, rows = np.random.default_rng(11), (31, 14, 7)
+    loss = rng.random(40).astype(np.float32)
+    evaluation: dict[str, object] = {
+        "data": "digits 3,8",
+        "part": "test",
+        "examples": 40,
+        "population": 54,
+        "threat": "l2:0.1",
+        "attacks": "standard",
+        "verify": "crown",
+        "seed": 0,
+        "clean_accuracy": 0.975,
+        "robust_accuracy": 0.875,
+        "robust_accuracy_verified": 0.55,
+        "intervals": {"clean": [0.8684, 0.9994], "robust": [0.732, 0.9581], "verified": [0.3849, 0.7074]},
+        "robust_loss": {"attacked": 0.3121, "verified": 0.7003},
+        "stages": [
+            _stage("apgd-ce-100", "attack", 39, 36, 0.5),
+            _stage("crown", "bound", 36, 14, 1.2),
+            _stage("apgd-dlr-100-targets-9", "attack", 14, 14, 0.0, "not for two classes"),
+            _stage("fab-100-targets-9", "attack", 14, 13, 0.9),
+            _stage("square-5000", "attack", 13, 13, 2.1),
+        ],
+        "per_class": [
+            {"class_name": "three", "examples": 19, "clean_accuracy": 0.9473, "robust_accuracy": 0.8421, "verified_accuracy": 0.5263},
+            {"class_name": "eight", "examples": 21, "clean_accuracy": 1.0, "robust_accuracy": 0.9047, "verified_accuracy": 0.5714},
+        ],
+        "curve": [
+            {"radius": 0.2, "verified": 0.1, "not_broken": 0.725},
+            {"radius": 0.05, "verified": 0.85, "not_broken": 0.95},
+            {"radius": 0.1, "verified": 0.55, "not_broken": 0.875},
+        ],
+        "hardest": [{"example": k, "label": ("three", "eight")[k % 2], "loss": float(loss[k])} for k in rows],
+        "verdict": {"word": "trust", "doubts": []},
+        "recheck": {"examples": 40, "outside": 0, "wrong_flags": 0, "wrong_losses": 0, "sound": True},
+        "seconds": 6.1,
+        "versions": {"holdfast": "0.1.0"},
+    }  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    write_summary(folder, summary | {"evaluation": evaluation | changes})
+    if pictures:
+        x = rng.random((40, 1, 8, 8) if images else (40, 9)).astype(np.float32)
+        points = {"x": x, "attacked": x + np.float32(0.02), "y": np.arange(40) % 2, "loss": loss}
+        (folder / "evaluation").mkdir()
+        save_file(points, folder / "evaluation" / "attacked.safetensors")
+    return folder
+
+
+def _stage(
+    name: str, kind: str, entered: int, left: int, seconds: float, note: str = ""
+) -> dict[str, object]:
+    return {"name": name, "kind": kind, "entered": entered, "left": left, "seconds": seconds, "note": note}
+
+
 def write_summary(folder: Path, summary: dict[str, object]) -> None:
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
 

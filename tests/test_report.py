@@ -261,7 +261,7 @@ def raw_words(found: Seen) -> list[str]:
         str(value)
         for _, known in found.elements
         for key, value in known.items()
-        if key != "class" and value is not None
+        if key not in ("class", "src") and value is not None
     ]
     return RAW.findall(text) + [
         word for value in attributes if "default-src" not in value for word in RAW.findall(value)

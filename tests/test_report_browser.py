@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.report import write_report
-from report_folders import digits_run, interrupted_run, ten_class_run, void_run
+from report_folders import digits_run, evaluated_run, interrupted_run, ten_class_run, void_run
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))),
@@ -86,10 +86,20 @@ def pages(tmp_path_factory) -> dict[str, Path]:
         drift=[{"layer": LONG, "value": 1.0, "radius": 2.0}], per_class=[{"class_name": LONG, "examples": 1, "clean_accuracy": 1.0}],
         gaps={"attack": {"value": 0.1, "claim": "observed", "verdict": LONG}},
     )  # fmt: skip
-    several = [one, hostile, void_run(root / "void"), interrupted_run(root / "stopped")]
+    doubted = evaluated_run(
+        root / "doubted", threat=LONG, attacks=LONG, data=LONG, part=LONG,
+        stages=[{"name": LONG, "kind": "attack", "entered": 39, "left": 35, "seconds": 1e4, "note": LONG}],
+        verdict={"word": "doubt", "doubts": [{"indicator": LONG, "severity": "void", "what": LONG, "remedy": LONG}]},
+        hardest=[{"example": 31, "label": LONG, "loss": None}],
+        per_class=[{"class_name": LONG, "examples": 1, "verified_accuracy": 1.0}],
+    )  # fmt: skip
+    evaluated = evaluated_run(root / "evaluated")
+    several = [one, hostile, void_run(root / "void"), interrupted_run(root / "stopped"), evaluated, doubted]
     return {
         "one": write_report([one], root / "one.html"),
         "hostile": write_report([hostile], root / "hostile.html"),
+        "evaluated": write_report([evaluated], root / "evaluated.html"),
+        "doubted": write_report([doubted], root / "doubted.html"),
         "several": write_report(several, root / "several.html"),
     }
 
@@ -111,7 +121,7 @@ def test_the_page_as_written_logs_nothing(pages, tmp_path):
     assert "</html>" in document
 
 
-@pytest.mark.parametrize("name", ["one", "hostile", "several"])
+@pytest.mark.parametrize("name", ["one", "hostile", "evaluated", "doubted", "several"])
 def test_a_phone_shows_the_whole_width(pages, tmp_path, name):
     found = measured(pages[name], PHONE, tmp_path / "profile")
     assert found["inner"] == PHONE[0]
@@ -129,6 +139,14 @@ def test_a_desktop_shows_the_bracket_and_the_pictures(pages, tmp_path):
         assert figure in found["text"] or figure.startswith("gap")
     assert found["pictures"] == [True] * 18
     assert found["background"] == "rgb(255, 255, 255)"
+
+
+def test_a_desktop_shows_the_bracket_of_accuracy(pages, tmp_path):
+    found = measured(pages["evaluated"], DESKTOP, tmp_path / "profile")
+    assert len(found["brackets"]) == 2
+    for figure in ("55.00 %", "87.50 %", "97.50 %", "open 32.50 %", "38.49 % to 70.74 %"):
+        assert figure in found["brackets"][1]
+    assert found["pictures"] == [True] * (18 + 9)
 
 
 def test_dark_is_dark(pages, tmp_path):

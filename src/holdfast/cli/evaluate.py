@@ -72,6 +72,11 @@ def _parser() -> Parser:
         help="the model's file returns probabilities: take their logarithm",
     )
     parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="load TorchScript or torch.export, which can run code: only from a source you trust",
+    )
+    parser.add_argument(
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
     )
     parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")
@@ -134,7 +139,11 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
         ) from error
     data = build_data(DataConfig(name=given.data, classes=classes), seed=given.seed)
     threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
-    model = load_model(given.network, weights=given.target) if given.network else load_model(given.target)
+    model = (
+        load_model(given.network, weights=given.target)
+        if given.network
+        else load_model(given.target, trusted=given.trusted)
+    )
     if given.log_outputs:
         model = LogOutputs(model)
     out = given.out or Path("runs") / f"evaluation-{given.target.stem}"

@@ -1,6 +1,7 @@
 """Attacks in turn, with bounds after the first, each only on what is still open."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -163,14 +164,27 @@ class _Cascade:
         """Bounds: with all means for what is still open, with plain ones for the loss of the others."""
         began, open_ = time.perf_counter(), ~position.broken & ~position.verified
         rows = open_.nonzero().squeeze(1)
-        self._bound(position, rows, method)
+        methods = self._bound(position, rows, method)
         entered, left = len(rows), int((open_ & ~position.verified).sum())
         rest = position.loss_bound.isinf().nonzero().squeeze(1)
         self._bound(position, rest, PLAIN.get(method, method))
         seconds = time.perf_counter() - began
-        position.stages.append(Stage(name=method, kind="bound", entered=entered, left=left, seconds=seconds))
+        by = Counter(name for name, row in zip(methods, rows.tolist(), strict=True) if position.verified[row])
+        note = ", ".join(f"{name} {count:,}" for name, count in by.most_common()) if method == "auto" else ""
+        position.stages.append(
+            Stage(
+                name=method,
+                kind="bound",
+                entered=entered,
+                left=left,
+                seconds=seconds,
+                note=note and f"proved by {note}",
+            )
+        )
 
-    def _bound(self, position: Position, rows: Tensor, method: str) -> None:
+    def _bound(self, position: Position, rows: Tensor, method: str) -> list[str]:
+        """Bounds for these examples; what method each got its own from."""
+        methods: list[str] = []
         for part in _tensors.chunks(len(rows), self.batch_size):
             some = rows[part]
             proof = verified_bounds(
@@ -182,8 +196,10 @@ class _Cascade:
             )
             position.verified[some] |= proof.verified.cpu()
             position.loss_bound[some] = _loss_bound(proof, self.loss)
+            methods += proof.methods
             if self.progress is not None:
                 self.progress(method, part.stop, len(rows))
+        return methods
 
     def attack(
         self, position: Position, attack: Attack, *, drop_broken: bool, keep: ProgressFile | None

@@ -1,5 +1,6 @@
 """Evaluate a run, or a model from elsewhere: bounds, attacks, doubts, and everything written down."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,8 @@ from holdfast.runs import read_summary
 from holdfast.threats import LpBall, Threat
 
 HARDEST = 12
+CURVE_ATTACKS = "fast"
+"""The suite at other radii than the threat's."""
 PARTS = ("test", "validation", "train", "all")
 
 
@@ -73,7 +76,7 @@ def evaluate_run(
     folder = Path(folder)
     summary = read_summary(folder)
     data = run_data(folder)
-    model, own, loss, _ = run_parts(folder)
+    model, own, loss, setting = run_parts(folder)
     load_weights(model, folder, which)
     record = evaluate_model(
         model.to(accelerator).eval(),
@@ -82,13 +85,20 @@ def evaluate_run(
         plan,
         folder / "evaluation",
         loss=loss,
+        weights=which,
         progress=progress,
     )
-    if (
-        (threat is None or threat.spec == own.spec)
-        and which == "last"
-        and plan.part == summary.get("accuracy_on")
-    ):
+    # Figures of a sample, of other weights or of another threat do not replace the run's own.
+    own_figures = (
+        (threat is None or threat.spec == own.spec) and which == "last" and record["population"] is None
+    )
+    proved = record["robust_loss"]["verified"]
+    if own_figures and plan.part == "train" and setting.example_weights is None and math.isfinite(proved):
+        summary |= {"robust_loss_upper_bound": proved, "robust_loss_upper_kind": "verified"}
+        capacity = (summary.get("gaps") or {}).get("capacity")
+        if isinstance(capacity, dict):
+            capacity |= {"high": proved, "high_claim": "proved"}
+    if own_figures and plan.part == summary.get("accuracy_on"):
         figures = {
             "clean_accuracy": record["clean_accuracy"],
             "robust_accuracy": record["robust_accuracy"],
@@ -108,6 +118,7 @@ def evaluate_model(
     out: Path,
     *,
     loss: Loss | None = None,
+    weights: str = "",
     training: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -154,6 +165,7 @@ def evaluate_model(
     record = _record(
         plan, threat, result, population, verdict, recheck(file, model, threat, loss=loss), curve, data,
         time.perf_counter() - began,
+        weights,
     )  # fmt: skip
     write_json(out / "evaluation.json", record)
     return record
@@ -189,7 +201,7 @@ def _curve(
         y,
         threat,
         others,
-        "fast",
+        CURVE_ATTACKS,
         verify=plan.verify,
         batch_size=plan.batch_size,
         seed=plan.seed,
@@ -208,6 +220,7 @@ def _record(
     curve: Sequence[RadiusPoint],
     data: Dataset,
     seconds: float,
+    weights: str,
 ) -> dict[str, Any]:
     result = replace(result, population=population)
     low, high = result.robust_loss
@@ -217,6 +230,7 @@ def _record(
     return {
         "data": data.name,
         "part": plan.part,
+        "weights": weights or None,
         "examples": len(result.y),
         "population": population,
         "threat": threat.spec,
@@ -238,7 +252,8 @@ def _record(
             }
             for row in result.per_class()
         ],
-        "curve": [asdict(point) for point in curve],
+        "curve": [asdict(point) | ({} if plan.verify else {"verified": None}) for point in curve],
+        "curve_attacks": CURVE_ATTACKS,
         "hardest": [
             {"example": int(k), "label": names[int(result.y[k])], "loss": float(result.loss[k])} for k in hardest
         ],

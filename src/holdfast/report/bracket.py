@@ -13,7 +13,7 @@ ZOOM_BELOW = 0.45  # a bracket narrower than this share of the full scale is dra
 NO_SPAN = 1e-5  # below this share the ends are one point, and nothing is won by magnifying it
 SMALLEST_TOP = 1e-4  # figures below are all written <0.0001
 PAD = 14.0
-LABEL, FIGURE = 12.5, 17.0
+LABEL, FIGURE, TICK = 12.5, 17.0, 11.5
 BAND_TOP, BAND_HEIGHT = 82.0, 26.0
 AXIS = 176.0
 
@@ -94,10 +94,10 @@ def describe(run: Run) -> str:
 def _detail(svg: Svg, shown: Ends, scale: Scale) -> None:
     middle = BAND_TOP + BAND_HEIGHT / 2
     svg.line(scale.start, AXIS, scale.stop, AXIS, "axis")
-    for value, label in scale.ticks(max(3, int(svg.width / 150))):
+    for value, text in scale.ticks(max(3, int(svg.width / 150))):
         x = scale(value)
         svg.line(x, AXIS, x, AXIS + 4, "axis")
-        svg.text(min(max(x, PAD + 4), svg.width - PAD - 4), AXIS + 18, label, "tick", "middle")
+        svg.text(min(max(x, PAD + 4), svg.width - PAD - 4), AXIS + 18, text, "tick", "middle")
     svg.line(scale.start, middle, scale.stop, middle, "rail")
     lower, upper, surrogate = shown.lower, shown.upper, shown.surrogate
     if lower is not None and scale.low <= 0.0 < lower:
@@ -108,45 +108,42 @@ def _detail(svg: Svg, shown: Ends, scale: Scale) -> None:
         svg.rect(scale(surrogate), BAND_TOP, scale(upper) - scale(surrogate), BAND_HEIGHT, "fill-attack")
     _gap(svg, shown, scale)
     if lower is not None:
-        _end(svg, scale(lower), +7, "lower" if shown.proved_lower else "lower dashed")
+        end_mark(svg, scale(lower), +7, "lower" if shown.proved_lower else "lower dashed")
     if upper is not None:
-        _end(svg, scale(upper), -7, "upper" if shown.proved_upper else "upper dashed")
+        end_mark(svg, scale(upper), -7, "upper" if shown.proved_upper else "upper dashed")
     _end_labels(svg, shown, scale)
     if surrogate is not None:
         x = scale(surrogate)
         svg.line(x, 44, x, middle, "stem")
         svg.diamond(x, middle, 9, "network")
-        _label(svg, x, 16, "this network", number(surrogate), "network-text")
+        label(svg, x, 16, "this network", number(surrogate), "network-text")
 
 
-def _end(svg: Svg, x: Real, foot: Real, style: str) -> None:
+def end_mark(svg: Svg, x: Real, foot: Real, style: str) -> None:
     """One square bracket; its feet point inwards."""
     top, bottom = BAND_TOP - 9, BAND_TOP + BAND_HEIGHT + 9
     svg.path([(x + foot, top), (x, top), (x, bottom), (x + foot, bottom)], f"end {style}")
 
 
-def _label(svg: Svg, x: Real, y: Real, name: str, value: str, style: str) -> None:
-    """A name over its value, centred at ``x``, or nearer the middle where it would leave the drawing."""
-    half = max(text_width(name, LABEL), text_width(value, FIGURE)) / 2 + 2
+def label(svg: Svg, x: Real, y: Real, name: str, value: str, style: str, aside: str = "") -> None:
+    """A name over its value, centred at ``x``, or nearer the middle where it would leave the drawing; ``aside`` below, small."""
+    half = label_width(name, value, aside) / 2 + 2
     x = min(max(x, half), svg.width - half)
     svg.text(x, y, name, "label", "middle")
     svg.text(x, y + 19, value, f"figure {style}", "middle")
+    if aside:
+        svg.text(x, y + 36, aside, "tick", "middle")
 
 
-def _end_labels(svg: Svg, shown: Ends, scale: Scale) -> None:
-    """Names and figures of the ends, below them; moved apart where they would touch, then inwards as one."""
-    lower_name = "lower bound" if shown.proved_lower else "lower estimate"
-    upper_name = "upper bound" if shown.proved_upper else "strongest attack"
-    found = [
-        (scale(value), name, number(value), style)
-        for value, name, style in (
-            (shown.lower, lower_name, "lower-text"),
-            (shown.upper, upper_name, "upper-text"),
-        )
-        if value is not None
-    ]
-    found.sort(key=lambda end: end[0])
-    halves = [max(text_width(name, LABEL), text_width(text, FIGURE)) / 2 for _, name, text, _ in found]
+def label_width(name: str, value: str, aside: str = "") -> float:
+    return max(text_width(name, LABEL), text_width(value, FIGURE), text_width(aside, TICK))
+
+
+def labels_below(svg: Svg, found: list[tuple[Real, str, str, str, str]]) -> None:
+    """Labels (place, name, value, style, aside) of at most two ends, below them; moved apart where they would touch, then
+    inwards as one."""
+    found = sorted(found, key=lambda end: end[0])
+    halves = [label_width(name, value, aside) / 2 for _, name, value, _, aside in found]
     places = [end[0] for end in found]
     if len(places) == 2:
         push = max(0.0, halves[0] + halves[1] + 12 - (places[1] - places[0])) / 2
@@ -154,18 +151,32 @@ def _end_labels(svg: Svg, shown: Ends, scale: Scale) -> None:
     if places:
         inwards = max(0.0, 2 - (places[0] - halves[0])) - max(0.0, places[-1] + halves[-1] + 2 - svg.width)
         places = [place + inwards for place in places]
-    for (_, name, text, style), place in zip(found, places, strict=True):
-        _label(svg, place, BAND_TOP + BAND_HEIGHT + 27, name, text, style)
+    for (_, name, value, style, aside), place in zip(found, places, strict=True):
+        label(svg, place, BAND_TOP + BAND_HEIGHT + 27, name, value, style, aside)
+
+
+def _end_labels(svg: Svg, shown: Ends, scale: Scale) -> None:
+    lower_name = "lower bound" if shown.proved_lower else "lower estimate"
+    upper_name = "upper bound" if shown.proved_upper else "strongest attack"
+    ends = ((shown.lower, lower_name, "lower-text"), (shown.upper, upper_name, "upper-text"))
+    labels_below(
+        svg,
+        [(scale(value), name, number(value), style, "") for value, name, style in ends if value is not None],
+    )
 
 
 def _gap(svg: Svg, shown: Ends, scale: Scale) -> None:
-    """The dimension line between the lower bound and the network, its figure on it or, for want of room, beside it."""
+    """The dimension line between the lower bound and the network."""
     if shown.lower is None or shown.surrogate is None or shown.surrogate <= shown.lower:
         return
-    y, left, right = 58.0, scale(shown.lower), scale(shown.surrogate)
     # the recorded gap, which allows for rounding, so that drawing and sentence agree to the last digit
-    text = f"gap {number(shown.surrogate - shown.lower if shown.gap is None else shown.gap)}"
-    room = text_width(text, LABEL) + 8
+    gap = number(shown.surrogate - shown.lower if shown.gap is None else shown.gap)
+    dimension(svg, scale(shown.lower), scale(shown.surrogate), f"gap {gap}")
+
+
+def dimension(svg: Svg, left: Real, right: Real, text: str) -> None:
+    """A dimension line above the band, its figure on it or, for want of room, beside it."""
+    y, room = 58.0, text_width(text, LABEL) + 8
     svg.line(left, y - 4, left, BAND_TOP - 9, "dimension")
     if right - left > room + 24:
         centre = (left + right) / 2

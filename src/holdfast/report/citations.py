@@ -1,8 +1,10 @@
 """The works a run rests on: each method it used cites its paper."""
 
+import re
 from dataclasses import dataclass
 
 from holdfast.report.collect import Run
+from holdfast.report.fields import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ ALWAYS = (
     ),
 )
 
-# A work is cited where one of its words occurs in what the run says of its attack, bounds and data.
+# A work is cited where one of its words occurs in what the run says of its attacks, bounds and data. A word is met where it
+# starts and ends one: pgd is not in apgd, nor crown in crowned.
 BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
     (
         ("pgd",),
@@ -49,13 +52,63 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
         ),
     ),
     (
-        ("autoattack", "apgd"),
+        ("autoattack", "apgd", "suite-standard"),
         Citation(
             authors="F. Croce, M. Hein",
             title="Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
             where="ICML 2020",
             link="https://arxiv.org/abs/2003.01690",
-            used_for="evaluation under attack",
+            used_for="evaluation under attack: APGD, its losses and the standard cascade",
+        ),
+    ),
+    (
+        ("apgd-l1",),
+        Citation(
+            authors="F. Croce, M. Hein",
+            title="Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers",
+            where="ICML 2021",
+            link="https://arxiv.org/abs/2103.01208",
+            used_for="APGD for the l1 ball within its box",
+        ),
+    ),
+    (
+        ("fab",),
+        Citation(
+            authors="F. Croce, M. Hein",
+            title="Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack",
+            where="ICML 2020",
+            link="https://arxiv.org/abs/1907.02044",
+            used_for="the FAB attack",
+        ),
+    ),
+    (
+        ("square",),
+        Citation(
+            authors="M. Andriushchenko, F. Croce, N. Flammarion, M. Hein",
+            title="Square Attack: A Query-efficient Black-box Adversarial Attack via Random Search",
+            where="ECCV 2020",
+            link="https://arxiv.org/abs/1912.00049",
+            used_for="the Square attack, which needs no gradient",
+        ),
+    ),
+    (
+        ("carlini-wagner",),
+        Citation(
+            authors="N. Carlini, D. Wagner",
+            title="Towards Evaluating the Robustness of Neural Networks",
+            where="IEEE Symposium on Security and Privacy 2017",
+            link="https://arxiv.org/abs/1608.04644",
+            used_for="the search by distance",
+        ),
+    ),
+    (
+        ("ibp",),
+        Citation(
+            authors="S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R. Arandjelovic, T. Mann, P. Kohli",
+            title="On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
+            where="2018",
+            link="https://arxiv.org/abs/1810.12715",
+            used_for="interval bounds",
         ),
     ),
     (
@@ -65,7 +118,37 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
             title="Efficient Neural Network Robustness Certification with General Activation Functions",
             where="NeurIPS 2018",
             link="https://arxiv.org/abs/1811.00866",
-            used_for="the verified bounds on the network's outputs",
+            used_for="CROWN: verified bounds by linear relaxation",
+        ),
+    ),
+    (
+        ("alpha-crown",),
+        Citation(
+            authors="K. Xu, H. Zhang, S. Wang, Y. Wang, S. Jana, X. Lin, C.-J. Hsieh",
+            title="Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel Incomplete Verifiers",
+            where="ICLR 2021",
+            link="https://arxiv.org/abs/2011.13824",
+            used_for="alpha-CROWN: optimised slopes",
+        ),
+    ),
+    (
+        ("second-order",),
+        Citation(
+            authors="S. Singla, S. Feizi",
+            title="Second-Order Provable Defenses against Adversarial Attacks",
+            where="ICML 2020",
+            link="https://arxiv.org/abs/2006.00731",
+            used_for="the second-order bound",
+        ),
+    ),
+    (
+        ("verdict-given",),
+        Citation(
+            authors="M. Pintor, L. Demetrio, A. Sotgiu, A. Demontis, N. Carlini, B. Biggio, F. Roli",
+            title="Indicators of Attack Failure: Debugging and Improving Optimization of Adversarial Examples",
+            where="NeurIPS 2022",
+            link="https://arxiv.org/abs/2106.09947",
+            used_for="the signs by which a failed attack is told",
         ),
     ),
     (
@@ -91,10 +174,22 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
 )
 
 
+# What the bounds' methods build on.
+BOUNDS = {
+    "crown-ibp": "crown ibp",
+    "alpha": "crown alpha-crown",
+    "auto": "ibp crown alpha-crown",
+}
+
+
 def citations(runs: list[Run]) -> tuple[Citation, ...]:
     """The works these runs used, the theorem first."""
     said = " ".join(_said(run) for run in runs).lower()
-    return (*ALWAYS, *(work for words, work in BY_WORD if any(word in said for word in words)))
+    return (*ALWAYS, *(work for words, work in BY_WORD if any(_met(word, said) for word in words)))
+
+
+def _met(word: str, said: str) -> bool:
+    return re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", said) is not None
 
 
 def _said(run: Run) -> str:
@@ -103,6 +198,20 @@ def _said(run: Run) -> str:
         s.text("attack"),
         s.inner("data").text("name"),
         s.text("robust_loss_upper_method"),
-        s.text("evaluation"),
     )
-    return " ".join(text for text in told if text)
+    return " ".join([*(text for text in told if text), *_evaluated(s.inner("evaluation"))])
+
+
+def _evaluated(record: Fields) -> list[str]:
+    """What an evaluation used: a step that had nothing to do, or was left out, took no time."""
+    told = ["verdict-given"] if record.inner("verdict").text("word") else []
+    if record.text("attacks") == "standard":
+        told.append("suite-standard")
+    for row in record.rows("stages"):
+        name, seconds = row.text("name") or "", row.number("seconds")
+        if seconds is not None and seconds <= 0:
+            continue
+        told.append(BOUNDS.get(name, name) if row.text("kind") == "bound" else name)
+        if name.startswith("apgd") and (record.text("threat") or "").startswith("l1:"):
+            told.append("apgd-l1")
+    return told

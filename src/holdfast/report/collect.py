@@ -6,10 +6,8 @@ interrupt, and is then shown as not measured.
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -17,60 +15,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from holdfast.report.fields import CONTROL
+from holdfast.report.fields import Fields as Fields
 from holdfast.runs import read_summary
 
-LARGEST = 1e100
 LOG_BYTES = 16_384
 LOG_LINES = 40
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 STATUSES = ("certified", "estimate", "void")
 CLAIMS = ("proved", "bounded", "estimated", "observed")
-
-
-class Fields:
-    """A JSON object read leniently: each accessor answers ``None`` (or nothing) unless the value is what it asks for."""
-
-    def __init__(self, values: object) -> None:
-        self.values: Mapping[str, object] = values if isinstance(values, dict) else {}
-
-    def number(self, key: str) -> float | None:
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        # beyond these no loss, distance or time was ever measured, and differences of such figures overflow in a drawing
-        if (isinstance(value, float) and not isfinite(value)) or not -LARGEST < value < LARGEST:
-            return None
-        return float(value) if abs(value) > 1 / LARGEST else 0.0
-
-    def whole(self, key: str) -> int | None:
-        """An integer with all its digits: seeds go beyond what a float holds."""
-        value = self.values.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        return CONTROL.sub("", value).strip() or None if isinstance(value, str) else None
-
-    def flag(self, key: str) -> bool | None:
-        value = self.values.get(key)
-        return value if isinstance(value, bool) else None
-
-    def inner(self, key: str) -> "Fields":
-        return Fields(self.values.get(key))
-
-    def rows(self, key: str) -> tuple["Fields", ...]:
-        value = self.values.get(key)
-        return tuple(Fields(row) for row in value if isinstance(row, dict)) if isinstance(value, list) else ()
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.values.get(key)
-        return tuple(CONTROL.sub("", str(item)) for item in value) if isinstance(value, list) else ()
-
-    def numbers(self) -> dict[str, float]:
-        """Every entry that is a finite number."""
-        found = {str(key): self.number(key) for key in self.values}
-        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +58,13 @@ class LayerDrift:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """Accuracies of one class."""
+    """Accuracies of one class; ``verified_accuracy`` is proved, ``robust_accuracy`` observed."""
 
     class_name: str
     examples: float | None
     clean_accuracy: float | None
     robust_accuracy: float | None
+    verified_accuracy: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,15 +156,7 @@ def read_run(folder: Path) -> Run:
             LayerDrift(layer=row.text("layer") or "?", value=row.number("value"), radius=row.number("radius"))
             for row in summary.rows("drift")
         ),
-        per_class=tuple(
-            ClassRow(
-                class_name=row.text("class_name") or str(index),
-                examples=row.number("examples"),
-                clean_accuracy=row.number("clean_accuracy"),
-                robust_accuracy=row.number("robust_accuracy"),
-            )
-            for index, row in enumerate(summary.rows("per_class"))
-        ),
+        per_class=class_rows(summary.rows("per_class")),
         class_names=summary.inner("data").texts("class_names"),
         epochs=epochs,
         unread_lines=unread,
@@ -218,6 +164,20 @@ def read_run(folder: Path) -> Run:
         gallery_problem=problem,
         config=_text(folder / "config.yaml"),
         log=_log_tail(folder / "log.txt"),
+    )
+
+
+def class_rows(rows: tuple[Fields, ...]) -> tuple[ClassRow, ...]:
+    """The table of classes."""
+    return tuple(
+        ClassRow(
+            class_name=row.text("class_name") or str(index),
+            examples=row.number("examples"),
+            clean_accuracy=row.number("clean_accuracy"),
+            robust_accuracy=row.number("robust_accuracy"),
+            verified_accuracy=row.number("verified_accuracy"),
+        )
+        for index, row in enumerate(rows)
     )
 
 

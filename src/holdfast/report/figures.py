@@ -18,7 +18,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points of one quantity, joined (``line``) or not (``points``); or one level all across (``level``)."""
+    """Points of one quantity, joined (``line``) or not (``points``); one level all across (``level``); or the outline of a
+    shaded ``area``."""
 
     label: str
     points: tuple[Point, ...]
@@ -81,6 +82,9 @@ def _draw(svg: Svg, series: Series, x: Scale, y: Scale) -> None:
         if series.points and y.low <= series.points[0][1] <= y.high:
             height = y(series.points[0][1])
             svg.line(LEFT, height, WIDTH - RIGHT, height, f"stroke level {series.style}")
+        return
+    if series.kind == "area":
+        svg.path([(x(a), y(b)) for a, b in series.points], f"area {series.style}", closed=True)
         return
     points = [(x(a), y(min(b, y.high))) for a, b in thinned(series.points)]
     if series.kind == "line" and len(points) > 1:

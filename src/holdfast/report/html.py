@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from holdfast.errors import InputError, RunFolderError
 from holdfast.report import formats
+from holdfast.report.accuracy import Part, accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
 from holdfast.report.citations import citations
 from holdfast.report.collect import Gap, Run, read_run
+from holdfast.report.evaluated import VERDICTS, Evaluated, read_evaluation
 from holdfast.report.figures import (
     Figure,
     accuracy_figure,
@@ -53,6 +55,19 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A run's evaluation with everything drawn; ``hardest`` only where the examples are images."""
+
+    found: Evaluated
+    wide: Markup
+    narrow: Markup
+    parts: tuple[Part, ...]
+    curve: Figure | None
+    hardest: Drawn | None
+    own_classes: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """One run with everything drawn."""
 
@@ -64,6 +79,7 @@ class View:
     figures: tuple[Figure, ...]
     gallery: Drawn | None
     config: Markup | None
+    evaluation: Evaluation | None
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -94,8 +110,9 @@ def page(runs: Sequence[Run]) -> str:
             narrow=bracket(run, NARROW, top, magnify=alone),
             cards=cards(run),
             figures=(loss_figure(run, axis), drift_figure(run), accuracy_figure(run), radius_figure(run)),
-            gallery=draw(run),
+            gallery=draw(run, run.gallery),
             config=None if run.config is None else pretty(run.config),
+            evaluation=evaluation(run),
         )
         for label, run in zip(labels(runs), runs, strict=True)
     ]
@@ -106,9 +123,27 @@ def page(runs: Sequence[Run]) -> str:
             views=views,
             alone=alone,
             badges=BADGES,
+            verdicts=VERDICTS,
             works=citations(list(runs)),
             most_epoch_rows=MOST_EPOCH_ROWS,
         )
+    )
+
+
+def evaluation(run: Run) -> Evaluation | None:
+    """The run's evaluation, drawn; ``None`` where it has none."""
+    found = read_evaluation(run)
+    if found is None:
+        return None
+    hardest = draw(run, found.pictures)
+    return Evaluation(
+        found=found,
+        wide=accuracy_bracket(found, WIDE),
+        narrow=accuracy_bracket(found, NARROW),
+        parts=parts(found),
+        curve=curve_figure(found, run.name),
+        hardest=hardest if hardest is not None and hardest.as_images else None,
+        own_classes=bool(found.per_class) and found.per_class != run.per_class,
     )
 
 

@@ -129,9 +129,8 @@ def _bars(values: Values, reach: float, words: str, style: str) -> Markup:
     return svg.render(words, "bars")
 
 
-def draw(run: Run) -> Drawn | None:
-    """The run's gallery with one grey scale and one colour scale for all its examples."""
-    gallery = run.gallery
+def draw(run: Run, gallery: Gallery | None) -> Drawn | None:
+    """A gallery with one grey scale and one colour scale for all its examples; the run names the classes."""
     if gallery is None or not len(gallery.x) or not gallery.x[0].size:
         return None
     keep = slice(0, MOST_ITEMS)
