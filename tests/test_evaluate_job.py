@@ -128,7 +128,7 @@ def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
         (["nowhere"], "which does not exist"),
         (["RUN", "--attacks", "standrad"], "attacks must be one of standard, fast"),
         (["RUN", "--part", "tset"], "part must be one of test"),
-        (["RUN", "--verify", "crwon"], "method must be one of"),
+        (["RUN", "--verify", "crwon"], "verify must be one of"),
         (["RUN", "--radii", "0.1,x"], "--radii must be numbers"),
         (["RUN", "--data", "digits"], "for a model's file"),
         (["RUN", "--sample", "0"], "must be a whole number >= 1"),

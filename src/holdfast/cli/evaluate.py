@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.jobs.evaluate import Plan
 
     plan = Plan(
-        attacks=given.attacks, verify=None if given.verify == "none" else given.verify, part=given.part,
+        attacks=given.attacks, verify=None if given.verify == "none" else given.verify, verify_seconds=given.verify_seconds, part=given.part,
         sample=given.sample, radii=radii, batch_size=given.batch_size, processes=given.processes, seed=given.seed,
     )  # fmt: skip
     if given.target.is_dir():
@@ -53,6 +53,12 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--verify", default="auto", help="bounds: auto, ibp, crown-ibp, crown, alpha, or none (default: auto)"
+    )
+    parser.add_argument(
+        "--verify-seconds",
+        type=positive,
+        default=120.0,
+        help="after which no new bound is begun (default: 120)",
     )
     parser.add_argument("--threat", help="e.g. linf:0.1 (default: that of the run)")
     parser.add_argument("--part", default="test", help="test, validation, train or all (default: test)")

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from holdfast.losses import CrossEntropy, Loss
 from holdfast.threats.base import Threat
 from holdfast.verification import Verification
 from holdfast.verification import verify as verified_bounds
+from holdfast.verification.methods import Method
 
 Progress = Callable[[str, int, int], None]
 
@@ -74,6 +76,10 @@ def evaluate(
     cascade, loss = suite(attacks, threat), CrossEntropy() if loss is None else loss
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be >= 1, got {batch_size}; leave it out for what fits.")
+    if verify is not None and verify not in get_args(Method):
+        raise InputError(
+            f"verify must be one of {', '.join(get_args(Method))}, got {verify!r}; auto tries the cheapest first."
+        )
     if len(x) != len(y) or len(x) == 0:
         raise InputError(
             f"x and y must have the same number of rows, at least one, got {len(x)} and {len(y)}; pair them up."
@@ -113,7 +119,7 @@ def evaluate(
     while position.stage < len(steps):
         step = steps[position.stage]
         if isinstance(step, str):
-            run.prove(position, step)
+            run.prove(position, step, verify_seconds)
         else:
             run.attack(position, step, drop_broken=drop_broken, keep=keep)
         position.stage += 1
@@ -160,46 +166,38 @@ class _Cascade:
             broken=torch.cat([part.success for part in parts]),
         )
 
-    def prove(self, position: Position, method: str) -> None:
+    def prove(self, position: Position, method: str, seconds: float | None) -> None:
         """Bounds: with all means for what is still open, with plain ones for the loss of the others."""
         began, open_ = time.perf_counter(), ~position.broken & ~position.verified
         rows = open_.nonzero().squeeze(1)
-        methods = self._bound(position, rows, method)
+        methods = self._bound(position, rows, method, seconds)
         entered, left = len(rows), int((open_ & ~position.verified).sum())
-        rest = position.loss_bound.isinf().nonzero().squeeze(1)
-        self._bound(position, rest, PLAIN.get(method, method))
-        seconds = time.perf_counter() - began
+        spent = time.perf_counter() - began
+        if seconds is None or spent < seconds:
+            rest = position.loss_bound.isinf().nonzero().squeeze(1)
+            self._bound(
+                position, rest, PLAIN.get(method, method), None if seconds is None else seconds - spent
+            )
         by = Counter(name for name, row in zip(methods, rows.tolist(), strict=True) if position.verified[row])
-        note = ", ".join(f"{name} {count:,}" for name, count in by.most_common()) if method == "auto" else ""
+        note = "proved by " + ", ".join(f"{name} {count:,}" for name, count in by.most_common()) if by else ""
         position.stages.append(
             Stage(
-                name=method,
-                kind="bound",
-                entered=entered,
-                left=left,
-                seconds=seconds,
-                note=note and f"proved by {note}",
+                name=method, kind="bound", entered=entered, left=left, seconds=time.perf_counter() - began,
+                note=note if method == "auto" else "",
             )
-        )
+        )  # fmt: skip
 
-    def _bound(self, position: Position, rows: Tensor, method: str) -> list[str]:
+    def _bound(self, position: Position, rows: Tensor, method: str, seconds: float | None) -> tuple[str, ...]:
         """Bounds for these examples; what method each got its own from."""
-        methods: list[str] = []
-        for part in _tensors.chunks(len(rows), self.batch_size):
-            some = rows[part]
-            proof = verified_bounds(
-                self.model,
-                self.x[some].to(self.device),
-                self.y[some].to(self.device),
-                self.threat,
-                method=method,
-            )
-            position.verified[some] |= proof.verified.cpu()
-            position.loss_bound[some] = _loss_bound(proof, self.loss)
-            methods += proof.methods
-            if self.progress is not None:
-                self.progress(method, part.stop, len(rows))
-        return methods
+        if len(rows) == 0:
+            return ()
+        proof = verified_bounds(
+            self.model, self.x[rows].to(self.device), self.y[rows].to(self.device), self.threat, method=method,
+            seconds=seconds, progress=self.progress,
+        )  # fmt: skip
+        position.verified[rows] |= proof.verified.cpu()
+        position.loss_bound[rows] = _loss_bound(proof, self.loss)
+        return proof.methods
 
     def attack(
         self, position: Position, attack: Attack, *, drop_broken: bool, keep: ProgressFile | None

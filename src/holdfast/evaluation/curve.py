@@ -31,6 +31,7 @@ def accuracy_curve(
     attacks: str | Sequence[Attack] = "fast",
     *,
     verify: str | None = "auto",
+    verify_seconds: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -39,6 +40,8 @@ def accuracy_curve(
 
     An example broken at one radius is broken at every larger one, and one proved at a radius is proved at every smaller one, so
     attacks go upwards and bounds downwards, each on what is still open.
+
+    ``verify_seconds`` is the time after which no new bound is begun, shared out evenly to the radii.
 
     Raises:
         InputError: no radii, or one that is not >= 0.
@@ -62,13 +65,14 @@ def accuracy_curve(
             broken[rows] = ~found.robust
         standing.append(~broken)
     proved = torch.zeros_like(broken)
+    seconds = None if verify_seconds is None else verify_seconds / len(ordered)
     verified = []
     for radius, open_ in zip(reversed(ordered), reversed(standing), strict=True):
         rows = (clean & open_ & ~proved).nonzero().squeeze(1)
         if verify is not None and len(rows):
             ball = threat.with_radius(radius)
             proved[rows] = verified_bounds(
-                model, x[rows], y[rows], ball, method=verify, progress=progress
+                model, x[rows], y[rows], ball, method=verify, seconds=seconds, progress=progress
             ).verified.cpu()
         verified.append(proved.clone())
     return tuple(

@@ -38,6 +38,7 @@ class Plan:
     Attributes:
         attacks: name of the suite.
         verify: method of the bounds; ``None`` for none.
+        verify_seconds: after which no new bound is begun; ``None`` for no limit.
         part: which part of the data.
         sample: examples drawn at random; ``None`` for all.
         radii: further radii for the accuracy curve.
@@ -48,6 +49,7 @@ class Plan:
     verify: str | None = "auto"
     part: str = "test"
     sample: int | None = None
+    verify_seconds: float | None = 120.0
     radii: tuple[float, ...] = ()
     batch_size: int | None = None
     processes: int = 1
@@ -141,7 +143,7 @@ def evaluate_model(
         )
         x, y = x[chosen], y[chosen]
     settings: dict[str, Any] = {
-        "verify": plan.verify, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
+        "verify": plan.verify, "verify_seconds": plan.verify_seconds, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
         "resume_from": out / "unfinished.safetensors",
     }  # fmt: skip
     if plan.processes > 1:
@@ -203,6 +205,7 @@ def _curve(
         others,
         CURVE_ATTACKS,
         verify=plan.verify,
+        verify_seconds=plan.verify_seconds,
         batch_size=plan.batch_size,
         seed=plan.seed,
         progress=report,
