@@ -775,7 +775,8 @@ def test_bounds_at_other_radii_fall_and_hold_what_certifying_there_finds() -> No
     net, start, x, y, _ = case("softplus", radius=1.0)
     found = certified(net, start, x, y, 2.0, tighten=10)
     radii, bounds = zip(*found.at_radii, strict=True)
-    assert radii == tuple(sorted(radii)) and radii[-1] == 4.0
+    assert radii == tuple(sorted(radii))
+    assert radii[-1] == 4.0
     assert bounds == tuple(sorted(bounds, reverse=True))
     assert dict(found.at_radii)[2.0] == found.lower_bound
     for radius, bound in found.at_radii[-7:]:  # the weights lie outside the smaller balls

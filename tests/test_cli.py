@@ -24,16 +24,6 @@ QUICK = ["--classes", "3,8", "--width", "40", "--epochs", "2", "--final.restarts
 QUICK += ["--certificate.tighten", "2", "--quiet"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """One small run by the command line, and what the terminal showed."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    command = [sys.executable, "-m", "holdfast", "train", "--data", "digits", *QUICK, "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
 @pytest.fixture
 def run(trained, tmp_path):
     """A copy of that run, to be harmed."""

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -16,22 +15,10 @@ from holdfast.jobs.reload import run_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
-QUICK = ["--classes", "3,8", "--width", "40", "--epochs", "2", "--final.restarts", "1", "--final.steps", "5"]
-QUICK += ["--certificate.tighten", "2", "--quiet"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    command = [sys.executable, "-m", "holdfast", "train", "--data", "digits", *QUICK, "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder
-
 
 @pytest.fixture
 def run(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "small")
+    return shutil.copytree(trained[0], tmp_path / "small")
 
 
 def evaluated(capsys, *argv):
