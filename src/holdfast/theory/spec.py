@@ -1,0 +1,132 @@
+"""What a kernel must know of a network: its activation, its depth, which layers are trained and how inputs enter."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast._tensors import flatten
+from holdfast.errors import InputError
+from holdfast.networks import Activation, Dense, TwoLayer, activation_named
+from holdfast.networks.activations import ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
+from holdfast.theory.duals import Dual, Erf, PiecewiseLinear, SquaredReLU
+from holdfast.theory.expansion import Expanded
+from holdfast.theory.shifted import ShiftedReLU
+
+Trained = Literal["hidden", "hidden and output", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSpec:
+    """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``, ``x^0 = A z``.
+
+    Attributes:
+        activation: a name (``relu``, ``softplus``, ...) or an `Activation`.
+        depth: hidden layers ``H``.
+        trained: ``hidden``: the paper's kernel, only the ``W^h`` move (Gao et al. 2019, arXiv 1906.07916); ``hidden and output``: ``a`` too,
+            which is what other tools compute for ``H`` hidden layers without a fixed input map; ``all``: also ``A``.
+        shift: subtracted before the activation.
+        normalised: ``c = 1 / E act(z - shift)^2`` for standard Gaussian ``z``; otherwise ``c = 1``.
+        output_variance: of the entries of ``a``.
+        scale, center, constant: ``z = scale * (x - center)``, with ``constant`` appended when given. Without a constant the kernels of
+            ReLU, leaky ReLU and squared ReLU miss half of the harmonics and are not universal.
+
+    >>> KernelSpec(activation="relu", depth=2).factor
+    2.0
+    """
+
+    activation: str | Activation = "relu"
+    depth: int = 1
+    trained: str = "hidden"
+    shift: float = 0.0
+    normalised: bool = True
+    output_variance: float = 1.0
+    scale: float = 1.0
+    center: Tensor | None = None
+    constant: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise InputError(f"depth must be >= 1, got {self.depth}; one hidden layer is the least.")
+        if self.trained not in get_args(Trained):
+            allowed = ", ".join(map(repr, get_args(Trained)))
+            raise InputError(
+                f"trained must be one of {allowed}, got {self.trained!r}; 'hidden' is the paper's."
+            )
+        for name in ("shift", "scale", "output_variance"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(
+                    f"{name} must be a finite number, got {getattr(self, name)}; 0 or 1 is usual."
+                )
+        if self.output_variance < 0:
+            raise InputError(
+                f"output_variance must be >= 0, got {self.output_variance}; it is a mean of squares."
+            )
+        if not isinstance(self.activation, Activation):
+            activation_named(self.activation)  # refuses an unknown name now, not at the first kernel
+
+    @property
+    def act(self) -> Activation:
+        return (
+            self.activation if isinstance(self.activation, Activation) else activation_named(self.activation)
+        )
+
+    @property
+    def dual(self) -> Dual:
+        """Closed form where there is one, else by expansion or quadrature."""
+        if self.shift:
+            return ShiftedReLU(self.shift) if self.act is RELU else Expanded(self.act, self.shift)
+        leaks = {RELU: 0.0, LEAKY_RELU: LEAK, IDENTITY: 1.0}
+        if self.act in leaks:
+            return PiecewiseLinear(leaks[self.act])
+        if self.act is SQUARED_RELU:
+            return SquaredReLU()
+        return Erf() if self.act is ERF else Expanded(self.act)
+
+    @property
+    def factor(self) -> float:
+        """``c``."""
+        if not self.normalised:
+            return 1.0
+        return 1 / float(self.dual.rows(torch.ones(1, dtype=torch.float64)).value)
+
+    def inputs(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch inputs"]:
+        """``z``, a row an example."""
+        z = flatten(x)
+        if self.center is not None:
+            if self.center.numel() != z.shape[1]:
+                raise InputError(
+                    f"x must have {self.center.numel()} numbers an example, as center has, got {z.shape[1]}; flatten alike."
+                )
+            z = z - self.center.flatten().to(z)
+        if self.scale != 1:
+            z = z * self.scale
+        if self.constant is not None:
+            z = torch.cat([z, z.new_full((len(z), 1), self.constant)], 1)
+        return z
+
+
+def spec_of(model: nn.Module) -> KernelSpec:
+    """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width grows.
+
+    Raises:
+        InputError: the network is neither `Dense` nor `TwoLayer`; its kernel is then to be had by `empirical_ntk`.
+    """
+    if isinstance(model, Dense):
+        return KernelSpec(activation=model.activation, depth=model.depth)
+    if isinstance(model, TwoLayer):
+        return KernelSpec(
+            activation=model.activation,
+            trained="hidden and output" if model.train_output else "hidden",
+            normalised=False,
+            output_variance=float(model.output_weight.detach().square().mean()),
+            scale=float(model.scale),
+            center=model.center,
+            constant=model.constant,
+        )
+    raise InputError(
+        f"an analytic kernel is known for Dense and TwoLayer, got {type(model).__name__}; use empirical_ntk or a KernelSpec."
+    )
