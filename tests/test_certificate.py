@@ -608,7 +608,7 @@ class Wrapped(TwoLayer):
 
 
 OTHERS: dict[str, Callable[[], nn.Module]] = {
-    "dense": lambda: Dense(3, 2, 16, 3),
+    "deep relu": lambda: Dense(3, 2, 16, 3, "relu"),
     "conv": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
     ),
@@ -638,7 +638,7 @@ def test_a_two_layer_network_treated_as_linear_is_an_estimate() -> None:
     net, start, x, y, _ = case("softplus")
     found = certified(net, start, x, y, 2.0, curvature=LocalLinearity())
     assert found.status == "estimate"
-    assert "proof" not in found.reason
+    assert not found.reason.startswith("proved")
 
 
 def test_random_networks_are_void() -> None:

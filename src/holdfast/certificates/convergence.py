@@ -160,7 +160,8 @@ def _at_radii(
     for share in reversed(RADII):
         values = (bounds[k] if share == 1.0 else candidates[k].bound(share * radius) for k in ranked)
         best = max(best, *(bound.value for bound in values))
-        curve.append((share * radius, best))
+        if best > -math.inf:  # deep models hold up to their own radius alone
+            curve.append((share * radius, best))
     return tuple(reversed(curve))
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from holdfast._tensors import batches, chunks
 from holdfast.certificates.anchors import Anchor
 from holdfast.certificates.certificate import LowerBound
+from holdfast.certificates.deep import CENTRES, deep_lower_model
 from holdfast.certificates.tightening import best_anchor, tighten
-from holdfast.curvature import Curvature
+from holdfast.curvature import Curvature, DeepCurvature
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
@@ -58,7 +59,10 @@ class FrozenPass:
     @property
     def rounding(self) -> Rounding:
         """Figures of this pass for the allowance; all in float64."""
-        width, largest, output = 0, 0.0, 1.0
+        width, largest, output, amplitude = 0, 0.0, 1.0, 0.0
+        if isinstance(self.curvature, DeepCurvature):
+            width, amplitude = self.model.get_parameter("weights.0").shape[0], self.curvature.amplitude(self.model)
+            largest = float(self.points.points.flatten(1).norm(dim=1).max())
         if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
             width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
             largest = max(
@@ -68,6 +72,7 @@ class FrozenPass:
         return Rounding(
             unit=2.0**-53, width=width, slope=self.mean_slope(self.outputs), input_norm=largest,
             distance=max(self.evaluated.distance), output_norm=output, growth=growth(self.model),
+            amplitude=amplitude,
         )  # fmt: skip
 
     def mean_slope(self, outputs: Float[Tensor, "examples outputs"]) -> float:
@@ -164,6 +169,14 @@ def pass_candidate(
 ) -> Candidate | str:
     """The lower model of this pass, for two layers tightened at ``radius`` over anchors and duals; else why there is none."""
     model = passed.model
+    if isinstance(passed.curvature, DeepCurvature):
+        return Candidate(
+            lower=deep_lower_model(
+                passed.model, passed.curvature, passed.initial, passed.points, passed.outputs, passed.weights,
+                passed.loss, radius, centres=CENTRES if evaluations > 1 else CENTRES[:1], progress=progress,
+            ),
+            rounding=passed.rounding, source=f"a pass at {passed.weights_name}, expanded where best",
+        )  # fmt: skip
     if not (isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output):
         window = _recorded(passed, radius)
         if window.void or window.lower is None:

@@ -6,7 +6,9 @@ For a round with attacked points ``x'_i``, weights ``p_i`` and loss slopes ``s_i
     sum_i p_i <s_i, f(W + Delta, x'_i) - f(W, x'_i) - Df(W, x'_i) Delta>  >=  - q(Delta) - slack,   q(Delta) = sum_r Delta_r' M_r Delta_r.
 """
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 class BlockCurvature:
     """The quadratic that one weight matrix carries; see `holdfast.trace.lower_model.Block` for the fields."""
 
-    matrices: Float[Tensor, "groups inputs inputs"] | None = None
+    matrices: Float[Tensor, "groups coordinates coordinates"] | None = None
     eigenvalue: Float[Tensor, ""] | None = None
+    basis: Float[Tensor, "inputs coordinates"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,15 @@ class Curvature(ABC):
     ) -> RoundCurvature:
         """Curvature at the model's present weights. ``weighted_slopes`` are ``p_i s_i``; ``reach`` is the distance from these
         weights at which the bound should be tightest (the parameter radius): it never affects validity."""
+
+    def within(self, model: nn.Module, initial: Mapping[str, Tensor], radius: float) -> "Curvature":
+        """The bound for networks in the ball of this radius about these weights, for curvatures that need to know the ball."""
+        return self
+
+    @property
+    def valid_radius(self) -> float:
+        """Largest ball in which the bound holds."""
+        return math.inf
 
     def uses_reach(self, model: nn.Module) -> bool:
         """Whether ``reach`` matters for this model, so that a good one is worth finding."""

@@ -5,14 +5,18 @@ import math
 from torch import nn
 
 from holdfast.curvature.base import Curvature
+from holdfast.curvature.deep import DeepCurvature
 from holdfast.curvature.linearity import LocalLinearity
 from holdfast.curvature.two_layer import TwoLayerCurvature
 from holdfast.networks.activations import LEAKY_RELU, RELU
+from holdfast.networks.dense import Dense
 from holdfast.networks.two_layer import TwoLayer
 
 
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
     """The tightest rigorous bound for this network, or the local-linearity estimate with the reason why there is none."""
+    if type(model) is Dense:
+        return _for_dense(model)
     if type(model) is not TwoLayer:  # a subclass may compute something else
         return LocalLinearity(), (
             f"no rigorous curvature bound for {type(model).__name__}: the network was treated as linear in its weights"
@@ -36,4 +40,23 @@ def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
     return (
         TwoLayerCurvature(),
         "proved: the curvature of this two-layer network has a rigorous bound, and rounding is allowed for",
+    )
+
+
+def _for_dense(model: Dense) -> tuple[Curvature, str]:
+    act = model.activation
+    if (
+        act.kink
+        or act.lipschitz is None
+        or not (act.curvature_above < math.inf and act.curvature_below < math.inf)
+    ):
+        return (
+            LocalLinearity(),
+            f"no rigorous curvature bound for {act.name} in a deep network: it needs bounded first and second derivatives",
+        )
+    if not all(weight.requires_grad for weight in model.weights):
+        return LocalLinearity(), "some layers are not trained, so the deep bound does not apply"
+    return (
+        DeepCurvature(),
+        "proved: the curvature of this deep network has a rigorous bound, and rounding is allowed for",
     )

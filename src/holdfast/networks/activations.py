@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -257,12 +257,53 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+@cache
+def centred_softplus(temperature: float) -> Activation:
+    """``t softplus(x / t) - E[t softplus(z / t)]`` for standard Gaussian ``z``: convex, ``0 <= act'' <= 1 / (4 t)``, mean 0.
+
+    Without the mean a deep network's outputs fall faster at equal curvature. Its name is ``csp`` and ``t``, as in ``csp1`` or ``csp0.5``.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise InputError(f"temperature must be > 0 and finite, got {temperature}; 1 is the usual choice.")
+    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
+    z = nodes * QUADRATURE_REACH
+    mass = np.exp(-(z**2) / 2) / SQRT_2PI * weights * QUADRATURE_REACH
+    mean = float(mass @ (temperature * np.logaddexp(0, z / temperature)))
+    return Activation(
+        name=f"csp{temperature:g}",
+        value=partial(_centred_softplus, temperature, mean),
+        slope=partial(_tempered_sigmoid, temperature),
+        lipschitz=1.0,
+        curvature_above=_up(0.25 / temperature),
+        curvature_below=0.0,
+    )
+
+
+def _centred_softplus(temperature: float, mean: float, x: Values) -> Values:
+    return temperature * softplus(x / temperature) - mean
+
+
+def _tempered_sigmoid(temperature: float, x: Values) -> Values:
+    return torch.sigmoid(x / temperature)
+
+
+def _temperature(name: str) -> float:
+    try:
+        return float(name[3:])
+    except ValueError:
+        raise InputError(
+            f"a centred softplus is named csp and its temperature, got {name!r}; csp1 is the usual one."
+        ) from None
+
+
 def activation_named(name: str) -> Activation:
     """The activation with this name.
 
     >>> activation_named("relu").kink
     1.0
     """
+    if name.startswith("csp"):
+        return centred_softplus(_temperature(name))
     if name not in ACTIVATIONS:
         close = difflib.get_close_matches(name, ACTIVATIONS, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else "pick one of these."

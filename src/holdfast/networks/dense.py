@@ -27,6 +27,8 @@ class Dense(nn.Module):
         activation: a name (``softplus``, ``relu``, ...) or an `Activation`.
         seed: seed of all initial weights; the global random state is left alone.
         zero_start: subtracts a frozen copy of the initial network, so that ``f(W0, .) = 0``. Twice the work of a forward pass.
+        output: ``gaussian`` draws ``a`` as the paper does; ``signed`` gives unit ``r`` the output row ``+e_c`` or ``-e_c``, units with
+            equal rows together (``2 C`` groups): the certificate's curvature is smaller by far.
         input_layer: whether there is a random ``A``; without it ``x^0 = x``, and ``W^1`` has ``features`` columns.
 
     Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs). Trained: `weights`, ``H`` matrices.
@@ -49,6 +51,7 @@ class Dense(nn.Module):
         seed: int = 0,
         zero_start: bool = True,
         input_layer: bool = True,
+        output: str = "gaussian",
     ) -> None:
         super().__init__()
         for argument, value, least in (
@@ -64,11 +67,26 @@ class Dense(nn.Module):
         self.activation = activation if isinstance(activation, Activation) else activation_named(activation)
         self.zero_start = zero_start
 
+        if output not in ("gaussian", "signed"):
+            raise InputError(
+                f"output must be 'gaussian' or 'signed', got {output!r}; 'signed' certifies tighter."
+            )
+        self.groups = 2 * self.outputs if output == "signed" else 1
+        if width % self.groups:
+            raise InputError(
+                f"width must be a multiple of {self.groups} (each output has units of both signs), got {width}; ask for "
+                f"{max(self.groups, round(width / self.groups) * self.groups)}."
+            )
+
         draw = generator(seed)
         first = width if input_layer else features
         weights = [torch.randn(width, width if layer else first, generator=draw) for layer in range(depth)]
         self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
-        self.register_buffer("output_weight", torch.randn(self.outputs, width, generator=draw))
+        a = torch.randn(self.outputs, width, generator=draw)
+        if output == "signed":
+            rows = torch.cat([torch.outer(torch.tensor([1.0, -1.0]), row) for row in torch.eye(self.outputs)])
+            a = rows.repeat_interleave(width // self.groups, 0).T.contiguous()
+        self.register_buffer("output_weight", a)
         self.register_buffer(
             "input_weight",
             torch.randn(width, features, generator=draw) / math.sqrt(width) if input_layer else None,

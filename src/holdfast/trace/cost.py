@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from holdfast.networks import TwoLayer
+from holdfast.networks import Dense, TwoLayer
 
 SHARE = 0.025
 """Counted share of training that recording may take: a quarter of what is promised, since small operations cost up to four times
@@ -23,6 +23,12 @@ def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes
     batch = min(batch_size, examples)
     rounds = math.ceil(examples / batch)
     passes = 4 * batch * (attack_passes + 1)
+    if isinstance(model, Dense) and not model.activation.kink:
+        # Spectral norms of every layer each round, tuned a few times over, and an eigenproblem a layer at the end.
+        units = model.width
+        training = model.depth * units**2 * passes
+        norms = model.depth * (40 * units**3 + 8 * batch * units**2)
+        return max(1, math.ceil((norms + 10 * model.depth * units**3 / rounds) / training / SHARE))
     if not isinstance(model, TwoLayer):
         return max(1, math.ceil(PASS / passes / SHARE))
     inputs, units, groups = model.input_size, model.width, model.groups

@@ -17,16 +17,20 @@ from torch import Tensor
 
 
 def by_group(
-    values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs inputs"]
+    values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs _"]
 ) -> Float[Tensor, "groups members inputs"]:
     """The rows of each group of units, as a view."""
     return values.reshape(len(matrices), -1, values.shape[1])
 
 
 def curved(
-    values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs inputs"]
+    values: Float[Tensor, "units inputs"],
+    matrices: Float[Tensor, "groups coordinates coordinates"],
+    basis: Float[Tensor, "inputs coordinates"] | None = None,
 ) -> Float[Tensor, "units inputs"]:
-    """``M_g(r) values_r`` for every unit."""
+    """``M_g(r) values_r`` for every unit, ``Q M Q' values_r`` where the matrices are given in a basis."""
+    if basis is not None:
+        return curved(values @ basis, matrices) @ basis.T
     return (by_group(values, matrices) @ matrices).reshape(values.shape)
 
 
@@ -39,14 +43,16 @@ class Block:
         matrices: ``M_g``, one symmetric matrix a group; groups are equally large and their rows stand together, so that
             ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None`` means 0.
         eigenvalue: a number added to every eigenvalue of every ``M_g``: the curvature ``eigenvalue * ||U||^2``.
+        basis: orthonormal columns ``Q`` in which the matrices are given, ``Q M_g Q'``; ``None`` means the inputs themselves.
     """
 
     linear: Float[Tensor, "units inputs"]
-    matrices: Float[Tensor, "groups inputs inputs"] | None = None
+    matrices: Float[Tensor, "groups coordinates coordinates"] | None = None
     eigenvalue: float = 0.0
+    basis: Float[Tensor, "inputs coordinates"] | None = None
 
     def plus(self, other: "Block", weight: float) -> "Block":
-        """``self + weight * other``; both have the same groups."""
+        """``self + weight * other``; both have the same groups and basis."""
         matrices = self.matrices
         if other.matrices is not None:
             matrices = weight * other.matrices if matrices is None else matrices + weight * other.matrices
@@ -71,16 +77,34 @@ class Block:
         if self.eigen is None:
             return np.array([self.eigenvalue]), np.array([self.linear.double().square().sum().item()])
         values, vectors = self.eigen
-        squares = (by_group(self.linear.double(), vectors) @ vectors).square().sum(1)
-        return values.flatten().cpu().numpy(), squares.flatten().cpu().numpy()
+        inside, outside = self._split()
+        squares = (by_group(inside, vectors) @ vectors).square().sum(1)
+        lam, sizes = values.flatten().cpu().numpy(), squares.flatten().cpu().numpy()
+        if outside is None:
+            return lam, sizes
+        rest = outside.square().sum().item()
+        return np.append(lam, self.eigenvalue), np.append(sizes, rest)
+
+    def _split(self) -> tuple[Tensor, Tensor | None]:
+        """``V`` in the coordinates of the basis, and the part of it that the basis does not reach."""
+        linear = self.linear.double()
+        if self.basis is None:
+            return linear, None
+        basis = self.basis.double()
+        inside = linear @ basis
+        return inside, linear - inside @ basis.T
 
     def minimiser(self, multiplier: float) -> Float[Tensor, "units inputs"]:
         """``U_r = -(2 (mu I - M_r))^-1 V_r``, in float64."""
         if self.eigen is None:
             return self.linear.double() / (-2 * (multiplier - self.eigenvalue))
         values, vectors = self.eigen
-        rotated = by_group(self.linear.double(), vectors) @ vectors
-        return ((rotated / (-2 * (multiplier - values[:, None]))) @ vectors.mT).reshape(self.linear.shape)
+        inside, outside = self._split()
+        rotated = by_group(inside, vectors) @ vectors
+        moved = ((rotated / (-2 * (multiplier - values[:, None]))) @ vectors.mT).reshape(inside.shape)
+        if self.basis is None or outside is None:
+            return moved
+        return moved @ self.basis.double().T + outside / (-2 * (multiplier - self.eigenvalue))
 
 
 Ball = tuple[Block, ...]
@@ -136,10 +160,12 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
 
 @dataclass(frozen=True, kw_only=True)
 class LowerModel:
-    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U``; one ball a trained layer ``h``."""
+    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with ``||U_h||_F <= radius``; one ball a trained
+    layer ``h``."""
 
     constant: float
     balls: tuple[Ball, ...]
+    radius: float = math.inf
 
     def bound(
         self, radius: float, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()
@@ -160,7 +186,9 @@ class LowerModel:
             )
             constant += decay / 2 * sum(w.double().square().sum().item() for ws in initial for w in ws)
         minima = tuple(ball_minimum(ball, radius, decay=decay) for ball in balls)
-        return Bound(value=constant + sum(m.value for m in minima), radius=radius, minima=minima)
+        value = constant + sum(m.value for m in minima)
+        # Beyond the ball for which it was made a lower model says nothing.
+        return Bound(value=value if radius <= self.radius else -math.inf, radius=radius, minima=minima)
 
     def value(self, moves: tuple[tuple[Tensor, ...], ...]) -> float:
         """The lower model itself at ``U`` (block by block): what tests hold against the loss of sampled networks."""
@@ -170,7 +198,8 @@ class LowerModel:
                 u = u.double()
                 total += (block.linear.double() * u).sum().item() - block.eigenvalue * u.square().sum().item()
                 if block.matrices is not None:
-                    total -= (u * curved(u, block.matrices.double())).sum().item()
+                    basis = None if block.basis is None else block.basis.double()
+                    total -= (u * curved(u, block.matrices.double(), basis)).sum().item()
         return total
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast.curvature import Curvature, RoundCurvature
+from holdfast.curvature import Curvature, DeepCurvature, RoundCurvature
 from holdfast.errors import InputError
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
@@ -36,6 +36,7 @@ class _BlockSums:
     linear: Tensor
     matrices: Tensor | None = None
     eigenvalue: Tensor | None = None
+    basis: Tensor | None = None
 
 
 @dataclass
@@ -103,6 +104,7 @@ class TraceRecorder:
         self._reach = radius
         self._compared = 0
         self._sums: _Sums | None = None
+        self._bound: Curvature | None = None
 
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
         """Start a window: until `close`, every example must be visited exactly ``epochs`` times.
@@ -110,6 +112,8 @@ class TraceRecorder:
         ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
         """
         self._reach = self._aim()
+        if self._bound is None:
+            self._bound = self.curvature.within(self.model, self.initial, self.radius)
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Sums(
@@ -178,7 +182,7 @@ class TraceRecorder:
         moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
-        curvature = self.curvature.round(self.model, points, slopes.to(points.dtype), reach=self._reach)
+        curvature = (self._bound or self.curvature).round(self.model, points, slopes.to(points.dtype), reach=self._reach)
         batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
         sums.loss += share * batch_loss
         sums.constant += share * batch_loss
@@ -254,7 +258,11 @@ class TraceRecorder:
                     share / self.processes * torch.linalg.vecdot(gradient.flatten(), move.flatten())
                 )
                 if part.matrices is not None:
-                    bent = curved(move, part.matrices)
+                    # Deep bounds come in float64 whatever the training's precision.
+                    move = move.to(part.matrices.dtype)
+                    block.linear = block.linear.to(part.matrices.dtype)
+                    block.basis = part.basis
+                    bent = curved(move, part.matrices, part.basis)
                     block.linear.add_(bent, alpha=2 * share)
                     sums.constant -= share * torch.linalg.vecdot(bent.flatten(), move.flatten())
                     if block.matrices is None:
@@ -288,19 +296,24 @@ class TraceRecorder:
                         eigenvalue=0.0
                         if block.eigenvalue is None
                         else float(self.reduce(block.eigenvalue)) / epochs,
+                        basis=block.basis,
                     )
                     for block in ball
                 )
                 for ball in sums.balls
             ),
+            radius=math.inf if self._bound is None else self._bound.valid_radius,
         )
         width = self.model.width if self.curvature.rigorous and isinstance(self.model, TwoLayer) else 0
+        amplitude = 0.0
+        if isinstance(self.curvature, DeepCurvature):
+            width, amplitude = self.balls[0][0].shape[0], self.curvature.amplitude(self.model)
         unit = 2.0**-53 if self.balls[0][0].dtype == torch.float64 else 2.0**-24
         rounding = Rounding(
             unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
             # The root of the sum of squares is at least the largest over the processes.
             input_norm=float(self.reduce(sums.input_norm.square()).sqrt()), distance=float(sums.distance), output_norm=self._output_norm(),
-            growth=growth(self.model),
+            growth=growth(self.model), amplitude=amplitude,
         )  # fmt: skip
         online_loss = float(self.reduce(sums.loss)) / epochs
         fault = self._fault(sums, lower)

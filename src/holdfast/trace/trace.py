@@ -1,6 +1,7 @@
 """The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on loading)."""
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,6 +102,8 @@ def save_trace(trace: Trace, folder: Path) -> None:
             tensors = _block_tensors(window.lower)
             file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
             row["file"], row["constant"] = file, window.lower.constant
+            if math.isfinite(window.lower.radius):
+                row["radius"] = window.lower.radius
             row["eigenvalues"] = [[block.eigenvalue for block in ball] for ball in window.lower.balls]
             if not (folder / file).exists():
                 write_tensors(folder / file, tensors)
@@ -148,6 +151,8 @@ def _block_tensors(lower: LowerModel) -> dict[str, Tensor]:
             tensors[f"{k}.{j}.linear"] = block.linear
             if block.matrices is not None:
                 tensors[f"{k}.{j}.matrices"] = block.matrices
+            if block.basis is not None:
+                tensors[f"{k}.{j}.basis"] = block.basis
     return tensors
 
 
@@ -194,11 +199,13 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
                         linear=tensors[f"{k}.{j}.linear"],
                         matrices=tensors.get(f"{k}.{j}.matrices"),
                         eigenvalue=eigenvalue,
+                        basis=tensors.get(f"{k}.{j}.basis"),
                     )
                     for j, eigenvalue in enumerate(ball)
                 )
                 for k, ball in enumerate(row["eigenvalues"])
             ),
+            radius=row.get("radius", math.inf),
         )
     return Window(
         first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),

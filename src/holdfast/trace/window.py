@@ -21,6 +21,7 @@ class Rounding:
         distance: largest ``||W_t - W0||`` of the rounds.
         output_norm: largest ``|a_rc|`` (1 while the outputs are fixed).
         growth: power of the inputs' norm by which errors grow: 1 for activations of bounded slope, 3 for squared ReLU.
+        amplitude: for deep networks, how far an output can be off for inputs of norm 1, in units of roundoff; 0 elsewhere.
     """
 
     unit: float
@@ -30,6 +31,7 @@ class Rounding:
     distance: float
     output_norm: float = 1.0
     growth: int = 1
+    amplitude: float = 0.0
 
     def allowance(self, radius: float, max_eigenvalue: float) -> float:
         """``u [(2 sqrt m + m / 5) s + 16 (R + D) s max||z|| + 16 (R + D)^2 max lam]``, with ``|a|`` in front of the slopes,
@@ -39,9 +41,13 @@ class Rounding:
         eigenvalues; errors measured in float32 stayed below a tenth of it at ``||z|| <= 1`` (m to 1e5, R to 300), and below four
         tenths up to ``||z|| = 500`` (m to 2,400).
         """
+        reach = radius + self.distance
+        if self.amplitude:
+            # Deep: u [amplitude s max(1, max||x||) (1 + R + D) + 16 width (R + D)^2 max lam].
+            outputs = self.amplitude * self.slope * max(1.0, self.input_norm) * (1 + reach)
+            return self.unit * (outputs + 16 * self.width * reach**2 * max(0.0, max_eigenvalue))
         if self.width == 0:
             return 0.0
-        reach = radius + self.distance
         slope = self.slope * max(1.0, self.output_norm)
         outputs = (2 * math.sqrt(self.width) + self.width / 5) * slope
         products = 16 * reach * slope * self.input_norm
