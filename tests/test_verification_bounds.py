@@ -8,7 +8,7 @@ from torch import nn
 
 import holdfast as hf
 from holdfast.errors import InputError
-from holdfast.verification import crown, verify
+from holdfast.verification import crown, methods, verify
 from holdfast.verification.region import region_of
 from verification_cases import BALLS, NETWORKS, examples, margins, network, predictions
 
@@ -183,7 +183,12 @@ def test_float32_models_are_bounded_as_real_functions():
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"method": "exact"}, "method"), ({"steps": 0}, "steps"), ({"y": torch.tensor([0, 1])}, "labels")],
+    [
+        ({"method": "exact"}, "method"),
+        ({"steps": 0}, "steps"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"y": torch.tensor([0, 1])}, "labels"),
+    ],
 )
 def test_bad_arguments_are_refused(change, word):
     x = examples()
@@ -227,3 +232,47 @@ def test_inference_mode_changes_nothing():
         inside = verify(net, x, torch.tensor([0, 1, 2, 0]), BALLS[1], "alpha", steps=2)
     outside = verify(net, examples(), torch.tensor([0, 1, 2, 0]), BALLS[1], "alpha", steps=2)
     assert torch.equal(inside.margins, outside.margins)
+
+
+def test_no_block_begins_after_the_time_is_over(monkeypatch):
+    net, x = network("relu"), examples(6)
+    y, threat = predictions(net, x), BALLS[0]
+    none = verify(net, x, y, threat, "crown", seconds=0.0)
+    assert none.methods == ("none",) * 6
+    assert not none.verified.any()
+    assert (none.margin_lower_bound == -math.inf).all()
+    assert verify(net, x, y, threat, "crown", seconds=1e6).methods == ("crown",) * 6
+    # Two blocks of two fit in the time; a clock that a block moves on by a second.
+    clock = [0.0]
+    monkeypatch.setattr(methods.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(methods, "block_size", lambda graph: 2)
+    calls = []
+
+    def progress(*call):
+        calls.append(call)
+        clock[0] += 1
+
+    partly = verify(net, x, y, threat, "crown", seconds=1.5, progress=progress)
+    assert partly.methods == ("crown",) * 4 + ("none",) * 2
+    assert calls == [("crown", 2, 6), ("crown", 4, 6)]
+    full = verify(net, x, y, threat, "crown")
+    torch.testing.assert_close(partly.margins[:4], full.margins[:4], rtol=1e-12, atol=1e-12)
+
+
+def test_auto_reaches_all_examples_with_a_cheap_method_before_a_dearer_one_begins(monkeypatch):
+    net, x = network("relu"), examples(12, seed=9)
+    monkeypatch.setattr(methods, "block_size", lambda graph: 3)
+    calls = []
+    verify(
+        net,
+        x,
+        predictions(net, x),
+        hf.LpBall("inf", 0.6, bounds=(0, 1)),
+        "auto",
+        progress=lambda *c: calls.append(c),
+    )
+    order = [name for name, _, _ in calls]
+    assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == list(
+        methods.CASCADE
+    )
+    assert calls[3] == ("ibp", 12, 12)

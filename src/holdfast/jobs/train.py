@@ -102,6 +102,7 @@ def train(
         batch_size: examples a round; default all of them.
         optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser.
         out: run folder; default: nothing is written.
+        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; on the test part the suite ``fast`` follows.
         best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are not recorded: only

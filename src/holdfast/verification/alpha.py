@@ -23,23 +23,34 @@ DECAY = 0.95
 
 
 def optimised_margins(
-    state: State, rows: Float[Tensor, "batch rows outputs"], steps: int
+    state: State,
+    rows: Float[Tensor, "batch rows outputs"],
+    steps: int,
+    signs: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "batch rows"]:
-    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over ``steps`` steps."""
+    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over ``steps`` steps.
+
+    Where ``signs`` says on which side of 0 values are, the multipliers of these constraints are optimised too.
+    """
     shares = {
         number: _start(state, number, rows.shape[1])
         for number, step in enumerate(state.graph.steps)
         if isinstance(step, Unit) and _free(step)
     }
+    weights = {
+        value: torch.zeros((len(side), rows.shape[1], *side.shape[1:]), dtype=rows.dtype, device=rows.device)
+        for value, side in (signs or {}).items()
+    }
     best = torch.full(rows.shape[:2], -torch.inf, dtype=rows.dtype, device=rows.device)
+    free = [*shares.values(), *weights.values()]
     with torch.enable_grad():
-        for share in shares.values():
-            share.requires_grad_(True)
-        if not shares:
+        for one in free:
+            one.requires_grad_(True)
+        if not free:
             steps = 1
-        optimiser = torch.optim.Adam(list(shares.values()), lr=RATE) if shares else None
+        optimiser = torch.optim.Adam(free, lr=RATE) if free else None
         for _ in range(steps):
-            value, sound = _margins(state, rows, shares)
+            value, sound = _margins(state, rows, shares, constraints(weights, signs))
             best = torch.maximum(best, sound)
             if optimiser is None or not value.requires_grad:
                 break
@@ -50,10 +61,19 @@ def optimised_margins(
             with torch.no_grad():
                 for share in shares.values():
                     share.clamp_(0.0, 1.0)
+                for weight in weights.values():
+                    weight.clamp_(min=0.0)
         else:
             with torch.no_grad():
-                best = torch.maximum(best, _margins(state, rows, shares)[1])
+                best = torch.maximum(best, _margins(state, rows, shares, constraints(weights, signs))[1])
     return best
+
+
+def constraints(weights: dict[int, Tensor], signs: dict[int, Tensor] | None) -> dict[int, Tensor] | None:
+    """Coefficients of ``sum weight sign v >= 0``, to be subtracted (beta-CROWN: Wang et al. 2021, arXiv 2103.06624)."""
+    if not signs:
+        return None
+    return {value: weight * signs[value][:, None] for value, weight in weights.items()}
 
 
 def _free(step: Unit) -> bool:
@@ -75,7 +95,10 @@ def _start(state: State, number: int, rows: int) -> Tensor:
 
 
 def _margins(
-    state: State, rows: Float[Tensor, "batch rows outputs"], shares: dict[int, Tensor]
+    state: State,
+    rows: Float[Tensor, "batch rows outputs"],
+    shares: dict[int, Tensor],
+    multipliers: dict[int, Tensor] | None,
 ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
     """The bound as a differentiable function of the shares, and the same number with its rounding taken off."""
     lines: dict[int, Lines | PoolLines] = dict(state.lines)
@@ -83,7 +106,9 @@ def _margins(
         lines[number] = _lines(state, number, share)
     last = state.graph.last
     size = dot(rows.abs(), state.bounds[last].size)
-    found, constant, size = back_substitute(state, {last: rows}, torch.zeros_like(size), size, lines=lines)
+    found, constant, size = back_substitute(
+        state, {last: rows}, torch.zeros_like(size), size, lines=lines, multipliers=multipliers
+    )
     flat = found.flatten(2)
     if isinstance(state.region, BoxRegion):
         value = state.region.minimum(flat)

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.verification import relaxations
+from holdfast.verification import relaxations, single
 from holdfast.verification.graph import Affine, Graph, Maximum, Source, Step, Unit
 from holdfast.verification.intervals import Bounds, box_exact, interval
 from holdfast.verification.linear_maps import MatrixMap
+from holdfast.verification.patches import Chain, chain_to, cut
 from holdfast.verification.pooling import PoolLines, pool_lines
 from holdfast.verification.region import BoxRegion, Region, dot
 from holdfast.verification.relaxations import Lines
@@ -40,12 +41,14 @@ class State:
         region: the threat sets.
         bounds: of the values so far.
         lines: around each scalar function and each maximum so far.
+        centred: the first layer at the centres of boxes, once it is needed.
     """
 
     graph: Graph
     region: Region
     bounds: list[Bounds]
     lines: dict[int, Lines | PoolLines]
+    centred: single.Centred | None = None
 
 
 Refines = Callable[[Graph, Region, int], bool]
@@ -61,17 +64,33 @@ def every_value(graph: Graph, region: Region, value: int) -> bool:
     return not (isinstance(region, BoxRegion) and box_exact(graph)[value])
 
 
-def analyse(graph: Graph, region: Region, refines: Refines = every_value) -> State:
-    """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar function."""
+def analyse(
+    graph: Graph, region: Region, refines: Refines = every_value, signs: dict[int, Tensor] | None = None
+) -> State:
+    """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar function.
+
+    ``signs`` keeps entries of the arguments of scalar functions on one side of 0: bounds then hold for those points of the sets only that
+    keep to them, and a lower bound above its upper one says that there is none.
+    """
     state = State(graph=graph, region=region, bounds=[], lines={})
     for number, step in enumerate(graph.steps):
         if isinstance(step, Unit | Maximum):
             [value] = step.inputs
-            if refines(graph, region, value) and not any(
-                value in other.inputs for other in graph.steps[:number] if isinstance(other, Unit | Maximum)
+            # A function's value has no bounds better than those its argument's give: its own lines stay within them.
+            if (
+                refines(graph, region, value)
+                and not isinstance(graph.steps[value], Unit)
+                and not any(
+                    value in other.inputs
+                    for other in graph.steps[:number]
+                    if isinstance(other, Unit | Maximum)
+                )
             ):
-                _refine(state, value, step, everywhere=refines is only_linear)
+                _refine(state, value, number, everywhere=refines is only_linear)
             known = state.bounds[value]
+            if signs is not None and value in signs:
+                known.lower = torch.where(signs[value] > 0, known.lower.clamp(min=0.0), known.lower)
+                known.upper = torch.where(signs[value] < 0, known.upper.clamp(max=0.0), known.upper)
             state.lines[number] = (
                 relaxations.lines(step.scalar, known.lower, known.upper)
                 if isinstance(step, Unit)
@@ -81,9 +100,9 @@ def analyse(graph: Graph, region: Region, refines: Refines = every_value) -> Sta
     return state
 
 
-def _refine(state: State, value: int, step: Unit | Maximum, *, everywhere: bool) -> None:
-    """Tighten the bounds of one value where that can change the lines around ``step``; all where intervals follow."""
-    known = state.bounds[value]
+def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
+    """Tighten the bounds of one value where that can change the lines around a step; all where intervals follow."""
+    known, step = state.bounds[value], state.graph.steps[number]
     lower, upper = known.lower.flatten(1), known.upper.flatten(1)
     if isinstance(step, Unit) and step.scalar.kinked is not None and not everywhere:
         # The likelier side first: a row found to stay on one side of the kink needs no other bound.
@@ -92,6 +111,11 @@ def _refine(state: State, value: int, step: Unit | Maximum, *, everywhere: bool)
             for above in (True, False):
                 open_ = (lower < 0) & (upper > 0) & (positive == (above == first))
                 _tighten(state, value, open_, lower if above else upper, above=above)
+        if any(isinstance(other, Maximum) and number in other.inputs for other in state.graph.steps):
+            # Which entry is largest is told by those on one side of the kink too, unless they are all 0 there.
+            settled = (lower >= 0) | ((upper <= 0) & (step.scalar.kinked[0] != 0))
+            _tighten(state, value, settled, lower, above=True)
+            _tighten(state, value, settled, upper, above=False)
     else:
         everything = torch.ones_like(lower, dtype=torch.bool)
         _tighten(state, value, everything, lower, above=True)
@@ -103,6 +127,11 @@ def _refine(state: State, value: int, step: Unit | Maximum, *, everywhere: bool)
 
 def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: bool) -> None:
     """Improve ``edge``, in place, in the entries wanted for any example: lower bounds where ``above``, else upper ones."""
+    chain = chain_to(state.graph, value)
+    if chain is not None and chain.saves < WORTHWHILE:
+        for example in range(len(wanted)):
+            _tighten_patches(state, chain, wanted[example], edge, example, above=above)
+        return
     index = wanted.any(0).nonzero().squeeze(1)
     for part in chunks(len(index), rows_at_once(state.graph, len(state.region))):
         found = rows_minimum(state, value, index[part], sign=1.0 if above else -1.0)
@@ -111,6 +140,35 @@ def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: b
             if above
             else torch.minimum(edge[:, index[part]], -found)
         )
+
+
+def _tighten_patches(
+    state: State, chain: Chain, wanted: Tensor, edge: Tensor, example: int, *, above: bool
+) -> None:
+    """As `_tighten`, for the entries of a convolution wanted for one example, place by place."""
+    channels, _, width = chain.steps[-1].shape
+    counts = wanted.reshape(channels, -1).sum(0)
+    ordered, order = counts.sort(descending=True)
+    order = order[: int((ordered > 0).sum())]
+    numbers = max(torch.Size(step.shape).numel() for step in chain.graph.steps)
+    begin, sign = 0, 1.0 if above else -1.0
+    while begin < len(order):
+        rows = int(ordered[begin])  # the most wanted of any place that follows
+        part = order[begin : begin + max(1, NUMBERS // (rows * numbers))]
+        begin += len(part)
+        places = torch.stack([part // width, part % width])
+        region, bounds, lines = cut(chain, state.region, state.bounds, state.lines, example, places)
+        small = State(graph=chain.graph, region=region, bounds=bounds, lines=lines)
+        chosen = wanted.reshape(channels, -1)[:, part].T.to(torch.uint8).topk(rows, 1).indices
+        last = bounds[-1].size.flatten(1)
+        size = last.gather(1, chosen)
+        unit = last.new_zeros((len(part), rows, channels)).scatter_(2, chosen[..., None], sign)
+        found = lower_bound(small, {chain.graph.last: unit[..., None, None]}, size * 0, size)
+        index = (chosen * len(counts) + part[:, None]).flatten()
+        if above:
+            edge[example, index] = torch.maximum(edge[example, index], found.flatten())
+        else:
+            edge[example, index] = torch.minimum(edge[example, index], -found.flatten())
 
 
 def rows_at_once(graph: Graph, examples: int) -> int:
@@ -135,7 +193,30 @@ def rows_minimum(
     pending: dict[int, Tensor] = {}
     for source, linear in step.terms:
         _add(pending, source, (sign * linear.rows(index, size))[None])
+    first = single.closing(state.graph, state.region)
+    if first is not None and value > first[0]:
+        return _lower_bound_by_single(state, pending, constant, size, *first)
     return lower_bound(state, pending, constant, size)
+
+
+def _lower_bound_by_single(
+    state: State,
+    pending: dict[int, Tensor],
+    constant: Float[Tensor, "batch rows"],
+    size: Float[Tensor, "batch rows"],
+    unit: int,
+    linear: MatrixMap,
+) -> Float[Tensor, "batch rows"]:
+    """As `lower_bound`, with the product of the network's first layer in float32."""
+    rows, constant, size = back_substitute(state, pending, constant, size, until=unit)
+    [source] = state.graph.steps[unit].inputs
+    step, around = state.graph.steps[source], state.lines[unit]
+    if not isinstance(step, Affine) or not isinstance(around, Lines):
+        raise TypeError("a unit on a dense layer is needed")
+    if state.centred is None:
+        state.centred = single.centred(linear, step.offset, state.region)
+    least, more = single.minimum(rows, around, linear, state.bounds[source].size, state.centred)
+    return least + constant - state.graph.rounding * (size + more)
 
 
 def lower_bound(
@@ -161,14 +242,26 @@ def back_substitute(
     size: Float[Tensor, "batch rows"],
     *,
     lines: dict[int, Lines | PoolLines] | None = None,
+    multipliers: dict[int, Tensor] | None = None,
+    seen: dict[int, Tensor] | None = None,
+    until: int = 0,
 ) -> tuple[Coefficients, Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
-    """Coefficients of the input, the constant and the size of all terms, for a lower bound of ``sum_k <pending_k, v_k>``."""
+    """Coefficients of the input, the constant and the size of all terms, for a lower bound of ``sum_k <pending_k, v_k>``.
+
+    ``multipliers`` are subtracted from the coefficients of values whose products with them are known to be >= 0. The coefficients
+    of each scalar function's value are put into ``seen``. With ``until`` the coefficients are those of that value, which every way to the input must pass.
+    """
     lines = state.lines if lines is None else lines
     pending = dict(pending)
-    for number in range(max(pending), 0, -1):
+    for number in range(max(pending), until, -1):
         if number not in pending:
             continue
         rows, step = pending.pop(number), state.graph.steps[number]
+        if multipliers is not None and number in multipliers:
+            rows = rows - multipliers[number]
+            size = size + dot(multipliers[number].detach().abs(), state.bounds[number].size)
+        if seen is not None and isinstance(step, Unit):
+            seen[number] = rows.detach()
         if isinstance(step, Affine):
             constant = constant + _passed_offset(rows, step, pending)
             continue
@@ -179,7 +272,7 @@ def back_substitute(
         if isinstance(around, PoolLines):
             found = around.substitute(rows, given)
         else:
-            live = _live(state.graph, source, around)
+            live = _live(state.graph, source, around) if multipliers is None else None
             if live is not None:
                 rows, given = rows[..., live], given[..., live]
                 around = Lines(**{name: edge[..., live] for name, edge in vars(around).items()})
@@ -189,10 +282,10 @@ def back_substitute(
             _add(pending, source, found[0])
         else:
             constant = constant + _passed_columns(found[0], state.graph.steps[source], live, pending)
-    if 0 not in pending:
-        first = state.graph.steps[0]
-        pending[0] = constant.new_zeros((1, constant.shape[1], *first.shape))
-    return pending[0], constant, size
+    if until not in pending:
+        last = state.graph.steps[until]
+        pending[until] = constant.new_zeros((1, constant.shape[1], *last.shape))
+    return pending[until], constant, size
 
 
 def _live(graph: Graph, value: int, around: Lines) -> Int[Tensor, " columns"] | None:

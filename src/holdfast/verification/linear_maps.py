@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +55,11 @@ class MatrixMap(LinearMap):
     """``W v`` along the last dimension; ``weight`` is (outputs, inputs)."""
 
     weight: Float[Tensor, "outputs inputs"]
+
+    @cached_property
+    def single(self) -> Float[Tensor, "inputs outputs"]:
+        """The transposed matrix in float32."""
+        return self.weight.T.float().contiguous()
 
     def apply(self, values: Values) -> Values:
         return values @ self.weight.T
