@@ -61,7 +61,10 @@ class FrozenPass:
         """Figures of this pass for the allowance; all in float64."""
         width, largest, output, amplitude = 0, 0.0, 1.0, 0.0
         if isinstance(self.curvature, DeepCurvature):
-            width, amplitude = self.model.get_parameter("weights.0").shape[0], self.curvature.amplitude(self.model)
+            width, amplitude = (
+                self.model.get_parameter("weights.0").shape[0],
+                self.curvature.amplitude(self.model),
+            )
             largest = float(self.points.points.flatten(1).norm(dim=1).max())
         if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
             width, output = self.model.width, float(self.model.output_weight.detach().abs().max())

@@ -182,7 +182,9 @@ class TraceRecorder:
         moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
-        curvature = (self._bound or self.curvature).round(self.model, points, slopes.to(points.dtype), reach=self._reach)
+        curvature = (self._bound or self.curvature).round(
+            self.model, points, slopes.to(points.dtype), reach=self._reach
+        )
         batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
         sums.loss += share * batch_loss
         sums.constant += share * batch_loss
