@@ -8,7 +8,7 @@ from torch import Tensor
 
 def flatten(x: Tensor) -> Tensor:
     """Each example as a row: (batch, features)."""
-    return x.reshape(len(x), x.shape[1:].numel())  # -1 is refused for no rows
+    return x.reshape(x.shape[0], x.shape[1:].numel())  # -1 is refused for no rows, and exporters trace no len
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:

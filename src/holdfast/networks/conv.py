@@ -55,5 +55,5 @@ class MNISTConv(nn.Module):
                     nn.init.uniform_(parameter, -reach, reach, generator=draw)
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
-        logits: Tensor = self.body(x.reshape(len(x), self.channels, self.size, self.size))
+        logits: Tensor = self.body(x.reshape(x.shape[0], self.channels, self.size, self.size))
         return logits
