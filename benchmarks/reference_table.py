@@ -24,18 +24,19 @@ class Row:
     centred: bool
     learning_rate: float
     momentum: float
+    schedule: str
     epochs: int
     aims: tuple[str, str, str, str]  # surrogate, best round, tightened, per unit
 
 
 ROWS = (
-    Row("softplus", 2_000, 5, False, 2.0, 0.9, 80, ("0.5952", "0.5952", "", "")),
-    Row("softplus", 2_000, 20, False, 7.0, 0.0, 350, ("0.4327", "0.3757", "0.3891", "0.3913")),
-    Row("softplus", 20_000, 20, False, 4.0, 0.9, 80, ("0.4340", "0.4331", "", "")),
-    Row("softplus", 2_000, 20, True, 4.0, 0.9, 120, ("0.1452", "0.1446", "", "")),
-    Row("relu", 2_000, 5, False, 2.5, 0.0, 300, ("0.5566", "0.3692", "0.4109", "0.4521")),
-    Row("relu", 20_000, 5, False, 1.0, 0.9, 60, ("0.5515", "0.4428", "0.4670", "")),
-    Row("relu", 2_000, 5, True, 0.5, 0.9, 150, ("0.3801", "0.3608", "0.3662", "0.3766")),
+    Row("softplus", 2_000, 5, False, 2.0, 0.9, "constant", 80, ("0.5952", "0.5952", "", "")),
+    Row("softplus", 2_000, 20, False, 7.0, 0.0, "constant", 350, ("0.4327", "0.3757", "0.3891", "0.3913")),
+    Row("softplus", 20_000, 20, False, 4.0, 0.9, "constant", 80, ("0.4340", "0.4331", "", "")),
+    Row("softplus", 2_000, 20, True, 4.0, 0.9, "constant", 120, ("0.1452", "0.1446", "", "")),
+    Row("relu", 2_000, 5, False, 2.5, 0.0, "cosine", 200, ("0.5566", "0.3692", "0.4109", "0.4521")),
+    Row("relu", 20_000, 5, False, 1.0, 0.9, "constant", 60, ("0.5515", "0.4428", "0.4670", "")),
+    Row("relu", 2_000, 5, True, 0.5, 0.9, "constant", 150, ("0.3801", "0.3608", "0.3662", "0.3766")),
 )
 
 
@@ -48,7 +49,7 @@ def run(row: Row, *, quick: bool) -> list[str]:
     began = time.perf_counter()
     done = hf.train(
         model, data, threat, attack=attack, parameter_radius=row.radius, learning_rate=row.learning_rate,
-        momentum=row.momentum, epochs=20 if quick else row.epochs, trace_every=1, tighten=20 if quick else 200, final_attack=attack, progress=False,
+        momentum=row.momentum, schedule=row.schedule, epochs=20 if quick else row.epochs, trace_every=1, tighten=20 if quick else 200, final_attack=attack, progress=False,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     certificate = done.certificate
