@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 
-from holdfast.acceleration import closed_form, enabled, is_enabled, products, recognise
+from holdfast.acceleration import closed_form, enabled, is_enabled, outputs, products, recognise
 from holdfast.acceleration.layers import IMAGES
 from holdfast.acceleration.wide import BLOCK
 from holdfast.attacks import PGD
@@ -458,3 +458,14 @@ def test_weights_are_projected_in_pieces(share, dtype, rng):
         else:
             nearest = initial[name] + way[name] * radius / length
             assert (parameter - nearest).abs().max() <= (1e-10 if dtype == torch.float64 else 1e-5)
+
+
+def test_outputs_alone_are_those_of_the_model() -> None:
+    """What searches by queries use: the same numbers as the model's own forward pass, up to rounding."""
+    model = MNISTConv().eval()
+    x = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(model, x), model(x), rtol=1e-4, atol=1e-5)
+        with enabled(False):
+            assert torch.equal(outputs(model, x), model(x))
+    assert closed_form(model, x) is not None

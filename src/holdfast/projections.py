@@ -109,7 +109,8 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
         whole, cut = size, (_level(depth, limit) - depth).clamp(min=0.0)
     else:
         room = _bounds_along(delta, low, high).double()
-        level = _level_within(depth, torch.minimum(depth + room, largest), limit)
+        # No level lies above the largest magnitude: where rounding keeps the sum from reaching the radius, delta stays as it is.
+        level = torch.minimum(_level_within(depth, torch.minimum(depth + room, largest), limit), largest)
         whole, cut = torch.minimum(size, room), torch.minimum((level - depth).clamp(min=0.0), room)
     # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the ball all the same.
     total = lengths(cut, "1")[:, None]

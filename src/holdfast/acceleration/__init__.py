@@ -2,5 +2,6 @@
 
 from holdfast.acceleration.recognise import Closed as Closed
 from holdfast.acceleration.recognise import closed_form as closed_form
+from holdfast.acceleration.recognise import outputs as outputs
 from holdfast.acceleration.switch import enabled as enabled
 from holdfast.acceleration.switch import is_enabled as is_enabled

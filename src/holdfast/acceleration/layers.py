@@ -33,6 +33,10 @@ class Layer(ABC):
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         """The output, and what `backward` needs of this pass."""
 
+    def output(self, x: Tensor) -> Tensor:
+        """The output alone, where no gradient is wanted."""
+        return self.forward(x)[0]
+
     @abstractmethod
     def backward(self, gradient: Tensor, kept: Any) -> Tensor:
         """The gradient in the input, given the gradient in the output."""
@@ -45,6 +49,13 @@ def run_forward(layers: Sequence[Layer], x: Tensor) -> tuple[Tensor, list[Any]]:
         x, own = layer.forward(x)
         kept.append(own)
     return x, kept
+
+
+def run_values(layers: Sequence[Layer], x: Tensor) -> Tensor:
+    """The output of the last layer, with nothing kept."""
+    for layer in layers:
+        x = layer.output(x)
+    return x
 
 
 def run_backward(layers: Sequence[Layer], gradient: Tensor, kept: Sequence[Any]) -> Tensor:
@@ -171,6 +182,9 @@ class Portions(Layer):
         runs = [run_forward(self.layers, part) for part in _portions(x)]
         return torch.cat([y for y, _ in runs]), [kept for _, kept in runs]
 
+    def output(self, x: Tensor) -> Tensor:
+        return torch.cat([run_values(self.layers, part) for part in _portions(x)])
+
     def backward(self, gradient: Tensor, kept: list[list[Any]]) -> Tensor:
         parts = zip(_portions(gradient), kept, strict=True)
         return torch.cat([run_backward(self.layers, part, own) for part, own in parts])
@@ -200,6 +214,11 @@ class MaxPooling(Layer):
             x, self.size, self.stride, self.padding, self.dilation, self.ceil_mode
         )
         return y, (x, where)
+
+    def output(self, x: Tensor) -> Tensor:
+        return functional.max_pool2d(
+            channels_last(x), self.size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
 
     def backward(self, gradient: Tensor, kept: tuple[Tensor, Tensor]) -> Tensor:
         x, where = kept

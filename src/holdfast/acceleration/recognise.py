@@ -24,6 +24,7 @@ from holdfast.acceleration.layers import (
     ops,
     run_backward,
     run_forward,
+    run_values,
 )
 from holdfast.acceleration.switch import is_enabled
 from holdfast.acceleration.wide import DenseForm, Slopes, TwoLayerForm
@@ -97,6 +98,14 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
     return None if layers is None else Stack(layers=_in_portions(tuple(_arranged(layers))))
 
 
+def outputs(model: nn.Module, points: Tensor) -> Tensor:
+    """``f(x')`` without gradient, for searches by many queries: the closed form's forward pass where there is one of layers."""
+    with torch.no_grad():
+        closed = closed_form(model, points)
+        found: Tensor = closed.outputs(points) if isinstance(closed, Stack) else model(points)
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Layers one after the other."""
@@ -104,8 +113,12 @@ class Stack:
     layers: tuple[Layer, ...]
 
     def __call__(self, points: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
-        outputs, kept = run_forward(self.layers, points)
-        return outputs, run_backward(self.layers, slopes(outputs).clone(), kept)
+        found, kept = run_forward(self.layers, points)
+        return found, run_backward(self.layers, slopes(found).clone(), kept)
+
+    def outputs(self, points: Tensor) -> Tensor:
+        """The forward pass alone."""
+        return run_values(self.layers, points)
 
 
 def _plain(tensor: Tensor) -> bool:

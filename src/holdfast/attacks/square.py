@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
+from holdfast.acceleration import outputs as outputs_of
 from holdfast.attacks._ball import checked_ball
 from holdfast.attacks._windows import Draw, Grid, Images, Moves, draws, moves
 from holdfast.attacks.base import Aim, Attack
@@ -124,7 +125,7 @@ def _climb(
 ) -> Iterator[tuple[Int[Tensor, " rows"], Points, Bool[Tensor, " rows"]]]:
     """One restart. Yields rows (by ``index``), their points and whether these are broken: the broken in groups, at last the others."""
     every = 1 if now.device.type == "cpu" else _LOOK
-    outputs = model(now.reshape(-1, *shape))
+    outputs = outputs_of(model, now.reshape(-1, *shape))
     best = _value(outputs, y, aim)
     reached = aim.reached(outputs, y) & best.isfinite()
     for query, draw in enumerate(plan):
@@ -138,7 +139,7 @@ def _climb(
                 now, index, y, best, reached = (rows[kept] for rows in (now, index, y, best, reached))
                 windows.take(kept)
         before = windows.change(now, draw)
-        outputs = model(now.reshape(-1, *shape))
+        outputs = outputs_of(model, now.reshape(-1, *shape))
         value = _value(outputs, y, aim)
         breaks = aim.reached(outputs, y) & value.isfinite()
         better = torch.where(breaks == reached, value > best, breaks)
