@@ -6,9 +6,9 @@ from torch import nn
 
 from holdfast.networks import Dense, TwoLayer
 
-SHARE = 0.025
-"""Counted share of training that recording may take: a quarter of what is promised, since small operations cost up to four times
-their count (measured: benchmarks/trace_overhead.py)."""
+SHARE = 0.0125
+"""Counted share of training that recording may take: an eighth of what is promised, since small operations cost up to eight times
+their count beside attacks in closed form (measured: benchmarks/trace_overhead.py)."""
 
 PASS = 150
 """What one elementwise pass chain over the weights costs, in floating-point operations of a matrix product a weight."""
