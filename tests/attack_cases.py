@@ -129,3 +129,16 @@ def check_nothing_lost(attack: Attack, case: Case, scale: float) -> int:
         assert bool(result.success) >= witness.seen
         seen += witness.seen
     return seen
+
+
+def check_towards_a_class(attack: Attack, norm: str, radius: float, outputs: int) -> None:
+    """A targeted run reaches the class it says it reaches, and mostly does."""
+    case = Case(norm=norm, kind="box", outputs=outputs, dtype=torch.float64)
+    model, threat = network(outputs, torch.float64), threat_of(norm, "box", radius)
+    x, y = examples(case)
+    with torch.no_grad():
+        targets = model(x).scatter(1, y[:, None], -torch.inf).argmax(1) if outputs > 1 else 1 - y
+    result = attack.run(model, x, y, threat, targets=targets)
+    with torch.no_grad():
+        assert torch.equal(result.success, correct(model(result.x), targets))
+    assert int(result.success.sum()) > len(x) // 2

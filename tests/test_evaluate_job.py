@@ -121,6 +121,7 @@ def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
         (["RUN", "--sample", "0"], "must be a whole number >= 1"),
         (["RUN", "--threat", "l3:1"], "did you mean"),
         (["RUN", "--atacks", "fast"], "did you mean --attacks"),
+        (["RUN", "--accelerator", "warp"], "accelerator must be a device of this machine"),
         (["WEIGHTS", "--data", "digits"], "needs --threat"),
         (["WEIGHTS", "--threat", "l2:1"], "needs --data"),
     ],

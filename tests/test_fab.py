@@ -17,6 +17,7 @@ from attack_cases import (
     Case,
     check_contract,
     check_nothing_lost,
+    check_towards_a_class,
     examples,
     network,
     threat_of,
@@ -24,7 +25,6 @@ from attack_cases import (
 from holdfast.attacks._hyperplane import shortest_step
 from holdfast.attacks.fab import FAB
 from holdfast.errors import InputError
-from holdfast.losses import correct
 from holdfast.threats.lp import LpBall
 from holdfast.threats.sphere import SphereSlice
 
@@ -221,15 +221,7 @@ def test_patience_changes_no_verdict_here_and_spares_passes() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 3, 10])
 def test_towards_a_given_class(outputs: int) -> None:
-    case = Case(norm="2", kind="box", outputs=outputs, dtype=torch.float64)
-    model, threat = network(outputs, torch.float64), threat_of("2", "box", 5.0)
-    x, y = examples(case)
-    with torch.no_grad():
-        targets = model(x).scatter(1, y[:, None], -torch.inf).argmax(1) if outputs > 1 else 1 - y
-    result = FAB(steps=30).run(model, x, y, threat, targets=targets)
-    with torch.no_grad():
-        assert torch.equal(result.success, correct(model(result.x), targets))
-    assert int(result.success.sum()) > len(x) // 2
+    check_towards_a_class(FAB(steps=30), "2", 5.0, outputs)
 
 
 def test_images_keep_their_shape(rng: torch.Generator) -> None:

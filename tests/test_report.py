@@ -367,6 +367,19 @@ def extents(root: ElementTree.Element) -> list[tuple[str, float, float, float]]:
     return found
 
 
+def check_labels(root: ElementTree.Element, width: float) -> None:
+    """No text leaves the drawing, and no two on one line overlap."""
+    placed = extents(root)
+    for text, left, right, _ in placed:
+        assert left >= -8, f"{text!r} leaves the drawing on the left"
+        assert right <= width + 8, f"{text!r} leaves the drawing on the right"
+    for i, (text, left, right, y) in enumerate(placed):
+        for other, other_left, other_right, other_y in placed[i + 1 :]:
+            assert y != other_y or right <= other_left or other_right <= left, (
+                f"{text!r} and {other!r} overlap"
+            )
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     low=st.floats(0, 1),
@@ -386,15 +399,7 @@ def test_the_labels_of_the_bracket_stay_inside_and_apart(tmp_path, width, low, s
             "surrogate_loss": max(0.0, low + share * spread),
         },
     )
-    placed = extents(drawing(tmp_path, width))
-    for text, left, right, _ in placed:
-        assert left >= -8, f"{text!r} leaves the drawing on the left"
-        assert right <= width + 8, f"{text!r} leaves the drawing on the right"
-    for i, (text, left, right, y) in enumerate(placed):
-        for other, other_left, other_right, other_y in placed[i + 1 :]:
-            assert y != other_y or right <= other_left or other_right <= left, (
-                f"{text!r} and {other!r} overlap"
-            )
+    check_labels(drawing(tmp_path, width), width)
 
 
 def test_the_network_stands_between_the_ends_of_its_bracket(tmp_path):

@@ -17,7 +17,7 @@ from holdfast.report.accuracy import accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE
 from holdfast.report.evaluated import Evaluated, read_evaluation
 from report_folders import digits_run, evaluated_run, write_summary
-from test_report import ANYTHING, EVIL, extents, raw_words, seen
+from test_report import ANYTHING, EVIL, check_labels, raw_words, seen
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -280,15 +280,7 @@ def test_labels_below_the_bar_stay_inside_and_apart(tmp_path, width, shares, sam
     assert bool(drawn) == (verified is not None or standing is not None)
     if not drawn:
         return
-    placed = extents(ElementTree.fromstring(str(drawn)))
-    for text, left, right, _ in placed:
-        assert left >= -8, f"{text!r} leaves the drawing on the left"
-        assert right <= width + 8, f"{text!r} leaves the drawing on the right"
-    for i, (text, left, right, y) in enumerate(placed):
-        for other, other_left, other_right, other_y in placed[i + 1 :]:
-            assert y != other_y or right <= other_left or other_right <= left, (
-                f"{text!r} and {other!r} overlap"
-            )
+    check_labels(ElementTree.fromstring(str(drawn)), width)
 
 
 def test_the_curve_shades_what_is_open(tmp_path):

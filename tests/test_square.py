@@ -16,14 +16,13 @@ from attack_cases import (
     Case,
     check_contract,
     check_nothing_lost,
-    examples,
+    check_towards_a_class,
     network,
     threat_of,
 )
 from holdfast.attacks._windows import HALVINGS, Patterns, draws, moves, pattern
 from holdfast.attacks.square import Square
 from holdfast.errors import InputError
-from holdfast.losses import correct
 from holdfast.threats.lp import LpBall
 from holdfast.threats.sphere import SphereSlice
 
@@ -197,15 +196,7 @@ def test_outputs_that_are_no_numbers_break_nothing() -> None:
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_towards_a_given_class(outputs: int) -> None:
-    case = Case(norm="inf", kind="box", outputs=outputs, dtype=torch.float64)
-    model, threat = network(outputs, torch.float64), threat_of("inf", "box", 4.0)
-    x, y = examples(case)
-    with torch.no_grad():
-        targets = model(x).scatter(1, y[:, None], -torch.inf).argmax(1) if outputs > 1 else 1 - y
-    result = Square(queries=200).run(model, x, y, threat, targets=targets)
-    with torch.no_grad():
-        assert torch.equal(result.success, correct(model(result.x), targets))
-    assert int(result.success.sum()) > len(x) // 2
+    check_towards_a_class(Square(queries=200), "inf", 4.0, outputs)
 
 
 @pytest.mark.parametrize(("shape", "grid"), [((2, 4, 6), None), ((4, 6), None), ((16,), None), ((7,), None)])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -30,3 +30,13 @@ def batches(x: Tensor, size: int) -> Iterator[Tensor]:
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded with ``seed`` on ``device``."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model's parameters are; where ``x`` is, for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), x.device)
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The numbers as they lie in memory, for digests."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

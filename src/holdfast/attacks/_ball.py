@@ -11,6 +11,11 @@ from holdfast.threats.lp import LpBall
 Rows = Float[Tensor, "batch features"]
 
 
+def not_a_ball(threat: Threat) -> str:
+    """For `Attack.refuses`: why an attack for norm balls cannot search this threat; empty for a ball."""
+    return "" if isinstance(threat, LpBall) else f"not for {threat.spec}: it searches balls"
+
+
 def checked_ball(threat: Threat, attack: str, remedy: str) -> LpBall:
     """The threat, if it is a norm ball.
 

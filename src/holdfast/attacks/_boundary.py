@@ -9,7 +9,6 @@ from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample, signs
 from holdfast.threats.base import Points
 
-_DUAL = {"inf": "1", "2": "2", "1": "inf"}
 _NEAREST = 1e-12  # keeps a distance to a hyperplane without normal finite
 
 
@@ -25,9 +24,12 @@ def lead(outputs: Outputs, y: Labels, towards: Labels | None, aim: Aim) -> PerEx
 
 
 def nearest_boundary(
-    model: nn.Module, points: Points, y: Labels, norm: str
+    model: nn.Module, points: Points, y: Labels, dual_norm: str
 ) -> tuple[Outputs, PerExample, Points]:
-    """Outputs, and lead and gradient of the wrong class whose linearised boundary is nearest; a backward pass a class."""
+    """Outputs, and lead and gradient of the wrong class whose linearised boundary is nearest; a backward pass a class.
+
+    ``dual_norm``: of gradients, dual to that in which distances count.
+    """
     with torch.enable_grad():
         points = points.detach().requires_grad_(True)
         outputs = model(points)
@@ -41,7 +43,7 @@ def nearest_boundary(
         closest = torch.full_like(led, torch.inf, dtype=torch.float64)
         for wrong, of_class in enumerate(leads.unbind(1)):
             (gradient,) = torch.autograd.grad(of_class.sum(), points, retain_graph=True)
-            size = projections.lengths(_tensors.flatten(gradient), _DUAL[norm])
+            size = projections.lengths(_tensors.flatten(gradient), dual_norm)
             distance = (of_class.detach().abs() / (size + _NEAREST)).masked_fill(y == wrong, torch.inf)
             nearer = distance < closest
             closest = torch.where(nearer, distance, closest)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
+from holdfast.attacks._checks import check_choice, check_counts
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
@@ -61,19 +62,13 @@ class APGD(Attack):
     drop_broken: bool = False
 
     def __post_init__(self) -> None:
-        for word, number in (("steps", self.steps), ("restarts", self.restarts)):
-            if number < 1:
-                raise InputError(
-                    f"{word} must be >= 1, got {number}; use CleanAttack to leave the examples as they are."
-                )
-        if self.targets is not None and self.targets < 1:
-            raise InputError(f"targets must be >= 1, got {self.targets}; leave it out for a search without.")
+        check_counts(
+            "use CleanAttack to leave the examples as they are", steps=self.steps, restarts=self.restarts
+        )
+        check_counts("leave it out for a search without", targets=self.targets)
         if not 0 < self.rho < 1:
             raise InputError(f"rho must lie in (0, 1), got {self.rho}; 0.75 is the usual choice.")
-        if self.start not in get_args(Start):
-            raise InputError(
-                f"start must be one of {', '.join(get_args(Start))}, got {self.start!r}; pick one of these."
-            )
+        check_choice("start", self.start, get_args(Start))
         self._named_loss()
 
     def _named_loss(self) -> Loss | None:

@@ -5,6 +5,8 @@ float64, scores it afresh and puts the clean example in its place where that is 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +98,11 @@ class Attack(ABC):
         """Forward and backward passes a search takes, about: training's cost is counted in them (a trace may cost a tenth)."""
         return 1
 
+    @contextmanager
+    def judging(self, model: nn.Module, generator: Generator) -> Iterator[nn.Module]:
+        """What `run` searches and scores: the model itself, or another that stands for it while it runs."""
+        yield model
+
     def refuses(self, threat: Threat) -> str:
         """Why this attack cannot search such threat sets; empty when it can. A suite leaves it out then, and says so."""
         return ""
@@ -170,14 +177,14 @@ class Attack(ABC):
             return self._run_by_radius(model, x, y, threat, radii, loss, targets, mode, seed, generator)
         loss = CrossEntropy() if loss is None else loss
         aim = Aim(loss=loss, targeted=targets is not None)
-        with attacking(model, mode):
+        generator = _tensors.generator(seed, x.device) if generator is None else generator
+        with self.judging(model, generator) as model, attacking(model, mode):
             x, y = _plain(x), _plain(y)
             outputs = checked_outputs(model, x, y)
             threat.check(x)
             y = y.long()
             wanted = y if targets is None else _checked_targets(_plain(targets), y, outputs)
             clean = scored(x, outputs, wanted, aim)
-            generator = _tensors.generator(seed, x.device) if generator is None else generator
             points = self.search(model, x, wanted, threat, aim=aim, generator=generator).detach()
             points = threat.settle(points, x)
             inside = threat.contains(points, x)

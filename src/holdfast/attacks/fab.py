@@ -10,11 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors, projections
-from holdfast.attacks._ball import box_around, checked_ball, safe_radius
+from holdfast.attacks._ball import box_around, checked_ball, not_a_ball, safe_radius
 from holdfast.attacks._boundary import lead, nearest_boundary
+from holdfast.attacks._checks import check_counts
 from holdfast.attacks._hyperplane import shortest_step
+from holdfast.attacks._search import finite
 from holdfast.attacks.base import Aim, Attack
 from holdfast.attacks.gradient import outputs_and_gradient
+from holdfast.attacks.margins import wrong_classes
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample
 from holdfast.threats.base import Points, Threat
@@ -64,10 +67,10 @@ class FAB(Attack):
     patience: int | None = 20
 
     def __post_init__(self) -> None:
-        for word in ("steps", "restarts", "targets", "patience"):
-            number = getattr(self, word)
-            if number is not None and number < 1:
-                raise InputError(f"{word} must be >= 1, got {number}; leave it out for FAB's standard.")
+        check_counts(
+            "leave it out for FAB's standard",
+            steps=self.steps, restarts=self.restarts, targets=self.targets, patience=self.patience,
+        )  # fmt: skip
         for word, share, low, high in (
             ("overshoot", self.overshoot, 1.0, 2.0),
             ("backward", self.backward, 0.0, 1.0),
@@ -93,7 +96,7 @@ class FAB(Attack):
         )  # a gradient a target or class; nine of these, about
 
     def refuses(self, threat: Threat) -> str:
-        return "" if isinstance(threat, LpBall) else f"not for {threat.spec}: it searches balls"
+        return not_a_ball(threat)
 
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
@@ -124,8 +127,7 @@ class FAB(Attack):
         if wrong == 0 or aim.targeted or (self.targets is None and wrong > 1):
             yield None
         else:
-            ranked = outputs.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
-            yield from ranked[:, : min(wrong, self.targets or wrong)].unbind(1)
+            yield from wrong_classes(outputs, y)[:, : self.targets].unbind(1)
 
     def _walk(
         self, model: nn.Module, front: "_Front", shape: torch.Size, ball: LpBall, aim: Aim, several: bool
@@ -135,7 +137,7 @@ class FAB(Attack):
         for step in range(self.steps):
             points = front.now.reshape(-1, *shape)
             if several:
-                outputs, led, gradient = nearest_boundary(model, points, front.y, ball.norm)
+                outputs, led, gradient = nearest_boundary(model, points, front.y, ball.dual_norm)
             else:
                 value = partial(lead, y=front.y, towards=front.towards, aim=aim)
                 with torch.enable_grad():
@@ -143,7 +145,7 @@ class FAB(Attack):
                 led = value(outputs)
             reached = aim.reached(outputs, front.y) & led.isfinite()
             front = front.with_found(reached, ball.norm)
-            slope = _tensors.flatten(gradient).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            slope = _tensors.flatten(finite(gradient))
             leaves = front.done | front.hopeless(self.steps - step)
             if step % every == 0 and bool(leaves.any()):
                 gone, kept = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)

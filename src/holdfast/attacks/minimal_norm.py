@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
+from holdfast.attacks._checks import check_counts
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, score, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
@@ -48,7 +49,9 @@ class CarliniWagner(Attack):
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_counts(steps=self.steps, searches=self.searches)
+        check_counts(
+            "use CleanAttack to leave the examples as they are", steps=self.steps, searches=self.searches
+        )
         for word, number, usual in (("constant", self.constant, 1.0), ("rate", self.rate, 0.3)):
             if not 0 < number < math.inf:
                 raise InputError(f"{word} must be > 0 and finite, got {number}; {usual} is the default.")
@@ -157,7 +160,9 @@ class DeepFool(Attack):
     overshoot: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_counts(steps=self.steps, classes=self.classes)
+        check_counts(
+            "use CleanAttack to leave the examples as they are", steps=self.steps, classes=self.classes
+        )
         if not 0 <= self.overshoot < math.inf:
             raise InputError(f"overshoot must be >= 0 and finite, got {self.overshoot}; 0.02 is usual.")
 
@@ -220,14 +225,6 @@ class DeepFool(Attack):
         least = 1e-5 * threat.step_scale
         length = ((1 + self.overshoot) * shortest).clamp(least, 2 * threat.step_scale)
         return move * _tensors.per_example(length, move)
-
-
-def _check_counts(**counts: int) -> None:
-    for word, number in counts.items():
-        if number < 1:
-            raise InputError(
-                f"{word} must be >= 1, got {number}; use CleanAttack to leave the examples as they are."
-            )
 
 
 def _reach(threat: Threat, x: Points) -> float:

@@ -10,6 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
+from holdfast.attacks._checks import check_choice, check_counts
+from holdfast.attacks._search import finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.errors import InputError
@@ -55,25 +57,17 @@ class PGD(Attack):
     drop_broken: bool = False
 
     def __post_init__(self) -> None:
-        for word, number in (("steps", self.steps), ("restarts", self.restarts)):
-            if number < 1:
-                raise InputError(
-                    f"{word} must be >= 1, got {number}; use CleanAttack to leave the examples as they are."
-                )
+        check_counts(
+            "use CleanAttack to leave the examples as they are", steps=self.steps, restarts=self.restarts
+        )
         if self.step_size is not None and not 0 < self.step_size < float("inf"):
             raise InputError(
                 f"step_size must be > 0 and finite, got {self.step_size}; leave it out for 2.5 radius / steps."
             )
         if not 0 <= self.momentum < float("inf"):
             raise InputError(f"momentum must be >= 0 and finite, got {self.momentum}; use 0 for none.")
-        for word, choice, choices in (
-            ("start", self.start, get_args(Start)),
-            ("step_rule", self.step_rule, get_args(StepRule)),
-        ):
-            if choice not in choices:
-                raise InputError(
-                    f"{word} must be one of {', '.join(choices)}, got {choice!r}; pick one of these."
-                )
+        check_choice("start", self.start, get_args(Start))
+        check_choice("step_rule", self.step_rule, get_args(StepRule))
 
     @property
     def name(self) -> str:
@@ -102,13 +96,8 @@ class PGD(Attack):
             rows = (~best.reached).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
-            held = Scored(x=best.x[rows], value=best.value[rows], reached=best.reached[rows])
-            held = self._best(model, start[rows], x[rows], y[rows], threat, aim, held)
-            best = Scored(
-                x=best.x.index_copy(0, rows, held.x),
-                value=best.value.index_copy(0, rows, held.value),
-                reached=best.reached.index_copy(0, rows, held.reached),
-            )
+            held = self._best(model, start[rows], x[rows], y[rows], threat, aim, taken(best, rows))
+            best = put(best, rows, held)
         return best.x
 
     def _start(self, x: Points, threat: Threat, generator: Generator, restart: int) -> Points:
@@ -151,8 +140,7 @@ class PGD(Attack):
             points = points.detach()
             outputs, gradient = outputs_and_gradient(model, points, partial(aim.value, y=y))
             yield points, outputs
-            # A point whose gradient overflows stays where it is: NaN would spread over the whole row for good.
-            gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            gradient = finite(gradient)
             if self.momentum > 0:
                 velocity = _with_momentum(velocity, gradient, self.momentum)
                 gradient = velocity

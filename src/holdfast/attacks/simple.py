@@ -6,6 +6,7 @@ import torch
 from torch import Generator, nn
 
 from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast.attacks.margins import wrong_classes
 from holdfast.errors import InputError
 from holdfast.losses import Labels
 from holdfast.threats.base import Points, Threat
@@ -90,10 +91,9 @@ class MultiTarget(Attack):
         wrong = outputs.shape[1] - 1
         if wrong == 0 or aim.targeted:
             return self.attack.search(model, x, y, threat, aim=aim, generator=generator)
-        ranked = outputs.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
         best = score(model, x, y, aim)
         towards = replace(aim, targeted=True)
-        for target in ranked[:, : min(wrong, self.classes or wrong)].unbind(1):
+        for target in wrong_classes(outputs, y)[:, : self.classes].unbind(1):
             points = self.attack.search(model, x, target, threat, aim=towards, generator=generator).detach()
             best = stronger(best, score(model, threat.settle(points, x), y, aim))
         return best.x

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
 from holdfast.acceleration import outputs as outputs_of
-from holdfast.attacks._ball import checked_ball
+from holdfast.attacks._ball import checked_ball, not_a_ball
+from holdfast.attacks._checks import check_counts
 from holdfast.attacks._windows import Draw, Grid, Images, Moves, draws, moves
 from holdfast.attacks.base import Aim, Attack
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample, signs
 from holdfast.threats.base import Points, Threat
-from holdfast.threats.lp import LpBall
 
 _LEAVE = 1 / 16  # share of broken rows from which taking them out pays for the copy
 _LOOK = 25  # queries between counts of the broken, where counting waits for an accelerator
@@ -47,11 +47,9 @@ class Square(Attack):
     image: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        for word, number in (("queries", self.queries), ("restarts", self.restarts)):
-            if number < 1:
-                raise InputError(
-                    f"{word} must be >= 1, got {number}; Square's standard is 5000 queries, 1 restart."
-                )
+        check_counts(
+            "Square's standard is 5000 queries, 1 restart", queries=self.queries, restarts=self.restarts
+        )
         if not 0 < self.share <= 1:
             raise InputError(f"share must lie in (0, 1], got {self.share}; 0.8 is the paper's.")
         if self.image is not None and (len(self.image) != 3 or min(self.image) < 1):
@@ -68,7 +66,7 @@ class Square(Attack):
         return max(1, self.queries * self.restarts // 2)  # forward only
 
     def refuses(self, threat: Threat) -> str:
-        return "" if isinstance(threat, LpBall) else f"not for {threat.spec}: it searches balls"
+        return not_a_ball(threat)
 
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.attacks.base import Aim, Attack, AttackResult
-from holdfast.attacks.modes import Mode
+from holdfast.attacks.base import Aim, Attack
 from holdfast.errors import InputError
-from holdfast.losses import Labels, Loss, Outputs
+from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
 
 
@@ -66,32 +64,11 @@ class ExpectedGradient(Attack):
         with _seeded(generator, x.device):
             return self.attack.search(self._mean(model), x, y, threat, aim=aim, generator=generator)
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
-        *,
-        loss: Loss | None = None,
-        targets: Tensor | None = None,
-        radii: Tensor | None = None,
-        mode: Mode = "eval",
-        seed: int = 0,
-        generator: Generator | None = None,
-    ) -> AttackResult:
-        """`Attack.run`, judged by the mean answer."""
-        if generator is None:
-            generator = torch.Generator(device=x.device).manual_seed(seed)
-        options: dict[str, Any] = {
-            "loss": loss,
-            "targets": targets,
-            "radii": radii,
-            "mode": mode,
-            "generator": generator,
-        }
-        with _seeded(generator, x.device):
-            return super().run(self._mean(model), x, y, threat, **options)
+    @contextmanager
+    def judging(self, model: nn.Module, generator: Generator) -> Iterator[nn.Module]:
+        """The mean answer."""
+        with _seeded(generator, generator.device):
+            yield self._mean(model)
 
     def _mean(self, model: nn.Module) -> MeanOutputs:
         return model if isinstance(model, MeanOutputs) else MeanOutputs(model, self.samples)

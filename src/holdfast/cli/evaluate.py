@@ -103,20 +103,15 @@ def _radii(text: str | None) -> tuple[float, ...]:
 
 def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.jobs.evaluate import evaluate_run
-    from holdfast.jobs.reload import run_data
-    from holdfast.threats import parse_threat
 
     if given.data or given.network:
         raise InputError("--data and --network are for a model's file, got a run folder; leave them out.")
-    threat = None
-    if given.threat:
-        data = run_data(given.target)
-        threat = parse_threat(given.threat, bounds=None if given.no_box else data.bounds, fixed=data.fixed)
     record = evaluate_run(
         given.target,
         plan,
         which=given.weights,
-        threat=threat,
+        threat=given.threat,
+        box=not given.no_box,
         accelerator=given.accelerator,
         progress=not given.quiet,
     )
@@ -134,7 +129,7 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.external import load_model
     from holdfast.jobs.build import build_data, build_threat
     from holdfast.jobs.config import DataConfig, ThreatConfig
-    from holdfast.jobs.evaluate import evaluate_model
+    from holdfast.jobs.evaluate import evaluate_model, on_accelerator
     from holdfast.networks import LogOutputs
 
     try:
@@ -154,6 +149,6 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
         model = LogOutputs(model)
     out = given.out or Path("runs") / f"evaluation-{given.target.stem}"
     record = evaluate_model(
-        model.to(given.accelerator).eval(), data, threat, plan, out, progress=not given.quiet
+        on_accelerator(model, given.accelerator), data, threat, plan, out, progress=not given.quiet
     )
     return record, out

@@ -96,13 +96,11 @@ def evaluate(
             for rows, ball in groups
         ]  # fmt: skip
         return together(parts, torch.cat([rows for rows, _ in groups]))
-    device = next((parameter.device for parameter in model.parameters()), x.device)
+    device = _tensors.device_of(model, x)
     x, y, population = x.detach().cpu(), y.cpu(), None
-    if sample is not None and sample < len(x):
-        if sample < 1:
-            raise InputError(f"sample must be >= 1, got {sample}; leave it out to evaluate every example.")
-        chosen = torch.randperm(len(x), generator=_tensors.generator(seed))[:sample].sort().values
-        x, y, population = x[chosen], y[chosen], len(x)
+    rows = drawn(len(x), sample, seed)
+    if rows is not None:
+        x, y, population = x[rows], y[rows], len(x)
 
     run = _Cascade(
         model=model, x=x, y=y, threat=threat, loss=loss, device=device, seed=seed,
@@ -126,6 +124,19 @@ def evaluate(
     if keep is not None:
         keep.remove()
     return position.evaluation(y, population)
+
+
+def drawn(examples: int, sample: int | None, seed: int) -> Tensor | None:
+    """Rows of a random sample, in order; nothing where all examples are wanted, or no more than there are.
+
+    Raises:
+        InputError: a sample of none.
+    """
+    if sample is None or sample >= examples:
+        return None
+    if sample < 1:
+        raise InputError(f"sample must be >= 1, got {sample}; leave it out to evaluate every example.")
+    return torch.randperm(examples, generator=_tensors.generator(seed))[:sample].sort().values
 
 
 class _Cascade:
@@ -159,12 +170,7 @@ class _Cascade:
             if self.progress is not None:
                 self.progress("clean", done, len(rows))
         losses = torch.cat([part.loss for part in parts])
-        return Position(
-            x=self.x.clone(),
-            loss=losses,
-            clean_loss=losses.clone(),
-            broken=torch.cat([part.success for part in parts]),
-        )
+        return Position.begin(self.x, losses, torch.cat([part.success for part in parts]))
 
     def prove(self, position: Position, method: str, seconds: float | None) -> None:
         """Bounds: with all means for what is still open, with plain ones for the loss of the others."""

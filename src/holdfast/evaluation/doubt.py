@@ -101,7 +101,7 @@ class Subject:
         seed: int,
     ) -> None:
         self.model, self.threat, self.result, self.training, self.seed = model, threat, result, training, seed
-        self.device = next((p.device for p in model.parameters()), x.device)
+        self.device = _tensors.device_of(model, x)
         self._x, self._y = x.detach().cpu(), y.cpu().long()
         self._order = torch.randperm(len(x), generator=_tensors.generator(seed))
 
@@ -132,6 +132,15 @@ class Subject:
         except InputError:
             return False
         return True
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether two passes over the same examples differ."""
+        x, _ = self.right
+        if len(x) == 0:
+            return False
+        with attacking(self.model, "eval"), torch.no_grad():
+            return _differ(self.model(x), self.model(x))
 
     def outputs(self, x: Tensor, mode: Literal["eval", "train"] = "eval") -> Outputs:
         with attacking(self.model, mode), torch.no_grad(), torch.random.fork_rng():
@@ -176,12 +185,7 @@ def _training_mode(subject: Subject) -> Found | None:
 
 
 def _randomness(subject: Subject) -> Found | None:
-    x, _ = subject.right
-    if len(x) == 0:
-        return None
-    with attacking(subject.model, "eval"), torch.no_grad():
-        first, second = subject.model(x), subject.model(x)
-    if not _differ(first, second):
+    if not subject.random:
         return None
     return (
         "doubt",
@@ -195,7 +199,7 @@ def _batches(subject: Subject) -> Found | None:
     if len(x) < 2:
         return None
     one, all_ = subject.outputs(x[:1]), subject.outputs(x)[:1]
-    if not _differ(one, all_) or _randomness(subject) is not None:
+    if not _differ(one, all_) or subject.random:
         return None
     return (
         "doubt",

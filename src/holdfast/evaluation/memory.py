@@ -1,12 +1,13 @@
 """How many examples fit at once: estimated before, halved when it was too much."""
 
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from holdfast._memory import free_bytes
+from holdfast._tensors import device_of
 from holdfast.attacks.modes import attacking
 
 Result = TypeVar("Result")
@@ -19,10 +20,11 @@ MOST = {"cpu": 256, "cuda": 4096}
 
 def batch_size_for(model: nn.Module, x: Tensor) -> int:
     """Examples that an attack may take at once: what a forward pass of one keeps for its gradient, into a quarter of what is free."""
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model, x)
     most = MOST.get(device.type, MOST["cuda"])
     each = max(1, kept_bytes(model, x[:1].to(device)))
-    return max(1, min(most, int(SHARE * free_bytes(device) / each)))
+    free = free_bytes(device)
+    return most if free is None else max(1, min(most, int(SHARE * free / each)))
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
@@ -39,16 +41,6 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
     with attacking(model, "eval"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(x.detach().clone().requires_grad_(True))
     return sum(seen.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory to be had on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system tells
-        return 2**31
 
 
 def halving(work: Callable[[int], Result], size: int, notice: Callable[[str], None]) -> tuple[Result, int]:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from holdfast._files import write_tensors
+from holdfast._tensors import raw_bytes
 from holdfast.attacks import Attack
 from holdfast.attacks.base import AttackResult
 from holdfast.evaluation.result import Evaluation, Stage
@@ -39,10 +40,10 @@ class Position:
     loss: Tensor
     clean_loss: Tensor
     broken: Tensor
-    verified: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    loss_bound: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    broken_by: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    clean: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    clean: Tensor
+    verified: Tensor
+    loss_bound: Tensor
+    broken_by: Tensor
     stages: list[Stage] = field(default_factory=list)
     stage: int = 0
     rows: Tensor | None = None
@@ -50,13 +51,15 @@ class Position:
     seconds: float = 0.0
     note: str = ""
 
-    def __post_init__(self) -> None:
-        count = len(self.x)
-        if len(self.clean) != count:
-            self.clean = ~self.broken
-            self.verified = torch.zeros(count, dtype=torch.bool)
-            self.loss_bound = torch.full((count,), torch.inf, dtype=torch.float64)
-            self.broken_by = torch.full((count,), -1)
+    @classmethod
+    def begin(cls, x: Tensor, loss: Tensor, wrong: Tensor) -> "Position":
+        """Before anything was tried: the examples themselves, and which of them are misclassified."""
+        count = len(x)
+        return cls(
+            x=x.clone(), loss=loss, clean_loss=loss.clone(), broken=wrong, clean=~wrong,
+            verified=torch.zeros(count, dtype=torch.bool),
+            loss_bound=torch.full((count,), torch.inf, dtype=torch.float64), broken_by=torch.full((count,), -1),
+        )  # fmt: skip
 
     def take(self, rows: Tensor, found: AttackResult, number: int) -> None:
         """Keep what is stronger: a point that is misclassified, else the higher loss."""
@@ -131,13 +134,9 @@ def fingerprint(
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(_bytes(tensor))
+        digest.update(raw_bytes(tensor))
     for tensor in (x, y):
-        digest.update(_bytes(tensor))
+        digest.update(raw_bytes(tensor))
     words = (repr(threat), [repr(attack) for attack in attacks], verify, repr(loss), settings)
     digest.update(repr(words).encode())
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

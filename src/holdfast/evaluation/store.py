@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from holdfast._files import write_tensors
-from holdfast._tensors import chunks
+from holdfast._tensors import chunks, device_of
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import RunFolderError
 from holdfast.evaluation.result import Evaluation, Stage
@@ -77,7 +77,7 @@ def recheck(
     """Read the file back and test every claim in it: membership, prediction, loss."""
     loss = CrossEntropy() if loss is None else loss
     result, x = load_attacked(path)
-    device = next((p.device for p in model.parameters()), x.device)
+    device = device_of(model, x)
     outside = flags = losses = 0
     with in_mode(model, "eval"), torch.no_grad():
         for part in chunks(len(x), batch_size):

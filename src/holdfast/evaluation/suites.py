@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 
 from holdfast.attacks import APGD, FAB, PGD, Attack, CarliniWagner, Square
+from holdfast.attacks._ascent import is_l1
 from holdfast.errors import InputError
-from holdfast.threats import LpBall
 from holdfast.threats.base import Threat
 
 
 def standard(threat: Threat) -> tuple[Attack, ...]:
     """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv 2003.01690; l1: 2021, arXiv 2103.01208)."""
-    sparse = isinstance(threat, LpBall) and threat.norm == "1"
+    sparse = is_l1(threat)
     return (
         APGD(steps=100, restarts=5 if sparse else 1, loss="cross-entropy", drop_broken=True),
         APGD(steps=100, targets=5 if sparse else 9, loss="dlr", drop_broken=True),

@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from holdfast._files import write_json
 from holdfast.data import Dataset
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation, evaluate
+from holdfast.evaluation.cascade import drawn
 from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
 from holdfast.evaluation.doubt import Verdict, examine
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.store import Recheck, recheck, save_attacked
+from holdfast.jobs.build import build_threat
+from holdfast.jobs.config import ThreatConfig
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_data, run_parts
 from holdfast.jobs.summary import versions
@@ -61,7 +63,8 @@ def evaluate_run(
     plan: Plan,
     *,
     which: str = "last",
-    threat: Threat | None = None,
+    threat: str | None = None,
+    box: bool = True,
     accelerator: str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def evaluate_run(
 
     Args:
         which: ``last`` or ``best`` weights.
-        threat: default the run's own.
+        threat: as on the command line, e.g. ``linf:0.1``; default the run's own.
+        box: whether attacked examples stay within the data's valid box.
 
     Raises:
         RunFolderError: not a finished run, or one whose data is described nowhere.
@@ -80,10 +84,13 @@ def evaluate_run(
     data = run_data(folder)
     model, own, loss, setting = run_parts(folder)
     load_weights(model, folder, which)
+    asked = (
+        own if threat is None and box else build_threat(ThreatConfig(spec=threat or own.spec, box=box), data)
+    )
     record = evaluate_model(
-        model.to(accelerator).eval(),
+        on_accelerator(model, accelerator),
         data,
-        threat or own,
+        asked,
         plan,
         folder / "evaluation",
         loss=loss,
@@ -91,9 +98,7 @@ def evaluate_run(
         progress=progress,
     )
     # Figures of a sample, of other weights or of another threat do not replace the run's own.
-    own_figures = (
-        (threat is None or threat.spec == own.spec) and which == "last" and record["population"] is None
-    )
+    own_figures = asked == own and which == "last" and record["population"] is None
     proved = record["robust_loss"]["verified"]
     if own_figures and plan.part == "train" and setting.example_weights is None and math.isfinite(proved):
         summary |= {"robust_loss_upper_bound": proved, "robust_loss_upper_kind": "verified"}
@@ -112,6 +117,21 @@ def evaluate_run(
     return record
 
 
+def on_accelerator(model: nn.Module, accelerator: str) -> nn.Module:
+    """The model there, in evaluation mode.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    try:
+        return model.to(accelerator).eval()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(
+            f"accelerator must be a device of this machine, such as cpu or cuda, got {accelerator!r} ({why}); leave it out for the CPU."
+        ) from error
+
+
 def evaluate_model(
     model: nn.Module,
     data: Dataset,
@@ -121,7 +141,6 @@ def evaluate_model(
     *,
     loss: Loss | None = None,
     weights: str = "",
-    training: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and ``examples.csv`` into ``out``.
@@ -134,14 +153,9 @@ def evaluate_model(
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     population = None
-    if plan.sample is not None and plan.sample < len(x):
-        population = len(x)
-        chosen = (
-            torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))[: plan.sample]
-            .sort()
-            .values
-        )
-        x, y = x[chosen], y[chosen]
+    rows = drawn(len(x), plan.sample, plan.seed)
+    if rows is not None:
+        x, y, population = x[rows], y[rows], len(x)
     settings: dict[str, Any] = {
         "verify": plan.verify, "verify_seconds": plan.verify_seconds, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
         "resume_from": out / "unfinished.safetensors",
@@ -159,7 +173,7 @@ def evaluate_model(
     result.write_table(out / "examples.csv")
     with seen.counted("looking for signs that the attacks failed") as share:
         verdict = examine(
-            model, x, y, threat, result, training=training, seed=plan.seed,
+            model, x, y, threat, result, seed=plan.seed,
             progress=lambda _, done, total: share(done / total),
         )  # fmt: skip
     with seen.named() as report:

@@ -1,21 +1,9 @@
 """Memory is estimated before it is taken, and refused with the figure."""
 
-from pathlib import Path
-
 import torch
 
+from holdfast._memory import free_bytes
 from holdfast.errors import InputError
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory to be had on the device; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    file = Path("/proc/meminfo")
-    if device.type != "cpu" or not file.exists():
-        return None
-    named = (line.split() for line in file.read_text(encoding="ascii").splitlines())
-    return next((int(parts[1]) * 2**10 for parts in named if parts[0] == "MemAvailable:"), None)
 
 
 def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from holdfast._files import write_json, write_tensors
+from holdfast._tensors import raw_bytes
 from holdfast.errors import RunFolderError
 from holdfast.trace.lower_model import Block, LowerModel
 from holdfast.trace.window import Rounding, Window
@@ -130,8 +131,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
-        numbers = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        value = zlib.crc32(numbers.numpy().tobytes(), value)
+        value = zlib.crc32(raw_bytes(tensors[name]), value)
     return value
 
 

@@ -45,16 +45,6 @@ def interval_margins(state: State, rows: Float[Tensor, "batch rows outputs"]) ->
     return crown.lower_bound_by_interval(state, {last: rows}, torch.zeros_like(size), size)
 
 
-def clean_margin(
-    outputs: Float[Tensor, "batch outputs"], y: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """``z_y - max_(j != y) z_j``; ``sign f`` for one output."""
-    if outputs.shape[1] == 1:
-        return outputs[:, 0] * (2 * y - 1)
-    own = outputs.gather(1, y[:, None]).squeeze(1)
-    return own - outputs.scatter(1, y[:, None], -torch.inf).amax(1)
-
-
 def least(margins: Float[Tensor, "batch outputs"], y: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """The least margin over the other classes; of ``sign f`` for one output."""
     return margins[:, 0] if margins.shape[1] == 1 else margins.scatter(1, y[:, None], torch.inf).amin(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast.attacks import PGD, checked_outputs, in_mode
+from holdfast.attacks.margins import margin
 from holdfast.errors import InputError
 from holdfast.threats.base import Threat
 from holdfast.verification import crown
@@ -17,7 +18,6 @@ from holdfast.verification.alpha import optimised_margins
 from holdfast.verification.branching import branch, can_branch, kinks, refuting
 from holdfast.verification.graph import Graph
 from holdfast.verification.margins import (
-    clean_margin,
     interval_margins,
     least,
     margin_rows,
@@ -83,7 +83,7 @@ def verify(
     if seconds is not None and not seconds >= 0:
         raise InputError(f"seconds must be >= 0, got {seconds}; leave it out for no limit.")
     deadline = None if seconds is None else began + seconds
-    device = next((parameter.device for parameter in model.parameters()), x.device)
+    device = _tensors.device_of(model, x)
     with torch.inference_mode(False), torch.no_grad(), in_mode(model, "eval"):
         # Copies of tensors made in inference mode, which slopes could not be optimised for.
         x, y = (values.clone() if values.is_inference() else values.detach() for values in (x, y))
@@ -98,7 +98,7 @@ def verify(
             cascade = CURVED_CASCADE if has_second_order(model, threat) else CASCADE
             if seconds is not None and can_branch(graph) and sum(kinks(graph).values()) <= UNITS:
                 cascade = (*cascade, "branch")
-        right = clean_margin(outputs, y) > 0
+        right = margin(outputs, y) > 0
         for one in cascade:
             wanted = torch.ones_like(right)
             if method == "auto":

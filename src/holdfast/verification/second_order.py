@@ -37,7 +37,6 @@ DERIVATIVES = {
     "gelu": (0.77877, 1.59577),
     "silu": (0.30819, 0.50001),
 }
-_DUAL = {"inf": 1.0, "2": 2.0, "1": float("inf")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ def _margins(
     threat: LpBall,
 ) -> Float[Tensor, "rows features_and_one"]:
     """Gradients of the functions at one example, and a lower bound of what the linear term leaves, as a last column."""
-    radius, dual = threat.radius, _DUAL[threat.norm]
+    radius, dual = threat.radius, float(threat.dual_norm)
     third, fourth = DERIVATIVES[model.activation.name]
     first, second = pairs.first, pairs.second
     before, after = first @ point + pairs.offsets[0], second @ point + pairs.offsets[1]

@@ -93,7 +93,7 @@ def smooth(
     for word, number in (("samples", samples), ("selection", selection), ("batch_size", batch_size)):
         if number < 1:
             raise InputError(f"{word} must be >= 1, got {number}; leave it out for the default.")
-    device = next((parameter.device for parameter in model.parameters()), x.device)
+    device = _tensors.device_of(model, x)
     x, y = x.detach().to(device), y.to(device)
     generator = _tensors.generator(seed, device)
     predicted, bounds = [], []
