@@ -1,0 +1,309 @@
+"""The search: keep attacked points, solve the finite problem, attack its solution, add what hurts, until the bracket is narrow."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from holdfast import _tensors
+from holdfast.attacks import PGD, Attack
+from holdfast.attacks.gradient import outputs_and_gradient
+from holdfast.attacks.modes import attacking
+from holdfast.errors import InputError
+from holdfast.losses import CrossEntropy, Loss, correct
+from holdfast.theory.memory import require_memory
+from holdfast.theory.optimal.curve import RobustLossCurve, Solution, as_tensor
+from holdfast.theory.optimal.finite import FiniteProblem, Line
+from holdfast.theory.optimal.function_class import FunctionClass, function_class
+from holdfast.threats.base import Points, Threat
+
+TOLERANCE = 0.004
+ROUNDS = 12  # a radius
+STEPS = 10  # of the search that feeds the working set
+SHARE = 1e-4  # of an example's weight below which a point leaves the working set
+BLOCK = 1024  # examples attacked at once
+
+Report = Callable[[float], None]
+
+
+def optimal_robust_loss(
+    kernel: Any,
+    x: Float[Tensor, "examples ..."],
+    y: Int[Tensor, " labels"],
+    threat: Threat | None,
+    radii: Sequence[float],
+    *,
+    loss: Loss | None = None,
+    classes: int | None = None,
+    tolerance: float = TOLERANCE,
+    attack: Attack | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    progress: Report | None = None,
+) -> RobustLossCurve:
+    """How small the robust loss on these examples can get with functions of norm ``R``, for each ``R``: a bracket (theory.md; Gao et al. 2019).
+
+    A working set of attacked points makes the problem finite; its dual bounds the optimum from below whatever the points
+    (`FiniteProblem`), the attacked loss of its solution shows what is reached. Points where the loss is higher join, and the
+    problem is solved again from where it was, until the bracket is ``tolerance`` wide. Radii are taken in rising order, each
+    starting from the working set of the one before.
+
+    Args:
+        kernel: `KernelSpec`, a kernel function ``(x1, x2) -> matrix`` (`ntk`; differentiable in ``x1`` where there is a threat), or an
+            ``nn.Module``: then the functions are that network's, linear in its weights, and ``R`` is their distance from its present ones.
+        threat: ``None`` for the clean problem.
+        radii: ``R >= 0``.
+        loss: convex; default cross-entropy.
+        classes: by default the largest label + 1, and at least 2.
+        tolerance: width of bracket after which a radius is done.
+        attack: judges each radius at the end; default 40 steps of PGD from the example and one from a random point.
+        rounds: of solving and attacking, at most, a radius.
+        progress: called with the share of the work done, about.
+
+    Raises:
+        InputError: no or bad radii, a loss that is not convex, examples the threat refuses, or a working set beyond memory.
+    """
+    began = time.perf_counter()
+    loss = CrossEntropy() if loss is None else loss
+    _check(x, y, radii, loss, tolerance, rounds)
+    x = x.detach().double()
+    if threat is not None:
+        threat.check(x)
+    functions = function_class(kernel, x, max(2, int(y.max()) + 1) if classes is None else classes)
+    search = _Search(
+        functions=functions, x=x, y=y.long(), threat=threat, loss=loss, tolerance=tolerance, rounds=rounds,
+        attack=PGD(steps=40, restarts=2, start="example") if attack is None else attack, seed=seed,
+        working=_Working(points=x, owner=torch.arange(len(x), device=x.device), coefficients=x.new_zeros(len(x), functions.outputs)),
+    )  # fmt: skip
+    found: dict[float, _Reached] = {}
+    rising = sorted(set(map(float, radii)))
+    for done, radius in enumerate(rising):
+        if progress is not None:
+            progress(done / len(rising))
+        found[radius] = search.at(radius)
+    reached = [found[float(radius)] for radius in radii]
+    lower = [max(0.0, max(line.at(r.solution.radius) for line in search.lines)) for r in reached]
+    return RobustLossCurve(
+        radii=tuple(map(float, radii)),
+        lower=as_tensor(lower),
+        upper=as_tensor([r.loss for r in reached]),
+        clean_loss=as_tensor([r.clean_loss for r in reached]),
+        accuracy=as_tensor([r.accuracy for r in reached]),
+        lines=tuple(search.lines),
+        solutions=tuple(r.solution for r in reached),
+        threat="none" if threat is None else threat.spec,
+        examples=len(x),
+        points=len(search.working.points),
+        what=functions.what,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _check(x: Tensor, y: Tensor, radii: Sequence[float], loss: Loss, tolerance: float, rounds: int) -> None:
+    if len(radii) == 0 or not all(math.isfinite(radius) and radius >= 0 for radius in radii):
+        raise InputError(
+            f"radii must be finite numbers >= 0, at least one, got {list(radii)}; e.g. [5, 20, 60]."
+        )
+    if not loss.convex:
+        raise InputError(f"the loss must be convex, got {loss.name}; use cross-entropy or hinge.")
+    if len(x) != len(y) or len(x) == 0:
+        raise InputError(f"x and y must have one row an example, got {len(x)} and {len(y)}; pair them.")
+    if not (tolerance > 0 and rounds >= 1):
+        raise InputError(
+            f"tolerance must be > 0 and rounds >= 1, got {tolerance} and {rounds}; leave them out."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Working:
+    """The points, whose they are, and the function held at the moment."""
+
+    points: Float[Tensor, "points ..."]
+    owner: Int[Tensor, " points"]
+    coefficients: Float[Tensor, "points outputs"]
+
+    def keep(self, rows: Bool[Tensor, " points"]) -> "_Working":
+        return _Working(
+            points=self.points[rows], owner=self.owner[rows], coefficients=self.coefficients[rows]
+        )
+
+    def add(self, points: Points, owner: Int[Tensor, " new"]) -> "_Working":
+        nothing = self.coefficients.new_zeros(len(points), self.coefficients.shape[1])
+        return _Working(
+            points=torch.cat([self.points, points]),
+            owner=torch.cat([self.owner, owner]),
+            coefficients=torch.cat([self.coefficients, nothing]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """The best function of a radius with the worst losses known for it."""
+
+    solution: Solution
+    loss: float
+    clean_loss: float
+    accuracy: float
+
+
+@dataclass(kw_only=True)
+class _Search:
+    functions: FunctionClass
+    x: Points
+    y: Int[Tensor, " examples"]
+    threat: Threat | None
+    loss: Loss
+    tolerance: float
+    rounds: int
+    attack: Attack
+    seed: int
+    working: _Working
+
+    def __post_init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def at(self, radius: float) -> _Reached:
+        """Rounds of solving and attacking until the bracket is narrow; the quick search feeds them, the full attack ends them."""
+        weight: float | None = None
+        best: _Reached | None = None
+        for round_ in range(self.rounds):
+            problem = self._problem()
+            theta = problem.theta(self.working.coefficients)
+            if radius > 0:
+                theta, weight = problem.solve_in_ball(theta, radius, weight)
+            self.lines.append(problem.line(problem.state(theta)))
+            solution = self._solution(problem, theta, radius)
+            lower = max(line.at(radius) for line in self.lines)
+            last = round_ == self.rounds - 1
+            points, gain, reached = self._attacked(problem, solution, full=last)
+            if reached.loss - lower <= 0.75 * self.tolerance and not last:
+                points, gain, reached = self._attacked(problem, solution, full=True)
+            if best is None or reached.loss < best.loss:
+                best = reached
+            if reached.loss - lower <= self.tolerance or self.threat is None or radius == 0:
+                break
+            self._renew(problem, theta, points, gain)
+        assert best is not None  # rounds >= 1
+        return best
+
+    def _problem(self) -> FiniteProblem:
+        rows = len(self.working.points) * self.functions.outputs
+        require_memory(
+            3 * 8 * rows * rows,
+            self.x.device,
+            f"a working set of {len(self.working.points):,} points",
+            "take fewer examples, or a larger tolerance",
+        )
+        points, owner = self.working.points, self.working.owner
+        return FiniteProblem(
+            gram=self.functions.gram(points, points),
+            start=self.functions.start(points),
+            owner=owner,
+            labels=self.y[owner],
+            examples=len(self.x),
+            loss=self.loss,
+            temperature=self.tolerance / 4,
+        )
+
+    def _solution(self, problem: FiniteProblem, theta: Tensor, radius: float) -> Solution:
+        """Scaled to the radius, unless a smaller norm is what the loss asks for."""
+        coefficients = problem.coefficients(theta)
+        size = float(problem.norm(coefficients))
+        if size > radius or (size > 0 and size > 0.9 * radius):
+            coefficients = coefficients * (radius / size)
+        self.working = replace(self.working, coefficients=coefficients)
+        return Solution(
+            radius=radius, points=self.working.points, coefficients=coefficients, functions=self.functions
+        )
+
+    def _attacked(
+        self, problem: FiniteProblem, solution: Solution, *, full: bool
+    ) -> tuple[Points, Float[Tensor, " examples"], _Reached]:
+        """A bad point an example, how much worse it is than the worst one known, and what the function is worth at all of them."""
+        known = problem.outputs(problem.theta(solution.coefficients))
+        losses = self.loss(known, problem.labels)
+        worst = torch.full((len(self.x),), -torch.inf, dtype=losses.dtype, device=losses.device)
+        worst = worst.scatter_reduce(0, problem.owner, losses, "amax")
+        right = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device)
+        right[problem.owner[~correct(known, problem.labels)]] = False
+        clean = self.loss(known[: len(self.x)], self.y)
+        if self.threat is None:
+            found, now = self.x, worst
+        else:
+            at = problem.owner.new_zeros(len(self.x))
+            top = (losses == worst[problem.owner]).nonzero().squeeze(1)
+            at[problem.owner[top]] = top
+            found = self._search(solution, solution.points[at], full=full)
+            outputs = _in_blocks(solution.predictor, found)
+            now = self.loss(outputs, self.y)
+            right &= correct(outputs, self.y)
+        return (
+            found,
+            now - worst,
+            _Reached(
+                solution=solution,
+                loss=float(torch.maximum(now, worst).mean()),
+                clean_loss=float(clean.mean()),
+                accuracy=float(right.double().mean()),
+            ),
+        )
+
+    def _search(self, solution: Solution, start: Points, *, full: bool) -> Points:
+        """In float32 on the points that carry weight; what is found is judged in float64."""
+        assert self.threat is not None
+        carry = solution.coefficients.abs().amax(1)
+        carry = carry > 1e-9 * carry.max()
+        if not bool(carry.any()):
+            return self.x
+        quick = self.functions.predictor(solution.points[carry], solution.coefficients[carry])
+        quick = deepcopy(quick).float()
+        found = []
+        for rows in _tensors.chunks(len(self.x), BLOCK):
+            x, y = self.x[rows].float(), self.y[rows]
+            if full:
+                points = self.attack.run(quick, x, y, self.threat, loss=self.loss, seed=self.seed).x
+            else:
+                points = _ascend(quick, start[rows].float(), x, y, self.threat, self.loss)
+            found.append(self.threat.settle(points.double(), self.x[rows]))
+        return torch.cat(found)
+
+    def _renew(
+        self, problem: FiniteProblem, theta: Tensor, points: Points, gain: Float[Tensor, " examples"]
+    ) -> None:
+        """Points without weight leave, points that raise an example's loss by a share of the tolerance join; examples always stay."""
+        dual = problem.state(theta).dual.norm(dim=1) * len(self.x)
+        needed = dual > SHARE
+        needed[: len(self.x)] = True
+        self.working = self.working.keep(needed)
+        worse = gain > self.tolerance / 10
+        self.working = self.working.add(points[worse], worse.nonzero().squeeze(1))
+
+
+def _ascend(
+    model: nn.Module, start: Points, x: Points, y: Int[Tensor, " batch"], threat: Threat, loss: Loss
+) -> Points:
+    """The best iterate of `STEPS` steps of steepest ascent from known bad points, ever shorter ones."""
+    into_set = threat.projector(x)
+    points, best = start, start
+    highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    with attacking(model, "eval"):
+        for step in range(STEPS + 1):
+            outputs, gradient = outputs_and_gradient(model, points, lambda outputs: loss(outputs, y))
+            value = loss(outputs, y)
+            higher = value > highest
+            best = torch.where(_tensors.per_example(higher, points), points, best)
+            highest = torch.maximum(value, highest)
+            size = threat.step_scale * (1 - step / STEPS)
+            points = into_set(points + threat.step(gradient, size))
+    return best
+
+
+def _in_blocks(model: nn.Module, points: Points) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part) for part in _tensors.batches(points, BLOCK)])
