@@ -61,3 +61,27 @@ def natural(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
     return value
+
+
+def numbers(option: str, text: str | None) -> tuple[float, ...]:
+    """Numbers above 0 with commas between them; none for no text.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        return tuple(positive(part) for part in text.split(",")) if text else ()
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{option} must be numbers > 0 such as 0.1,0.2, got {text!r}; mend it.") from error
+
+
+def classes(text: str | None) -> tuple[int, ...] | None:
+    """Class numbers with commas between them.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        return tuple(natural(part) for part in text.split(",")) if text else None
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"--classes must be whole numbers such as 3,8, got {text!r}; mend it.") from error

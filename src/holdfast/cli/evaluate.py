@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.cli.arguments import Parser, count, positive
+from holdfast.cli.arguments import Parser, classes, count, numbers, positive
 from holdfast.errors import InputError
 
 EXAMPLES = """\
@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(
             f"a run folder or a file of weights is needed, got {given.target}, which does not exist; check the path."
         )
-    radii = _radii(given.radii)
+    radii = numbers("--radii", given.radii)
 
     from holdfast.cli.evaluation import show_evaluation
     from holdfast.cli.terminal import console
@@ -94,13 +94,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _radii(text: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(positive(part) for part in text.split(",")) if text else ()
-    except Exception as error:
-        raise InputError(f"--radii must be numbers > 0 such as 0.1,0.2, got {text!r}; mend it.") from error
-
-
 def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.jobs.evaluate import evaluate_run
 
@@ -132,13 +125,7 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.jobs.evaluate import evaluate_model, on_accelerator
     from holdfast.networks import LogOutputs
 
-    try:
-        classes = tuple(int(part) for part in given.classes.split(",")) if given.classes else None
-    except ValueError as error:
-        raise InputError(
-            f"--classes must be whole numbers such as 3,8, got {given.classes!r}; mend it."
-        ) from error
-    data = build_data(DataConfig(name=given.data, classes=classes), seed=given.seed)
+    data = build_data(DataConfig(name=given.data, classes=classes(given.classes)), seed=given.seed)
     threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
     model = (
         load_model(given.network, weights=given.target)

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "robust accuracy between what is proved and what no attack broke",
     "verify": "does an input meet a VNN-LIB property: sat, unsat (proved) or unknown",
     "certify": "the convergence certificate of a run again, at any parameter radius",
+    "plan": "before training: the best robust loss to be had, the radius and the width it takes",
     "report": "one self-contained page about one or several runs",
     "doctor": "why is it stuck? one remedy for each finding",
 }
@@ -33,6 +34,7 @@ examples:
   holdfast train runs/wide/config.yaml --seed 1
   holdfast evaluate runs/wide
   holdfast certify runs/wide --radius 10
+  holdfast plan --data digits --threat l2:0.3
   holdfast report runs/wide runs/digits-l2-0.3 --out both.html
   holdfast doctor runs/wide
 

@@ -21,12 +21,16 @@ class Solution:
         radius: ``R``.
         points: attacked points, (points, ...).
         coefficients: (points, outputs).
+        dual: ``beta_j = p_j s_j / n``, a point's share of its example times the slope of the loss there: what proved the bound.
+        slope: ``||beta||_K``, the slope of that bound in the radius.
         functions: the class it is taken from.
     """
 
     radius: float
     points: Float[Tensor, "points ..."]
     coefficients: Float[Tensor, "points outputs"]
+    dual: Float[Tensor, "points outputs"]
+    slope: float
     functions: FunctionClass
 
     @property

@@ -105,6 +105,18 @@ def optimal_robust_loss(
     )
 
 
+def first_slope(
+    functions: FunctionClass, x: Points, y: Int[Tensor, " labels"], loss: Loss
+) -> tuple[float, float]:
+    """The clean loss at radius 0, and how fast the optimal one begins to fall with the radius: ``||1/n sum_i s_i K(., x_i)||``."""
+    problem = FiniteProblem(
+        gram=functions.gram(x, x), start=functions.start(x), owner=torch.arange(len(x), device=x.device), labels=y.long(),
+        examples=len(x), loss=loss, temperature=TOLERANCE,
+    )  # fmt: skip
+    state = problem.state(problem.theta(x.new_zeros(len(x), functions.outputs)))
+    return float(state.value), problem.line(state).slope
+
+
 def _check(x: Tensor, y: Tensor, radii: Sequence[float], loss: Loss, tolerance: float, rounds: int) -> None:
     if len(radii) == 0 or not all(math.isfinite(radius) and radius >= 0 for radius in radii):
         raise InputError(
@@ -177,8 +189,9 @@ class _Search:
             theta = problem.theta(self.working.coefficients)
             if radius > 0:
                 theta, weight = problem.solve_in_ball(theta, radius, weight)
-            self.lines.append(problem.line(problem.state(theta)))
-            solution = self._solution(problem, theta, radius)
+            state = problem.state(theta)
+            self.lines.append(problem.line(state))
+            solution = self._solution(problem, theta, radius, state.dual)
             lower = max(line.at(radius) for line in self.lines)
             last = round_ == self.rounds - 1
             points, gain, reached = self._attacked(problem, solution, full=last)
@@ -188,7 +201,7 @@ class _Search:
                 best = reached
             if reached.loss - lower <= self.tolerance or self.threat is None or radius == 0:
                 break
-            self._renew(problem, theta, points, gain)
+            self._renew(state.dual, points, gain)
         assert best is not None  # rounds >= 1
         return best
 
@@ -211,7 +224,9 @@ class _Search:
             temperature=self.tolerance / 4,
         )
 
-    def _solution(self, problem: FiniteProblem, theta: Tensor, radius: float) -> Solution:
+    def _solution(
+        self, problem: FiniteProblem, theta: Tensor, radius: float, dual: Float[Tensor, "points outputs"]
+    ) -> Solution:
         """Scaled to the radius, unless a smaller norm is what the loss asks for."""
         coefficients = problem.coefficients(theta)
         size = float(problem.norm(coefficients))
@@ -219,8 +234,9 @@ class _Search:
             coefficients = coefficients * (radius / size)
         self.working = replace(self.working, coefficients=coefficients)
         return Solution(
-            radius=radius, points=self.working.points, coefficients=coefficients, functions=self.functions
-        )
+            radius=radius, points=self.working.points, coefficients=coefficients, dual=dual, slope=self.lines[-1].slope,
+            functions=self.functions,
+        )  # fmt: skip
 
     def _attacked(
         self, problem: FiniteProblem, solution: Solution, *, full: bool
@@ -274,11 +290,10 @@ class _Search:
         return torch.cat(found)
 
     def _renew(
-        self, problem: FiniteProblem, theta: Tensor, points: Points, gain: Float[Tensor, " examples"]
+        self, dual: Float[Tensor, "points outputs"], points: Points, gain: Float[Tensor, " examples"]
     ) -> None:
         """Points without weight leave, points that raise an example's loss by a share of the tolerance join; examples always stay."""
-        dual = problem.state(theta).dual.norm(dim=1) * len(self.x)
-        needed = dual > SHARE
+        needed = dual.norm(dim=1) * len(self.x) > SHARE
         needed[: len(self.x)] = True
         self.working = self.working.keep(needed)
         worse = gain > self.tolerance / 10

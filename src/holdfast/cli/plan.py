@@ -1,0 +1,85 @@
+"""``holdfast plan``: how small the robust loss can get, how far the weights must travel, how wide the network must be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.cli.arguments import Parser, classes, count, numbers, positive
+from holdfast.errors import InputError
+
+EXAMPLES = """\
+  holdfast plan --data digits --threat l2:0.3
+  holdfast plan --data digits --classes 3,8 --threat linf:0.1 --activation relu --radii 5,20,60
+  holdfast plan --data path/to/mnist --threat linf:0.1 --examples 1000 --loss 0.2 --gap 0.05
+  holdfast plan --data digits --threat l2:0.3 --network dense --depth 3 --out runs/deep-plan
+
+The folder gets plan.json and plan.html. Below a curve no function of that radius can come (bounded); its upper end is a function that no
+attack took above it (observed). Nothing is trained."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Work out, show, write."""
+    given = _parser().read(argv)
+    radii = numbers("--radii", given.radii)
+    out = (
+        given.out
+        or Path("runs") / f"plan-{Path(given.data).stem}-{given.threat.replace(':', '-').replace('/', '-')}"
+    )
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out must be a folder, got {out}, which is a file; choose another.")
+
+    from holdfast.cli.planned import show_plan
+    from holdfast.cli.terminal import console
+    from holdfast.jobs.build import build_data, build_network, build_threat
+    from holdfast.jobs.config import DataConfig, NetworkConfig, ThreatConfig
+    from holdfast.jobs.plan import PROBE_WIDTH, plan
+
+    data = build_data(
+        DataConfig(name=given.data, classes=classes(given.classes)),
+        seed=given.seed,
+    )
+    threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
+    network = NetworkConfig(
+        name=given.network,
+        width=PROBE_WIDTH,
+        depth=given.depth,
+        activation=given.activation,
+        center=not given.no_center,
+    )
+    result = plan(
+        data, threat, build_network(network, data, seed=given.seed), radii=radii or None, loss_aim=given.loss, gap_aim=given.gap,
+        examples=given.examples, seed=given.seed, out=out, progress=not given.quiet,
+    )  # fmt: skip
+    show_plan(console(), result.record(), out)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("plan", __doc__, EXAMPLES)
+    parser.add_argument("--data", required=True, help="data set, as in `holdfast train`")
+    parser.add_argument("--threat", required=True, help="e.g. linf:0.1, l2:0.5, l1:3")
+    parser.add_argument("--classes", help="of the data, e.g. 3,8 (default: all)")
+    parser.add_argument(
+        "--network",
+        default="two-layer",
+        help="two-layer, dense, or my_package.module:Net (default: two-layer)",
+    )
+    parser.add_argument("--activation", default="softplus", help="of the hidden units (default: softplus)")
+    parser.add_argument(
+        "--depth", type=count, default=2, help="trained layers of a dense network (default: 2)"
+    )
+    parser.add_argument(
+        "--no-center", action="store_true", help="do not subtract the mean of the inputs (two layers)"
+    )
+    parser.add_argument("--radii", help="parameter radii, e.g. 5,20,60 (default: eight, doubling)")
+    parser.add_argument("--loss", type=positive, default=0.1, help="robust loss to reach (default: 0.1)")
+    parser.add_argument("--gap", type=positive, default=0.01, help="certified gap to allow (default: 0.01)")
+    parser.add_argument(
+        "--examples", type=count, default=400, help="training examples to use at most (default: 400)"
+    )
+    parser.add_argument(
+        "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of data, network and searches (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder (default: runs/plan-DATA-THREAT)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser

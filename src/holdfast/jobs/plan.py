@@ -1,0 +1,309 @@
+"""Before anything is trained: how small the robust loss can get, how far the weights must travel, how wide the network must be."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast._files import write_json
+from holdfast._tensors import flatten
+from holdfast.attacks import PGD, Attack
+from holdfast.certificates.required_width import CurvatureTerm, curvature_term
+from holdfast.data import Dataset
+from holdfast.data.separation import Separation, separation
+from holdfast.errors import InputError
+from holdfast.jobs.build import build_network
+from holdfast.jobs.checks import check_data, check_model
+from holdfast.jobs.config import NetworkConfig
+from holdfast.jobs.progress import Progress
+from holdfast.jobs.selection import keep_examples
+from holdfast.jobs.summary import versions
+from holdfast.losses import CrossEntropy, Loss
+from holdfast.networks import Dense, TwoLayer
+from holdfast.networks.activations import RELU
+from holdfast.theory import RobustLossCurve, ntk, optimal_robust_loss
+from holdfast.theory.optimal.function_class import function_class
+from holdfast.theory.optimal.search import first_slope
+from holdfast.threats import LpBall, Threat
+
+SAMPLE = 400  # training examples at most, unless asked otherwise
+RADII = 8
+LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+PROBE_WIDTH = 1024
+PROBE_BATCH = 64
+BYTES_A_WEIGHT = 56
+"""Weights, start, gradient, momentum, best copy and window in float32; the final pass in float64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What training a two-layer network of ``width`` takes on this machine; *estimated* from a probe of `PROBE_WIDTH` units."""
+
+    width: int
+    seconds_an_epoch: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is known before training.
+
+    Attributes:
+        threat: its spec.
+        examples, population: training examples used, of how many.
+        separation: smallest distance between labels, over the whole training part; ``None`` for threats without one.
+        rho: ``radius / (separation / 2)``; threat sets of different labels meet from 1 on (Kim, Moon and Yun).
+        compatible: whether they stay apart; ``None`` where no exact test is known.
+        clean, robust: optimal loss against radius without and with the threat.
+        terms: the certificate's curvature term at each radius; empty where the network has none.
+        loss, radius: the robust loss aimed at, and the smallest radius at which a function was found that has it; infinite if none was.
+        gap, width: the gap aimed at, and the width (even) from which on the curvature term is at most that at ``radius``;
+            ``None`` where ``width_reason`` says why.
+        cost: of training at that width.
+    """
+
+    data: str
+    threat: str
+    network: str
+    examples: int
+    population: int
+    separation: float | None
+    rho: float | None
+    compatible: bool | None
+    pairs_meeting: int
+    clean: RobustLossCurve
+    robust: RobustLossCurve
+    terms: tuple[CurvatureTerm, ...]
+    loss: float
+    radius: float
+    gap: float
+    width: int | None
+    width_reason: str
+    cost: Cost | None
+    seed: int
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """What `plan.json` holds; infinity is written as null."""
+        return {
+            "data": self.data, "threat": self.threat, "network": self.network, "kernel": self.robust.what,
+            "examples": self.examples, "population": self.population,
+            "compatible": self.compatible, "separation": self.separation, "rho": self.rho, "pairs_meeting": self.pairs_meeting,
+            "clean": _curve_record(self.clean), "robust": _curve_record(self.robust),
+            "claims": {"lower": "bounded", "upper": "observed", "clean upper": "bounded", "width": "estimated", "cost": "estimated"},
+            "loss_aim": self.loss, "parameter_radius": self.radius,
+            "radius_for_loss": [
+                {
+                    "loss": loss,
+                    **{
+                        kind: dict(zip(("above", "enough"), curve.radius_for(loss), strict=True))
+                        for kind, curve in (("clean", self.clean), ("robust", self.robust))
+                    },
+                }
+                for loss in LOSSES
+            ],
+            "gap_aim": self.gap, "width": self.width, "width_reason": self.width_reason,
+            "width_at_radii": [
+                {"radius": term.radius, "width": term.width_for(self.gap)} for term in self.terms
+            ],
+            "cost": None if self.cost is None else vars(self.cost),
+            "seed": self.seed, "seconds": self.seconds, "versions": versions(),
+        }  # fmt: skip
+
+
+def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
+    return {
+        "radii": list(curve.radii),
+        "lower": curve.lower.tolist(),
+        "upper": curve.upper.tolist(),
+        "accuracy": curve.accuracy.tolist(),
+    }
+
+
+def plan(
+    data: Dataset,
+    threat: Threat,
+    model: nn.Module | None = None,
+    *,
+    radii: Sequence[float] | None = None,
+    loss_aim: float = 0.1,
+    gap_aim: float = 0.01,
+    examples: int = SAMPLE,
+    attack: Attack | None = None,
+    loss: Loss | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Plan:
+    """How small the robust loss can get on this data, which radius and which width that takes; `docs/theory.md`.
+
+    Args:
+        model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide limit, any other module for
+            itself, linear in its weights. Default: a `TwoLayer` softplus network with centred inputs, as `holdfast train` builds it.
+        radii: parameter radii; default eight, doubling from where the loss has begun to fall.
+        loss_aim: robust loss that the radius and the width are worked out for.
+        gap_aim: what the certificate's curvature term may cost at that width.
+        examples: training examples used at most, every class keeping its share. The optimum over fewer examples says little more than
+            which radii matter for all of them: more examples need more radius.
+        attack, batch_size: of training, for its cost.
+        out: folder for ``plan.json`` and ``plan.html``.
+
+    Raises:
+        InputError: data the threat refuses, bad radii or aims, or memory that does not reach.
+    """
+    began = time.perf_counter()
+    seen = Progress(enabled=progress)
+    check_data(data, threat)
+    _check(loss_aim, gap_aim, examples)
+    if model is None:
+        model = build_network(NetworkConfig(width=PROBE_WIDTH), data, seed=seed)
+    check_model(model, data)
+    loss = CrossEntropy() if loss is None else loss
+    found = _separation(data, threat, seen)
+    part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
+    kernel = ntk(model) if isinstance(model, TwoLayer | Dense) else model
+    x, y = part.x.double(), part.y
+    radii = _default_radii(kernel, x, y, data.classes, loss) if radii is None else [float(r) for r in radii]
+    curves = []
+    for name, against in (("clean", None), ("robust", threat)):
+        with seen.counted(f"optimal {name} loss over {len(radii)} radii") as report:
+            curves.append(
+                optimal_robust_loss(
+                    kernel, x, y, against, radii, loss=loss, classes=data.classes, seed=seed, progress=report
+                )
+            )
+    clean, robust = curves
+    radius = robust.radius_for(loss_aim)[1]
+    terms, width, reason = _width(model, robust, radius, gap_aim)
+    cost = None
+    if width is not None:
+        with seen.stage("probing the cost of training"):
+            attack = PGD(steps=10) if attack is None else attack
+            cost = _cost(model, data, threat, attack, loss, width, batch_size)
+    half = None if found is None else found.distance / 2
+    result = Plan(
+        data=data.name, threat=threat.spec, network=_network_name(model), examples=len(y), population=len(data.train),
+        separation=None if found is None else found.distance,
+        rho=None if half is None or not isinstance(threat, LpBall) else math.inf if half == 0 else threat.radius / half,
+        compatible=None if found is None else found.count == 0, pairs_meeting=0 if found is None else found.count,
+        clean=clean, robust=robust, terms=terms, loss=loss_aim, radius=radius, gap=gap_aim, width=width, width_reason=reason,
+        cost=cost, seed=seed, seconds=time.perf_counter() - began,
+    )  # fmt: skip
+    if out is not None:
+        write_plan(result, Path(out))
+    return result
+
+
+def write_plan(result: Plan, folder: Path) -> None:
+    """``plan.json`` and the page ``plan.html``, each whole or not at all."""
+    from holdfast.report.plan import write_plan_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    record = result.record()
+    write_json(folder / "plan.json", record)
+    write_plan_page(record, folder / "plan.html")
+
+
+def _check(loss_aim: float, gap_aim: float, examples: int) -> None:
+    for name, value in (("loss_aim", loss_aim), ("gap_aim", gap_aim)):
+        if not 0 < value < math.inf:
+            raise InputError(
+                f"{name} must be a finite number > 0, got {value}; leave it out for the usual one."
+            )
+    if examples < 2:
+        raise InputError(f"examples must be at least 2, got {examples}; {SAMPLE} is usual.")
+
+
+def _separation(data: Dataset, threat: Threat, seen: Progress) -> Separation | None:
+    if not isinstance(threat, LpBall):
+        return None
+    part = data.train
+    with seen.counted("comparing threat sets of different labels") as report:
+        return separation(
+            part.x, part.y, norm=threat.norm, radius=float(threat.radius), fixed=threat.fixed, progress=report
+        )
+
+
+def _default_radii(kernel: Any, x: Tensor, y: Tensor, classes: int, loss: Loss) -> list[float]:
+    """Doubling, from where the first slope of the clean curve takes a fifth off the loss at the start; two digits each."""
+    start, slope = first_slope(function_class(kernel, x, classes), x, y, loss)
+    if not slope > 0:
+        raise InputError(
+            "the kernel must tell the examples apart, got one under which the loss cannot fall; choose another activation or add a constant."
+        )
+    first = 0.2 * start / slope
+    return [float(f"{first * 2**k:.2g}") for k in range(RADII)]
+
+
+def _width(
+    model: nn.Module, robust: RobustLossCurve, radius: float, gap: float
+) -> tuple[tuple[CurvatureTerm, ...], int | None, str]:
+    """The curvature terms at the radii, and the width at the smallest of them that reaches the loss aimed at."""
+    if type(model) is not TwoLayer:
+        return (
+            (),
+            None,
+            f"no formula for the width of {type(model).__name__} networks is known; a two-layer one has",
+        )
+    if model.train_output or (model.activation.kink and model.activation is not RELU):
+        return (), None, "no formula for the width is known with trained outputs or for this activation"
+    solutions = [solution for solution in robust.solutions if solution.radius > 0 and solution.slope > 0]
+    terms = tuple(curvature_term(model, solution) for solution in solutions)
+    if radius == 0:
+        return terms, None, "the loss aimed at is reached at the start: no radius is needed"
+    enough = [term for term in terms if term.radius >= radius]
+    if not enough:
+        return terms, None, "the loss aimed at was not reached at any of the radii"
+    nearest = min(enough, key=lambda term: term.radius)
+    unit = 2 * model.outputs
+    width = math.ceil(nearest.width_for(gap) / unit) * unit
+    return (
+        terms,
+        width,
+        f"for radius {nearest.radius:g}, the smallest computed that reaches the loss aimed at",
+    )
+
+
+def _cost(
+    model: nn.Module, data: Dataset, threat: Threat, attack: Attack, loss: Loss, width: int, batch_size: int
+) -> Cost:
+    """One attack and one gradient on a probe, scaled up by width and number of examples."""
+    assert isinstance(model, TwoLayer)  # only these have a width
+    unit = 2 * model.outputs
+    probe_width = -(-min(width, PROBE_WIDTH) // unit) * unit
+    probe = TwoLayer(
+        model.features, model.classes, probe_width, model.activation, scale=float(model.scale), center=model.center,
+        constant=model.constant,
+    )  # fmt: skip
+    rows = slice(0, min(PROBE_BATCH, batch_size, len(data.train)))
+    x, y = data.train.x[rows].float(), data.train.y[rows]
+    spent = []
+    for _ in range(3):
+        began = time.perf_counter()
+        points = attack.points(
+            probe, x, y, threat, generator=torch.Generator(device=x.device).manual_seed(0), loss=loss
+        )
+        torch.autograd.grad(loss(probe(points), y).mean(), probe.weight)
+        spent.append(time.perf_counter() - began)
+    seconds = min(spent) * len(data.train) / len(x) * width / probe_width
+    numbers = flatten(data.x).numel()
+    activations = 6 * 4 * batch_size * width
+    return Cost(
+        width=width,
+        seconds_an_epoch=seconds,
+        memory_bytes=BYTES_A_WEIGHT * width * model.input_size + 28.0 * numbers + activations + 2**29,
+    )
+
+
+def _network_name(model: nn.Module) -> str:
+    if isinstance(model, TwoLayer):
+        return f"two layers, {model.activation.name}"
+    if isinstance(model, Dense):
+        return f"{model.depth} trained layers, {model.activation.name}"
+    return type(model).__name__
