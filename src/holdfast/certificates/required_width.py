@@ -10,7 +10,7 @@ from holdfast.errors import InputError
 from holdfast.networks import TwoLayer
 from holdfast.theory.optimal import Solution
 
-WIDE = 100
+WIDE = 100.0
 """Below this many units a limit of infinite width says nothing of a network."""
 
 
@@ -39,7 +39,7 @@ class CurvatureTerm:
     slack: float
     power: float
 
-    def at(self, width: float) -> float:
+    def at(self, width: float | int) -> float:
         """The term at this width."""
         shrink: float = (self.width / width) ** self.power
         excess = max(0.0, shrink * self.eigenvalue - self.slope / (2 * self.radius))

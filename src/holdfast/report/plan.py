@@ -37,7 +37,7 @@ def write_plan_page(record: Mapping[str, Any], out: Path) -> Path:
     return out
 
 
-def width_text(width: float | None) -> str:
+def width_text(width: float | int | None) -> str:
     """A width as people read it."""
     if width is None:
         return "not known"
