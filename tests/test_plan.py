@@ -116,19 +116,19 @@ def test_the_width_keeps_its_word() -> None:
     data = hf.data.on_sphere(hf.data.digits(classes=(3, 8), validation=0.3, test=0.3))
     threat = hf.LpBall("2", 0.1, fixed=data.fixed)
     like = hf.networks.TwoLayer(data.features, 2, 200, "softplus")
-    curve = optimal_robust_loss(ntk(like), data.train.x, data.train.y, threat, [12.0])
+    curve = optimal_robust_loss(ntk(like), data.train.x, data.train.y, threat, [8.0])
     term = curvature_term(like, curve.solutions[0])
     width = math.ceil(term.width_for(0.005) / 2) * 2
     gaps = []
     for units in (width, width // 20 * 2):
         run = hf.train(
             hf.networks.TwoLayer(data.features, 2, units, "softplus"), data, threat, attack=hf.PGD(steps=10, start="example"),
-            parameter_radius=12.0, learning_rate=4.0, momentum=0.9, epochs=60, progress=False, tighten=0,
+            parameter_radius=8.0, learning_rate=4.0, momentum=0.9, epochs=60, progress=False, tighten=0,
         )  # fmt: skip
         assert run.certificate.status == "certified"
         gaps.append(run.certificate.gap)
         if units == width:  # the trained network is as good as the limit says it can be
-            assert run.certificate.surrogate_loss == pytest.approx(float(curve.upper[0]), abs=0.01)
+            assert run.certificate.surrogate_loss == pytest.approx(float(curve.upper[0]), abs=0.02)
     assert gaps[0] <= 0.005
     assert gaps[1] > gaps[0]
 
