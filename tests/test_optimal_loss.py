@@ -252,6 +252,13 @@ def test_a_loss_whose_minimum_lies_inside_the_ball() -> None:
     assert float(curve.lower[0]) <= float(curve.upper[0])
 
 
+def test_the_rise_ends_where_the_loss_is_low_enough() -> None:
+    x, y = clouds(10, 3, 2, 5)
+    curve = optimal_robust_loss(RELU, x, y, None, [40.0, 0.5, 10.0, 0.25], until=0.5)
+    assert curve.radii == (0.5, 0.25)
+    assert curve.upper[1] > 0.5 >= curve.upper[0]
+
+
 def test_repeats_bit_for_bit() -> None:
     x, y = clouds(15, 3, 3, 9)
     first, second = (optimal_robust_loss(RELU, x, y, hf.LpBall("inf", 0.1), [4.0], seed=3) for _ in range(2))

@@ -70,7 +70,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--no-center", action="store_true", help="do not subtract the mean of the inputs (two layers)"
     )
-    parser.add_argument("--radii", help="parameter radii, e.g. 5,20,60 (default: eight, doubling)")
+    parser.add_argument(
+        "--radii", help="parameter radii, e.g. 5,20,60 (default: doubling until --loss is reached)"
+    )
     parser.add_argument("--loss", type=positive, default=0.1, help="robust loss to reach (default: 0.1)")
     parser.add_argument("--gap", type=positive, default=0.01, help="certified gap to allow (default: 0.01)")
     parser.add_argument(

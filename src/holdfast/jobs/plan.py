@@ -32,7 +32,8 @@ from holdfast.theory.optimal.search import first_slope
 from holdfast.threats import LpBall, Threat
 
 SAMPLE = 400  # training examples at most, unless asked otherwise
-RADII = 8
+RADII = 10
+DONE = 0.5  # of the loss aimed at: larger radii than that of the first such loss are not looked at unless asked for
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 PROBE_WIDTH = 1024
 PROBE_BATCH = 64
@@ -146,7 +147,7 @@ def plan(
     Args:
         model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide limit, any other module for
             itself, linear in its weights. Default: a `TwoLayer` softplus network with centred inputs, as `holdfast train` builds it.
-        radii: parameter radii; default eight, doubling from where the loss has begun to fall.
+        radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of ``loss_aim``, ten at most.
         loss_aim: robust loss that the radius and the width are worked out for.
         gap_aim: what the certificate's curvature term may cost at that width.
         examples: training examples used at most, every class keeping its share. The optimum over fewer examples says little more than
@@ -169,16 +170,18 @@ def plan(
     part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
     kernel = ntk(model) if isinstance(model, TwoLayer | Dense) else model
     x, y = part.x.double(), part.y
-    radii = _default_radii(kernel, x, y, data.classes, loss) if radii is None else [float(r) for r in radii]
-    curves = []
-    for name, against in (("clean", None), ("robust", threat)):
-        with seen.counted(f"optimal {name} loss over {len(radii)} radii") as report:
+    tried = _default_radii(kernel, x, y, data.classes, loss) if radii is None else [float(r) for r in radii]
+    curves: list[RobustLossCurve] = []
+    for name, against in (("robust", threat), ("clean", None)):
+        with seen.counted(f"optimal {name} loss over {len(tried)} radii") as report:
             curves.append(
                 optimal_robust_loss(
-                    kernel, x, y, against, radii, loss=loss, classes=data.classes, seed=seed, progress=report
+                    kernel, x, y, against, tried, loss=loss, classes=data.classes, seed=seed, progress=report,
+                    until=None if radii is not None or against is None else DONE * loss_aim,
                 )
-            )
-    clean, robust = curves
+            )  # fmt: skip
+        tried = list(curves[0].radii)
+    robust, clean = curves
     radius = robust.radius_for(loss_aim)[1]
     terms, width, reason = _width(model, robust, radius, gap_aim)
     cost = None

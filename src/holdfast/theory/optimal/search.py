@@ -44,6 +44,7 @@ def optimal_robust_loss(
     tolerance: float = TOLERANCE,
     attack: Attack | None = None,
     rounds: int = ROUNDS,
+    until: float | None = None,
     seed: int = 0,
     progress: Report | None = None,
 ) -> RobustLossCurve:
@@ -64,6 +65,7 @@ def optimal_robust_loss(
         tolerance: width of bracket after which a radius is done.
         attack: judges each radius at the end; default 40 steps of PGD from the example and one from a random point.
         rounds: of solving and attacking, at most, a radius.
+        until: radii above the first whose upper end is at most this are left out of the result.
         progress: called with the share of the work done, about.
 
     Raises:
@@ -87,10 +89,13 @@ def optimal_robust_loss(
         if progress is not None:
             progress(done / len(rising))
         found[radius] = search.at(radius)
-    reached = [found[float(radius)] for radius in radii]
+        if until is not None and found[radius].loss <= until:
+            break
+    radii = [float(radius) for radius in radii if float(radius) in found]
+    reached = [found[radius] for radius in radii]
     lower = [max(0.0, max(line.at(r.solution.radius) for line in search.lines)) for r in reached]
     return RobustLossCurve(
-        radii=tuple(map(float, radii)),
+        radii=tuple(radii),
         lower=as_tensor(lower),
         upper=as_tensor([r.loss for r in reached]),
         clean_loss=as_tensor([r.clean_loss for r in reached]),
