@@ -14,6 +14,7 @@ from holdfast.theory import KernelSpec, into_network, ntk, optimal_robust_loss
 from holdfast.theory.optimal import KernelClass, TangentClass
 from holdfast.theory.optimal.finite import FiniteProblem
 from holdfast.theory.optimal.function_class import weight_step
+from holdfast.theory.optimal.reference import reference_loss
 
 RELU = ntk(KernelSpec(activation="relu", normalised=False, constant=0.5))
 
@@ -30,24 +31,6 @@ def clouds(examples: int, features: int, classes: int, seed: int = 0) -> tuple[T
     return centres[y] + 0.7 * torch.randn(examples, features, generator=draw, dtype=torch.float64), y
 
 
-def clarabel(root: Tensor, y: Tensor, owner: Tensor, radius: float, outputs: int) -> float:
-    """The finite problem by a second solver: exponential cones, interior points."""
-    theta = cvxpy.Variable((len(root), outputs))
-    f = root.numpy() @ theta
-    examples = int(owner.max()) + 1
-    worst = cvxpy.Variable(examples)
-    limits = [cvxpy.norm(theta, "fro") <= radius]
-    for j in range(len(owner)):
-        label = int(y[j])
-        if outputs == 1:
-            loss = cvxpy.logistic(-(2 * label - 1) * f[j, 0])
-        else:
-            loss = cvxpy.log_sum_exp(f[j, :]) - f[j, label]
-        limits.append(loss <= worst[int(owner[j])])
-    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum(worst) / examples), limits)
-    return float(problem.solve(solver=cvxpy.CLARABEL))
-
-
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("radius", [1.0, 6.0])
 def test_the_finite_problem_agrees_with_an_interior_point_solver(classes: int, radius: float) -> None:
@@ -62,7 +45,7 @@ def test_the_finite_problem_agrees_with_an_interior_point_solver(classes: int, r
         temperature=1e-4,
     )  # fmt: skip
     theta, _ = problem.solve_in_ball(gram.new_zeros(27, outputs), radius)
-    reference = clarabel(problem.root, y[owner], owner, radius, outputs)
+    reference = reference_loss(problem, radius)
     lower = problem.line(problem.state(theta)).at(radius)
     upper = float(problem.state(theta * (radius / theta.norm())).worst.mean())
     assert lower <= reference + 1e-6
@@ -99,7 +82,7 @@ def test_a_line_of_grid_points_brackets_the_same_value() -> None:
         temperature=1e-4,
     )  # fmt: skip
     for radius, lower, upper in zip(curve.radii, curve.lower, curve.upper, strict=True):
-        reference = clarabel(problem.root, y[owner], owner, radius, 1)
+        reference = reference_loss(problem, radius)
         assert float(lower) <= reference + 2e-4  # the root's jitter
         assert float(upper) >= reference - 2e-4
         assert float(upper - lower) <= 1e-3
