@@ -15,6 +15,7 @@ KERNEL_ROUNDING = (
     1e-10  # relative error of a kernel's entries in float64, which every kernel here is tested to
 )
 ITERATIONS = 400
+PRECISION = 1e-2  # of a solution's gradient, relative
 NEAR_RADIUS = 0.03  # relative: bounds lose only the square of it
 TRIES = 6  # weights tried for one radius
 
@@ -89,6 +90,11 @@ class FiniteProblem:
         solved: Tensor = torch.linalg.solve_triangular(self.root.T, theta, upper=True)
         return solved.reshape(self.start.shape)
 
+    def interpolant(self, values: Float[Tensor, "points outputs"]) -> Float[Tensor, "points outputs"]:
+        """Coefficients of the function of least norm with these values of ``f - f_0`` at the points."""
+        half = torch.linalg.solve_triangular(self.root, values.reshape(-1, self.columns), upper=False)
+        return self.coefficients(half)
+
     def norm(self, coefficients: Float[Tensor, "points outputs"]) -> Tensor:
         """``||f - f_0||`` by the kernel itself, with its rounding on the side of a larger norm."""
         flat = coefficients.reshape(-1, self.columns)
@@ -121,8 +127,13 @@ class FiniteProblem:
         ).sum()
         return Line(level=float(tangent), slope=float(self.norm(state.dual)))
 
-    def solve(self, theta: Float[Tensor, "rows columns"], weight: float) -> Float[Tensor, "rows columns"]:
-        """Minimise the softened loss plus ``weight / 2 ||theta||^2`` by L-BFGS (scipy's), from ``theta``."""
+    def solve(
+        self, theta: Float[Tensor, "rows columns"], weight: float, radius: float
+    ) -> Float[Tensor, "rows columns"]:
+        """Minimise the softened loss plus ``weight / 2 ||theta||^2`` by L-BFGS (scipy's), from ``theta``.
+
+        Ends where the gradient is a hundredth of what the weight's part has at ``||theta|| = radius``: bounds lose its square.
+        """
 
         def value_and_gradient(vector: object) -> tuple[float, object]:
             at = torch.as_tensor(vector).to(theta).reshape(theta.shape)
@@ -131,7 +142,7 @@ class FiniteProblem:
             value = state.value + weight / 2 * at.square().sum()
             return float(value), gradient.cpu().numpy().ravel()
 
-        precision = max(1e-9, 1e-4 * weight)
+        precision = max(1e-12, PRECISION * weight * radius / theta.numel() ** 0.5)
         found = minimize(
             value_and_gradient, theta.cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
             options={"maxiter": ITERATIONS, "maxcor": 20, "gtol": precision, "ftol": 1e-12},
@@ -150,7 +161,7 @@ class FiniteProblem:
             weight = float(self.norm(self.state(theta).dual)) / radius
         tried: list[tuple[float, float]] = []
         for _ in range(TRIES):
-            theta = self.solve(theta, weight)
+            theta = self.solve(theta, weight, radius)
             size = float(theta.norm())
             if abs(size / radius - 1) <= NEAR_RADIUS or size == 0:
                 break

@@ -1,6 +1,5 @@
 """Which functions compete: those of a kernel's space, or those of a finite network linear in its weights."""
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
@@ -9,9 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
 
 from holdfast.errors import InputError
+from holdfast.networks import Linearised
 from holdfast.theory.analytic import NTK, ntk
 from holdfast.theory.empirical import empirical_ntk
 from holdfast.theory.spec import KernelSpec
@@ -120,31 +119,12 @@ class TangentClass(FunctionClass):
     def predictor(
         self, points: Float[Tensor, "m ..."], coefficients: Float[Tensor, "m outputs"]
     ) -> nn.Module:
-        return TangentPredictor(self.model, weight_step(self.model, points, coefficients))
-
-
-class TangentPredictor(nn.Module):
-    """``f_0(x) + <df/dW(x; W0), step>`` by a forward derivative."""
-
-    def __init__(self, model: nn.Module, step: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = tuple(step)
-        self.step = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in step.values())
-
-    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
-        weights = dict(self.model.named_parameters())
-
-        def at(trained: dict[str, Tensor]) -> Tensor:
-            outputs: Tensor = functional_call(self.model, trained, (x,))
-            return outputs
-
-        here = {name: weights[name].detach() for name in self.names}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, at the first jvp
-            found = jvp(at, (here,), (dict(zip(self.names, self.step, strict=True)),))
-        result: Tensor = found[0] + found[1]
-        return result
+        moved = Linearised(self.model)
+        weights, step = dict(moved.model.named_parameters()), weight_step(self.model, points, coefficients)
+        with torch.no_grad():
+            for name, change in step.items():
+                weights[name].add_(change)
+        return moved
 
 
 def weight_step(

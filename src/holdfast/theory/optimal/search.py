@@ -26,7 +26,8 @@ from holdfast.threats.base import Points, Threat
 TOLERANCE = 0.004
 ROUNDS = 12  # a radius
 STEPS = 10  # of the search that feeds the working set
-SHARE = 1e-4  # of an example's weight below which a point leaves the working set
+SHARE = 0.02  # of the mean weight of an example, below which a point leaves the working set
+JUDGED = 0.9  # of the tolerance: brackets that narrow by the quick search are shown to the full attack
 BLOCK = 1024  # examples attacked at once
 
 Report = Callable[[float], None]
@@ -81,7 +82,7 @@ def optimal_robust_loss(
     search = _Search(
         functions=functions, x=x, y=y.long(), threat=threat, loss=loss, tolerance=tolerance, rounds=rounds,
         attack=PGD(steps=40, restarts=2, start="example") if attack is None else attack, seed=seed,
-        working=_Working(points=x, owner=torch.arange(len(x), device=x.device), coefficients=x.new_zeros(len(x), functions.outputs)),
+        working=_Working(points=x, owner=torch.arange(len(x), device=x.device), coefficients=(none := x.new_zeros(len(x), functions.outputs)), held=none),
     )  # fmt: skip
     found: dict[float, _Reached] = {}
     rising = sorted(set(map(float, radii)))
@@ -139,23 +140,31 @@ def _check(x: Tensor, y: Tensor, radii: Sequence[float], loss: Loss, tolerance: 
 
 @dataclass(frozen=True, kw_only=True)
 class _Working:
-    """The points, whose they are, and the function held at the moment."""
+    """The points, whose they are, the coefficients of the solution, and the values of the best function so far.
+
+    Solutions of the finite problem jump from round to round: each serves its own points and no others. Attacking the middle between
+    the solution and the best function so far (Ben-Ameur and Neto 2007, in-out separation) takes a fraction of the rounds.
+    """
 
     points: Float[Tensor, "points ..."]
     owner: Int[Tensor, " points"]
     coefficients: Float[Tensor, "points outputs"]
+    held: Float[Tensor, "points outputs"]
 
     def keep(self, rows: Bool[Tensor, " points"]) -> "_Working":
         return _Working(
-            points=self.points[rows], owner=self.owner[rows], coefficients=self.coefficients[rows]
-        )
+            points=self.points[rows], owner=self.owner[rows], coefficients=self.coefficients[rows], held=self.held[rows]
+        )  # fmt: skip
 
-    def add(self, points: Points, owner: Int[Tensor, " new"]) -> "_Working":
+    def add(
+        self, points: Points, owner: Int[Tensor, " new"], held: Float[Tensor, "new outputs"]
+    ) -> "_Working":
         nothing = self.coefficients.new_zeros(len(points), self.coefficients.shape[1])
         return _Working(
             points=torch.cat([self.points, points]),
             owner=torch.cat([self.owner, owner]),
             coefficients=torch.cat([self.coefficients, nothing]),
+            held=torch.cat([self.held, held]),
         )
 
 
@@ -186,9 +195,10 @@ class _Search:
         self.lines: list[Line] = []
 
     def at(self, radius: float) -> _Reached:
-        """Rounds of solving and attacking until the bracket is narrow; the quick search feeds them, the full attack ends them."""
+        """Rounds of solving and attacking until the bracket is narrow: a quick search feeds them, the full attack has the last word."""
         weight: float | None = None
         best: _Reached | None = None
+        judged, joined = False, True
         for round_ in range(self.rounds):
             problem = self._problem()
             theta = problem.theta(self.working.coefficients)
@@ -196,18 +206,32 @@ class _Search:
                 theta, weight = problem.solve_in_ball(theta, radius, weight)
             state = problem.state(theta)
             self.lines.append(problem.line(state))
-            solution = self._solution(problem, theta, radius, state.dual)
             lower = max(line.at(radius) for line in self.lines)
-            last = round_ == self.rounds - 1
-            points, gain, reached = self._attacked(problem, solution, full=last)
-            if reached.loss - lower <= 0.75 * self.tolerance and not last:
-                points, gain, reached = self._attacked(problem, solution, full=True)
+            found = problem.coefficients(theta)
+            tried = _scaled(problem, found, radius)
+            if best is not None and joined:
+                tried = _scaled(problem, (tried + problem.interpolant(self.working.held)) / 2, radius)
+            solution = Solution(
+                radius=radius, points=self.working.points, coefficients=tried, dual=state.dual, slope=self.lines[-1].slope,
+                functions=self.functions,
+            )  # fmt: skip
+            values = problem.outputs(problem.theta(tried)) - problem.start
+            points, gain, reached = self._attacked(problem, solution, values, full=False)
             if best is None or reached.loss < best.loss:
-                best = reached
-            if reached.loss - lower <= self.tolerance or self.threat is None or radius == 0:
+                best, judged = reached, False
+                self.working = replace(self.working, held=values)
+            if self.threat is None or radius == 0:
                 break
-            self._renew(state.dual, points, gain)
+            last = round_ == self.rounds - 1
+            if not judged and (last or best.loss - lower <= JUDGED * self.tolerance):
+                points, gain, best = self._attacked(problem, best.solution, self.working.held, full=True)
+                judged = True
+            if judged and best.loss - lower <= self.tolerance:
+                break
+            self.working = replace(self.working, coefficients=found)
+            joined = self._renew(state.dual, best.solution, points, gain)
         assert best is not None  # rounds >= 1
+        self.working = replace(self.working, coefficients=found)
         return best
 
     def _problem(self) -> FiniteProblem:
@@ -229,25 +253,19 @@ class _Search:
             temperature=self.tolerance / 4,
         )
 
-    def _solution(
-        self, problem: FiniteProblem, theta: Tensor, radius: float, dual: Float[Tensor, "points outputs"]
-    ) -> Solution:
-        """Scaled to the radius, unless a smaller norm is what the loss asks for."""
-        coefficients = problem.coefficients(theta)
-        size = float(problem.norm(coefficients))
-        if size > radius or (size > 0 and size > 0.9 * radius):
-            coefficients = coefficients * (radius / size)
-        self.working = replace(self.working, coefficients=coefficients)
-        return Solution(
-            radius=radius, points=self.working.points, coefficients=coefficients, dual=dual, slope=self.lines[-1].slope,
-            functions=self.functions,
-        )  # fmt: skip
-
     def _attacked(
-        self, problem: FiniteProblem, solution: Solution, *, full: bool
+        self,
+        problem: FiniteProblem,
+        solution: Solution,
+        values: Float[Tensor, "points outputs"],
+        *,
+        full: bool,
     ) -> tuple[Points, Float[Tensor, " examples"], _Reached]:
-        """A bad point an example, how much worse it is than the worst one known, and what the function is worth at all of them."""
-        known = problem.outputs(problem.theta(solution.coefficients))
+        """A bad point an example, how much worse it is than the worst one known, and what the function is worth at all of them.
+
+        ``values`` of ``f - f_0`` at the problem's points, which need not be those that the solution is written with.
+        """
+        known = problem.start + values
         losses = self.loss(known, problem.labels)
         worst = torch.full((len(self.x),), -torch.inf, dtype=losses.dtype, device=losses.device)
         worst = worst.scatter_reduce(0, problem.owner, losses, "amax")
@@ -260,7 +278,7 @@ class _Search:
             at = problem.owner.new_zeros(len(self.x))
             top = (losses == worst[problem.owner]).nonzero().squeeze(1)
             at[problem.owner[top]] = top
-            found = self._search(solution, solution.points[at], full=full)
+            found = self._search(solution, self.working.points[at], full=full)
             outputs = _in_blocks(solution.predictor, found)
             now = self.loss(outputs, self.y)
             right &= correct(outputs, self.y)
@@ -295,14 +313,31 @@ class _Search:
         return torch.cat(found)
 
     def _renew(
-        self, dual: Float[Tensor, "points outputs"], points: Points, gain: Float[Tensor, " examples"]
-    ) -> None:
-        """Points without weight leave, points that raise an example's loss by a share of the tolerance join; examples always stay."""
-        needed = dual.norm(dim=1) * len(self.x) > SHARE
+        self,
+        dual: Float[Tensor, "points outputs"],
+        best: Solution,
+        points: Points,
+        gain: Float[Tensor, " examples"],
+    ) -> bool:
+        """Points without weight leave, points that raise an example's loss by a share of the tolerance join; examples always stay.
+
+        Whether any joined.
+        """
+        carried = dual.norm(dim=1)
+        needed = carried > SHARE * carried.sum() / len(self.x)
         needed[: len(self.x)] = True
-        self.working = self.working.keep(needed)
         worse = gain > self.tolerance / 10
-        self.working = self.working.add(points[worse], worse.nonzero().squeeze(1))
+        held = _in_blocks(best.predictor, points[worse]) - self.functions.start(points[worse])
+        self.working = self.working.keep(needed).add(points[worse], worse.nonzero().squeeze(1), held)
+        return bool(worse.any())
+
+
+def _scaled(
+    problem: FiniteProblem, coefficients: Float[Tensor, "points outputs"], radius: float
+) -> Float[Tensor, "points outputs"]:
+    """To the radius, unless a smaller norm is what the loss asks for."""
+    size = float(problem.norm(coefficients))
+    return coefficients * (radius / size) if size > radius or size > 0.9 * radius > 0 else coefficients
 
 
 def _ascend(
@@ -326,4 +361,4 @@ def _ascend(
 
 def _in_blocks(model: nn.Module, points: Points) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(part) for part in _tensors.batches(points, BLOCK)])
+        return torch.cat([model(points[part]) for part in _tensors.chunks(max(1, len(points)), BLOCK)])
