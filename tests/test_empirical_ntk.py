@@ -21,6 +21,63 @@ class Twice(nn.Module):
         return self.last(torch.tanh(self.inner(torch.tanh(self.inner(x)))) * self.gain)
 
 
+class Residual(nn.Module):
+    """Convolutions around a shortcut, batch norm, a grouped convolution that is not known, and one layer at two resolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.strided = nn.Conv2d(4, 4, 2, stride=2, dilation=1)
+        self.grouped = nn.Conv2d(4, 4, 1, groups=2)
+        self.last = nn.Linear(4, 3)
+        with torch.no_grad():
+            for buffer in (self.norm.running_mean, self.norm.running_var):
+                buffer.add_(torch.rand(4, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x.reshape(-1, 1, 2, 2))))
+        x = x + torch.tanh(self.inner(x))
+        x = torch.relu_(self.inner(self.strided(x)))
+        return self.last(self.grouped(x).flatten(1))
+
+
+class Tokens(nn.Module):
+    """A linear layer and a one-dimensional convolution along a sequence, and layer norm, which only `torch.func` knows here."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.along = nn.Linear(2, 5), nn.Conv1d(5, 3, 2, padding=1, dilation=1)
+        self.norm, self.along_norm, self.last = nn.LayerNorm(5), nn.BatchNorm1d(3), nn.Linear(9, 2)
+
+    def forward(self, x):
+        x = self.norm(torch.tanh(self.mix(x.reshape(-1, 2, 2))))
+        return self.last(self.along_norm(self.along(x.transpose(1, 2))).flatten(1))
+
+
+class Opaque(torch.autograd.Function):
+    """Differentiable by autograd, not by `torch.func`."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x, scale)
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, scale = ctx.saved_tensors
+        return gradient * scale, (gradient * x).sum(0)
+
+
+class OpaqueScale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return Opaque.apply(x, self.scale)
+
+
 def frozen_first():
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     model[0].weight.requires_grad_(False)
@@ -44,6 +101,8 @@ MODELS = {
         nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)
     ),
     "batch norm": lambda: nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2)),
+    "residual": Residual,
+    "tokens": Tokens,
     "dense": lambda: Dense(4, 3, 8, 3),
     "dense, direct": lambda: Dense(4, 2, 8, 2, "relu", input_layer=False, zero_start=False),
     "two-layer": lambda: TwoLayer(4, 3, 12, constant=0.5),
@@ -89,8 +148,9 @@ def test_kernel_is_the_product_of_jacobians(name):
     torch.testing.assert_close(product, torch.einsum("ijcd,jd->ic", wanted, vector), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv", "dense", "two-layer"])
-def test_symmetric_blocks_are_the_whole(name):
+@pytest.mark.parametrize("name", ["linear", "conv", "residual", "dense", "two-layer"])
+def test_symmetric_blocks_are_the_whole(monkeypatch, name):
+    monkeypatch.setattr("holdfast.theory.empirical.COLUMNS", 2)
     model, x = made(name), points(7)
     for outputs in ("trace", "full"):
         half, whole = (empirical_ntk(model, x, y, outputs=outputs, block=3) for y in (None, x.clone()))
@@ -132,6 +192,8 @@ def test_bad_input_is_refused(monkeypatch):
         empirical_ntk(nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2))).double(), x)
     with pytest.raises(InputError, match="reshape it"):
         empirical_ntk_product(model, x, x, x)
+    with pytest.raises(InputError, match=r"got 0 \(OpaqueScale\), where it fails"):
+        empirical_ntk(nn.Sequential(OpaqueScale(), nn.Linear(4, 2)).double(), x)
     monkeypatch.setattr("holdfast.theory.memory.free_bytes", lambda device: 2**10)
     with pytest.raises(InputError, match="an empirical kernel of 3 x 3 points must fit into the free memory"):
         empirical_ntk(model, x)

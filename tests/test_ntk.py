@@ -9,6 +9,7 @@ import torch
 from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
 from holdfast.theory import KernelSpec, ntk
+from holdfast.theory.angular import polynomial, power_series
 
 SPECS = {
     **{name: KernelSpec(activation=name) for name in ("relu", "relu2", "erf", "identity", "leaky-relu")},
@@ -125,7 +126,7 @@ def test_kernel_is_the_sum_over_layers(activation, trained):
 def test_blocks_halves_and_products_agree(monkeypatch, activation, dtype):
     x, kernel = points(23, dtype=dtype), ntk(KernelSpec(activation=activation, depth=2))
     whole = kernel(x, x.clone())
-    monkeypatch.setattr("holdfast.theory.analytic.TILE", (4, 7))
+    monkeypatch.setattr("holdfast.theory.analytic.TILE", (7, 4))
     half = kernel(x)
     close = {"rtol": 1e-10, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 2e-3, "atol": 1e-5}
     torch.testing.assert_close(half, whole, **close)
@@ -218,3 +219,30 @@ def test_bad_calls_are_refused(monkeypatch):
     monkeypatch.setattr("holdfast.theory.memory.free_bytes", lambda device: 2**20)
     with pytest.raises(InputError, match=r"free memory of cpu \(0.0 GiB\), it needs"):
         kernel(points(400))
+
+
+@pytest.mark.parametrize(
+    ("activation", "depth"),
+    [("relu", 2), ("relu", 3), ("relu", 4), ("leaky-relu", 3), ("relu2", 3)],
+)
+def test_the_polynomial_in_the_angle_is_what_the_layers_give(activation, depth):
+    """At well separated, nearly coincident and opposite points; the layers in float64 are the reference."""
+    angle = torch.cat([torch.linspace(0, math.pi, 301), torch.logspace(-3, -1, 40)]).double()
+    u, kernel = angle.cos()[:, None], ntk(KernelSpec(activation=activation, depth=depth))
+    one = [kernel._dual.rows(torch.ones(1, dtype=torch.float64))] * depth
+    powers = power_series(lambda u: kernel._scaled(u, one, one), depth)
+    assert powers is not None
+    exact = kernel._scaled(u, one, one)
+    found = polynomial(list(torch.tensor(powers, dtype=torch.float64).unbind()), u.clone())
+    assert float((found - exact).abs().max()) < 5e-8 * float(exact.max())
+    single = polynomial(list(torch.tensor(powers).unbind()), u.float())
+    # the correlation itself, rounded, says no more about small angles than this
+    blur = torch.finfo(torch.float32).eps / angle.sin().clamp_min(3e-4)
+    assert ((single.double() - exact)[:, 0].abs() <= exact.max() * (2e-6 + depth * blur)).all()
+
+
+def test_a_series_that_is_too_long_or_too_steep_is_not_used():
+    assert power_series(lambda u: torch.sin(40 * torch.asin(u)), 8) is None
+    assert power_series(torch.asin, 1) is not None
+    assert ntk(KernelSpec(activation="relu2", depth=10))._angular(torch.ones(1, 1)) is None
+    assert ntk(KernelSpec(depth=3))._angular(torch.ones(1, 1, dtype=torch.float64)) is None

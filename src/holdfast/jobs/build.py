@@ -28,6 +28,7 @@ from holdfast.jobs.selection import keep_examples
 from holdfast.losses import loss_named
 from holdfast.networks.conv import MNISTConv
 from holdfast.networks.dense import Dense
+from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import SphereSlice, Threat, parse_threat
 
@@ -73,6 +74,7 @@ def build(config: RunConfig) -> Job:
             "schedule": training.schedule,
             "best_by": training.best_by,
             "evaluate_every": training.evaluate_every,
+            "kernel_examples": training.kernel_examples,
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,
@@ -155,7 +157,9 @@ def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:
 
 
 def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Module:
-    """The network, its initial weights fixed by ``seed``."""
+    """The network, its initial weights fixed by ``seed``; its tangent there where ``linearised``."""
+    if config.linearised:
+        return Linearised(build_network(replace(config, linearised=False), data, seed=seed))
     if config.name == "two-layer":
         center = (
             flatten(data.train.x).mean(0, dtype=torch.float64).to(data.x.dtype) if config.center else None

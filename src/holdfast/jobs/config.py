@@ -189,6 +189,11 @@ class NetworkConfig(_Checked):
     constant: float | None = _option(
         0.5, "constant appended to the inputs (two layers), as a bias; null for none"
     )
+    linearised: bool = _option(
+        False,
+        "train its tangent at the initial weights instead, which is linear in the weights: two to three times the work",
+        short="linearised",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +247,13 @@ class TrainingConfig(_Checked):
         "which weights are the best on the validation part: of lowest loss or highest accuracy under attack",
     )
     evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
+    kernel_examples: int | None = _option(
+        None,
+        "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are observed after each"
+        " evaluated epoch (about a backward pass an output for each of them); left out, none",
+        short="kernel-examples",
+        least=2,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

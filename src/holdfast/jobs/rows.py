@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from holdfast.theory import KernelFigures
 from holdfast.trace import Window
 from holdfast.trace.recorder import window_at
 from holdfast.training import EpochRecord
@@ -20,6 +21,18 @@ def metrics_row(record: EpochRecord, names: tuple[tuple[str, ...], ...]) -> dict
         "drift": {ball_name(ball): distance for ball, distance in zip(names, record.drift, strict=True)},
         "clean_accuracy": None, "robust_accuracy": None, "robust_loss": None,
     }  # fmt: skip
+
+
+def kernel_row(figures: KernelFigures) -> dict[str, float]:
+    """The columns of one look at the tangent kernel."""
+    return {
+        "kernel_drift": figures.drift,
+        "kernel_alignment": figures.alignment,
+        "kernel_centred_alignment": figures.centred_alignment,
+        "kernel_eigenvalue_max": figures.eigenvalue_max,
+        "kernel_eigenvalue_min": figures.eigenvalue_min,
+        "weight_drift": figures.weight_drift,
+    }
 
 
 def ball_name(names: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row
 from holdfast.losses import Loss
 from holdfast.runs import RunWriter
+from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
@@ -37,6 +38,7 @@ class Session:
     Attributes:
         x, y: the training part, on the run's device.
         attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the finished network.
+        kernel: what the tangent kernel was at the start; None where it is not watched.
         radius: at which windows are bounded while training; the certificate may be asked for another.
         state, best, rows: all that changes, besides the weights.
     """
@@ -63,6 +65,7 @@ class Session:
     reason: str
     recorder: TraceRecorder
     ball: ParameterBall
+    kernel: KernelWatch | None
     writer: RunWriter
     progress: Progress
     started: datetime

@@ -6,6 +6,7 @@ adds: checks before anything is spent, checkpoints, interruption.
 
 import inspect
 import math
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -26,12 +27,14 @@ from holdfast.jobs.checks import check_compatible, check_data, check_model, chec
 from holdfast.jobs.conclude import conclude, unfinished
 from holdfast.jobs.config import PRECISIONS
 from holdfast.jobs.progress import Progress
-from holdfast.jobs.rows import Row, metrics_row
+from holdfast.jobs.rows import Row, kernel_row, metrics_row
 from holdfast.jobs.session import Session
 from holdfast.jobs.setting import save_setting
 from holdfast.jobs.validation import BEST_BY, validate
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.runs import Run, RunWriter
+from holdfast.runs.run import read_weights
+from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import TraceRecorder, save_trace
 from holdfast.trace.cost import record_every
@@ -78,6 +81,7 @@ def train(
     precision: str = "32-true",
     strategy: str = "auto",
     evaluate_every: int = 1,
+    kernel_examples: int | None = None,
     evaluation_attack: Attack | None = None,
     final_attack: Attack | None = None,
     best_by: str = "robust_loss",
@@ -102,6 +106,9 @@ def train(
         batch_size: examples a round; default all of them.
         optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser.
         out: run folder; default: nothing is written.
+        kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
+            and ``weight_drift`` of ``metrics.jsonl`` (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
+            for each of them; refused where that does not fit into memory. Default: none.
         final_attack: on the finished network, default PGD with 40 steps and 2 restarts; on the test part the suite ``fast`` follows.
         best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
@@ -157,6 +164,15 @@ def train(
     state, best, rows = TrainingState(), Best(), list[Row]()
     if resume and out is not None:
         state, best, rows = resume_state(Path(out), model, torch_optimizer, recorder)
+    kernel = _kernel(
+        model,
+        x,
+        y,
+        classes=data.classes,
+        examples=kernel_examples,
+        seed=seed,
+        resumed=Path(out) if resume and out is not None else None,
+    )
     session = Session(
         name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
         evaluation=evaluation_attack or PGD(steps=10),
@@ -165,6 +181,7 @@ def train(
         best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
         reason=reason, recorder=recorder,
         ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
+        kernel=kernel,
         writer=RunWriter(Path(out) if out is not None and fabric.is_global_zero else None),
         progress=seen, started=started,
         state=state, best=best, rows=rows,
@@ -247,8 +264,9 @@ def _fitted(
     def observe(record: EpochRecord, now: TrainingState) -> None:
         last = record.epoch == epochs
         row = metrics_row(record, session.recorder.names)
-        if len(session.data.validation) and (last or record.epoch % evaluate_every == 0):
-            row |= validate(session, record)
+        if last or record.epoch % evaluate_every == 0:
+            row |= validate(session, record) if len(session.data.validation) else {}
+            row |= {} if session.kernel is None else kernel_row(session.kernel.look(session.model))
         session.rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
         if last:
@@ -272,6 +290,25 @@ def _fitted(
         except NonFiniteLossError as error:
             return error, False
     return None, done.interrupted
+
+
+def _kernel(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    classes: int,
+    examples: int | None,
+    seed: int,
+    resumed: Path | None,
+) -> KernelWatch | None:
+    """The tangent kernel at the weights that training began with; None where it is not to be watched."""
+    if examples is None:
+        return None
+    if resumed is not None:
+        model = deepcopy(model)
+        model.load_state_dict(read_weights(resumed / "initial.safetensors"))
+    return KernelWatch(model, x, y, classes=classes, examples=examples, seed=seed)
 
 
 def _keep_weights(session: Session) -> None:

@@ -67,9 +67,16 @@ class ClassRow:
     verified_accuracy: float | None
 
 
+KERNEL = (
+    "kernel_drift", "kernel_alignment", "kernel_centred_alignment", "kernel_eigenvalue_max", "kernel_eigenvalue_min",
+    "weight_drift",
+)  # fmt: skip
+"""Columns of runs whose tangent kernel was watched."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One line of ``metrics.jsonl``; ``rounds`` counts from the start of the run."""
+    """One line of ``metrics.jsonl``; ``rounds`` counts from the start of the run, ``kernel`` has what was observed of `KERNEL`."""
 
     epoch: float
     rounds: float
@@ -82,6 +89,7 @@ class Epoch:
     robust_accuracy: float | None
     robust_loss: float | None
     drift: dict[str, float]
+    kernel: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +237,7 @@ def _epochs(path: Path) -> tuple[tuple[Epoch, ...], int]:
             robust_accuracy=row.number("robust_accuracy"),
             robust_loss=row.number("robust_loss"),
             drift=row.inner("drift").numbers(),
+            kernel={key: value for key in KERNEL if (value := row.number(key)) is not None},
         )
         for index, (row, done) in enumerate(zip(rows, rounds, strict=True))
     ), unread

@@ -209,6 +209,58 @@ def drift_figure(run: Run) -> Figure:
     )
 
 
+def kernel_figure(run: Run) -> Figure:
+    """How the tangent kernel moved on a few training examples; drawn for runs that watched it."""
+    title = "Tangent kernel on a sample of the training part (observed)"
+    looks = [e for e in run.epochs if e.kernel]
+    series = tuple(
+        Series(
+            label=label,
+            points=tuple((e.rounds, e.kernel[key]) for e in looks if key in e.kernel),
+            style=style,
+        )
+        for label, key, style in (
+            ("drift of the kernel since the start", "kernel_drift", "s-vermillion"),
+            ("drift of the weights since the start", "weight_drift", "s-grey"),
+            ("alignment with the labels", "kernel_alignment", "s-blue"),
+            ("alignment, both centred", "kernel_centred_alignment", "s-sky dash"),
+        )
+        if any(key in e.kernel for e in looks)
+    )
+    if not series:
+        return Figure(
+            title=title, run=run.name, svg=Markup(""), legend=(), empty="The tangent kernel: not observed."
+        )
+    said = "Over rounds: " + ", ".join(f"{s.label} ends at {number(s.points[-1][1])}" for s in series) + "."
+    return Figure(
+        title=title,
+        run=run.name,
+        legend=series,
+        notes=_spectrum(looks),
+        svg=chart(
+            series,
+            x_name="rounds",
+            y_high=1.08 * max(value for s in series for _, value in s.points),
+            description=said,
+        ),
+    )
+
+
+def _spectrum(looks: list[Epoch]) -> tuple[str, ...]:
+    ends = [
+        (e.kernel["kernel_eigenvalue_min"], e.kernel["kernel_eigenvalue_max"])
+        for e in (looks[0], looks[-1])
+        if {"kernel_eigenvalue_min", "kernel_eigenvalue_max"} <= e.kernel.keys()
+    ]
+    if len(ends) < 2:
+        return ()
+    least, most = zip(*ends, strict=True)
+    return (
+        f"From the first look to the last the largest eigenvalue went from {number(most[0])} to {number(most[1])}, "
+        f"the smallest from {number(least[0])} to {number(least[1])}.",
+    )
+
+
 def accuracy_figure(run: Run) -> Figure:
     title = "Accuracy on the validation part"
 

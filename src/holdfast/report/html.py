@@ -23,6 +23,7 @@ from holdfast.report.figures import (
     Figure,
     accuracy_figure,
     drift_figure,
+    kernel_figure,
     loss_figure,
     loss_top,
     radius_figure,
@@ -102,6 +103,7 @@ def page(runs: Sequence[Run]) -> str:
     """The page as text."""
     top, axis = full_scale(list(runs)), loss_top(list(runs))
     alone = len(runs) == 1
+    watched = any(e.kernel for run in runs for e in run.epochs)  # views of one page show the same figures
     views = [
         View(
             label=label,
@@ -109,7 +111,13 @@ def page(runs: Sequence[Run]) -> str:
             wide=bracket(run, WIDE, top, magnify=alone),
             narrow=bracket(run, NARROW, top, magnify=alone),
             cards=cards(run),
-            figures=(loss_figure(run, axis), drift_figure(run), accuracy_figure(run), radius_figure(run)),
+            figures=(
+                loss_figure(run, axis),
+                drift_figure(run),
+                accuracy_figure(run),
+                radius_figure(run),
+                *([kernel_figure(run)] if watched else []),
+            ),
             gallery=draw(run, run.gallery),
             config=None if run.config is None else pretty(run.config),
             evaluation=evaluation(run),

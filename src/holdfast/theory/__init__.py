@@ -3,6 +3,10 @@
 from holdfast.theory import capacity as capacity
 from holdfast.theory.analytic import NTK as NTK
 from holdfast.theory.analytic import ntk as ntk
+from holdfast.theory.drift import KernelFigures as KernelFigures
+from holdfast.theory.drift import KernelWatch as KernelWatch
+from holdfast.theory.drift import kernel_alignment as kernel_alignment
+from holdfast.theory.drift import kernel_drift as kernel_drift
 from holdfast.theory.empirical import empirical_ntk as empirical_ntk
 from holdfast.theory.empirical import empirical_ntk_product as empirical_ntk_product
 from holdfast.theory.into_network import into_network as into_network

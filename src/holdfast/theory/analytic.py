@@ -1,6 +1,6 @@
 """Neural tangent kernels of infinitely wide dense networks, block by block."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from holdfast._tensors import chunks
+from holdfast.acceleration.products import product
 from holdfast.errors import InputError
+from holdfast.theory.angular import polynomial, power_series
 from holdfast.theory.duals import Rows, floored, root
 from holdfast.theory.memory import require_memory
 from holdfast.theory.spec import KernelSpec, spec_of
 
-TILE = (128, 512)
-"""Rows and columns (no fewer than rows) of a block on a CPU: it and its temporaries stay in the second-level cache."""
+TILE = (1024, 128)
+"""Rows and columns (no more than rows) of a block on a CPU: it and its temporaries stay in the second-level cache, and so few
+columns are soon packed for the matrix product."""
 WIDE_TILE = (4096, 4096)
 """The same on anything else, which must be kept busy."""
 BUFFERS = 12  # tensors of a block's size alive at once, at most
@@ -45,6 +48,7 @@ class NTK:
     def __init__(self, spec: KernelSpec) -> None:
         self.spec = spec
         self._dual, self._factor = spec.dual, spec.factor
+        self._series: dict[torch.device, list[Tensor] | None] = {}
 
     def __call__(
         self, x1: Float[Tensor, "n ..."], x2: Float[Tensor, "m ..."] | None = None
@@ -67,27 +71,25 @@ class NTK:
         if torch.is_grad_enabled() and (x1.requires_grad or other.requires_grad):
             left = self._points(x1)
             right = left if symmetric else self._points(other)
-            rows = [
-                checkpoint(self._block, left[part], right, use_reentrant=False)
-                for part in chunks(
-                    len(x1), max(1, self._tile(x1)[0] * self._tile(x1)[1] // max(1, len(other)))
-                )
+            high = max(1, self._tile(x1)[0] * self._tile(x1)[1] // max(1, len(other)))
+            parts = [
+                checkpoint(self._block, left, part, right, use_reentrant=False)
+                for part in chunks(len(x1), high)
             ]
-            return torch.cat(rows) if rows else x1.new_zeros(0, len(other))
+            return torch.cat(parts) if parts else x1.new_zeros(0, len(other))
         with torch.no_grad():
             left = self._points(x1)
             right = left if symmetric else self._points(other)
             result = x1.new_empty(len(x1), len(other))
-            for rows_, columns in self._tiles(x1, len(other), upper=symmetric):
-                block = self._block(left[rows_], right[columns])
-                if symmetric and columns.start == rows_.start:
-                    square = block[
-                        :, : len(block)
-                    ]  # the upper half counts, so that the matrix equals its transpose
-                    square.copy_(square.triu() + square.triu(1).T)
-                result[rows_, columns] = block
+            for rows, columns in self._tiles(x1, len(other), lower=symmetric):
+                block = self._fast_block(left, rows, right, columns)
+                if symmetric and columns.start == rows.start:
+                    # the lower half counts, so that the matrix equals its transpose
+                    square = block[: block.shape[1]]
+                    square.copy_(square.tril() + square.tril(-1).T)
+                result[rows, columns] = block
                 if symmetric:
-                    result[columns, rows_] = block.T
+                    result[columns, rows] = block.T
             if symmetric:
                 result.diagonal().copy_(self._diagonal(left))
             return result
@@ -109,8 +111,8 @@ class NTK:
         with torch.no_grad():
             left, right = self._points(x1), self._points(x2)
             result = vector.new_zeros(len(x1), *vector.shape[1:])
-            for rows, columns in self._tiles(x1, len(x2), upper=False):
-                result[rows] += self._block(left[rows], right[columns]) @ vector[columns]
+            for rows, columns in self._tiles(x1, len(x2), lower=False):
+                result[rows] += self._fast_block(left, rows, right, columns) @ vector[columns]
             return result
 
     def _points(self, x: Tensor) -> "_Points":
@@ -124,38 +126,62 @@ class NTK:
         last = root(variance)
         return _Points(unit=unit, layers=tuple(layers), last=last)
 
-    def _block(self, left: "_Points", right: "_Points") -> Tensor:
+    def _block(self, left: "_Points", rows: slice, right: "_Points") -> Tensor:
         """Everything is divided by both points' deviations in its layer, so that correlations are all that remain."""
-        u = _correlation(left.unit @ right.unit.T)
-        tangent = u if self.spec.trained == "all" else None
-        for a, b in zip(left.layers, right.layers, strict=True):
+        u = _correlation(left.unit[rows] @ right.unit.T)
+        scaled = self._scaled(u, [layer[rows] for layer in left.layers], right.layers)
+        return scaled * left.last[rows, None] * right.last
+
+    def _fast_block(self, left: "_Points", rows: slice, right: "_Points", columns: slice) -> Tensor:
+        """`_block` of these rows and columns, without history."""
+        u = _correlation(product(left.unit[rows], right.unit[columns]))
+        series = self._angular(u)
+        if series is not None:
+            scaled = polynomial(series, u)
+        else:
+            scaled = self._scaled(
+                u, [layer[rows] for layer in left.layers], [layer[columns] for layer in right.layers]
+            )
+        return scaled.mul_(left.last[rows, None]).mul_(right.last[columns])
+
+    def _scaled(self, u: Tensor, left: Sequence[Rows], right: Sequence[Rows]) -> Tensor:
+        """The kernel over both points' deviations in the last layer, from the correlations ``u`` of the inputs."""
+        total = 2 * u if self.spec.trained == "all" else u
+        for layer, (a, b) in enumerate(zip(left, right, strict=True), 1):
             value, slope = self._dual.pair(u, a, b)
-            tangent = (u if tangent is None else tangent + u) * slope
-            u = _correlation(value)
-        assert tangent is not None  # depth >= 1
-        return self._finish(tangent, u) * left.last[:, None] * right.last[None, :]
+            if layer < self.spec.depth:
+                u = _correlation(value)
+                total = torch.addcmul(u, total, slope)
+        tangent = total * slope * self.spec.output_variance
+        return tangent if self.spec.trained == "hidden" else tangent.add(_correlation(value))
+
+    def _angular(self, like: Tensor) -> list[Tensor] | None:
+        """The polynomial in the angle that this kernel is, on the device of ``like``; None where it is none."""
+        if not self._dual.homogeneous or like.dtype != torch.float32:
+            return None
+        if like.device not in self._series:
+            one = [self._dual.rows(torch.ones(1, dtype=torch.float64))] * self.spec.depth
+            found = power_series(lambda u: self._scaled(u, one, one), self.spec.depth)
+            self._series[like.device] = None if found is None else list(like.new_tensor(found).unbind())
+        return self._series[like.device]
 
     def _diagonal(self, points: "_Points") -> Tensor:
         one = torch.ones_like(points.last)
         tangent = one if self.spec.trained == "all" else torch.zeros_like(one)
         for rows in points.layers:
             tangent = (tangent + one) * rows.scaled_slope
-        return self._finish(tangent, one) * points.last.square()
-
-    def _finish(self, tangent: Tensor, u: Tensor) -> Tensor:
-        if self.spec.output_variance != 1:
-            tangent = tangent * self.spec.output_variance
-        return tangent if self.spec.trained == "hidden" else tangent + u
+        tangent = tangent * self.spec.output_variance
+        return (tangent if self.spec.trained == "hidden" else tangent + one) * points.last.square()
 
     def _tile(self, x: Tensor) -> tuple[int, int]:
         return TILE if x.device.type == "cpu" else WIDE_TILE
 
-    def _tiles(self, x: Tensor, columns: int, *, upper: bool) -> Iterator[tuple[slice, slice]]:
+    def _tiles(self, x: Tensor, columns: int, *, lower: bool) -> Iterator[tuple[slice, slice]]:
         high, wide = self._tile(x)
-        for rows in chunks(len(x), high):
-            first = rows.start if upper else 0
-            for part in chunks(columns - first, wide):
-                yield rows, slice(first + part.start, first + part.stop)
+        for part in chunks(columns, wide):
+            first = part.start if lower else 0
+            for rows in chunks(len(x) - first, high):
+                yield slice(first + rows.start, first + rows.stop), part
 
     def _check(self, x1: Tensor, x2: Tensor) -> None:
         for name, x in (("x1", x1), ("x2", x2)):
@@ -178,12 +204,8 @@ class _Points:
     layers: tuple[Rows, ...]
     last: Tensor
 
-    def __getitem__(self, part: slice) -> "_Points":
-        return _Points(
-            unit=self.unit[part], layers=tuple(rows[part] for rows in self.layers), last=self.last[part]
-        )
-
 
 def _correlation(u: Tensor) -> Tensor:
     """Into [-1, 1], and to exactly 1 where rounding alone separates it from 1: an arccosine turns 1e-16 into 1e-8."""
-    return (u * (1 + 4 * torch.finfo(u.dtype).eps)).clamp(-1, 1)
+    u = u * (1 + 4 * torch.finfo(u.dtype).eps)
+    return u.clamp(-1, 1) if u.requires_grad else u.clamp_(-1, 1)

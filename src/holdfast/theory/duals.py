@@ -54,7 +54,13 @@ class Rows:
 
 
 class Dual(ABC):
-    """Both expectations for one activation."""
+    """Both expectations for one activation.
+
+    Attributes:
+        homogeneous: whether ``v`` and ``v'`` depend on the correlation alone, whatever the variances (and are some work).
+    """
+
+    homogeneous: bool = False
 
     @abstractmethod
     def rows(self, p: Float[Tensor, " n"]) -> Rows:
@@ -84,6 +90,7 @@ class PiecewiseLinear(Dual):
 
     def __init__(self, leak: float) -> None:
         self.leak = leak
+        self.homogeneous = leak != 1  # the identity is, too, but takes no time in any case
         self.mean_square = (1 + leak**2) / 2
         self.linear = leak / self.mean_square
         self.curved = (1 - leak) ** 2 / (2 * math.pi) / self.mean_square
@@ -102,6 +109,8 @@ class PiecewiseLinear(Dual):
 
 class SquaredReLU(Dual):
     """``act(z) = max(z, 0)^2``: ``E[act act] = p q J2 / 2 pi``, ``J2 = 3 sin theta cos theta + (pi - theta)(1 + 2 cos^2 theta)``."""
+
+    homogeneous = True
 
     def rows(self, p: Float[Tensor, " n"]) -> Rows:
         return Rows(input=p, value=1.5 * p.square(), slope=2 * p)

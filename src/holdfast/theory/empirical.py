@@ -1,37 +1,31 @@
 """The tangent kernel of a finite network at its present weights, ``K = J(x1) J(x2)^T`` over its trainable parameters.
 
-``nn.Linear`` layers, `Dense` and `TwoLayer` never form their Jacobians: a weight that maps inputs ``h`` to preactivations with output
-gradients ``g`` contributes ``<h, h'> <g, g'>``. Parameters of anything else go through `torch.func`, a Jacobian a block of points.
+A weight that maps inputs ``h`` to preactivations with output gradients ``g`` contributes ``<h, h'> <g, g'>``: no Jacobian of it is
+formed. `holdfast.theory.factors` says what each kind of layer gives.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, jvp, vjp
 
 from holdfast._tensors import chunks
+from holdfast.acceleration.products import product
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import InputError
-from holdfast.networks import Dense, TwoLayer
+from holdfast.networks import Linearised
+from holdfast.theory.factors import Factor, factors_of, numbers_held
 from holdfast.theory.memory import require_memory
 
 Outputs = Literal["trace", "mean", "full"]
 BLOCK = 512  # points whose layer inputs and gradients are held at once
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factor:
-    """One weight's Jacobian as an outer product: row ``(i, c)`` is ``gradients[i, c] (x) inputs[i]``; no inputs stand for 1."""
-
-    gradients: Float[Tensor, "n outputs units"]
-    inputs: Float[Tensor, "n inputs"] | None = None
+COLUMNS = 64  # of a block of points with itself, of which only the lower half is multiplied
 
 
 def empirical_ntk(
@@ -59,20 +53,21 @@ def empirical_ntk(
         )
     if block < 1:
         raise InputError(f"block must be >= 1, got {block}; leave it out for {BLOCK}.")
+    if isinstance(model, Linearised):
+        model = model.tangent_model()
     symmetric = x2 is None or x2 is x1
     other = x1 if x2 is None else x2
     with in_mode(model, "eval"), torch.inference_mode(False):
         classes = _classes(model, x1)
         shape = (len(x1), len(other)) + ((classes, classes) if outputs == "full" else ())
-        kept = sum(parameter.shape[0] for parameter in model.parameters() if parameter.ndim) * (classes + 1)
-        points = min(block, max(len(x1), len(other)))
+        points = 2 * min(block, max(len(x1), len(other)))  # a block of rows, one of columns
         require_memory(
-            x1.element_size() * (torch.Size(shape).numel() + 3 * points * kept),
+            x1.element_size() * (torch.Size(shape).numel() + points * numbers_held(model, classes, x1)),
             x1.device,
             f"an empirical kernel of {len(x1):,} x {len(other):,} points",
             "take fewer points, a smaller block, or outputs='trace'",
         )
-        factors = partial(_factors, model, classes)
+        factors = partial(factors_of, model, classes)
         result = x1.new_empty(shape)
         for rows in chunks(len(x1), block):
             left = factors(x1[rows])
@@ -102,6 +97,8 @@ def empirical_ntk_product(
     Raises:
         InputError: no trainable parameters, or a vector that is not a number for each point of ``x2`` and output.
     """
+    if isinstance(model, Linearised):  # whose own derivative would be one within another
+        model = model.tangent_model()
     with in_mode(model, "eval"):
         classes = _classes(model, x2)
         if vector.shape != (len(x2), classes):
@@ -146,129 +143,35 @@ def _classes(model: nn.Module, x: Tensor) -> int:
     return int(outputs.shape[1])
 
 
-def _factors(model: nn.Module, classes: int, x: Tensor) -> list[Factor]:
-    if isinstance(model, TwoLayer):
-        return list(_two_layer(model, x))
-    if isinstance(model, Dense):
-        return list(_dense(model, x))
-    return _any(model, classes, x)
-
-
-def _two_layer(model: TwoLayer, x: Tensor) -> Iterator[Factor]:
-    with torch.no_grad():
-        before = model.preactivations(x)
-        scale = model.width**-0.5
-        if model.weight.requires_grad:
-            slopes = model.activation.slope(before) * scale
-            yield Factor(gradients=slopes[:, None, :] * model.output_weight.T, inputs=model.inputs(x))
-        if model.output_weight.requires_grad:
-            eye = torch.eye(model.outputs, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
-            yield Factor(gradients=eye, inputs=model.activation(before) * scale)
-
-
-def _dense(model: Dense, x: Tensor) -> Iterator[Factor]:
-    with torch.no_grad():
-        below, scale = model.inputs(x), model.layer_scale
-        inputs, slopes = [], []
-        for weight in model.weights:
-            before = below @ weight.T
-            inputs.append(below)
-            slopes.append(scale * model.activation.slope(before))
-            below = scale * model.activation(before)
-        gradients = model.output_weight.expand(len(x), -1, -1)
-        for layer in range(model.depth - 1, -1, -1):
-            gradients = gradients * slopes[layer][:, None, :]
-            if model.weights[layer].requires_grad:
-                yield Factor(gradients=gradients, inputs=inputs[layer])
-            if layer:
-                gradients = gradients @ model.weights[layer]
-
-
-def _any(model: nn.Module, classes: int, x: Tensor) -> list[Factor]:
-    """Linear layers that see each example as one row once; Jacobians for all other parameters."""
-    with torch.enable_grad(), _watching(model) as seen:
-        outputs = model(x.detach().requires_grad_(True))
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    layers = [
-        (layer, *calls[0])
-        for layer, calls in seen.items()
-        if len(calls) == 1 and calls[0][0].ndim == 2 and len(calls[0][0]) == len(x)
-        and all(owners[id(parameter)] == 1 for parameter in layer.parameters())
-    ]  # fmt: skip
-    factors = []
-    if layers:
-        seeds = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)[:, None, :].expand(
-            -1, len(x), -1
-        )
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            outputs, [after for _, _, after in layers], seeds, is_grads_batched=True, allow_unused=True
-        )
-        for (layer, inputs, _), gradient in zip(layers, found, strict=True):
-            if gradient is None:
-                continue
-            per_point = gradient.detach().transpose(0, 1)
-            if layer.weight.requires_grad:
-                factors.append(Factor(gradients=per_point, inputs=inputs.detach()))
-            bias = layer._parameters["bias"]
-            if bias is not None and bias.requires_grad:
-                factors.append(Factor(gradients=per_point))
-    done = {id(parameter) for layer, _, _ in layers for parameter in layer.parameters()}
-    rest = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and id(p) not in done}
-    if rest:
-        numbers = sum(value.numel() for value in rest.values())
-        require_memory(
-            2 * x.element_size() * len(x) * classes * numbers,
-            x.device,
-            f"the Jacobian of {numbers:,} parameters at {len(x):,} points",
-            "pass a smaller block, or use empirical_ntk_product",
-        )
-
-        def one(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
-            return _call(model, point[None], parameters)[0]
-
-        jacobian = vmap(jacrev(one), (None, 0))(rest, x.detach())
-        rows = torch.cat([part.reshape(len(x), classes, -1) for part in jacobian.values()], 2)
-        factors.append(Factor(gradients=rows.detach()))
-    return factors
-
-
-@contextmanager
-def _watching(model: nn.Module) -> Iterator[dict[nn.Linear, list[tuple[Tensor, Tensor]]]]:
-    """Inputs and outputs of every call of a plain ``nn.Linear`` with something to train."""
-    seen: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {}
-
-    def note(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # copies: what comes after may work in place (`nn.ReLU(inplace=True)`, `x += ...`)
-        seen.setdefault(layer, []).append((inputs[0].detach().clone(), output))
-        return output.clone()
-
-    removers: list[Callable[[], None]] = [
-        module.register_forward_hook(note).remove
-        for module in model.modules()
-        if type(module) is nn.Linear and any(p.requires_grad for p in module.parameters())
-    ]
-    try:
-        yield seen
-    finally:
-        for remove in removers:
-            remove()
-
-
 def _contract(left: list[Factor], right: list[Factor], *, full: bool) -> Tensor:
     total: Tensor | None = None
     for a, b in zip(left, right, strict=True):
-        (n, classes, _), m = a.gradients.shape, len(b.gradients)
         if full:
-            part = a.gradients.flatten(0, 1) @ b.gradients.flatten(0, 1).T
-            part = part.reshape(n, classes, m, classes).transpose(1, 2)
+            classes, n, m = *a.gradients.shape[:2], b.gradients.shape[1]
+            part = product(a.gradients.flatten(0, 1), b.gradients.flatten(0, 1))
+            part = part.reshape(classes, n, classes, m).permute(1, 3, 0, 2)
         else:
-            part = a.gradients.flatten(1) @ b.gradients.flatten(1).T
+            part = _inner(a.gradients, b.gradients, same=a is b)
         if a.inputs is not None and b.inputs is not None:
-            near = a.inputs @ b.inputs.T
+            near = _inner(a.inputs[None], b.inputs[None], same=a is b)
+            near = near.add_(1) if a.constant else near
             part = part.mul_(near[:, :, None, None] if full else near)
         total = part if total is None else total.add_(part)
     assert total is not None  # there are trainable parameters
     return total
+
+
+def _inner(
+    a: Float[Tensor, "outputs n units"], b: Float[Tensor, "outputs m units"], *, same: bool
+) -> Float[Tensor, "n m"]:
+    """``sum_c a_c b_c^T``; half of it, and its mirror image, for the same tensor twice."""
+    result = a.new_empty(a.shape[1], b.shape[1])
+    for columns in chunks(b.shape[1], COLUMNS if same else b.shape[1]):
+        rows = slice(columns.start if same else 0, None)
+        part = product(a[0, rows], b[0, columns])
+        for mine, theirs in zip(a[1:], b[1:], strict=True):
+            part += product(mine[rows], theirs[columns])
+        result[rows, columns] = part
+        if same:
+            result[columns, rows] = part.T
+    return result

@@ -1,0 +1,132 @@
+"""How the tangent kernel of a network moves while it is trained: observed on a few fixed examples, never a bound.
+
+With ``K_t`` the kernel matrix of the same examples after ``t`` rounds (summed over the outputs): in the kernel limit nothing here
+changes; at finite width drift falls like ``1 / sqrt(width)``, and what it reaches says how far training is from that limit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast._tensors import generator
+from holdfast.errors import InputError
+from holdfast.theory.empirical import empirical_ntk
+
+Kernel = Float[Tensor, "n n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFigures:
+    """One look at the kernel; all of it observed.
+
+    Attributes:
+        drift: `kernel_drift` since the start.
+        alignment, centred_alignment: `kernel_alignment` with the labels.
+        eigenvalue_max, eigenvalue_min: the extreme eigenvalues; rounding can take the least just below 0.
+        weight_drift: ``||W_t - W_0|| / ||W_0||`` over all trainable weights.
+    """
+
+    drift: float
+    alignment: float
+    centred_alignment: float
+    eigenvalue_max: float
+    eigenvalue_min: float
+    weight_drift: float
+
+    @property
+    def condition(self) -> float:
+        """The largest eigenvalue over the smallest; infinite for a kernel that is singular to rounding."""
+        return self.eigenvalue_max / self.eigenvalue_min if self.eigenvalue_min > 0 else float("inf")
+
+
+def kernel_drift(now: Kernel, start: Kernel) -> float:
+    """``||K_t - K_0||_F / ||K_0||_F``."""
+    now, start = now.double(), start.double()
+    return float((now - start).norm() / start.norm())
+
+
+def kernel_alignment(kernel: Kernel, y: Int[Tensor, " n"], classes: int, *, centred: bool = False) -> float:
+    """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a multiple of T.
+
+    Two classes: ``T = s s'`` with signs ``s``; more: ``T_ij = 1`` for equal labels, else 0. ``centred`` takes the means off first,
+    ``H K H`` and ``H T H`` with ``H = I - 11'/n`` (Cortes et al. 2012, arXiv 1203.0550), as is apt where examples of one label
+    dominate; 0 where nothing is left of one of them.
+    """
+    kernel = kernel.double()
+    if classes == 2:
+        signs = torch.where(y > 0, 1.0, -1.0).to(kernel)
+        target = signs[:, None] * signs
+    else:
+        target = (y[:, None] == y).to(kernel)
+    if centred:
+        kernel, target = (_centred(part) for part in (kernel, target))
+    norms = kernel.norm() * target.norm()
+    return float((kernel * target).sum() / norms) if norms > 0 else 0.0
+
+
+def extreme_eigenvalues(kernel: Kernel) -> tuple[float, float]:
+    """The largest and the smallest eigenvalue, in float64; NaN for a kernel that is not finite."""
+    if not bool(torch.isfinite(kernel).all()):  # of weights that training has lost
+        return float("nan"), float("nan")
+    values = torch.linalg.eigvalsh(kernel.double())
+    return float(values[-1]), float(values[0])
+
+
+class KernelWatch:
+    """The kernel of ``model`` on a fixed sample of examples, and the weights, as they are now: what later looks compare with.
+
+    Args:
+        examples: how many are drawn from ``x`` (all, where there are fewer); the draw depends on ``seed`` alone.
+        classes: of the labels ``y``.
+
+    A look costs about one backward pass an output for each of these examples, their products, and their eigenvalues.
+
+    Raises:
+        InputError: fewer than two examples, or too little memory (with the figure); see `empirical_ntk`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "all ..."],
+        y: Int[Tensor, " all"],
+        *,
+        classes: int,
+        examples: int,
+        seed: int = 0,
+    ) -> None:
+        if examples < 2:
+            raise InputError(f"kernel_examples must be a whole number >= 2, got {examples}; try 64.")
+        rows = torch.randperm(len(x), generator=generator(seed))[:examples].sort().values.to(x.device)
+        self.x, self.y, self.classes = x[rows], y[rows], classes
+        self.start = empirical_ntk(model, self.x)
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    def look(self, model: nn.Module) -> KernelFigures:
+        """The kernel and the weights of ``model`` against the start."""
+        now = empirical_ntk(model, self.x)
+        largest, smallest = extreme_eigenvalues(now)
+        return KernelFigures(
+            drift=kernel_drift(now, self.start),
+            alignment=kernel_alignment(now, self.y, self.classes),
+            centred_alignment=kernel_alignment(now, self.y, self.classes, centred=True),
+            eigenvalue_max=largest,
+            eigenvalue_min=smallest,
+            weight_drift=self._moved(model),
+        )
+
+    @torch.no_grad()
+    def _moved(self, model: nn.Module) -> float:
+        parameters = dict(model.named_parameters())
+        moved = sum(
+            float((parameters[name] - start).double().square().sum()) for name, start in self.weights.items()
+        )
+        size = sum(float(start.double().square().sum()) for start in self.weights.values())
+        return float((moved / size) ** 0.5) if size else float("inf")
+
+
+def _centred(kernel: Kernel) -> Kernel:
+    kernel = kernel - kernel.mean(0)
+    return kernel - kernel.mean(1, keepdim=True)
