@@ -38,7 +38,7 @@ def pair(first: int, second: int) -> tuple[RobustLossCurve, float]:
     kernel = ntk(KernelSpec(activation="relu", normalised=False))
     threat = hf.LpBall("2", 0.1, fixed=data.fixed)
     began = time.process_time()
-    curve = optimal_robust_loss(kernel, data.train.x, data.train.y, threat, RADII)
+    curve = optimal_robust_loss(kernel, data.train.x, data.train.y, threat, RADII, tolerance=AIM)
     return curve, time.process_time() - began
 
 

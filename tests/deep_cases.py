@@ -10,6 +10,7 @@ from holdfast.curvature.base import RoundCurvature
 from holdfast.curvature.deep import DeepCurvature
 from holdfast.networks import Dense
 from holdfast.trace import LowerModel
+from holdfast.trace.lower_model import Radius, largest, per_ball
 
 DOUBLE = torch.float64
 
@@ -53,6 +54,9 @@ def quadratic(curvature: RoundCurvature, steps: list[Tensor]) -> Tensor:
     for (block,), step in zip(curvature.balls, steps, strict=True):
         if block.eigenvalue is not None:
             total = total + block.eigenvalue * step.square().sum()
+        if block.rows is not None:
+            of_unit = block.rows.weights.repeat_interleave(len(step) // len(block.rows.weights), 0)
+            total = total + (of_unit * (step @ block.rows.rows.T).square()).sum()
         if block.matrices is not None:
             seen = step if block.basis is None else step @ block.basis
             of_unit = block.matrices.repeat_interleave(len(step) // len(block.matrices), 0)
@@ -81,16 +85,16 @@ def remainder(net: Dense, points: Tensor, slopes: Tensor) -> Callable[[list[Tens
     return at
 
 
-def into_ball(moves: list[Tensor], radius: float) -> None:
+def into_ball(moves: list[Tensor], radius: Radius) -> None:
     with torch.no_grad():
-        for u in moves:
-            u.mul_(min(1.0, radius / (float(u.norm()) + 1e-30)))
+        for u, r in zip(moves, per_ball(radius, len(moves)), strict=True):
+            u.mul_(min(1.0, r / (float(u.norm()) + 1e-30)))
 
 
 def climbed(
     objective: Callable[[list[Tensor]], Tensor],
     moves: list[Tensor],
-    radius: float,
+    radius: Radius,
     *,
     steps: int,
     rate: float,
@@ -108,7 +112,7 @@ def climbed(
     return best
 
 
-def worst_ratio(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: float,
+def worst_ratio(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: Radius,
                 bound: Callable[[list[Tensor]], Tensor], *, seed: int, steps: int = 30) -> float:  # fmt: skip
     """The largest ``-remainder / bound`` found from far and from near, steps ending in the ball."""
     rest, draw, worst = remainder(net, points, slopes), draws(seed + 1), -math.inf
@@ -122,17 +126,19 @@ def worst_ratio(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: 
     for scale, rate in ((1.0, 0.05), (0.02, 0.01)):
         moves = [normal(draw, *d.shape) for d in away]
         moves = [
-            (d if scale < 1 else 0) + scale * radius * u / u.norm() for u, d in zip(moves, away, strict=True)
+            (d if scale < 1 else 0) + scale * r * u / u.norm()
+            for u, d, r in zip(moves, away, per_ball(radius, len(away)), strict=True)
         ]
-        worst = max(worst, climbed(ratio, moves, radius, steps=steps, rate=rate * radius))
+        worst = max(worst, climbed(ratio, moves, radius, steps=steps, rate=rate * largest(radius)))
     return worst
 
 
-def bound_at(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: float,
-             curvature: DeepCurvature | None = None) -> RoundCurvature:  # fmt: skip
-    """The curvature of one round at the network's weights, for the ball about its start."""
+def bound_at(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: Radius,
+             curvature: DeepCurvature | None = None, *, prepared: bool = False) -> RoundCurvature:  # fmt: skip
+    """The curvature of one round at the network's weights, for the ball about its start; ``prepared`` as in training."""
     found = (curvature or DeepCurvature()).within(net, initial, radius)
-    return found.round(net, points, slopes, reach=radius)
+    found = found.prepared(net, points, slopes) if prepared else found
+    return found.round(net, points, slopes, reach=largest(radius))
 
 
 def lower_at(lower: LowerModel, moves: list[Tensor]) -> Tensor:

@@ -469,3 +469,23 @@ def test_outputs_alone_are_those_of_the_model() -> None:
         with enabled(False):
             assert torch.equal(outputs(model, x), model(x))
     assert closed_form(model, x) is not None
+
+
+def test_products_of_slices_are_those_of_copies(monkeypatch):
+    """oneDNN takes far longer for slices, so it never sees one."""
+    seen = []
+    inner = products._onednn
+
+    def checked(x, weight, bias):
+        seen.extend(matrix.is_contiguous() or matrix.T.is_contiguous() for matrix in (x, weight))
+        return inner(x, weight, bias)
+
+    x, weight = torch.randn(70, 300), torch.randn(200, 300)
+    if not products._is_accurate(128, 128, 200):
+        pytest.skip("torch without oneDNN")
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "_onednn", checked)
+    cut = products.product(x[:, 100:228], weight[:, 100:228])
+    assert seen
+    assert all(seen)
+    assert torch.equal(cut, products.product(x[:, 100:228].contiguous(), weight[:, 100:228].contiguous()))

@@ -26,9 +26,11 @@ LAYERS = (
     ("training",),
     ("certificates",),
     ("evaluation",),
+    ("capacity",),
     ("runs",),
     ("report",),
     ("jobs",),
+    ("reproduce",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

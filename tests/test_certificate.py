@@ -338,7 +338,7 @@ ANCHORS = [
 
 
 @pytest.mark.parametrize(("activation", "shape", "loss", "per_unit"), ANCHORS)
-@pytest.mark.parametrize("theta", [0.0, 0.6])
+@pytest.mark.parametrize("theta", [0.0, 0.25, 0.5, 1.0])
 def test_any_anchor_with_any_duals_is_below_the_loss(
     activation: str, shape: str, loss: str, per_unit: bool, theta: float
 ) -> None:

@@ -8,8 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import holdfast as hf
 from holdfast.errors import InputError
 from holdfast.jobs import config as configuration
+from holdfast.jobs.build import build_network
 from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, resolved, to_dict
 from holdfast.jobs.options import LEAVES, LONG, SHORT, options_help
 from holdfast.jobs.reading import read_config
@@ -263,3 +265,17 @@ def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp
         [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=60
     )
     assert result.stdout.strip() == "False"
+
+
+def test_a_dense_network_takes_signed_outputs_and_centred_softplus():
+    data = hf.data.digits(classes=(0, 1, 2))
+    config = NetworkConfig(name="dense", width=20, depth=2, activation="csp2", input_layer=False)
+    signed = build_network(config, data, seed=0)
+    assert signed.output == "signed"
+    assert signed.width == 24  # a multiple of two signs for each of three outputs
+    assert signed.activation.name == "csp2"
+    assert signed.input_weight is None
+    gaussian = build_network(NetworkConfig(name="dense", width=21, outputs="dense"), data, seed=0)
+    assert (gaussian.output, gaussian.width) == ("gaussian", 21)
+    with pytest.raises(InputError, match=r"activation must be .* or csp1, csp2"):
+        NetworkConfig(activation="csp")

@@ -354,7 +354,11 @@ def test_load_finds_each_kind(mnist_like, tmp_path):
     [
         ("digit", {}, "did you mean 'digits'"),
         ("Sphere", {}, "did you mean 'spheres'"),
-        ("cifar", {}, "digits, spheres, a folder with IDX files, or an .npz file, got 'cifar'"),
+        (
+            "cifar",
+            {},
+            "digits, spheres, forced, shattering, separated, a folder with IDX files, or an .npz file, got 'cifar'",
+        ),
         ("digits", {"class": (1,)}, "did you mean 'classes'"),
         ("digits", {"features": "globe"}, "features must be one of"),
     ],

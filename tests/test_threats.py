@@ -521,3 +521,15 @@ def test_bad_input_is_refused_in_one_sentence(make: object, message: str) -> Non
         make()  # type: ignore[operator]
     assert message in str(refused.value)
     assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize("norm", ["1", "2"])
+def test_what_a_projector_returns_is_settled_as_it_stands(norm: str, rng: torch.Generator) -> None:
+    """So that the last point of an attack needs no second search for its multiplier."""
+    threat = LpBall(norm, 2.0, bounds=(0.0, 1.0))
+    x = torch.rand(50, 784, generator=rng)
+    points = x + 0.3 * torch.randn(50, 784, generator=rng)
+    near = threat.projector(x)(points)
+    assert torch.equal(threat.settle(near, x), near)
+    length = threat.norm_of(near - x)
+    assert (length >= 2.0 - 4e-4).all()  # rounding is allowed for in shares of the norms of the examples

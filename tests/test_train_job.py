@@ -19,6 +19,7 @@ from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
 from holdfast.jobs.certify import certify_run
 from holdfast.jobs.selection import keep_examples
 from holdfast.runs import Run
+from holdfast.runs.run import read_weights
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -580,3 +581,35 @@ def test_equal_examples_of_different_labels_have_no_radius_to_propose():
     twins = hf.data.from_tensors(x, torch.arange(40) % 2, validation=0.0, test=0.0)
     with pytest.raises(InputError, match="remove one of each pair"):
         train(two_layer(twins), twins, hf.LpBall("2", 0.0001))
+
+
+def test_training_starts_at_the_kernels_solution_and_is_certified_around_the_initial_weights(
+    data, threat, tmp_path
+):
+    model = two_layer(data, width=400)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kernel = hf.theory.ntk(model)
+    curve = hf.theory.optimal_robust_loss(kernel, data.train.x, data.train.y, threat, [6.0], tolerance=0.01)
+    options = {"parameter_radius": 6.0, "learning_rate": 1e-6, "epochs": 1}
+    run = train(model, data, threat, start="kernel", out=tmp_path / "run", **options)
+    assert run.certificate.status == "certified"
+    assert run.certificate.surrogate_loss == pytest.approx(float(curve.upper[0]), abs=0.05)
+    assert run.certificate.surrogate_loss < 0.62  # the initial weights have log 2
+    initial = read_weights(tmp_path / "run" / "initial.safetensors")
+    assert all(torch.equal(initial[name], value) for name, value in before.items())
+    assert 3.0 < float((model.weight - before["weight"]).detach().norm()) <= 6.0
+    assert "training starts there" in (tmp_path / "run" / "log.txt").read_text()
+
+    again = two_layer(data, width=400)
+    start = hf.theory.into_network(curve.solutions[0], again)
+    second = train(again, data, threat, start=start, **options)
+    assert second.certificate.surrogate_loss == pytest.approx(run.certificate.surrogate_loss, abs=0.02)
+
+
+def test_starts_that_are_refused(data, threat):
+    with pytest.raises(InputError, match="start must be one of initial, kernel"):
+        train(two_layer(data), data, threat, start="random")
+    with pytest.raises(InputError, match="needs a parameter_radius"):
+        train(two_layer(data), data, threat, start="kernel", parameter_radius=None)
+    with pytest.raises(InputError, match="whose weights do not fit"):
+        train(two_layer(data), data, threat, start=two_layer(data, width=20))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import holdfast as hf
-from holdfast.verification import relaxations, scalars, single, verify
+from holdfast.verification import linear_maps, relaxations, scalars, single, verify
 from holdfast.verification.linear_maps import MatrixMap
 from holdfast.verification.region import region_of
 from holdfast.verification.tracing import trace
@@ -13,23 +13,26 @@ from verification_cases import examples, margins, network, predictions
 
 @pytest.mark.parametrize("terms", [8, 512])
 @pytest.mark.parametrize("spread", [0.0, 6.0])
-def test_the_bound_lies_below_float64s_within_the_allowance(monkeypatch, terms, spread):
-    """Coefficients over many orders of size; float64's rounding is nothing beside float32's."""
-    monkeypatch.setattr(single, "TERMS", terms)
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_bound_lies_below_float64s_within_the_allowance(monkeypatch, terms, spread, shared):
+    """Coefficients over many orders of size, of each example or of all; float64's rounding is nothing beside float32's."""
+    for module in (single, linear_maps):
+        monkeypatch.setattr(module, "TERMS", terms)
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         size = 10 ** (spread * (torch.rand(shape, dtype=torch.float64, generator=generator) - 0.5))
         return torch.randn(shape, dtype=torch.float64, generator=generator) * size
 
-    weight, offset, rows = draw(50, 40), draw(50), draw(3, 200, 50)
+    weight, offset, rows = draw(50, 40), draw(50), draw(1 if shared else 3, 200, 50)
     x = torch.rand(3, 40, dtype=torch.float64, generator=generator)
     region = region_of(hf.LpBall("inf", 0.1), x)
     linear = MatrixMap(source=(40,), target=(50,), terms=50, weight=weight)
     centre, reach = x @ weight.T + offset, 0.1 * weight.abs().sum(1).expand(3, -1)
     around = relaxations.lines(scalars.RELU, centre - reach, centre + reach)
+    wanted = torch.rand(3, 200, generator=generator) < torch.tensor([[0.0], [0.3], [1.1]])
     found, _ = single.minimum(
-        rows, around, linear, centre.abs() + reach, single.centred(linear, offset, region)
+        rows, around, linear, centre.abs() + reach, single.centred(linear, offset, region), wanted
     )
     above = rows > 0
     slope = torch.where(above, around.lower_slope[:, None], around.upper_slope[:, None])
@@ -37,9 +40,17 @@ def test_the_bound_lies_below_float64s_within_the_allowance(monkeypatch, terms, 
     passed = rows * slope
     exact = (passed * centre[:, None] + rows * height).sum(2) - 0.1 * (passed @ weight).abs().sum(2)
     size = (passed.abs() * reach[:, None]).sum(2)
+    if shared:
+        assert (found[~wanted] < -1e300).all()
+        exact, found, size, passed = (values[wanted] for values in (exact, found, size, passed))
+        centre, reach, rows, height = (
+            values.expand(3, 200, 50)[wanted] for values in (centre[:, None], reach[:, None], rows, height)
+        )
+    else:
+        centre, reach = centre[:, None], reach[:, None]
     below = exact - found
     # float64 rounding of either side, of the size of all terms
-    rounding = 1e-13 * (passed.abs() * (centre.abs() + reach)[:, None] + (rows * height).abs()).sum(2)
+    rounding = 1e-13 * (passed.abs() * (centre.abs() + reach) + (rows * height).abs()).sum(-1)
     assert (below >= -rounding).all()
     assert (below <= 1e-4 * size + rounding).all()
     assert (below > 0).any()

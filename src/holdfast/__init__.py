@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast import acceleration as acceleration
     from holdfast import attacks as attacks
+    from holdfast import capacity as capacity
     from holdfast import data as data
     from holdfast import evaluation as evaluation
     from holdfast import external as external
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation import Evaluation as Evaluation
     from holdfast.evaluation import evaluate as evaluate
     from holdfast.external import load_model as load_model
+    from holdfast.jobs.plan import plan as plan
     from holdfast.jobs.train import train as train
     from holdfast.losses import CrossEntropy as CrossEntropy
     from holdfast.losses import Hinge as Hinge
@@ -63,6 +65,7 @@ __version__ = "0.1.0"
 _MODULES = (
     "acceleration",
     "attacks",
+    "capacity",
     "data",
     "evaluation",
     "external",
@@ -99,6 +102,7 @@ _NAMES = {
     "Dataset": "data.base",
     "HoldfastError": "errors",
     "InputError": "errors",
+    "plan": "jobs.plan",
     "train": "jobs.train",
     "CrossEntropy": "losses",
     "Hinge": "losses",

@@ -66,14 +66,14 @@ def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None
 
 def roughly_project_l2(
     delta: Rows,
-    radius: float,
+    radius: float | Column,
     low: Float[Tensor, "#batch #features"],
     high: Float[Tensor, "#batch #features"],
 ) -> Rows:
-    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-4 of the radius.
+    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-5 of the radius.
 
     Newton's method on ``||clip(s delta, low, high)||^2``, which is concave in ``s^2``, from ``s = 1``: every later ``s`` is at or below
-    the projection's, so that the result never leaves ``S`` by more than rounding.
+    the projection's, so that the result does not leave ``S`` by more than that.
     """
     target = radius**2
     square = torch.ones_like(delta[:, :1])
@@ -83,7 +83,7 @@ def roughly_project_l2(
         kept = torch.clamp(grown, low, high)
         over = torch.linalg.vector_norm(kept, dim=1, keepdim=True).square() - target
         outside = over > 0 if outside is None else outside
-        if delta.device.type == "cpu" and not bool((outside & (over.abs() > 1e-4 * target)).any()):
+        if delta.device.type == "cpu" and not bool((outside & (over.abs() > 2e-5 * target)).any()):
             break
         # A mask in the dtype itself: the features short of their limits, along which the norm still grows.
         slope = torch.linalg.vector_norm(kept.eq_(grown).mul_(delta), dim=1, keepdim=True).square()
@@ -102,25 +102,32 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
     """
     limit = _column(delta, radius)
     size = delta.abs().double()
+    if low is None and high is None:
+        whole, room = size, None
+    else:
+        room = _bounds_along(delta, low, high).double()
+        whole = torch.minimum(size, room)
+    inside = lengths(whole, "1")[:, None] <= limit
+    if delta.device.type == "cpu" and bool(inside.all()):
+        return torch.copysign(whole.to(delta.dtype), delta)
     # Counted down from the largest magnitude, so that nothing cancels where the ball is small beside delta.
     largest = size.amax(1, keepdim=True)
     depth = largest - size
-    if low is None and high is None:
-        whole, cut = size, (_level(depth, limit) - depth).clamp(min=0.0)
+    if room is None:
+        cut = (_level(depth, limit) - depth).clamp(min=0.0)
     else:
-        room = _bounds_along(delta, low, high).double()
         # No level lies above the largest magnitude: where rounding keeps the sum from reaching the radius, delta stays as it is.
         level = torch.minimum(_level_within(depth, torch.minimum(depth + room, largest), limit), largest)
-        whole, cut = torch.minimum(size, room), torch.minimum((level - depth).clamp(min=0.0), room)
+        cut = torch.minimum((level - depth).clamp(min=0.0), room)
     # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the ball all the same.
     total = lengths(cut, "1")[:, None]
     cut = cut * torch.where(total > limit, limit / total, 1.0)
-    kept = torch.where(lengths(whole, "1")[:, None] <= limit, whole, cut)
+    kept = torch.where(inside, whole, cut)
     return torch.copysign(kept.to(delta.dtype), delta)
 
 
-def roughly_project_l1(delta: Rows, radius: float, low: Limit = None, high: Limit = None) -> Rows:
-    """`project_l1` for the inner steps of attacks: in the dtype of ``delta``, to 1e-4 of the radius, without a sort.
+def roughly_project_l1(delta: Rows, radius: float | Column, low: Limit = None, high: Limit = None) -> Rows:
+    """`project_l1` for the inner steps of attacks: in the dtype of ``delta``, to 3e-5 of the radius, without a sort.
 
     Newton's method on the sum of ``clip(|delta| - t, 0, limit)``, which falls with ``t``, held between the ``t`` known to be too small and
     too large; at last scaled by at most 3e-5, so that the result does not leave ``S`` by more than rounding.
@@ -130,20 +137,26 @@ def roughly_project_l1(delta: Rows, radius: float, low: Limit = None, high: Limi
     over = most.sum(1, keepdim=True) - radius
     outside = over > 0
     small, large = torch.zeros_like(over), size.amax(1, keepdim=True)
-    raw, kept, level = size, most, small
+    raw, kept, level = size.clone(), most, small
     for _ in range(_ROUGH_ROUNDS_L1):
         if delta.device.type == "cpu" and not bool((outside & (over.abs() > 3e-5 * radius)).any()):
             break
-        falling = (kept == raw).sum(1, keepdim=True)  # features strictly between 0 and their limits
+        # A mask in the dtype itself: the features strictly between 0 and their limits.
+        falling = raw.eq_(kept).sum(1, keepdim=True)
         small, large = torch.where(over > 0, level, small), torch.where(over > 0, large, level)
         newton = level + over / falling
         held = (newton > small) & (newton < large)
         level = torch.where(outside, torch.where(held, newton, (small + large) / 2), level)
-        raw = size - level
-        kept = torch.minimum(raw.clamp(min=0.0), most)
+        torch.sub(size, level, out=raw)
+        kept = torch.minimum(raw.clamp(min=0.0), most) if kept is most else _within(raw, most, kept)
         over = kept.sum(1, keepdim=True) - radius
     share = torch.where(outside, radius / kept.sum(1, keepdim=True).clamp(min=1e-30), 1.0).clamp(max=1.0)
     return torch.copysign(kept * share, delta)
+
+
+def _within(raw: Rows, most: Rows, into: Rows) -> Rows:
+    """``clip(raw, 0, most)``, written into a tensor that is there."""
+    return torch.minimum(torch.clamp(raw, min=0.0, out=into), most, out=into)
 
 
 def project_two_balls(points: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:

@@ -33,6 +33,12 @@ class Draw:
     signs: tuple[float, ...]
     turned: bool
 
+    @property
+    def area(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns of the first window, from the first to the one after the last."""
+        rows, columns = self.first[2:]
+        return (rows.start, rows.stop), (columns.start, columns.stop)
+
 
 def draws(queries: int, share: float, norm: str, grid: Grid, generator: Generator) -> Iterator[Draw]:
     """The chances of all queries; drawn on the CPU, as slices are needed there."""
@@ -73,7 +79,13 @@ def _size(share: float, norm: str, height: int, width: int) -> tuple[int, int]:
 
 
 class Moves(ABC):
-    """What one norm writes into windows. Rows are those still searched; state follows them through `take`."""
+    """What one norm writes into windows. Rows are those still searched; state follows them through `take`.
+
+    Attributes:
+        single: whether a change is one of the first window alone.
+    """
+
+    single = False
 
     @abstractmethod
     def start(self, generator: Generator) -> Images:
@@ -99,6 +111,8 @@ def moves(x: Images, threat: LpBall, shape: torch.Size) -> Moves:
 
 class Ends(Moves):
     """l-inf: every feature at one end of its range; a window of each channel goes to the same end."""
+
+    single = True
 
     def __init__(self, x: Images, threat: LpBall, shape: torch.Size) -> None:
         points = x.reshape(-1, *shape)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
+from holdfast.acceleration import incremental
 from holdfast.acceleration import outputs as outputs_of
 from holdfast.attacks._ball import checked_ball, not_a_ball
 from holdfast.attacks._checks import check_counts
@@ -124,6 +125,7 @@ def _climb(
     """One restart. Yields rows (by ``index``), their points and whether these are broken: the broken in groups, at last the others."""
     every = 1 if now.device.type == "cpu" else _LOOK
     outputs = outputs_of(model, now.reshape(-1, *shape))
+    known = incremental(model, now, shape) if windows.single else None
     best = _value(outputs, y, aim)
     reached = aim.reached(outputs, y) & best.isfinite()
     for query, draw in enumerate(plan):
@@ -136,14 +138,18 @@ def _climb(
                 yield index[gone], now[gone].reshape(-1, *shape), reached[gone]
                 now, index, y, best, reached = (rows[kept] for rows in (now, index, y, best, reached))
                 windows.take(kept)
+                if known is not None:
+                    known.take(kept, now)
         before = windows.change(now, draw)
-        outputs = outputs_of(model, now.reshape(-1, *shape))
+        outputs = outputs_of(model, now.reshape(-1, *shape)) if known is None else known.propose(draw.area)
         value = _value(outputs, y, aim)
         breaks = aim.reached(outputs, y) & value.isfinite()
         better = torch.where(breaks == reached, value > best, breaks)
         for window, old in before:
             now[window] = torch.where(better[:, None, None, None], now[window], old)
         windows.keep(better)
+        if known is not None:
+            known.keep(better)
         best, reached = torch.where(better, value, best), reached | (better & breaks)
     yield index, now.reshape(-1, *shape), reached
 

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.curvature.two_layer import TwoLayerCurvature, kink_widths, weighted_grams
+from holdfast.curvature.grams import weighted_grams
+from holdfast.curvature.two_layer import TwoLayerCurvature, kink_widths
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.trace.lower_model import Block, LowerModel, curved

@@ -18,7 +18,8 @@ class Certificate:
         status: ``certified`` (proved, rounding included), ``estimate`` (the network was treated as linear in its weights) or
             ``void`` (nothing is claimed; figures are NaN).
         reason: one sentence.
-        radius: parameter radius ``R`` of the ball(s).
+        radius: parameter radius ``R`` of the ball(s); the largest where they differ.
+        radii: one a ball where they differ; else empty.
         surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding allowance added.
         lower_bound: at most the best robust loss in the ball, rounding allowance taken off.
         gap: ``max(0, surrogate_loss - lower_bound)``.
@@ -47,6 +48,7 @@ class Certificate:
     drift: tuple[float, ...] = ()
     linearisation_error: float = math.nan
     at_radii: tuple[tuple[float, float], ...] = ()
+    radii: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for run folders."""

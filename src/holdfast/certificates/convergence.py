@@ -26,6 +26,7 @@ from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
+from holdfast.trace.lower_model import Radius, largest, per_ball, scaled
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
 """Shares of the radius at which the bound is read off besides."""
@@ -61,7 +62,7 @@ def evaluated_pass(passed: FrozenPass, radius: float, max_eigenvalue: float) -> 
 def conclude(
     bounds: Sequence[LowerBound],
     evaluated: Sequence[Evaluated],
-    radius: float,
+    radius: Radius,
     *,
     rigorous: bool,
     reason: str,
@@ -71,31 +72,37 @@ def conclude(
     """The best lower bound against the smallest surrogate loss at weights in the ball."""
     if not bounds:
         return void(
-            "no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass", radius
+            "no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass",
+            largest(radius),
         )
-    inside = [e for e in evaluated if all(d <= radius for d in e.distance)]
+    inside = [
+        e
+        for e in evaluated
+        if all(d <= r for d, r in zip(e.distance, per_ball(radius, len(e.distance)), strict=True))
+    ]
     if not inside:
         nearest = min((max(e.distance) for e in evaluated), default=math.nan)
         return void(
-            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {radius:.6g}, so they do not compete "
+            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {largest(radius):.6g}, so they do not compete "
             f"in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
-            radius,
+            largest(radius),
         )
     best = max(bounds, key=lambda bound: bound.value)
     reached = min(inside, key=lambda e: e.surrogate_loss + e.allowance)
     surrogate = reached.surrogate_loss + reached.allowance
     return Certificate(
-        status="certified" if rigorous else "estimate", reason=reason, radius=radius, surrogate_loss=surrogate,
+        status="certified" if rigorous else "estimate", reason=reason, radius=largest(radius), surrogate_loss=surrogate,
         lower_bound=best.value, gap=max(0.0, surrogate - best.value), source=best.source,
         width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, weights=reached.weights,
         drift=reached.distance, linearisation_error=linearisation, at_radii=at_radii,
+        radii=radius if isinstance(radius, tuple) else (),
     )  # fmt: skip
 
 
 def certify_trace(
     trace: Trace,
     passed: FrozenPass,
-    radius: float,
+    radius: Radius,
     *,
     others: Sequence[Evaluated] = (),
     evaluations: int = 40,
@@ -107,7 +114,7 @@ def certify_trace(
     Args:
         trace: what training recorded.
         passed: the frozen pass at the final weights.
-        radius: parameter radius; any radius can be read from one trace.
+        radius: parameter radius, or one a ball; two-layer traces can be read at any, deep ones up to that of their run.
         others: further frozen passes whose surrogate losses compete (the best weights).
         evaluations: of the bound while tightening; 1 takes the pass as it stands.
         per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
@@ -116,29 +123,40 @@ def certify_trace(
         InputError: the radius is not > 0, or trace and pass have different initial weights.
     """
     check_radius(radius)
+    _check_balls(radius, passed)
     _check_start(trace, passed)
     if trace.void:
         return void(
-            f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass", radius
+            f"{trace.void}; train in a mode where each step is a round, or certify one frozen pass",
+            largest(radius),
         )
     if passed.fault:
-        return void(f"{passed.fault}; attack again and certify the pass once more", radius)
+        return void(f"{passed.fault}; attack again and certify the pass once more", largest(radius))
     if not passed.loss.convex:
         return void(
-            f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on", radius
+            f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on",
+            largest(radius),
         )
     found = pass_candidate(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
     candidates = [c for w in trace.windows if (c := window_candidate(w)) is not None]
     if isinstance(found, Candidate):
         candidates.append(found)
     elif not candidates:
-        return void(f"{found}; certify in a mode where a pass is one of the network", radius)
+        return void(f"{found}; certify in a mode where a pass is one of the network", largest(radius))
     bounds = [candidate.bound(radius) for candidate in candidates]
     top = max(bound.max_eigenvalue for bound in bounds)
     return conclude(
-        bounds, [evaluated_pass(passed, radius, top), *others], radius, rigorous=trace.rigorous, reason=trace.reason,
+        bounds, [evaluated_pass(passed, largest(radius), top), *others], radius, rigorous=trace.rigorous, reason=trace.reason,
         linearisation=linearisation_error(passed), at_radii=_at_radii(candidates, bounds, radius),
     )  # fmt: skip
+
+
+def _check_balls(radius: Radius, passed: FrozenPass) -> None:
+    balls = len(passed.curvature.parameters(passed.model))
+    if isinstance(radius, tuple) and len(radius) != balls:
+        raise InputError(
+            f"radius must be one number or {balls}, one a ball of this network, got {len(radius)}; give {balls} or one."
+        )
 
 
 def _check_start(trace: Trace, passed: FrozenPass) -> None:
@@ -152,16 +170,16 @@ def _check_start(trace: Trace, passed: FrozenPass) -> None:
 
 
 def _at_radii(
-    candidates: Sequence[Candidate], bounds: Sequence[LowerBound], radius: float
+    candidates: Sequence[Candidate], bounds: Sequence[LowerBound], radius: Radius
 ) -> tuple[tuple[float, float], ...]:
     """The best bound by radius. A bound holds in every smaller ball too, hence the running maximum from the largest down."""
     ranked = sorted(range(len(bounds)), key=lambda k: -bounds[k].value)[:CURVE_MODELS]
     best, curve = -math.inf, []
     for share in reversed(RADII):
-        values = (bounds[k] if share == 1.0 else candidates[k].bound(share * radius) for k in ranked)
+        values = (bounds[k] if share == 1.0 else candidates[k].bound(scaled(radius, share)) for k in ranked)
         best = max(best, *(bound.value for bound in values))
         if best > -math.inf:  # deep models hold up to their own radius alone
-            curve.append((share * radius, best))
+            curve.append((share * largest(radius), best))
     return tuple(reversed(curve))
 
 
@@ -172,7 +190,7 @@ def certify(
     y: Tensor,
     threat: Threat,
     attack: Attack,
-    radius: float,
+    radius: float | Sequence[float],
     *,
     loss: Loss | None = None,
     curvature: Curvature | None = None,
@@ -189,7 +207,7 @@ def certify(
         model: the trained network; it is evaluated in evaluation mode and left as it was.
         initial: the network (or its state dict) before training: the centre ``W0`` of the ball.
         x, y: all examples that the robust loss is about.
-        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network).
+        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network), or one number a ball.
         loss: default cross-entropy (logistic with one output).
         example_weights: ``pi_i >= 0`` adding up to 1; default ``1 / n``.
         tighten: evaluations of the bound while it is tightened.
@@ -197,6 +215,7 @@ def certify(
     Raises:
         InputError: the radius, the examples, the weights or the initial network do not fit.
     """
+    radius = radius if isinstance(radius, int | float) else tuple(float(r) for r in radius)
     check_radius(radius)
     loss = CrossEntropy() if loss is None else loss
     start = initial.state_dict() if isinstance(initial, nn.Module) else initial
@@ -243,9 +262,9 @@ def certify(
     return certify_trace(trace, passed, radius, evaluations=tighten, per_unit=per_unit, progress=progress)
 
 
-def check_radius(radius: float) -> None:
-    """A radius of the parameter ball: a finite number > 0."""
-    if not (radius > 0 and math.isfinite(radius)):
+def check_radius(radius: Radius) -> None:
+    """A radius of the parameter ball(s): finite numbers > 0."""
+    if not all(r > 0 and math.isfinite(r) for r in (radius if isinstance(radius, tuple) else (radius,))):
         raise InputError(
             f"parameter radius must be > 0 and finite, got {radius}; try the distance the weights moved."
         )

@@ -20,7 +20,7 @@ from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
-from holdfast.trace.lower_model import LowerModel
+from holdfast.trace.lower_model import LowerModel, Radius, largest
 from holdfast.trace.soundness import probed_fault
 from holdfast.trace.window import growth
 from holdfast.training.ball import ParameterBall
@@ -60,11 +60,10 @@ class FrozenPass:
     def rounding(self) -> Rounding:
         """Figures of this pass for the allowance; all in float64."""
         width, largest, output, amplitude = 0, 0.0, 1.0, 0.0
+        distance = max(self.evaluated.distance)
         if isinstance(self.curvature, DeepCurvature):
-            width, amplitude = (
-                self.model.get_parameter("weights.0").shape[0],
-                self.curvature.amplitude(self.model),
-            )
+            width = self.model.get_parameter("weights.0").shape[0]
+            amplitude = self.curvature.amplitude(self.model, self.initial, distance)
             largest = float(self.points.points.flatten(1).norm(dim=1).max())
         if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
             width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
@@ -74,7 +73,7 @@ class FrozenPass:
             )
         return Rounding(
             unit=2.0**-53, width=width, slope=self.mean_slope(self.outputs), input_norm=largest,
-            distance=max(self.evaluated.distance), output_norm=output, growth=growth(self.model),
+            distance=distance, output_norm=output, growth=growth(self.model),
             amplitude=amplitude,
         )  # fmt: skip
 
@@ -144,12 +143,12 @@ class Candidate:
     rounding: Rounding
     source: str
 
-    def bound(self, radius: float) -> LowerBound:
+    def bound(self, radius: Radius) -> LowerBound:
         """The bound at this radius, rounding allowance taken off; any radius can be read from one model."""
         bound = self.lower.bound(radius)
         top = max(m.max_eigenvalue for m in bound.minima)
         return LowerBound(
-            value=bound.value - self.rounding.allowance(radius, top), source=self.source, width_factor=bound.width_factor,
+            value=bound.value - self.rounding.allowance(max(m.radius for m in bound.minima), top), source=self.source, width_factor=bound.width_factor,
             max_eigenvalue=top, slope=max(m.slope for m in bound.minima),
         )  # fmt: skip
 
@@ -164,7 +163,7 @@ def window_candidate(window: Window) -> Candidate | None:
 
 def pass_candidate(
     passed: FrozenPass,
-    radius: float,
+    radius: Radius,
     *,
     evaluations: int,
     per_unit: bool = False,
@@ -180,6 +179,7 @@ def pass_candidate(
             ),
             rounding=passed.rounding, source=f"a pass at {passed.weights_name}, expanded where best",
         )  # fmt: skip
+    radius = largest(radius)  # one ball
     if not (isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output):
         window = _recorded(passed, radius)
         if window.void or window.lower is None:

@@ -17,6 +17,8 @@ COMMANDS = {
     "verify": "does an input meet a VNN-LIB property: sat, unsat (proved) or unknown",
     "certify": "the convergence certificate of a run again, at any parameter radius",
     "plan": "before training: the best robust loss to be had, the radius and the width it takes",
+    "reproduce": "the claims of the theory put to the test: figure, table, pass or fail",
+    "sweep": "train over widths, sizes and radii, or search the smallest width: phase diagrams",
     "report": "one self-contained page about one or several runs",
     "doctor": "why is it stuck? one remedy for each finding",
 }
@@ -35,11 +37,13 @@ examples:
   holdfast evaluate runs/wide
   holdfast certify runs/wide --radius 10
   holdfast plan --data digits --threat l2:0.3
+  holdfast sweep --data digits --threat l2:0.3 --width 256,1024,4096 --seeds 3
+  holdfast reproduce all --quick
   holdfast report runs/wide runs/digits-l2-0.3 --out both.html
   holdfast doctor runs/wide
 
 `holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
-Exit status: 0 done, 1 the doctor found something bad (verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted."""
+Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails; verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted."""
 
 INTERRUPTED = 128 + signal.SIGINT
 

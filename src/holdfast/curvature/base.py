@@ -6,7 +6,6 @@ For a round with attacked points ``x'_i``, weights ``p_i`` and loss slopes ``s_i
     sum_i p_i <s_i, f(W + Delta, x'_i) - f(W, x'_i) - Df(W, x'_i) Delta>  >=  - q(Delta) - slack,   q(Delta) = sum_r Delta_r' M_r Delta_r.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,22 +13,48 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast.curvature.grams import WeightedRows
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCurvature:
-    """The quadratic that one weight matrix carries; see `holdfast.trace.lower_model.Block` for the fields."""
+    """The quadratic that one weight matrix carries; see `holdfast.trace.lower_model.Block` for the fields.
+
+    Instead of ``matrices`` it may be given by the ``rows`` whose products they would be.
+    """
 
     matrices: Float[Tensor, "groups coordinates coordinates"] | None = None
     eigenvalue: Float[Tensor, ""] | None = None
     basis: Float[Tensor, "inputs coordinates"] | None = None
+    rows: WeightedRows | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tangent:
+    """The network's own tangent at the centre of the expansion, in float64 whatever the arithmetic of training.
+
+    Attributes:
+        outputs: ``f(W_c, x'_i)``.
+        gradients: of ``sum_i p_i <s_i, f(W_c, x'_i)>``, ball by ball.
+        moves: ``W_c - W0``.
+    """
+
+    outputs: Float[Tensor, "batch outputs"]
+    gradients: tuple[tuple[Float[Tensor, "_ _"], ...], ...]
+    moves: tuple[tuple[Float[Tensor, "_ _"], ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundCurvature:
-    """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack ``k >= 0``."""
+    """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack ``k >= 0``.
+
+    Where a ``tangent`` is given, ``q`` belongs to its centre, and the round is summed up from it rather than from training's
+    own gradients.
+    """
 
     balls: tuple[tuple[BlockCurvature, ...], ...]
     slack: Float[Tensor, ""] | None = None
+    tangent: Tangent | None = None
 
 
 class Curvature(ABC):
@@ -56,14 +81,19 @@ class Curvature(ABC):
         """Curvature at the model's present weights. ``weighted_slopes`` are ``p_i s_i``; ``reach`` is the distance from these
         weights at which the bound should be tightest (the parameter radius): it never affects validity."""
 
-    def within(self, model: nn.Module, initial: Mapping[str, Tensor], radius: float) -> "Curvature":
-        """The bound for networks in the ball of this radius about these weights, for curvatures that need to know the ball."""
+    def within(
+        self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
+    ) -> "Curvature":
+        """The bound for networks in the ball(s) of this radius about these weights, for curvatures that need to know the ball.
+
+        One radius serves every ball; several are given one a ball.
+        """
         return self
 
     @property
-    def valid_radius(self) -> float:
-        """Largest ball in which the bound holds."""
-        return math.inf
+    def radii(self) -> tuple[float, ...]:
+        """The largest ball(s) in which the bound holds; empty where it holds everywhere."""
+        return ()
 
     def uses_reach(self, model: nn.Module) -> bool:
         """Whether ``reach`` matters for this model, so that a good one is worth finding."""

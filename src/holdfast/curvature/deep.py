@@ -8,21 +8,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
-from holdfast.curvature.deep_expansion import Expansion, Start, constants_of, expand, start_of
-from holdfast.curvature.deep_layered import (
-    cross_terms,
-    first_knobs,
-    first_matrices,
-    layered,
-    scaled_norms,
-    tuned,
+from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
+from holdfast.curvature.deep_expansion import (
+    Expansion,
+    Start,
+    constants_of,
+    expand,
+    outputs_at,
+    start_of,
 )
-from holdfast.curvature.two_layer import weighted_grams
+from holdfast.curvature.deep_knobs import first_knobs
+from holdfast.curvature.deep_layered import first_matrices, layered, upper_rows
+from holdfast.curvature.deep_norms import Scaled, scaled_norms
+from holdfast.curvature.deep_products import cross_terms, pairs_of, third_of
+from holdfast.curvature.deep_search import tuned
+from holdfast.curvature.grams import weighted_grams
 from holdfast.networks.dense import Dense
 
 MATRIX_NUMBERS = 2**27
 """Numbers in the matrices of one layer: above it units share matrices."""
+LEAST_SLOPE = 0.1
+"""Of the largest mean slope at the start: what the units with the smallest count as in norms that serve a whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +38,17 @@ class DeepCurvature(Curvature):
     It bounds steps that end in the ball, and nothing outside: `within` says which ball.
 
     Attributes:
-        start: norms of ``W0``, once `within` has been called.
-        tune: whether the free numbers of the bound are searched each round, or left at their natural scales.
-        low_rank: give the layers above the first matrices in a basis of the round's own inputs: smaller eigenproblems, and
-            matrices that cannot be added up over rounds.
+        start: the initial weights and their norms, once `within` has been called.
+        scaled: norms that serve every round, once `prepared` has been called; otherwise each round has its own.
+        centre: where rounds are expanded, as a share of the way from the initial weights to the present ones.
+        tune: whether the free numbers of the bound are searched each round, where norms are; otherwise they have their usual values.
         safety: factor on the bound. 1 is the proof; tests set it below 1 to see the proof fail.
     """
 
     start: Start | None = None
+    scaled: Scaled | None = None
+    centre: float = 1.0
     tune: bool = True
-    low_rank: bool = False
     safety: float = 1.0
 
     @property
@@ -49,19 +56,39 @@ class DeepCurvature(Curvature):
         return self.safety >= 1.0
 
     @property
-    def valid_radius(self) -> float:
-        return math.inf if self.start is None else self.start.radii[0]
+    def radii(self) -> tuple[float, ...]:
+        """The ball of each layer for which the bound holds."""
+        return self._started.radii
+
+    @property
+    def _started(self) -> Start:
+        if self.start is None:
+            raise RuntimeError("a deep bound holds within a ball: call within() first")
+        return self.start
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
         return tuple((f"weights.{h}",) for h in range(dense(model).depth))
 
     @torch.no_grad()
-    def within(self, model: nn.Module, initial: Mapping[str, Tensor], radius: float) -> "DeepCurvature":
+    def within(
+        self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
+    ) -> "DeepCurvature":
         net = dense(model)
         weights = tuple(initial[f"weights.{h}"] for h in range(net.depth))
         groups = net.groups if net.groups * net.width**2 <= MATRIX_NUMBERS else 1
-        return replace(self, start=start_of(weights, (float(radius),) * net.depth, groups))
+        return replace(self, start=start_of(weights, per_ball(radius, net.depth), groups))
 
+    @torch.no_grad()
+    def prepared(
+        self, model: nn.Module, points: Float[Tensor, "batch ..."], slopes: Float[Tensor, "batch outputs"]
+    ) -> "DeepCurvature":
+        """Norms computed once for all rounds, as suits the initial network at these points and loss slopes."""
+        net, start = dense(model), self._started
+        at = expand(net, start.weights, start.weights, points, slopes)
+        scaled = scaled_norms(at, start, constants_of(net.activation), lean=True, least=LEAST_SLOPE)
+        return replace(self, scaled=scaled)
+
+    @torch.no_grad()
     def round(
         self,
         model: nn.Module,
@@ -70,18 +97,23 @@ class DeepCurvature(Curvature):
         *,
         reach: float,
     ) -> RoundCurvature:
-        net, start = dense(model), self.start
-        if start is None:
-            raise RuntimeError("a deep bound holds within a ball: call within() first")
-        weights = tuple(w.detach().double() for w in net.weights)
-        return self.at(net, expand(net, weights, start.weights, points, weighted_slopes))
+        net, start = dense(model), self._started
+        moves = tuple(
+            self.centre * (w.detach().double() - s) for w, s in zip(net.weights, start.weights, strict=True)
+        )
+        weights = tuple(s + d for s, d in zip(start.weights, moves, strict=True))
+        at = expand(net, weights, start.weights, points, weighted_slopes)
+        tangent = Tangent(
+            outputs=outputs_at(net, at, points),
+            gradients=tuple((at.gradient(h),) for h in range(net.depth)),
+            moves=tuple((move,) for move in moves),
+        )
+        return replace(self.at(net, at), tangent=tangent)
 
     @torch.no_grad()
     def at(self, net: Dense, at: Expansion) -> RoundCurvature:
-        """The bound at an expansion, as matrices."""
-        start, constants = self.start, constants_of(net.activation)
-        if start is None:
-            raise RuntimeError("a deep bound holds within a ball: call within() first")
+        """The bound at an expansion."""
+        start, constants = self._started, constants_of(net.activation)
         # The bound is proportional to the slopes, which may be too small to be squared.
         largest = float(at.sizes.max()) if len(at.sizes) else 0.0
         if largest > 0:
@@ -94,57 +126,59 @@ class DeepCurvature(Curvature):
         x = at.inputs[0] if basis is None else at.inputs[0] @ basis
         shared = shared_groups(net.width, x.shape[1])
         cancelling = shared == net.width
-        scaled = scaled_norms(at, start)
+        scaled = self.scaled or scaled_norms(at, start, constants)
         knobs = first_knobs(net.depth)
-        if self.tune and largest > 0 and net.depth > 1 and cancelling:
+        if self.tune and self.scaled is None and largest > 0 and net.depth > 1 and cancelling:
             slopes = tuple(float(at.gradient(h).norm()) for h in range(net.depth))
             knobs = tuned(at, start, scaled, constants, knobs, cancelling=cancelling, x=x, slopes=slopes)
-        bound = layered(at, start, scaled, constants, knobs, cancelling=cancelling)
+        third = third_of(at, x) if cancelling else None
+        bound = layered(at, start, scaled, constants, knobs, third=third, cancelling=cancelling)
         if cancelling:
-            units = torch.arange(net.width, device=x.device)
-            first = first_matrices(bound, x, units, cross_terms(at, x, units))
+            units, pairs = torch.arange(net.width, device=x.device), pairs_of(at, 1)
+            first = first_matrices(bound, at, pairs, x, units, cross_terms(at, pairs, x, units), third)
         else:
             first = weighted_grams(x, bound.weights[0].reshape(shared, net.width // shared, -1).amax(1))
         blocks = [BlockCurvature(matrices=factor * first, basis=basis)]
         for h in range(1, net.depth):
-            inputs, own = at.inputs[h], None
-            if self.low_rank and len(inputs) < inputs.shape[1]:
-                own = torch.linalg.qr(inputs.T).Q
-                inputs = inputs @ own
-            matrices = factor * weighted_grams(inputs, bound.weights[h])
-            blocks.append(
-                BlockCurvature(matrices=matrices, basis=own, eigenvalue=factor * bound.eigenvalues[h])
-            )
+            rows = upper_rows(bound, at, third, h)
+            rows = replace(rows, weights=factor * rows.weights)
+            blocks.append(BlockCurvature(rows=rows, eigenvalue=factor * bound.eigenvalues[h]))
         return RoundCurvature(balls=tuple((block,) for block in blocks))
 
-    def amplitude(self, model: nn.Module) -> float:
+    @torch.no_grad()
+    def amplitude(self, model: nn.Module, initial: Mapping[str, Tensor], distance: float) -> float:
         """How far an output can be off for inputs of norm 1, in units of roundoff: what the rounding allowance is made of.
 
         A product of ``n`` terms errs by ``(n + 4) u`` of its absolute terms. Layer by layer, ``dx^h <= k L ((n + 4) ||W^h||_F X + ||W^h||
-        dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W||_1 ||W||_inf)``, then ``||a||`` and a factor 4 for backward
-        passes, the frozen copy and the matrices.
+        dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf) + distance``, then ``||a||`` and a factor 4 for backward
+        passes, the frozen copy and the matrices. Holds for all weights at most ``distance`` from the initial ones in every layer.
         """
         net = dense(model)
         act, k, error, size = net.activation, net.layer_scale, 0.0, 1.0
         lipschitz = act.lipschitz or 0.0
         if net.input_weight is not None:
-            a = net.input_weight.detach().double()
+            a = net.input_weight.double()
             size = _norm_at_most(a)
             error = (a.shape[1] + 4) * float(a.norm())
         offset = math.sqrt(act.normaliser) * abs(float(act(torch.zeros((), dtype=torch.float64))))
-        for weight in net.weights:
-            w = weight.detach().double()
-            norm = _norm_at_most(w)
-            error = k * lipschitz * ((w.shape[1] + 4) * float(w.norm()) * size + norm * error)
+        for h in range(net.depth):
+            w = initial[f"weights.{h}"].detach().double()
+            norm = _norm_at_most(w) + distance
+            error = k * lipschitz * ((w.shape[1] + 4) * (float(w.norm()) + distance) * size + norm * error)
             size = k * lipschitz * norm * size + offset
             error += 16 * (size + math.sqrt(act.normaliser))
-        out = net.output_weight.detach().double()
+        out = net.output_weight.double()
         return 4 * float(out.norm()) * (error + (net.width + 4) * size)
 
 
 def _norm_at_most(matrix: Tensor) -> float:
     sizes = matrix.abs()
     return math.sqrt(float(sizes.sum(0).max()) * float(sizes.sum(1).max()))
+
+
+def per_ball(radius: float | tuple[float, ...], balls: int) -> tuple[float, ...]:
+    """The radius of each ball: the same for all, or one a ball."""
+    return radius if isinstance(radius, tuple) else (float(radius),) * balls
 
 
 def input_basis(net: Dense) -> Float[Tensor, "inputs coordinates"] | None:

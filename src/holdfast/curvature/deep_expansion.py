@@ -5,8 +5,7 @@ D = act'(u), b^h and g^h derivatives of ``sum_i p_i <s_i, f>`` in x^h and u^h, k
 ``|act'|`` and ``|act''|``, S_i = ||p_i s_i||, om weights of ``du^2``.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -17,6 +16,8 @@ from holdfast.curvature.two_layer import one_sided
 from holdfast.networks.activations import Activation
 from holdfast.networks.dense import Dense
 
+TINY = 1e-300
+
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
@@ -24,6 +25,7 @@ class Expansion:
 
     Attributes:
         inputs: ``x^0 .. x^(H-1)``, what each trained layer sees.
+        top: ``x^H``.
         derivatives: ``D^h = act'(u^h)``.
         backward: ``b^h``.
         sizes: ``S_i = ||p_i s_i||``.
@@ -32,6 +34,7 @@ class Expansion:
     """
 
     inputs: tuple[Float[Tensor, "batch _"], ...]
+    top: Float[Tensor, "batch units"]
     derivatives: tuple[Float[Tensor, "batch units"], ...]
     backward: tuple[Float[Tensor, "batch units"], ...]
     sizes: Float[Tensor, " batch"]
@@ -71,10 +74,25 @@ def expand(
         b = (k * derivatives[h] * b) @ weights[h]
         backward.append(b)
     return Expansion(
-        inputs=tuple(inputs), derivatives=tuple(derivatives), backward=tuple(reversed(backward)),
+        inputs=tuple(inputs), top=x, derivatives=tuple(derivatives), backward=tuple(reversed(backward)),
         sizes=slopes.norm(dim=1), scale=k,
         moved=tuple(float((w - s).norm()) for w, s in zip(weights, initial, strict=True)),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def outputs_at(
+    net: Dense, at: Expansion, points: Float[Tensor, "batch ..."]
+) -> Float[Tensor, "batch outputs"]:
+    """``f(W, x_i)`` of an expansion at these points, the frozen copy subtracted."""
+    top = at.top
+    if net.zero_start:
+        x = points.double().flatten(1)
+        x = x if net.input_weight is None else x @ net.input_weight.double().T
+        for weight in net.initial:
+            x = net.layer_scale * net.activation(x @ weight.double().T)
+        top = top - x
+    return top @ net.output_weight.detach().double().T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,43 +131,58 @@ class Start:
 
     Attributes:
         weights: ``W0^h`` in float64.
-        norms: bounds of ``||W0^h||``.
         columns: largest column norms of ``W0^h``.
         radii: ``R_h``.
         groups: groups of equal size into which the top layer's rows are cut.
     """
 
     weights: tuple[Tensor, ...]
-    norms: tuple[float, ...]
     columns: tuple[float, ...]
     radii: tuple[float, ...]
     groups: int
+    _norms: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
 
     def parts(self, layer: int) -> tuple[Tensor, ...]:
         """``W0_G``: the rows of each group; one group below the top."""
         top = layer == len(self.weights) - 1
         return self.weights[layer].chunk(self.groups if top else 1)
 
+    def norm(self, layer: int) -> float:
+        """A bound of ``||W0^h||``, computed when first asked for."""
+        return self._norm(layer, -1)
+
+    def part_norms(self, layer: int) -> tuple[float, ...]:
+        """Bounds of ``||W0_G||``."""
+        parts = len(self.parts(layer))
+        return (self.norm(layer),) if parts == 1 else tuple(self._norm(layer, g) for g in range(parts))
+
+    def _norm(self, layer: int, part: int) -> float:
+        if (layer, part) not in self._norms:
+            matrix = self.weights[layer] if part < 0 else self.parts(layer)[part]
+            self._norms[layer, part] = norm_bound(matrix)
+        return self._norms[layer, part]
+
 
 def start_of(weights: tuple[Tensor, ...], radii: tuple[float, ...], groups: int) -> Start:
-    """Norms of these initial weights, proved. Layer 1's are never needed: ``dx^0 = 0``."""
+    """These initial weights, with norms that are proved."""
     wide = tuple(w.detach().double() for w in weights)
     return Start(
-        weights=wide, norms=(math.inf, *(norm_bound(w) for w in wide[1:])),
-        columns=tuple(float(w.norm(dim=0).max()) * (1 + 1e-12) for w in wide), radii=radii, groups=groups,
+        weights=wide, columns=tuple(float(w.norm(dim=0).max()) * (1 + 1e-12) for w in wide), radii=radii, groups=groups,
     )  # fmt: skip
 
 
-def reaches(at: Expansion, start: Start, constants: Constants) -> list[Float[Tensor, "batch layers"]]:
-    """``e^h``: ``||du^h_i|| <= e^h_i . r`` for steps of norms ``r_h`` that stay in the ball.
+def reaches(
+    at: Expansion, start: Start, constants: Constants, *, layers: int
+) -> list[Float[Tensor, "batch layers"]]:
+    """Of the first so many layers ``e^h``: ``||du^h_i|| <= e^h_i . r`` for steps of norms ``r_h`` that stay in the ball.
 
     ``e^h = ||x^(h-1)|| 1_h + k L (||W0^h|| + R_h) e^(h-1)``, from ``du^h = Delta^h x^(h-1) + W'^h dx^(h-1)`` and ``|dx| <= k L |du|``.
     """
     result: list[Tensor] = []
-    for h, x in enumerate(at.inputs):
+    for h, x in enumerate(at.inputs[:layers]):
         e = x.new_zeros(len(x), len(at.inputs))
         if h:
-            e = at.scale * constants.lipschitz * (start.norms[h] + start.radii[h]) * result[-1]
+            e = at.scale * constants.lipschitz * (start.norm(h) + start.radii[h]) * result[-1]
         e[:, h] += x.norm(dim=1)
         result.append(e)
     return result
@@ -161,7 +194,7 @@ def norms_bound(at: Expansion, start: Start, constants: Constants) -> Float[Tens
     ``C = sum_i [k/2 sum_h B_ih e_i^h e_i^h' + k L sum_{h>=2} ||g_i^h|| sym(1_h e_i^(h-1)')]`` with ``B_ih`` the largest over units of
     ``above max(0, -b) + below max(0, b)``.
     """
-    e = reaches(at, start, constants)
+    e = reaches(at, start, constants, layers=len(at.inputs))
     k, total = at.scale, e[0].new_zeros(len(e), len(e))
     for h, reach in enumerate(e):
         steepest = one_sided(at.backward[h], (constants.above, constants.below)).amax(1)

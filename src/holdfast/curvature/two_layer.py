@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
+from holdfast.curvature.grams import weighted_grams
 from holdfast.errors import InputError
 from holdfast.networks.activations import Activation
 from holdfast.networks.two_layer import TwoLayer
@@ -29,24 +30,6 @@ def one_sided(inner: Tensor, bounds: tuple[float, float]) -> Tensor:
     above, below = bounds
     costs = above * (-inner).clamp_min(0)
     return costs + below * inner.clamp_min(0) if below else costs
-
-
-def weighted_grams(
-    z: Float[Tensor, "batch inputs"], weights: Float[Tensor, "groups batch"]
-) -> Float[Tensor, "groups inputs inputs"]:
-    """``sum_i weights_gi z_i z_i'`` for every group, by matrix products that need no (groups, batch, inputs) copy.
-
-    Convex activations leave a group only the examples whose slope has one sign. On a CPU their rows are picked first, which
-    halves the work; elsewhere picking would wait for the device.
-    """
-    if z.is_cuda:
-        return torch.stack([(z * w[:, None]).T @ z for w in weights])
-    grams = []
-    for w in weights:
-        rows = w.nonzero().squeeze(1)
-        some = z[rows]
-        grams.append((some * w[rows, None]).T @ some)
-    return torch.stack(grams)
 
 
 def kink_widths(

@@ -7,6 +7,10 @@ from holdfast.data.base import Split as Split
 from holdfast.data.digits import digits as digits
 from holdfast.data.features import on_sphere as on_sphere
 from holdfast.data.features import with_features as with_features
+from holdfast.data.forced import forced as forced
+from holdfast.data.forced import separated as separated
+from holdfast.data.forced import shattered_points as shattered_points
+from holdfast.data.forced import shattering as shattering
 from holdfast.data.idx import idx as idx
 from holdfast.data.named import load as load
 from holdfast.data.npz import npz as npz

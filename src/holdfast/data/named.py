@@ -7,19 +7,26 @@ from pathlib import Path
 
 from holdfast.data.base import Dataset
 from holdfast.data.digits import digits
+from holdfast.data.forced import forced, separated, shattering
 from holdfast.data.idx import idx, is_idx_folder
 from holdfast.data.npz import npz
 from holdfast.data.synthetic import spheres
 from holdfast.errors import InputError
 
-WORDS: dict[str, Callable[..., Dataset]] = {"digits": digits, "spheres": spheres}
-ALLOWED = "digits, spheres, a folder with IDX files, or an .npz file"
+WORDS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    "spheres": spheres,
+    "forced": forced,
+    "shattering": shattering,
+    "separated": separated,
+}
+ALLOWED = f"{', '.join(WORDS)}, a folder with IDX files, or an .npz file"
 
 
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: ``digits``, ``spheres``, a folder with IDX files, or an ``.npz`` file.
+    """The data set called ``name``: a word of `WORDS`, a folder with IDX files, or an ``.npz`` file.
 
-    ``options`` go to `digits`, `spheres`, `idx` or `npz`; every one takes ``features``, ``validation``, ``test``,
+    ``options`` go to the function of that word, to `idx` or to `npz`; every one takes ``features``, ``validation``, ``test``,
     ``seed`` and ``dtype``.
 
     Raises:

@@ -33,6 +33,8 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
+        if tensor._is_zerotensor():  # zeros of forward derivatives have no storage
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in owned:
             seen[storage.data_ptr()] = storage.nbytes()

@@ -20,10 +20,12 @@ def standard(threat: Threat) -> tuple[Attack, ...]:
 
 
 def fast(threat: Threat) -> tuple[Attack, ...]:
-    """At most a tenth of the cost of `standard`: short searches led by the margin, which is what decides success."""
+    """About a tenth of the cost of `standard`: short searches led by the margin, which is what decides success, and few queries, since what
+    gradients do not lead to makes most of the difference."""
     return (
-        APGD(steps=30, loss="margin", drop_broken=True),
-        APGD(steps=50, targets=5, loss="margin", drop_broken=True),
+        APGD(steps=20, loss="margin", drop_broken=True),
+        APGD(steps=30, targets=2, loss="margin", drop_broken=True),
+        Square(queries=800),
     )
 
 

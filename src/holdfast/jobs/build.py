@@ -64,6 +64,7 @@ def build(config: RunConfig) -> Job:
             "final_attack": build_attack(config.final),
             "loss": loss_named(training.loss),
             "parameter_radius": training.parameter_radius,
+            "start": training.start,
             "project": training.project,
             "epochs": training.epochs,
             "batch_size": training.batch_size,
@@ -178,7 +179,16 @@ def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Modu
             seed=seed,
         )
     if config.name == "dense":
-        return Dense(data.features, data.classes, config.width, config.depth, config.activation, seed=seed)
+        return Dense(
+            data.features,
+            data.classes,
+            _even_width(config, data.classes),
+            config.depth,
+            config.activation,
+            output="signed" if config.outputs == "signed" else "gaussian",
+            input_layer=config.input_layer,
+            seed=seed,
+        )
     if config.name == "mnist-conv":
         return _conv(data, seed)
     offers = {"features": data.features, "classes": data.classes, "shape": data.shape, "seed": seed}
@@ -192,8 +202,9 @@ def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Modu
 def _even_width(config: NetworkConfig, classes: int) -> int:
     """The width rounded up to what the signs of the outputs divide, so that one width serves data of any classes."""
     outputs = 1 if classes == 2 else classes
-    signed = config.outputs == "signed" or classes == 2
-    unit = 2 * outputs if signed else 2 if config.paired else 1
+    deep = config.name == "dense"
+    signed = config.outputs == "signed" or (classes == 2 and not deep)
+    unit = 2 * outputs if signed else 2 if config.paired and not deep else 1
     return -(-config.width // unit) * unit
 
 

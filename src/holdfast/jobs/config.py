@@ -24,6 +24,7 @@ NETWORKS = ("two-layer", "dense", "mnist-conv")
 ACTIVATIONS = (
     "softplus", "relu", "leaky-relu", "relu2", "elu", "sigmoid", "tanh", "erf", "gelu", "silu", "identity",
 )  # fmt: skip
+CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of that temperature)")
 ATTACKS = ("pgd", "fgsm", "random", "clean")
 LOSSES = ("cross-entropy", "logistic", "hinge", "squared", "huber")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -41,14 +42,16 @@ def _option(
     below: float | int | None = None,
     names: tuple[str, ...] = (),
     own: bool = True,
+    family: tuple[str, str] | None = None,
     what: str | None = None,
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
 
-    With ``own`` the import path of something of the user's stands beside the names.
+    With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of names, a pattern and
+    how to say it.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
-    facts |= {"names": names, "own": own, "what": what or short}
+    facts |= {"names": names, "own": own, "family": family, "what": what or short}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
     return field(default=default, metadata=facts)
@@ -96,13 +99,13 @@ def is_path(name: str) -> bool:
 
 
 def _check_name(entry: Field[Any], value: str) -> None:
-    names, own = entry.metadata["names"], entry.metadata["own"]
-    if value in names or (own and is_path(value)):
+    names, own, family = (entry.metadata[key] for key in ("names", "own", "family"))
+    if value in names or (own and is_path(value)) or (family and re.fullmatch(family[0], value)):
         return
     what = entry.metadata["what"] or entry.name
     close = difflib.get_close_matches(value, names, n=1)
     remedy = f"did you mean {close[0]}?" if close else "use one of these."
-    path = " or an import path like my_package:Name" if own else ""
+    path = " or an import path like my_package:Name" if own else f" or {family[1]}" if family else ""
     raise InputError(f"{what} must be {', '.join(names)}{path}, got {value!r}; {remedy}")
 
 
@@ -112,7 +115,7 @@ class DataConfig(_Checked):
 
     name: str = _option(
         "digits",
-        "data set: digits, a folder of IDX files (MNIST), a .npz file, spheres, or module:function for your own",
+        "data set: digits, a folder of IDX files (MNIST), a .npz file, spheres, forced, shattering, separated, or module:function for your own",
         short="data",
     )
     init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")
@@ -174,11 +177,19 @@ class NetworkConfig(_Checked):
         least=1,
     )
     depth: int = _option(2, "trained layers of a dense network", least=1)
+    input_layer: bool = _option(
+        True, "a fixed random map before the first trained layer of a dense network, as the paper has"
+    )
     activation: str = _option(
-        "softplus", ", ".join(ACTIVATIONS), short="activation", names=ACTIVATIONS, own=False
+        "softplus",
+        ", ".join(ACTIVATIONS) + f", or {CENTRED_SOFTPLUS[1]}",
+        short="activation",
+        names=ACTIVATIONS,
+        own=False,
+        family=CENTRED_SOFTPLUS,
     )
     outputs: Literal["signed", "dense"] = _option(
-        "signed", "output weights: one-hot rows with a sign, or dense rows"
+        "signed", "output weights: one-hot rows with a sign, or dense rows (dense network: Gaussian ones)"
     )
     paired: bool = _option(True, "start at output 0: each unit twice, with opposite output weights")
     train_output: bool = _option(False, "train the output weights of a two-layer network too")
@@ -225,6 +236,10 @@ class TrainingConfig(_Checked):
         "radius of the ball around the initial weights; null for none",
         short="parameter-radius",
         above=0,
+    )
+    start: Literal["initial", "kernel"] = _option(
+        "initial",
+        "where training starts: the centre of the ball, or the kernel limit's solution written into the weights",
     )
     project: bool = _option(True, "return the weights to that ball after every step")
     optimizer: str = _option(

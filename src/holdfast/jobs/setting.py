@@ -79,7 +79,11 @@ def _network(model: nn.Module) -> dict[str, Any] | None:
     shape = {"features": model.features, "classes": model.classes, "width": model.width}
     common = {**shape, "activation": model.activation.name}
     if isinstance(model, Dense):
-        start = {"zero_start": model.zero_start, "input_layer": model.input_weight is not None}
+        start = {
+            "zero_start": model.zero_start,
+            "input_layer": model.input_weight is not None,
+            "output": model.output,
+        }
         return {"name": "dense", **common, "depth": model.depth, **start}
     return {
         "name": "two-layer", **common, "outputs": "signed" if model.groups > 1 else "dense",

@@ -30,6 +30,7 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row, kernel_row, metrics_row
 from holdfast.jobs.session import Session
 from holdfast.jobs.setting import save_setting
+from holdfast.jobs.start import check_start, start_from
 from holdfast.jobs.validation import BEST_BY, validate
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.runs import Run, RunWriter
@@ -82,6 +83,7 @@ def train(
     strategy: str = "auto",
     evaluate_every: int = 1,
     kernel_examples: int | None = None,
+    start: nn.Module | str = "initial",
     evaluation_attack: Attack | None = None,
     final_attack: Attack | None = None,
     best_by: str = "robust_loss",
@@ -109,6 +111,8 @@ def train(
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
             and ``weight_drift`` of ``metrics.jsonl`` (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
             for each of them; refused where that does not fit into memory. Default: none.
+        start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the solution of the kernel limit at
+            ``parameter_radius`` (`holdfast.theory.into_network`); or another network like ``model``, whose weights training starts from.
         final_attack: on the finished network, default PGD with 40 steps and 2 restarts; on the test part the suite ``fast`` follows.
         best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
@@ -131,6 +135,7 @@ def train(
         epochs=epochs, batch_size=batch_size, evaluate_every=evaluate_every, schedule=schedule, best_by=best_by,
         parameter_radius=parameter_radius, certificate_radius=certificate_radius,
     )  # fmt: skip
+    check_start(start, parameter_radius)
     if resume and out is None:
         raise InputError("resume needs the run's folder, got none; pass out=.")
     attack = PGD(steps=10) if attack is None else attack
@@ -186,7 +191,7 @@ def train(
         progress=seen, started=started,
         state=state, best=best, rows=rows,
     )  # fmt: skip
-    _begin(session, None if resume else config or _described(locals()))
+    _begin(session, None if resume else config or _described(locals()), start)
     batch = min(batch_size or len(y), len(y))
     failure, interrupted = _fitted(
         session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
@@ -230,7 +235,7 @@ def _check_settings(
             check_radius(radius)
 
 
-def _begin(session: Session, config: dict[str, Any] | None) -> None:
+def _begin(session: Session, config: dict[str, Any] | None, start: nn.Module | str) -> None:
     """The folder at the beginning: nothing of another run in it, and this one resumable at once. No ``config`` when resumed."""
     writer, model = session.writer, session.model
     writer.clear(OVERTAKEN if config is None else STALE)
@@ -243,6 +248,7 @@ def _begin(session: Session, config: dict[str, Any] | None) -> None:
         f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
     )
     if config is not None:
+        start_from(session, start)
         session.save()
 
 
@@ -337,13 +343,17 @@ def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fa
         ) from error
 
 
+def _said(value: object) -> str:
+    return type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+
+
 def _described(given: dict[str, Any]) -> dict[str, Any]:
     """A readable ``config.yaml`` for a run started from Python: settings as given, objects by their text."""
     plain = (str, int, float, bool, type(None))
     skip = {"data", "config", "model", "resume", "progress", "out"}
     names = [p.name for p in inspect.signature(train).parameters.values() if p.kind is p.KEYWORD_ONLY]
     values = {
-        key: given[key] if isinstance(given[key], plain) else repr(given[key])
+        key: given[key] if isinstance(given[key], plain) else _said(given[key])
         for key in names
         if key not in skip
     }

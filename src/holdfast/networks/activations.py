@@ -269,8 +269,9 @@ def centred_softplus(temperature: float) -> Activation:
     z = nodes * QUADRATURE_REACH
     mass = np.exp(-(z**2) / 2) / SQRT_2PI * weights * QUADRATURE_REACH
     mean = float(mass @ (temperature * np.logaddexp(0, z / temperature)))
+    short = f"{temperature:g}"
     return Activation(
-        name=f"csp{temperature:g}",
+        name=f"csp{short if float(short) == temperature else repr(float(temperature))}",
         value=partial(_centred_softplus, temperature, mean),
         slope=partial(_tempered_sigmoid, temperature),
         lipschitz=1.0,

@@ -71,6 +71,7 @@ class Dense(nn.Module):
             raise InputError(
                 f"output must be 'gaussian' or 'signed', got {output!r}; 'signed' certifies tighter."
             )
+        self.output = output
         self.groups = 2 * self.outputs if output == "signed" else 1
         if width % self.groups:
             raise InputError(

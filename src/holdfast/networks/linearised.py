@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, jvp
 
 from holdfast.errors import InputError
@@ -95,16 +94,11 @@ def _first_order(function: Callable[[Weights], Tensor], at: Weights, direction: 
             value, change = derivative(function, (at,), (direction,))
             nested: Tensor = value + change
             return nested
-        # Not torch.func here, whose tensors have no storage. Nor have the zeros that forward derivatives save for the backward
-        # pass: hooks on saved tensors, which may ask for it, are kept from them.
-        with forward_ad.dual_level(), saved_tensors_hooks(_same, _same):
+        # not torch.func, whose tensors have no storage that hooks on saved tensors could ask for
+        with forward_ad.dual_level():
             dual: Any = forward_ad
             parts = dual.unpack_dual(
                 function({name: dual.make_dual(at[name], direction[name]) for name in at})
             )
             total: Tensor = parts.primal if parts.tangent is None else parts.primal + parts.tangent
             return total
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

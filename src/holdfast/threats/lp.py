@@ -15,6 +15,7 @@ from holdfast.threats._geometry import Limits, Rows
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
 _MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1": projections.maximise_l1}
+_SPARE = 1.5e-5  # share of the radius by which a rough projection may be off
 _DUAL = {"inf": "1", "2": "2", "1": "inf"}
 
 
@@ -151,16 +152,19 @@ class LpBall(Threat):
             lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius, bound))
             return lambda points: torch.clamp(points, lower, upper)
         low, high = bound.around(centre)
+        # As far in as rounding may push a point out: what settles it later then finds it inside, and need not search.
+        spare = _SPARE * self.radius + UNITS * projections.lengths(bound.masked(centre), self.norm)
+        reach = (self._settled_radius(centre, bound) - spare).clamp(min=0.0)[:, None].to(x.dtype)
 
         def project(points: Points) -> Points:
             p = bound.restored(points.flatten(1), centre)
             if self.norm == "1":
-                kept = projections.roughly_project_l1(p - centre, self.radius, low, high)
+                kept = projections.roughly_project_l1(p - centre, reach, low, high)
                 return kept.add_(centre).reshape(points.shape)
             if low is None or high is None:
                 share = projections.factor_l2(p - centre, self.radius)
                 return _between(centre, p, share).reshape(points.shape)
-            kept = projections.roughly_project_l2(p - centre, self.radius, low, high)
+            kept = projections.roughly_project_l2(p - centre, reach, low, high)
             return kept.add_(centre).reshape(points.shape)
 
         return project

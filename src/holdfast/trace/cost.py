@@ -10,6 +10,12 @@ SHARE = 0.0125
 """Counted share of training that recording may take: an eighth of what is promised, since small operations cost up to eight times
 their count beside attacks in closed form (measured: benchmarks/trace_overhead.py)."""
 
+DENSE_SHARE = 0.1
+"""The same for deep networks, whose rounds are recorded by large operations: these cost about their count."""
+
+EIGEN = 25
+"""What an eigenproblem of size ``n`` costs, in units of ``n^3``."""
+
 PASS = 150
 """What one elementwise pass chain over the weights costs, in floating-point operations of a matrix product a weight."""
 
@@ -24,11 +30,7 @@ def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes
     rounds = math.ceil(examples / batch)
     passes = 4 * batch * (attack_passes + 1)
     if isinstance(model, Dense) and not model.activation.kink:
-        # Spectral norms of every layer each round, tuned a few times over, and an eigenproblem a layer at the end.
-        units = model.width
-        training = model.depth * units**2 * passes
-        norms = model.depth * (40 * units**3 + 8 * batch * units**2)
-        return max(1, math.ceil((norms + 10 * model.depth * units**3 / rounds) / training / SHARE))
+        return max(1, math.ceil(_dense_share(model, examples, batch, attack_passes) / DENSE_SHARE))
     if not isinstance(model, TwoLayer):
         return max(1, math.ceil(PASS / passes / SHARE))
     inputs, units, groups = model.input_size, model.width, model.groups
@@ -38,3 +40,24 @@ def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes
         recording += 2 * units * inputs * batch + PASS * units * batch / 4
     closing = 10 * groups * inputs**3 + 2 * units * inputs**2
     return max(1, math.ceil((recording + closing / rounds) / training / SHARE))
+
+
+def _dense_share(model: Dense, examples: int, batch: int, attack_passes: int) -> float:
+    """What recording one epoch of a deep network costs, as a share of training it; float64 counts twice.
+
+    A round: two passes forward, one backward, gradients and two products with the matrices; the matrices of layer 1 and their
+    cross terms; an eigenproblem of the batch. A window: eigenproblems and a basis. Once a run, counted as if it were once an epoch: norms.
+    """
+    units, depth, inputs = model.width, model.depth, model.weights[0].shape[1]
+    seen = min(inputs, model.features)
+    weights = units * inputs + (depth - 1) * units**2
+    rounds, rank = math.ceil(examples / batch), min(examples, units)
+    training: float = weights * 4 * examples * (attack_passes + 1)
+    passes: float = 24 * examples * weights + 2 * PASS * rounds * (weights + 2 * batch * units * depth)
+    first = 4 * units * examples * seen * (seen + 16) + EIGEN * rounds * batch**3
+    closing = EIGEN * (units * seen**3 + (depth + model.groups) * rank**3) + 8 * depth * units * rank * (
+        units + rank
+    )
+    norms: float = 8 * units**3 * ((depth - 2) * 3 + 2 / model.groups) if depth > 1 else 0
+    share: float = (passes + first + closing + norms) / training
+    return share

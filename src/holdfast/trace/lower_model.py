@@ -108,6 +108,23 @@ class Block:
 
 
 Ball = tuple[Block, ...]
+Radius = float | tuple[float, ...]
+"""One radius for every ball, or one a ball."""
+
+
+def largest(radius: Radius) -> float:
+    """The largest radius of any ball."""
+    return max(radius) if isinstance(radius, tuple) else radius
+
+
+def scaled(radius: Radius, share: float) -> Radius:
+    """``share`` of every radius."""
+    return tuple(share * r for r in radius) if isinstance(radius, tuple) else share * radius
+
+
+def per_ball(radius: Radius, balls: int) -> tuple[float, ...]:
+    """The radius of each ball."""
+    return radius if isinstance(radius, tuple) else (radius,) * balls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +135,12 @@ class BallMinimum:
     multiplier: float
     max_eigenvalue: float
     slope: float  # ||V||_F
+    radius: float
+
+    @property
+    def width_factor(self) -> float:
+        """``(2 R max lam / ||V||)^2``, at least 1: beyond 1 curvature costs something."""
+        return max(1.0, (2 * self.radius * self.max_eigenvalue / self.slope) ** 2) if self.slope > 0 else 1.0
 
 
 def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimum:
@@ -135,7 +158,7 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     # Never below the largest eigenvalue as computed: the relative margin covers the eigensolver's rounding of the top one.
     floor = max(0.0, top) * (1 + 1e-9) + 1e-300
     if radius == 0.0:
-        return BallMinimum(value=0.0, multiplier=math.inf, max_eigenvalue=top, slope=slope)
+        return BallMinimum(value=0.0, multiplier=math.inf, max_eigenvalue=top, slope=slope, radius=radius)
 
     def excess(log_gap: float) -> float:
         return float(
@@ -154,23 +177,27 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = float(np.where(squares > 0, squares / (4 * gaps), 0.0).sum())
     return BallMinimum(
-        value=-cost - multiplier * radius**2, multiplier=multiplier, max_eigenvalue=top, slope=slope
+        value=-cost - multiplier * radius**2,
+        multiplier=multiplier,
+        max_eigenvalue=top,
+        slope=slope,
+        radius=radius,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowerModel:
-    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with ``||U_h||_F <= radius``; one ball a trained
-    layer ``h``."""
+    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with ``||U_h||_F <= radii_h``; one ball a trained
+    layer ``h``. No ``radii``: for every ``U``."""
 
     constant: float
     balls: tuple[Ball, ...]
-    radius: float = math.inf
+    radii: tuple[float, ...] = ()
 
     def bound(
-        self, radius: float, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()
+        self, radius: Radius, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()
     ) -> "Bound":
-        """Smallest value over ``||U_h||_F <= R`` for every ``h``, hence below the optimal robust loss of the ball(s).
+        """Smallest value over ``||U_h||_F <= R_h`` for every ``h``, hence below the optimal robust loss of the ball(s).
 
         With ``decay`` the objective has ``decay / 2 ||W||^2`` added, ``initial`` being the weights ``W0`` block by block:
         the constant grows by ``decay / 2 ||W0||^2``, ``V`` by ``decay W0`` and every eigenvalue falls by ``decay / 2``.
@@ -185,10 +212,12 @@ class LowerModel:
                 for ball, ws in zip(balls, initial, strict=True)
             )
             constant += decay / 2 * sum(w.double().square().sum().item() for ws in initial for w in ws)
-        minima = tuple(ball_minimum(ball, radius, decay=decay) for ball in balls)
+        radii = per_ball(radius, len(balls))
+        minima = tuple(ball_minimum(ball, r, decay=decay) for ball, r in zip(balls, radii, strict=True))
         value = constant + sum(m.value for m in minima)
-        # Beyond the ball for which it was made a lower model says nothing.
-        return Bound(value=value if radius <= self.radius else -math.inf, radius=radius, minima=minima)
+        # Beyond the balls for which it was made a lower model says nothing.
+        within = not self.radii or all(r <= most for r, most in zip(radii, self.radii, strict=True))
+        return Bound(value=value if within else -math.inf, minima=minima)
 
     def value(self, moves: tuple[tuple[Tensor, ...], ...]) -> float:
         """The lower model itself at ``U`` (block by block): what tests hold against the loss of sampled networks."""
@@ -208,11 +237,9 @@ class Bound:
     """A lower bound of the optimal robust loss over the ball of this radius, before the rounding allowance."""
 
     value: float
-    radius: float
     minima: tuple[BallMinimum, ...]
 
     @property
     def width_factor(self) -> float:
-        """About the factor of width at which curvature stops costing anything: ``max_h (2 R max lam / ||V||)^2``, at least 1."""
-        factors = [(2 * self.radius * m.max_eigenvalue / m.slope) ** 2 for m in self.minima if m.slope > 0]
-        return max([1.0, *factors])
+        """About the factor of width at which curvature stops costing anything: ``max_h (2 R_h max lam / ||V||)^2``, at least 1."""
+        return max((minimum.width_factor for minimum in self.minima), default=1.0)

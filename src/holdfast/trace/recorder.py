@@ -11,38 +11,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast.curvature import Curvature, DeepCurvature, RoundCurvature
+from holdfast.curvature import Curvature, DeepCurvature
 from holdfast.errors import InputError
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import Threat
-from holdfast.trace.lower_model import Block, LowerModel, curved
+from holdfast.trace.lower_model import LowerModel, Radius
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
+from holdfast.trace.sums import Sums, as_matrix
 from holdfast.trace.window import Rounding, Window, growth
 
 COMPARED = 2
 """Rounds of a run whose gradients are computed a second time and compared."""
+EXAMPLES = 256
+"""Examples that the norms of a deep run are made for."""
+CENTRE = 0.25
+"""Where deep rounds are expanded when curvature costs something, as a share of the way."""
 
 
-def as_matrix(parameter: Tensor) -> Float[Tensor, "units inputs"]:
-    """A parameter as a matrix with one row a unit; vectors and scalars have one row."""
-    return parameter.reshape(1, -1) if parameter.ndim < 2 else parameter.reshape(len(parameter), -1)
+@dataclass(kw_only=True)
+class _Open:
+    """A window under way, and what is wrong with its rounds."""
 
-
-@dataclass
-class _BlockSums:
-    """``sum_t w_t (g_t + 2 M_t D_t)`` and ``sum_t w_t M_t`` of one weight matrix."""
-
-    linear: Tensor
-    matrices: Tensor | None = None
-    eigenvalue: Tensor | None = None
-    basis: Tensor | None = None
-
-
-@dataclass
-class _Sums:
-    balls: list[list[_BlockSums]]
-    constant: Tensor
+    model: Sums
     loss: Tensor
     slope: Tensor
     input_norm: Tensor
@@ -103,7 +94,7 @@ class TraceRecorder:
         self.last: Window | None = None
         self._reach = radius
         self._compared = 0
-        self._sums: _Sums | None = None
+        self._sums: _Open | None = None
         self._bound: Curvature | None = None
 
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
@@ -114,14 +105,30 @@ class TraceRecorder:
         self._reach = self._aim()
         if self._bound is None:
             self._bound = self.curvature.within(self.model, self.initial, self.radius)
+            if isinstance(self._bound, DeepCurvature):
+                self._bound = self._prepared(self._bound)
+        if isinstance(self._bound, DeepCurvature):
+            self._bound = replace(self._bound, centre=self._centre())
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
-        self._sums = _Sums(
-            balls=[[_BlockSums(linear=torch.zeros_like(as_matrix(p))) for p in ball] for ball in self.balls],
-            constant=zero.clone(), loss=zero.clone(), slope=zero.clone(), input_norm=zero.clone(),
+        self._sums = _Open(
+            model=Sums.start(self.balls), loss=zero.clone(), slope=zero.clone(), input_norm=zero.clone(),
             distance=zero.clone(), outside=zero.clone(), mislabelled=zero.clone(),
             visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
         )  # fmt: skip
+
+    def _prepared(self, bound: DeepCurvature) -> DeepCurvature:
+        """With norms for all rounds, as suits the initial network at the first examples: the same in every process and resumed run."""
+        points, labels = self.x[:EXAMPLES], self.y[:EXAMPLES]
+        with torch.no_grad():
+            outputs = torch.func.functional_call(self.model, dict(self.initial), (points,))
+        return bound.prepared(self.model, points, self._slopes(outputs, labels))
+
+    def _centre(self) -> float:
+        """Rounds are expanded where they are while curvature costs nothing there, else nearer to the start: no step is then as long."""
+        if self.last is None or self.last.lower is None:
+            return 1.0
+        return 1.0 if self.last.lower.bound(self.radius).width_factor <= 1.0 else CENTRE
 
     @torch.no_grad()
     def _aim(self) -> float:
@@ -169,8 +176,13 @@ class TraceRecorder:
         self._check(sums, rows, points, labels)
         n = len(self.y)
         share = round_size / n  # w_t, while the window is one epoch; close() divides by the epochs
+        # Deep rounds are computed anew in float64, so that what training rounds off costs the window nothing.
+        deep = isinstance(self._bound, DeepCurvature)
+        outputs = outputs.double() if deep else outputs
         uniform = torch.full_like(outputs[:, 0], 1 / round_size)
-        p = uniform if self.example_weights is None else self.example_weights[rows] * (n / round_size)
+        p = uniform
+        if self.example_weights is not None:
+            p = self.example_weights[rows].to(p.dtype) * (n / round_size)
         hard = not labels.is_floating_point()  # others are counted as mislabelled
         if not sums.fault and hard and self.processes == 1 and self._compared < COMPARED:
             self._compared += 1
@@ -183,19 +195,21 @@ class TraceRecorder:
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
         curvature = (self._bound or self.curvature).round(
-            self.model, points, slopes.to(points.dtype), reach=self._reach
+            self.model, points, slopes if deep else slopes.to(points.dtype), reach=self._reach
         )
         batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
         sums.loss += share * batch_loss
-        sums.constant += share * batch_loss
+        sums.model.constant += share * batch_loss
+        if curvature.tangent is not None:
+            sums.model.constant += share * (slopes * (curvature.tangent.outputs - exact)).sum()
         if curvature.slack is not None:
-            sums.constant -= share * curvature.slack
+            sums.model.constant -= share * curvature.slack
         sums.slope += share * slopes.norm(dim=1).sum()
         z = self.model.inputs(points) if isinstance(self.model, TwoLayer) else points.reshape(len(points), -1)
         if len(rows):  # a process may have no share of a short last round
             sums.input_norm = torch.maximum(sums.input_norm, z.norm(dim=1).amax().double())
         sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax().double())
-        self._add(sums, curvature, moves, share)
+        sums.model.add(self._gradients(), curvature, moves, share, self.processes)
 
     def _slopes(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The subgradients behind ``.grad``. Where the loss has several (hinge at equal outputs) ``Loss.slope`` may be another
@@ -205,7 +219,7 @@ class TraceRecorder:
             (slopes,) = torch.autograd.grad(self.loss(at, labels).sum(), at)
         return slopes
 
-    def _check(self, sums: _Sums, rows: Tensor, points: Tensor, labels: Tensor) -> None:
+    def _check(self, sums: _Open, rows: Tensor, points: Tensor, labels: Tensor) -> None:
         sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
         sums.outside += (~self.threat.contains(points, self.x[rows])).sum()
         if labels.shape != self.y[rows].shape:
@@ -243,39 +257,12 @@ class TraceRecorder:
                 )
         return ""
 
-    def _add(self, sums: _Sums, curvature: RoundCurvature, moves: list[list[Tensor]], share: float) -> None:
-        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``."""
-        for ball, parameters, ball_moves, ball_curvature in zip(
-            sums.balls, self.balls, moves, curvature.balls, strict=True
-        ):
-            for block, parameter, move, part in zip(
-                ball, parameters, ball_moves, ball_curvature, strict=True
-            ):
-                # Every process holds the whole gradient, and the sums over processes are taken when the window closes.
-                gradient = as_matrix(
-                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-                )
-                block.linear.add_(gradient, alpha=share / self.processes)
-                sums.constant -= (
-                    share / self.processes * torch.linalg.vecdot(gradient.flatten(), move.flatten())
-                )
-                if part.matrices is not None:
-                    # Deep bounds come in float64 whatever the training's precision.
-                    move = move.to(part.matrices.dtype)
-                    block.linear = block.linear.to(part.matrices.dtype)
-                    block.basis = part.basis
-                    bent = curved(move, part.matrices, part.basis)
-                    block.linear.add_(bent, alpha=2 * share)
-                    sums.constant -= share * torch.linalg.vecdot(bent.flatten(), move.flatten())
-                    if block.matrices is None:
-                        block.matrices = share * part.matrices
-                    else:
-                        block.matrices.add_(part.matrices, alpha=share)
-                if part.eigenvalue is not None:
-                    block.linear.add_(move * (2 * share * part.eigenvalue))
-                    sums.constant -= share * part.eigenvalue * move.square().sum()
-                    weighted = share * part.eigenvalue
-                    block.eigenvalue = weighted if block.eigenvalue is None else block.eigenvalue + weighted
+    def _gradients(self) -> list[list[Tensor]]:
+        """``.grad`` of the trained weights, as matrices."""
+        return [
+            [as_matrix(w.grad if w.grad is not None else torch.zeros_like(w)) for w in ball]
+            for ball in self.balls
+        ]
 
     def close(self, *, epoch: int = 0, frozen: bool = False) -> Window:
         """End the window: add up over processes, check coverage, and evaluate the bound at ``radius``."""
@@ -284,33 +271,24 @@ class TraceRecorder:
             raise RuntimeError("close() needs an open window: call open() first")
         epochs = sums.epochs
         # All processes agree on a fault before they add up, since one with a fault has nothing to add.
-        if int(self.reduce(torch.tensor(bool(sums.fault), dtype=torch.int32, device=sums.constant.device))):
+        if int(
+            self.reduce(torch.tensor(bool(sums.fault), dtype=torch.int32, device=sums.model.constant.device))
+        ):
             return self._void(
                 sums, sums.fault or "another process found a fault in its rounds", epoch, frozen
             )
         lower = LowerModel(
-            constant=float(self.reduce(sums.constant)) / epochs,
-            balls=tuple(
-                tuple(
-                    Block(
-                        linear=self.reduce(block.linear) / epochs,
-                        matrices=None if block.matrices is None else self.reduce(block.matrices) / epochs,
-                        eigenvalue=0.0
-                        if block.eigenvalue is None
-                        else float(self.reduce(block.eigenvalue)) / epochs,
-                        basis=block.basis,
-                    )
-                    for block in ball
-                )
-                for ball in sums.balls
-            ),
-            radius=math.inf if self._bound is None else self._bound.valid_radius,
+            constant=float(self.reduce(sums.model.constant)) / epochs,
+            balls=sums.model.settled(self.reduce, epochs, spread=self.processes > 1),
+            radii=() if self._bound is None else self._bound.radii,
         )
         width = self.model.width if self.curvature.rigorous and isinstance(self.model, TwoLayer) else 0
         amplitude = 0.0
+        wide = self.balls[0][0].dtype == torch.float64
         if isinstance(self.curvature, DeepCurvature):
-            width, amplitude = self.balls[0][0].shape[0], self.curvature.amplitude(self.model)
-        unit = 2.0**-53 if self.balls[0][0].dtype == torch.float64 else 2.0**-24
+            width, wide = self.balls[0][0].shape[0], True
+            amplitude = self.curvature.amplitude(self.model, self.initial, float(sums.distance))
+        unit = 2.0**-53 if wide else 2.0**-24
         rounding = Rounding(
             unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
             # The root of the sum of squares is at least the largest over the processes.
@@ -329,7 +307,7 @@ class TraceRecorder:
         self.last = window_at(window, self.radius)
         return self.last
 
-    def _void(self, sums: _Sums, fault: str, epoch: int, frozen: bool) -> Window:
+    def _void(self, sums: _Open, fault: str, epoch: int, frozen: bool) -> Window:
         """A window that proves nothing."""
         return Window(
             first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch,
@@ -343,7 +321,7 @@ class TraceRecorder:
             float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0
         )
 
-    def _fault(self, sums: _Sums, lower: LowerModel) -> str:
+    def _fault(self, sums: _Open, lower: LowerModel) -> str:
         outside = int(self.reduce(sums.outside))
         if outside:
             return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
@@ -363,6 +341,6 @@ class TraceRecorder:
         return ""
 
 
-def window_at(window: Window, radius: float) -> Window:
+def window_at(window: Window, radius: Radius) -> Window:
     """The window with its bound evaluated at this radius."""
     return replace(window, lower_bound=window.bound_at(radius))

@@ -1,7 +1,6 @@
 """The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on loading)."""
 
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,8 +102,8 @@ def save_trace(trace: Trace, folder: Path) -> None:
             tensors = _block_tensors(window.lower)
             file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
             row["file"], row["constant"] = file, window.lower.constant
-            if math.isfinite(window.lower.radius):
-                row["radius"] = window.lower.radius
+            if window.lower.radii:
+                row["radii"] = list(window.lower.radii)
             row["eigenvalues"] = [[block.eigenvalue for block in ball] for ball in window.lower.balls]
             if not (folder / file).exists():
                 write_tensors(folder / file, tensors)
@@ -205,13 +204,20 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
                 )
                 for k, ball in enumerate(row["eigenvalues"])
             ),
-            radius=row.get("radius", math.inf),
+            radii=_radii(row),
         )
     return Window(
         first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),
         drift=tuple(_number(d) for d in row["drift"]), lower=lower, lower_bound=_number(row["lower_bound"]),
         void=row["void"], frozen=row["frozen"], reach=row["reach"], rounding=Rounding(**row["rounding"]),
     )  # fmt: skip
+
+
+def _radii(row: dict[str, Any]) -> tuple[float, ...]:
+    """Traces of earlier versions named one radius for all balls."""
+    if "radius" in row:
+        return (float(row["radius"]),) * len(row["eigenvalues"])
+    return tuple(row.get("radii", ()))
 
 
 def _number(value: float | None) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from holdfast.networks import TwoLayer
-from holdfast.trace.lower_model import LowerModel
+from holdfast.trace.lower_model import LowerModel, Radius
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,10 @@ class Window:
     frozen: bool = False
     reach: float = 0.0
 
-    def bound_at(self, radius: float) -> float:
-        """Lower bound of the optimal robust loss over the ball of this radius, rounding allowance taken off."""
+    def bound_at(self, radius: Radius) -> float:
+        """Lower bound of the optimal robust loss over the ball(s) of this radius, rounding allowance taken off."""
         if self.lower is None:
             raise ValueError("this window kept no lower model")
         bound = self.lower.bound(radius)
         top = max(m.max_eigenvalue for m in bound.minima)
-        return bound.value - self.rounding.allowance(radius, top)
+        return bound.value - self.rounding.allowance(max(m.radius for m in bound.minima), top)

@@ -2,7 +2,8 @@
 
 A threat set is cut by the sign of one unit's argument into two parts that cover it, where bounds are tighter, until every part is proved or a
 point is found that refutes the claim. Where all signs are known the network is affine and a linear programme decides (for
-boxes): its multipliers give a bound that is worked out here again, with its rounding, so the solver is not trusted.
+boxes) or the dual problem does (for other sets): the multipliers give a bound that is worked out here again, with its rounding, so
+the solver is not trusted.
 """
 
 import time
@@ -18,6 +19,7 @@ from holdfast.verification import crown
 from holdfast.verification.alpha import constraints, optimised_margins
 from holdfast.verification.crown import State, back_substitute
 from holdfast.verification.graph import Graph, Maximum, Unit
+from holdfast.verification.leaves import best_multipliers
 from holdfast.verification.region import BoxRegion, Region, dot
 
 STEPS = 8  # of slopes and multipliers, for each part
@@ -169,17 +171,23 @@ class _Part:
     def decide(self, number: int) -> tuple[float, Tensor | None]:
         """A bound of a part where every sign is known, as tight as can be, and the point where a solver sees the least value."""
         graph, everything = self.state.graph, self.state.region
-        if not isinstance(everything, BoxRegion) or not can_branch(graph):
+        if not can_branch(graph):
             return -torch.inf, None
         one = slice(number, number + 1)
         signs = {value: side[one] for value, side in self.signs.items()}
         state = crown.analyse(graph, everything.part(one), signs=signs)
         sides = torch.cat([side.flatten() for side in signs.values()])
         cut = sides.nonzero().flatten()
-        slopes, _ = _affine(state, {graph.last: self.rows[one]})
+        slopes, heights = _affine(state, {graph.last: self.rows[one]})
         parts = [_affine(state, {value: _units(side)}) for value, side in signs.items()]
         matrix = torch.cat([slope for slope, _ in parts])[cut] * sides[cut, None]
         offset = torch.cat([height for _, height in parts])[cut] * sides[cut]
+        if not isinstance(everything, BoxRegion):
+            weights = torch.zeros_like(sides)
+            weights[cut], lowest = best_multipliers(
+                everything.part(one), slopes[0], float(heights[0]), matrix, offset
+            )
+            return self._with_multipliers(state, number, signs, weights), lowest
         lower, upper = everything.lower[number], everything.upper[number]
         scale = float(1 + (slopes.abs() * (upper - lower)).sum())
         best, point = -torch.inf, None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from holdfast._tensors import chunks
@@ -133,8 +133,11 @@ def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: b
             _tighten_patches(state, chain, wanted[example], edge, example, above=above)
         return
     index = wanted.any(0).nonzero().squeeze(1)
-    for part in chunks(len(index), rows_at_once(state.graph, len(state.region))):
-        found = rows_minimum(state, value, index[part], sign=1.0 if above else -1.0)
+    copies = 1 if single.shared(state.graph, state.region, value) else len(state.region)
+    for part in chunks(len(index), rows_at_once(state.graph, copies)):
+        found = rows_minimum(
+            state, value, index[part], sign=1.0 if above else -1.0, wanted=wanted[:, index[part]]
+        )
         edge[:, index[part]] = (
             torch.maximum(edge[:, index[part]], found)
             if above
@@ -178,9 +181,13 @@ def rows_at_once(graph: Graph, examples: int) -> int:
 
 
 def rows_minimum(
-    state: State, value: int, index: Int[Tensor, " rows"], sign: float
+    state: State,
+    value: int,
+    index: Int[Tensor, " rows"],
+    sign: float,
+    wanted: Bool[Tensor, "batch rows"],
 ) -> Float[Tensor, "batch rows"]:
-    """Lower bounds of ``sign v_i`` for entries ``i`` of a value."""
+    """Lower bounds of ``sign v_i`` for entries ``i`` of a value; those not wanted may come out as low as there are numbers."""
     step = state.graph.steps[value]
     size = state.bounds[value].size.flatten(1)[:, index]
     if not isinstance(step, Affine):
@@ -195,7 +202,7 @@ def rows_minimum(
         _add(pending, source, (sign * linear.rows(index, size))[None])
     first = single.closing(state.graph, state.region)
     if first is not None and value > first[0]:
-        return _lower_bound_by_single(state, pending, constant, size, *first)
+        return _lower_bound_by_single(state, pending, constant, size, wanted, *first)
     return lower_bound(state, pending, constant, size)
 
 
@@ -204,6 +211,7 @@ def _lower_bound_by_single(
     pending: dict[int, Tensor],
     constant: Float[Tensor, "batch rows"],
     size: Float[Tensor, "batch rows"],
+    wanted: Bool[Tensor, "batch rows"],
     unit: int,
     linear: MatrixMap,
 ) -> Float[Tensor, "batch rows"]:
@@ -215,7 +223,7 @@ def _lower_bound_by_single(
         raise TypeError("a unit on a dense layer is needed")
     if state.centred is None:
         state.centred = single.centred(linear, step.offset, state.region)
-    least, more = single.minimum(rows, around, linear, state.bounds[source].size, state.centred)
+    least, more = single.minimum(rows, around, linear, state.bounds[source].size, state.centred, wanted)
     return least + constant - state.graph.rounding * (size + more)
 
 

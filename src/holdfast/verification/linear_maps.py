@@ -16,6 +16,8 @@ from torch import Tensor
 Values = Float[Tensor, "batch ..."]
 Shape = tuple[int, ...]
 
+TERMS = 512  # summed in float32 before they are added to the rest: rounding grows with them
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap(ABC):
@@ -57,15 +59,20 @@ class MatrixMap(LinearMap):
     weight: Float[Tensor, "outputs inputs"]
 
     @cached_property
-    def single(self) -> Float[Tensor, "inputs outputs"]:
-        """The transposed matrix in float32."""
-        return self.weight.T.float().contiguous()
+    def single(self) -> list[Float[Tensor, "inputs terms"]]:
+        """The transposed matrix in float32, in pieces of `TERMS` outputs: what products of that many terms read."""
+        return [piece.T.float().contiguous() for piece in torch.split(self.weight, TERMS)]
+
+    @cached_property
+    def absolute(self) -> Float[Tensor, "outputs inputs"]:
+        """``|W|``."""
+        return self.weight.abs()
 
     def apply(self, values: Values) -> Values:
         return values @ self.weight.T
 
     def apply_abs(self, values: Values) -> Values:
-        return values @ self.weight.abs().T
+        return values @ self.absolute.T
 
     def transpose(self, coefficients: Values) -> Values:
         return coefficients @ self.weight

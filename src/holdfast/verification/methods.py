@@ -35,7 +35,7 @@ Found = tuple[Float[Tensor, "batch outputs"], Float[Tensor, "batch outputs"], Fl
 
 CASCADE: tuple[Method, ...] = ("ibp", "crown-ibp", "crown", "alpha")
 CURVED_CASCADE: tuple[Method, ...] = ("second-order", "crown", "alpha")
-NUMBERS_AT_ONCE = 2**15  # values of a network held for one block of examples
+NUMBERS_AT_ONCE = 2**17  # values of a network held for one block of examples
 NONE = "none"
 UNITS = 1024  # above, `auto` does not branch
 ATTACK = PGD(steps=30, restarts=3)  # for a refuting point, before branching
@@ -62,7 +62,7 @@ def verify(
         method: ``ibp`` (intervals), ``crown-ibp`` (intervals, then one back-substitution of the margins), ``crown`` (back-substitution
             for every layer), ``alpha`` (``crown`` with optimised slopes), ``second-order`` (a smooth `TwoLayer` with paired units:
             bounds that do not grow with its width), ``branch`` (an attack, then branch and bound on the kinks of ReLU and the like: decides in
-            the end, if given the time, for l-inf and networks without pooling and smooth functions; for small networks), or
+            the end, if given the time, for networks without pooling and smooth functions; for small networks), or
             ``auto``: the cheapest first (``ibp`` and ``crown-ibp``, or ``second-order`` where it applies, then ``crown``, ``alpha`` and, where
             ``seconds`` are given and the network is small, ``branch``), each on all examples still unverified whose clean prediction is right.
         steps: gradient steps of ``alpha``.

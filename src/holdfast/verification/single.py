@@ -5,20 +5,20 @@ Only ``a W`` is worked out in float32. Its error there, for sums of ``n`` produc
 ``gamma = n u / (1 - n u)``, ``u = 2^-24`` (Higham 2002, section 3.1), which costs ``gamma <|a|, |W| h>``: of the size of the box, not of the values.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from holdfast.acceleration.products import product
 from holdfast.verification.graph import Affine, Graph, Source, Unit
-from holdfast.verification.linear_maps import MatrixMap, ReshapeMap
+from holdfast.verification.linear_maps import TERMS, MatrixMap, ReshapeMap
 from holdfast.verification.region import ROUNDING, BoxRegion, Region, dot
 from holdfast.verification.relaxations import Lines
 
 LEAST_WORK = 2**16  # entries of the layer below which float64 is as fast
-TERMS = 512  # summed in float32 before they are added to the rest: rounding grows with them
 UNIT = 2.0**-24
 TINY = 1e-30  # more than what numbers too small for float32 can add up to
 
@@ -44,6 +44,12 @@ def closing(graph: Graph, region: Region) -> tuple[int, MatrixMap] | None:
         source = before.inputs[0]
     later = graph.steps[unit + 1 :]
     return (unit, linear) if all(index >= unit for one in later for index in one.inputs) else None
+
+
+def shared(graph: Graph, region: Region, value: int) -> bool:
+    """Whether the coefficients of a value that reach `closing` are the layer's own, the same for all examples."""
+    first, step = closing(graph, region), graph.steps[value]
+    return first is not None and isinstance(step, Affine) and set(step.inputs) == {first[0]}
 
 
 def exact_products() -> bool:
@@ -78,11 +84,13 @@ def minimum(
     linear: MatrixMap,
     given: Float[Tensor, "batch units"],
     box: "Centred",
+    wanted: Bool[Tensor, "batch rows"],
 ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
     """Lower bounds of ``<row, act(W x + b)>`` over boxes by lines around ``act``, before float64's rounding; and the terms' sizes.
 
     Args:
         given: sizes of the terms of ``W x + b``.
+        wanted: which bounds are needed; the others come out as low as there are numbers.
     """
     middle, reach, half = box.middle, box.reach, box.half
     positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
@@ -110,7 +118,7 @@ def minimum(
     )
     value = up[:batch] + down[:batch]
     size, wide = torch.split((up - down)[batch:], batch)
-    spread = _spread(positive.float(), negative.float(), around, linear, half)
+    spread = _spread(positive.float(), negative.float(), around, linear, half, wanted)
     # 3 for the coefficients, 1 each for the matrix, the half widths and the last product, and sums of sums.
     terms = min(TERMS, given.shape[1]) + -(-given.shape[1] // TERMS) + 8
     gamma = terms * UNIT / (1 - terms * UNIT)
@@ -129,22 +137,55 @@ def _spread(
     around: Lines,
     linear: MatrixMap,
     half: Float[Tensor, "batch features"],
+    wanted: Bool[Tensor, "batch rows"],
 ) -> Float[Tensor, "batch rows"]:
-    """``sum_j |(a W)_j| h_j``."""
-    below, above = around.lower_slope.float(), around.upper_slope.float()
-    passed = (positive * below[:, None]).addcmul_(negative, above[:, None])
-    batch, count, units = passed.shape
-    flat = passed.reshape(batch * count, units)
-    weight = linear.single
-    # Copies of pieces: oneDNN takes a hundred times as long for strided ones.
-    starts = range(0, units, TERMS)
-    pieces = (
-        (flat[:, start : start + TERMS].contiguous(), weight[:, start : start + TERMS].contiguous())
-        for start in starts
-    )
-    total = flat.new_zeros((len(flat), len(weight)))
-    for left, right in pieces:
-        total += product(left, right)
-    wide = total.reshape(batch, count, -1).mul_(half.float()[:, None])
-    result: Tensor = torch.linalg.vector_norm(wide, 1, dim=2, dtype=torch.float64)
-    return result
+    """``sum_j |(a W)_j| h_j``; infinite where it is not wanted.
+
+    Rows that serve all examples are the same numbers every time: those wanted for an example are multiplied example by example, without
+    more copies of coefficients than the product reads.
+    """
+    below, above, sides = around.lower_slope.float(), around.upper_slope.float(), half.float()
+    if len(positive) > 1:
+        return _reached(_pieces(positive), _pieces(negative), below, above, linear, sides)
+    found = torch.full(wanted.shape, torch.inf, dtype=torch.float64, device=half.device)
+    # Pieces of their own, as products of strided ones would copy them for every example.
+    up, down = ([piece.contiguous() for piece in _pieces(part)] for part in (positive, negative))
+    for example in range(len(half)):
+        own = slice(example, example + 1)
+        chosen = wanted[example].nonzero().squeeze(1)
+        if len(chosen) == 0:
+            continue
+        few = len(chosen) < wanted.shape[1]
+        ups, downs = (
+            [piece.index_select(1, chosen) for piece in part] if few else part for part in (up, down)
+        )
+        found[example, chosen] = _reached(ups, downs, below[own], above[own], linear, sides[own])[0]
+    return found
+
+
+def _pieces(values: Float[Tensor, "*rest units"]) -> Sequence[Tensor]:
+    """In pieces of `TERMS` units."""
+    return torch.split(values, TERMS, dim=-1)
+
+
+def _reached(
+    positive: Sequence[Float[Tensor, "#batch rows _"]],
+    negative: Sequence[Float[Tensor, "#batch rows _"]],
+    below: Float[Tensor, "batch units"],
+    above: Float[Tensor, "batch units"],
+    linear: MatrixMap,
+    half: Float[Tensor, "batch features"],
+) -> Float[Tensor, "batch rows"]:
+    """`_spread` of coefficients in pieces of `TERMS`: the products of pieces are added up."""
+    batch, count = len(half), positive[0].shape[1]
+    total: Tensor | None = None
+    for up, down, low, high, weight in zip(
+        positive, negative, _pieces(below), _pieces(above), linear.single, strict=True
+    ):
+        passed = (up * low[:, None]).addcmul_(down, high[:, None])
+        part = product(passed.reshape(batch * count, -1), weight)
+        total = part if total is None else total.add_(part)
+    if total is None:
+        raise ValueError("a layer without inputs")
+    wide = total.reshape(batch, count, -1).mul_(half[:, None])
+    return wide.abs_().sum(2, dtype=torch.float64)

@@ -1,0 +1,112 @@
+"""What a search for the smallest width found: each training with its outcome, a bracket a seed, and their spread."""
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from holdfast.theory.capacity import CapacityBound
+
+Outcome = Literal["verified", "refuted", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """Training at one width from one seed, with all its restarts.
+
+    Attributes:
+        outcome: ``verified``: some restart is proved right on every point of every threat set; ``undecided``: some restart withstood the
+            attacks but was not proved in time; ``refuted``: of every restart a point that it misclassifies is known.
+        margin: least margin of the best restart (``verified``: of the one that is proved) under the attack of training, over its mean margin.
+        restarts: networks trained.
+        steps: of training until the outcome.
+        seconds: of training and proof, shared with the other seeds trained at the same time.
+    """
+
+    width: int
+    seed: int
+    outcome: Outcome
+    margin: float
+    restarts: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """What is known of the smallest width from one seed.
+
+    Attributes:
+        smallest: least width with a proved fit; every wider network fits too (add units of weight 0). ``None`` for none found.
+        impossible_below: widths below this one are proved not to fit, whatever the training.
+        failed: widths where no restart fitted: observed, not proved.
+    """
+
+    seed: int
+    smallest: int | None
+    impossible_below: int
+    failed: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The brackets of all seeds for one kind of fit, and every training behind them."""
+
+    brackets: tuple[Bracket, ...]
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def smallest(self) -> list[int]:
+        """Least verified width of each seed that found any."""
+        return sorted(b.smallest for b in self.brackets if b.smallest is not None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed found a width that fits."""
+        return len(self.smallest) == len(self.brackets)
+
+    @property
+    def median(self) -> float | None:
+        """Median of the least verified widths; ``None`` unless every seed found one."""
+        return float(statistics.median(self.smallest)) if self.complete else None
+
+    @property
+    def spread(self) -> tuple[int, int] | None:
+        """Least and greatest of them."""
+        return (self.smallest[0], self.smallest[-1]) if self.complete else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """The smallest widths that fit these data plainly and robustly, between what is proved impossible and what is proved to fit.
+
+    Attributes:
+        rho: radius over half the smallest distance between labels, exact.
+        robust: ``None`` where only the plain fit was asked for.
+        bounds: lower bounds from theory (`holdfast.theory.capacity.bounds`).
+    """
+
+    data: str
+    threat: str
+    network: str
+    examples: int
+    dimension: int
+    rho: float
+    plain: Widths
+    robust: Widths | None
+    bounds: tuple[CapacityBound, ...]
+
+    @property
+    def gap(self) -> float | None:
+        """Median robust width over median plain width; ``None`` unless both were found from every seed."""
+        if self.robust is None or self.robust.median is None or self.plain.median is None:
+            return None
+        return self.robust.median / self.plain.median
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        kinds = {"plain": self.plain, "robust": self.robust}
+        values = asdict(self)
+        for name, widths in kinds.items():
+            if widths is not None:
+                values[name] |= {"median": widths.median, "spread": widths.spread}
+        return values | {"gap": self.gap}

@@ -1,0 +1,168 @@
+"""``holdfast sweep``: every cell of a grid, what is done already left alone, and ``sweep.json`` with all figures."""
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from holdfast._files import write_json
+from holdfast.errors import InterruptedRunError, RunFolderError
+from holdfast.jobs.progress import Progress
+from holdfast.jobs.summary import versions
+from holdfast.jobs.sweep_backends import Backend
+from holdfast.jobs.sweep_cell import Record, check
+from holdfast.jobs.sweep_grid import SEED, Cell, Grid
+from holdfast.report.formats import duration
+
+FILE, CELLS = "sweep.json", "cells"
+
+
+def run_sweep(
+    grid: Grid, out: Path, backend: Backend, *, threads: int = 1, progress: bool = True
+) -> dict[str, Any]:
+    """Run what is not done yet and return what ``sweep.json`` says; it is written anew after every cell.
+
+    Cells that are done are not repeated; failed ones are. A cell that was training when the sweep was killed goes on from its checkpoint.
+
+    Raises:
+        InputError: data or a threat that cannot be had; nothing is written then.
+        RunFolderError: ``out`` holds another sweep, or something else.
+        InterruptedRunError: a signal came; everything done is kept.
+    """
+    done = _records(grid, out)
+    todo = [cell for cell in grid.cells if cell.slug not in done]
+    for cell in {(c.config["data"]["name"], c.config["threat"]["spec"]): c for c in reversed(todo)}.values():
+        check(asdict(cell))
+    folder = out / CELLS
+    folder.mkdir(parents=True, exist_ok=True)
+    seen, began = Progress(enabled=progress), time.perf_counter()
+    write_json(out / FILE, _described(grid, done))
+    if progress and done:
+        _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
+    with ExitStack() as stack:
+        report = stack.enter_context(seen.named()) if seen.live and todo else None
+        try:
+            records = backend([asdict(cell) for cell in todo], str(folder), threads)
+            for number, record in enumerate(records, start=1):
+                if record["status"] == "interrupted":
+                    raise KeyboardInterrupt
+                done[record["slug"]] = record
+                write_json(folder / f"{record['slug']}.json", record)
+                write_json(out / FILE, _described(grid, done))
+                left = (time.perf_counter() - began) / number * (len(todo) - number)
+                if report is not None:
+                    report("cells", number, len(todo))
+                rest = f"; about {duration(left)} left" if number < len(todo) else ""
+                _say(seen, f"{number} of {len(todo)}: {_line(record)}{rest}")
+        except KeyboardInterrupt:
+            finished = sum(record["status"] == "done" for record in done.values())
+            raise InterruptedRunError(
+                f"interrupted with {finished} of {len(grid.cells)} cells done; give the same command again to go on."
+            ) from None
+    return _described(grid, done)
+
+
+def _say(seen: Progress, text: str) -> None:
+    """One line as it is: values may hold brackets, and logs are not wrapped."""
+    if seen.enabled:
+        seen.console.print(Text(text), soft_wrap=True)
+
+
+def _records(grid: Grid, out: Path) -> dict[str, Record]:
+    """Records of cells that are done; the folder must be free or hold this very sweep."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return {}
+    try:
+        known = json.loads((out / FILE).read_text(encoding="utf-8"))
+        before, kind = known["shared"], known["kind"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"--out must be a new folder or that of this sweep, but {out} holds something else; choose another."
+        ) from error
+    now = json.loads(json.dumps(grid.shared))
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if kind != grid.kind or different:
+        what = different[0] if different else "kind"
+        raise RunFolderError(
+            f"--out must be a new folder or that of this sweep, but {out} holds another one ({what} is "
+            f"{before.get(what, kind)!r} there, {now.get(what, grid.kind)!r} here); choose another folder."
+        )
+    found: dict[str, Record] = {}
+    for cell in grid.cells:
+        try:
+            record = json.loads((out / CELLS / f"{cell.slug}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if record.get("status") == "done":
+            found[cell.slug] = record
+    return found
+
+
+def _described(grid: Grid, done: dict[str, Record]) -> dict[str, Any]:
+    """``sweep.json``."""
+    cells = [_entry(cell, done.get(cell.slug)) for cell in grid.cells]
+    return {
+        "kind": grid.kind,
+        "axes": [{"name": axis.name, "values": list(axis.values)} for axis in grid.swept],
+        "seeds": next((list(axis.values) for axis in grid.axes if axis.option == SEED), []),
+        "shared": grid.shared,
+        "cells": cells,
+        "points": _points(grid, cells),
+        "versions": versions(),
+    }
+
+
+def _entry(cell: Cell, record: Record | None) -> dict[str, Any]:
+    record = {"status": "to do", "figures": {}, "seconds": None, "reason": None} if record is None else record
+    return {
+        "slug": cell.slug,
+        "place": cell.place,
+        "folder": f"{CELLS}/{cell.slug}",
+        **{key: record.get(key) for key in ("status", "figures", "seconds", "tries", "reason")},
+    }
+
+
+def _points(grid: Grid, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every combination of the swept values, its figures summed up over the seeds: median, least, greatest, how many."""
+    points = []
+    for values in itertools.product(*(axis.values for axis in grid.swept)):
+        place = {axis.name: value for axis, value in zip(grid.swept, values, strict=True)}
+        here = [cell for cell in cells if place.items() <= cell["place"].items()]
+        names = dict.fromkeys(name for cell in here for name in cell["figures"])
+        figures = {}
+        for name in names:
+            known = [v for cell in here if isinstance(v := cell["figures"].get(name), int | float)]
+            if known and name == "fits":  # yes or no: the share of the seeds is what counts
+                known = [statistics.fmean(known)] * len(known)
+            if known:
+                figures[name] = {
+                    "median": statistics.median(known), "low": min(known), "high": max(known), "seeds": len(known),
+                }  # fmt: skip
+        status = [cell["status"] for cell in here]
+        points.append(
+            {"place": place, "figures": figures, "done": status.count("done"), "failed": status.count("failed"), "of": len(here)}
+        )  # fmt: skip
+    return points
+
+
+def _line(record: Record) -> str:
+    """One finished cell in words."""
+    where = ", ".join(f"{name} {value}" for name, value in record["place"].items()) or record["slug"]
+    if record["status"] == "failed":
+        return f"{where}: failed ({record['reason']})"
+    figures = record["figures"]
+    if "plain_width" in figures:
+        robust = figures["robust_width"]
+        what = f"plain width {figures['plain_width']}, robust {'not found' if robust is None else robust}"
+    else:
+        robust = figures.get("robust_accuracy")
+        robust = figures.get("train_robust_accuracy") if robust is None else robust
+        what = "robust accuracy not measured" if robust is None else f"robust accuracy {robust:.1%}"
+    return f"{where}: {what} in {duration(record['seconds'])}"

@@ -1,0 +1,153 @@
+"""One cell of a sweep, in whatever process it falls to: a whole training run or a search for the smallest width, and its figures."""
+
+import math
+import shutil
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from holdfast._files import write_json
+from holdfast.errors import HoldfastError, InputError, InterruptedRunError
+
+TRIES = 2  # of a cell that fails, for whatever else than its own settings
+FIGURES = (
+    "clean_accuracy", "robust_accuracy", "train_clean_accuracy", "train_robust_accuracy", "surrogate_loss",
+    "robust_loss_lower_bound", "robust_loss_upper_bound", "gap",
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def run_cell(cell: dict[str, Any], folder: str, threads: int) -> Record:
+    """Run one cell and write its record to ``FOLDER/SLUG.json``; a failure is tried once more and then becomes the record.
+
+    The record has ``status`` (``done``, ``failed`` or ``interrupted``), ``place``, ``figures``, ``seconds``, ``tries`` and ``reason``.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    out, began = Path(folder), time.perf_counter()
+    run = out / cell["slug"]
+    record: Record = {
+        "slug": cell["slug"],
+        "place": cell["place"],
+        "status": "failed",
+        "figures": {},
+        "reason": None,
+    }
+    for tries in range(1, TRIES + 1):
+        try:
+            figures = _capacity(cell, run) if cell["widths"] is not None else _train(cell, run)
+            record |= {"status": "done", "figures": figures, "reason": None}
+        except (KeyboardInterrupt, InterruptedRunError):
+            return record | {"status": "interrupted", "tries": tries, "seconds": time.perf_counter() - began}
+        except InputError as error:  # settings stay wrong however often they are tried
+            record |= {"reason": str(error), "tries": tries, "seconds": time.perf_counter() - began}
+            break
+        except HoldfastError as error:
+            record |= {"reason": str(error)}
+        except Exception as error:  # the other cells must go on
+            record |= {"reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "failure.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record |= {"tries": tries, "seconds": time.perf_counter() - began}
+        if record["status"] == "done":
+            break
+    write_json(out / f"{cell['slug']}.json", record)
+    return record
+
+
+def _train(cell: dict[str, Any], run: Path) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from holdfast.jobs.build import build
+    from holdfast.jobs.config import from_dict, to_dict
+    from holdfast.jobs.train import train
+
+    config = from_dict(cell["config"])
+    if cell["rho"] is not None:
+        config = replace(config, threat=replace(config.threat, spec=_spec(config, cell["rho"])))
+    config = replace(config, out=str(run))
+    job = build(config)
+    resume = (run / "checkpoints" / "last.pt").exists()
+    if run.exists() and not resume:
+        shutil.rmtree(run)
+    settings = {**job.options, "out": run, "resume": resume, "progress": False, "config": to_dict(config)}
+    done = train(job.model, job.data, job.threat, **settings)
+    if done.summary.get("interrupted"):
+        raise InterruptedRunError("interrupted")
+    return _figures(done.summary)
+
+
+def _figures(summary: dict[str, Any]) -> dict[str, Any]:
+    found = {name: _number(summary.get(name)) for name in FIGURES}
+    if summary.get("certificate_status") == "void":
+        found |= {"robust_loss_lower_bound": None, "gap": None}
+    both = summary.get("compatibility") or {}
+    distance = _number(both.get("smallest_distance"))
+    found["rho"] = both["reach"] / distance if distance else None
+    robust = found["train_robust_accuracy"]
+    found["fits"] = None if robust is None else float(robust == 1.0)
+    return found | {
+        "certificate_status": summary.get("certificate_status"),
+        "accuracy_on": summary.get("accuracy_on"),
+    }
+
+
+def _capacity(cell: dict[str, Any], run: Path) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from holdfast.capacity import smallest_width
+    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.jobs.config import from_dict
+
+    config = from_dict(cell["config"])
+    data = build_data(config.data, seed=config.seed)
+    spec = config.threat.spec if cell["rho"] is None else _spec(config, cell["rho"])
+    threat = build_threat(replace(config.threat, spec=spec), data)
+    network = "two-layer" if cell["hidden_layers"] == 1 else "three-layer"
+    found = smallest_width(data, threat, network=network, widths=cell["widths"], seeds=(config.seed,))
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "capacity.json", found.as_dict())
+    robust = found.robust
+    return {
+        "plain_width": found.plain.median,
+        "robust_width": None if robust is None else robust.median,
+        "impossible_below": None if robust is None else robust.brackets[0].impossible_below,
+        "width_ratio": found.gap,
+        "rho": found.rho,
+        "examples": found.examples,
+        "dimension": found.dimension,
+        "tried": [] if robust is None else [[a.width, a.outcome] for a in robust.attempts],
+    }
+
+
+def _spec(config: Any, rho: float) -> str:
+    """The threat of these data at this ``rho``, in the norm asked for."""
+    from holdfast.jobs.build import build_data
+    from holdfast.theory.capacity import radius_for
+
+    norm = config.threat.spec.partition(":")[0]
+    return f"{norm}:{radius_for(build_data(config.data, seed=config.seed), norm, rho)!r}"
+
+
+def check(cell: dict[str, Any]) -> None:
+    """Refuse data or a threat that cannot be had, before anything runs.
+
+    Raises:
+        InputError: what `holdfast train` would say.
+    """
+    from dataclasses import replace
+
+    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.jobs.config import from_dict
+
+    config = from_dict(cell["config"])
+    spec = config.threat.spec if cell["rho"] is None else _spec(config, cell["rho"])
+    build_threat(replace(config.threat, spec=spec), build_data(config.data, seed=config.seed))
+
+
+def _number(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None
