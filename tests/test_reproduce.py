@@ -22,11 +22,12 @@ from holdfast.reproduce.optimal_loss import outside
 from holdfast.reproduce.run import FILE, PAGE, chosen
 
 QUICK = Setting(quick=True, seeds=(0, 1))
+ONE_SEED = Setting(quick=True, seeds=(0,))  # half of the time
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_claim_shows_in_its_quick_run(name, tmp_path):
-    [found] = reproduce([name], setting=QUICK, out=tmp_path, progress=False)
+    [found] = reproduce([name], setting=ONE_SEED, out=tmp_path, progress=False)
     failed = [f"{c['what']}: {c['measured']}" for c in found["criteria"] if not c["passed"]]
     assert found["passed"], failed
     assert all(math.isfinite(c["measured"]) for c in found["criteria"])
