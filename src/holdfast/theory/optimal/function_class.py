@@ -26,10 +26,12 @@ class FunctionClass(ABC):
 
     Attributes:
         outputs: of every function; 1 for two classes with signed outputs.
+        rows: of a Gram matrix, a point: 1 for a kernel that the outputs share.
         what: a few words for tables and pages.
     """
 
     outputs: int
+    rows: int
     what: str
 
     @abstractmethod
@@ -53,7 +55,7 @@ class KernelClass(FunctionClass):
     """The space of a scalar kernel, one copy an output: infinitely wide networks, ``f_0 = 0``."""
 
     def __init__(self, kernel: Kernel, outputs: int) -> None:
-        self.kernel, self.outputs = kernel, outputs
+        self.kernel, self.outputs, self.rows = kernel, outputs, 1
         spec = kernel.spec if isinstance(kernel, NTK) else None
         self.what = (
             "a kernel's space"
@@ -102,7 +104,7 @@ class TangentClass(FunctionClass):
     def __init__(self, model: nn.Module, x: Float[Tensor, "n ..."]) -> None:
         self.model = deepcopy(model).double().eval()
         with torch.no_grad():
-            self.outputs = int(self.model(x[:1].double()).shape[1])
+            self.outputs = self.rows = int(self.model(x[:1].double()).shape[1])
         self.what = f"this {type(model).__name__}, linear in its weights"
 
     def gram(

@@ -235,7 +235,7 @@ class _Search:
         return best
 
     def _problem(self) -> FiniteProblem:
-        rows = len(self.working.points) * self.functions.outputs
+        rows = len(self.working.points) * self.functions.rows
         require_memory(
             3 * 8 * rows * rows,
             self.x.device,
