@@ -242,6 +242,15 @@ def test_the_rise_ends_where_the_loss_is_low_enough() -> None:
     assert curve.upper[1] > 0.5 >= curve.upper[0]
 
 
+def test_a_bracket_that_stays_wide_ends_after_its_rounds() -> None:
+    """Threat sets of different labels that meet: the optimum stays high, and a tolerance out of reach is not waited for."""
+    x, y = clouds(8, 2, 2, 4)
+    curve = optimal_robust_loss(RELU, x, y, hf.LpBall("2", 1.5), [5.0, 30.0], tolerance=1e-7, rounds=3)
+    assert all(
+        0.3 < low <= high for low, high in zip(curve.lower.tolist(), curve.upper.tolist(), strict=True)
+    )
+
+
 def test_repeats_bit_for_bit() -> None:
     x, y = clouds(15, 3, 3, 9)
     first, second = (optimal_robust_loss(RELU, x, y, hf.LpBall("inf", 0.1), [4.0], seed=3) for _ in range(2))

@@ -226,7 +226,7 @@ class _Search:
             if not judged and (last or best.loss - lower <= JUDGED * self.tolerance):
                 points, gain, best = self._attacked(problem, best.solution, self.working.held, full=True)
                 judged = True
-            if judged and best.loss - lower <= self.tolerance:
+            if last or (judged and best.loss - lower <= self.tolerance):
                 break
             self.working = replace(self.working, coefficients=found)
             joined = self._renew(state.dual, best.solution, points, gain)
