@@ -3,8 +3,12 @@
 Each yields records as cells end, in any order. A process that dies takes its cell down, not the sweep: that cell is tried once more.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import logging
 from typing import Any
+
+import Callable
+import Iterator
+import Sequence
 
 from holdfast.errors import InputError
 from holdfast.jobs.sweep_cell import TRIES, Record, run_cell
@@ -66,7 +70,9 @@ def on_ray(address: str | None) -> Backend:
         ours = not ray.is_initialized()
         if ours:
             try:
-                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+                ray.init(
+                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"--address must be that of a running Ray cluster, got {address!r} ({' '.join(str(error).split())}); "
