@@ -3,12 +3,9 @@
 Each yields records as cells end, in any order. A process that dies takes its cell down, not the sweep: that cell is tried once more.
 """
 
-from collections.abc import logging
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import Callable
-import Iterator
-import Sequence
 
 from holdfast.errors import InputError
 from holdfast.jobs.sweep_cell import TRIES, Record, run_cell
