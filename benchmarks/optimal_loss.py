@@ -78,14 +78,14 @@ def digits(quick: bool) -> str:
     )  # fmt: skip
 
 
-def mnist(folder: Path, examples: int, radii: list[float]) -> str:
+def mnist(folder: Path, examples: int, radii: list[float], rounds: int) -> str:
     data = hf.data.idx(folder, validation=0.0)
     part = keep_examples(data, examples * len(data.y) // len(data.train)).train
     model = build_network(NetworkConfig(width=1000, activation="relu"), data, seed=0)
     threat = hf.LpBall("inf", 0.1, bounds=data.bounds)
     began = time.process_time()
     curve = optimal_robust_loss(
-        ntk(model), part.x, part.y, threat, radii, classes=data.classes, tolerance=0.02, rounds=4,
+        ntk(model), part.x, part.y, threat, radii, classes=data.classes, tolerance=0.02, rounds=rounds,
         attack=hf.PGD(steps=20, start="example"), progress=lambda share: print(f"{share:.0%}", flush=True),
     )  # fmt: skip
     seconds = time.process_time() - began
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with MNIST; without it that part is left out")
     parser.add_argument("--examples", type=int, default=5000, help="of MNIST")
     parser.add_argument("--radii", type=float, nargs="+", default=[50.0, 200.0], help="of MNIST")
+    parser.add_argument("--rounds", type=int, default=4, help="of solving and attacking, a radius of MNIST")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-digits", action="store_true")
     parser.add_argument("--record", action="store_true")
@@ -114,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     parts = [] if given.skip_digits else [digits(given.quick)]
     if given.data is not None:
-        parts.append(mnist(given.data, given.examples, given.radii))
+        parts.append(mnist(given.data, given.examples, given.radii, given.rounds))
     text = f"## Optimal robust loss in the kernel limit\n\n`{command()}`; {machine()}.\n\n" + "\n\n".join(
         parts
     )
