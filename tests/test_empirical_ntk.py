@@ -7,6 +7,7 @@ from torch import nn
 from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
 from holdfast.theory import empirical_ntk, empirical_ntk_product, ntk
+from opaque_cases import OpaqueScale
 
 
 class Twice(nn.Module):
@@ -53,29 +54,6 @@ class Tokens(nn.Module):
     def forward(self, x):
         x = self.norm(torch.tanh(self.mix(x.reshape(-1, 2, 2))))
         return self.last(self.along_norm(self.along(x.transpose(1, 2))).flatten(1))
-
-
-class Opaque(torch.autograd.Function):
-    """Differentiable by autograd, not by `torch.func`."""
-
-    @staticmethod
-    def forward(ctx, x, scale):
-        ctx.save_for_backward(x, scale)
-        return x * scale
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, scale = ctx.saved_tensors
-        return gradient * scale, (gradient * x).sum(0)
-
-
-class OpaqueScale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(4))
-
-    def forward(self, x):
-        return Opaque.apply(x, self.scale)
 
 
 def frozen_first():

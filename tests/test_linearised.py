@@ -10,6 +10,7 @@ from holdfast.jobs.build import build_network
 from holdfast.jobs.config import from_dict
 from holdfast.networks import Dense, Linearised, MNISTConv, TwoLayer
 from holdfast.theory import empirical_ntk, empirical_ntk_product
+from opaque_cases import OpaqueScale
 
 MODELS = {
     "plain": lambda: nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3)),
@@ -142,29 +143,6 @@ def test_it_trains_under_attack_and_evaluates_like_any_network():
 def test_convolutions_in_float32():
     model, x = MNISTConv(10, 1, 28).eval(), torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(Linearised(model)(x), model(x))
-
-
-class Opaque(torch.autograd.Function):
-    """Differentiable by autograd, not by `torch.func`."""
-
-    @staticmethod
-    def forward(ctx, x, scale):
-        ctx.save_for_backward(x, scale)
-        return x * scale
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, scale = ctx.saved_tensors
-        return gradient * scale, (gradient * x).sum(0)
-
-
-class OpaqueScale(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(4))
-
-    def forward(self, x):
-        return Opaque.apply(x, self.scale)
 
 
 def test_what_cannot_be_linearised_is_refused():

@@ -26,7 +26,8 @@ from holdfast.jobs.summary import versions
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.activations import RELU
-from holdfast.theory import RobustLossCurve, ntk, optimal_robust_loss
+from holdfast.theory import RobustLossCurve, optimal_robust_loss
+from holdfast.theory.optimal import limit_of
 from holdfast.theory.optimal.function_class import function_class
 from holdfast.theory.optimal.search import first_slope
 from holdfast.threats import LpBall, Threat
@@ -168,7 +169,7 @@ def plan(
     loss = CrossEntropy() if loss is None else loss
     found = _separation(data, threat, seen)
     part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
-    kernel = ntk(model) if isinstance(model, TwoLayer | Dense) else model
+    kernel = limit_of(model)
     x, y = part.x.double(), part.y
     tried = _default_radii(kernel, x, y, data.classes, loss) if radii is None else [float(r) for r in radii]
     curves: list[RobustLossCurve] = []

@@ -4,8 +4,8 @@ from torch import nn
 
 from holdfast.errors import InputError
 from holdfast.jobs.session import Session
-from holdfast.networks import Dense, TwoLayer
-from holdfast.theory import into_network, ntk, optimal_robust_loss
+from holdfast.theory import into_network, optimal_robust_loss
+from holdfast.theory.optimal import limit_of
 
 STARTS = ("initial", "kernel")
 TOLERANCE = 0.02
@@ -52,8 +52,7 @@ def _kernel_solution(session: Session) -> nn.Module:
     assert radius is not None  # check_start
     with session.progress.counted("solving the kernel limit") as report:
         curve = optimal_robust_loss(
-            ntk(model) if isinstance(model, TwoLayer | Dense) else model,
-            session.x, session.y, session.threat, [radius],
+            limit_of(model), session.x, session.y, session.threat, [radius],
             loss=session.loss, classes=session.data.classes, tolerance=TOLERANCE, seed=session.seed, progress=report,
         )  # fmt: skip
     session.writer.log(

@@ -6,10 +6,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from holdfast.errors import InputError, RunFolderError
@@ -29,6 +27,7 @@ from holdfast.report.figures import (
     radius_figure,
 )
 from holdfast.report.images import Drawn, draw
+from holdfast.report.pages import render
 
 MOST_EPOCH_ROWS = 60
 CONFIG_LINE = re.compile(r"^(\s*(?:- )*)([A-Za-z_][\w.\-]*)(:)(\s.*|)$")
@@ -124,17 +123,14 @@ def page(runs: Sequence[Run]) -> str:
         )
         for label, run in zip(labels(runs), runs, strict=True)
     ]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            views=views,
-            alone=alone,
-            badges=BADGES,
-            verdicts=VERDICTS,
-            works=citations(list(runs)),
-            most_epoch_rows=MOST_EPOCH_ROWS,
-        )
+    return render(
+        "page.html",
+        views=views,
+        alone=alone,
+        badges=BADGES,
+        verdicts=VERDICTS,
+        works=citations(list(runs)),
+        most_epoch_rows=MOST_EPOCH_ROWS,
     )
 
 
@@ -231,21 +227,6 @@ def pretty(config: str) -> Markup:
         else:
             lines.append(Markup("{}").format(line))
     return Markup("\n").join(lines)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("holdfast.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("number", "setting", "percent", "rough_percent", "count", "duration", "moment"):
-        environment.filters[name] = getattr(formats, name)
-    environment.globals["not_measured"] = formats.NOT_MEASURED
-    return environment
 
 
 def _write_whole(out: Path, html: str) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_text
+from holdfast.certificates.required_width import WIDE
 from holdfast.report.figures import Figure, Series, chart
 from holdfast.report.formats import count, duration, number, percent, setting
-from holdfast.report.html import _environment
+from holdfast.report.pages import render
 
-WIDE = 100  # below it the limit of infinite width says nothing
 HUGE = 1e9  # beyond any machine: said in words instead
 GIB = 2**30
 
@@ -28,11 +28,7 @@ def write_plan_page(record: Mapping[str, Any], out: Path) -> Path:
         }
         for i, radius in enumerate(robust["radii"])
     ]
-    text = (
-        _environment()
-        .get_template("plan.html")
-        .render(record=record, rows=rows, figure=_figure(record), sentences=sentences(record))
-    )
+    text = render("plan.html", record=record, rows=rows, figure=_figure(record), sentences=sentences(record))
     write_text(out, text)
     return out
 
@@ -42,7 +38,7 @@ def width_text(width: float | int | None) -> str:
     if width is None:
         return "not known"
     if width <= WIDE:
-        return f"{WIDE} or fewer"
+        return f"{WIDE:g} or fewer"
     return "beyond any machine" if width > HUGE else count(width)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from holdfast._files import write_text
 from holdfast.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Figure, Series
 from holdfast.report.formats import NOT_MEASURED, Real, count, number, percent, setting
-from holdfast.report.html import _environment
+from holdfast.report.pages import render
 from holdfast.report.svg import Scale, Svg
 
 Record = Mapping[str, Any]
@@ -36,7 +36,7 @@ def write_reproduced_page(records: Sequence[Record], out: Path) -> Path:
         for record in records
     ]
     passed = sum(record["passed"] for record in records)
-    text = _environment().get_template("reproduce.html").render(shown=shown, passed=passed)
+    text = render("reproduce.html", shown=shown, passed=passed)
     write_text(out, text)
     return out
 

@@ -12,7 +12,7 @@ from holdfast.errors import RunFolderError
 from holdfast.report.figures import Figure, Series, chart
 from holdfast.report.formats import MINUS, Real, count, number
 from holdfast.report.heat import Box, heat_map
-from holdfast.report.html import _environment
+from holdfast.report.pages import render
 
 # name in sweep.json: heading, how it is known, how it is written, bottom and top of its scale (None: from the data)
 TRAINED: dict[str, tuple[str, str, str, float | None, float | None]] = {
@@ -59,19 +59,16 @@ def write_sweep_report(folder: Path, out: Path) -> Path:
             f"{path} must be complete JSON, but cannot be read ({error}); give the folder that `holdfast sweep` wrote."
         ) from error
     done = sum(cell["status"] == "done" for cell in record["cells"])
-    text = (
-        _environment()
-        .get_template("sweep.html")
-        .render(
-            record=record,
-            title=_title(record),
-            done=done,
-            groups=groups(record),
-            columns=columns(record),
-            rows=rows(record),
-            failed=[cell for cell in record["cells"] if cell["status"] == "failed"],
-            shades=range(11),
-        )
+    text = render(
+        "sweep.html",
+        record=record,
+        title=_title(record),
+        done=done,
+        groups=groups(record),
+        columns=columns(record),
+        rows=rows(record),
+        failed=[cell for cell in record["cells"] if cell["status"] == "failed"],
+        shades=range(11),
     )
     write_text(out, text)
     return out

@@ -2,7 +2,6 @@
 
 import copy
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from holdfast.reproduce.base import (
     tracked,
 )
 from holdfast.reproduce.setups import DIGITS, network, pair, trained
-from holdfast.theory import empirical_ntk
+from holdfast.theory import empirical_ntk, kernel_drift
 
 ATTACK = PGD(steps=5, start="example")
 
@@ -94,9 +93,9 @@ def measure(setting: Setting, report: Report) -> Measured:
 
 
 def kernel_change(start: TwoLayer, end: TwoLayer, x: Float[Tensor, "examples features"]) -> float:
-    """``||K_T - K_0||_F / ||K_0||_F`` of the network's own tangent kernel at the examples, in float64."""
+    """`kernel_drift` of the network's own tangent kernel at the examples, in float64."""
     before, after = (empirical_ntk(copy.deepcopy(model).double(), x) for model in (start, end))
-    return float(torch.linalg.matrix_norm(after - before) / torch.linalg.matrix_norm(before))
+    return kernel_drift(after, before)
 
 
 EXPERIMENT = Experiment(

@@ -11,7 +11,7 @@ from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.train import train
 from holdfast.losses import CrossEntropy
 from holdfast.networks import TwoLayer
-from holdfast.reproduce.base import Report, Setting
+from holdfast.reproduce.base import Criterion, Report, Setting
 from holdfast.runs import Run
 from holdfast.theory import RobustLossCurve, ntk, optimal_robust_loss
 from holdfast.threats import LpBall
@@ -25,6 +25,11 @@ PGD_10 = PGD(steps=10, start="example")
 ONE_STEP = FGSM()
 DIGITS = "Digits 3 against 8, centred and scaled to the sphere, last coordinate 1/2; l2 0.1 in the other 64; logistic loss"
 NOT_CENTRED = DIGITS.replace("centred and scaled", "scaled")
+
+ALL_CERTIFIED = Criterion(
+    key="uncertified", what="runs whose certificate has another status than certified", relation="<=", bound=0.0,
+    why="an estimate or a void certificate proves nothing",
+)  # fmt: skip
 
 
 def pair(setting: Setting, *, centred: bool = True) -> tuple[Dataset, LpBall]:

@@ -106,8 +106,7 @@ class FiniteProblem:
     def state(self, theta: Float[Tensor, "rows columns"]) -> State:
         outputs = self.outputs(theta)
         losses = self.loss(outputs, self.labels)
-        worst = torch.full((self.examples,), -torch.inf, dtype=losses.dtype, device=losses.device)
-        worst = worst.scatter_reduce(0, self.owner, losses, "amax")
+        worst = self.worst(losses)
         raised = torch.exp((losses - worst[self.owner]) / self.temperature)
         total = torch.zeros_like(worst).scatter_add(0, self.owner, raised)
         shares = raised / total[self.owner]
@@ -119,6 +118,11 @@ class FiniteProblem:
             value=(worst + self.temperature * total.log()).mean(),
             dual=self.loss.slope(outputs, self.labels) * (shares / self.examples)[:, None],
         )
+
+    def worst(self, losses: Float[Tensor, " points"]) -> Float[Tensor, " examples"]:
+        """The highest loss among each example's points."""
+        lowest = torch.full((self.examples,), -torch.inf, dtype=losses.dtype, device=losses.device)
+        return lowest.scatter_reduce(0, self.owner, losses, "amax")
 
     def line(self, state: State) -> Line:
         """The lower bound that this function's dual point proves."""

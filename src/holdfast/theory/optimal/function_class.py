@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.errors import InputError
-from holdfast.networks import Linearised
+from holdfast.networks import Dense, Linearised, TwoLayer
 from holdfast.theory.analytic import NTK, ntk
 from holdfast.theory.empirical import empirical_ntk
 from holdfast.theory.spec import KernelSpec
@@ -148,6 +148,11 @@ def weight_step(
             if part is not None:
                 total[name] += part
     return total
+
+
+def limit_of(model: nn.Module) -> NTK | nn.Module:
+    """The kernel that networks like this one tend to as they widen, where it is known analytically; else the module, for its own tangent class."""
+    return ntk(model) if isinstance(model, TwoLayer | Dense) else model
 
 
 def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> FunctionClass:

@@ -207,8 +207,8 @@ class _Search:
             state = problem.state(theta)
             self.lines.append(problem.line(state))
             lower = max(line.at(radius) for line in self.lines)
-            found = problem.coefficients(theta)
-            tried = _scaled(problem, found, radius)
+            self.working = replace(self.working, coefficients=problem.coefficients(theta))
+            tried = _scaled(problem, self.working.coefficients, radius)
             if best is not None and joined:
                 tried = _scaled(problem, (tried + problem.interpolant(self.working.held)) / 2, radius)
             solution = Solution(
@@ -228,10 +228,8 @@ class _Search:
                 judged = True
             if last or (judged and best.loss - lower <= self.tolerance):
                 break
-            self.working = replace(self.working, coefficients=found)
             joined = self._renew(state.dual, best.solution, points, gain)
         assert best is not None  # rounds >= 1
-        self.working = replace(self.working, coefficients=found)
         return best
 
     def _problem(self) -> FiniteProblem:
@@ -267,8 +265,7 @@ class _Search:
         """
         known = problem.start + values
         losses = self.loss(known, problem.labels)
-        worst = torch.full((len(self.x),), -torch.inf, dtype=losses.dtype, device=losses.device)
-        worst = worst.scatter_reduce(0, problem.owner, losses, "amax")
+        worst = problem.worst(losses)
         right = torch.ones(len(self.x), dtype=torch.bool, device=self.x.device)
         right[problem.owner[~correct(known, problem.labels)]] = False
         clean = self.loss(known[: len(self.x)], self.y)
