@@ -2,8 +2,10 @@
 
 import copy
 import gzip
+import importlib
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from holdfast.errors import InputError
-from holdfast.external import load_model, load_onnx
+from holdfast.external import load_model, load_onnx, onnx_graph
 from holdfast.external.onnx_graph import GraphNetwork
 from holdfast.external.onnx_node import Function
 
@@ -22,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+onnx_reading = importlib.import_module("holdfast.external.onnx")
 F32 = TensorProto.FLOAT
 DIMENSION = onnx.TensorShapeProto.Dimension(dim_param="M")
 numbers = np.random.default_rng(20190607)
@@ -180,6 +183,25 @@ CASES = {
         ],
         ROWS, {}, 13,
     ),
+    "selu with its numbers": ([node("Selu", alpha=2.0, gamma=3.0)], ROWS, {}, 13),
+    "truth values as numbers": (
+        [
+            node("Greater", "x c", "g"), node("Cast", "g", "a", to=1), node("Less", "x d", "l"), node("Cast", "l", "b", to=1),
+            node("Add", "a b"),
+        ],
+        ROWS, {"c": np.float32(0.0), "d": np.float32(0.5)}, 13,
+    ),
+    "numbers as truth values": (
+        [node("Relu", "x", "r"), node("Cast", "r", "t", to=9), node("Neg", "x", "n"), node("Where", "t x n")], ROWS, {}, 16,
+    ),
+    "split with an output to spare": (
+        [node("Split", "x", "a b c", axis=2), node("Sub", "a b")], ("N", 2, 6, 5), {}, 11,
+    ),
+    "batch norm with momentum": (
+        [node("BatchNormalization", "x s s s v", momentum=0.1)], ROWS, {"s": array(3), "v": array(3, low=0.5)}, 15,
+    ),
+    "log softmax of large numbers": ([node("Mul", "x c", "h"), node("LogSoftmax", "h")], ROWS, {"c": np.float32(10)}, 13),
+    "dropout with its ratio": ([node("Dropout", "x r t")], ROWS, {"r": np.float32(0.4), "t": np.bool_(False)}, 13),
     "where": ([node("Greater", "x c", "t"), node("Neg", "x", "n"), node("Where", "t x n")], ROWS, {"c": np.float32(0.1)}, 16),
 }  # fmt: skip
 UNARY = ["Relu", "Sigmoid", "Tanh", "Erf", "Softplus", "Abs", "Exp", "Neg", "Sign", "Sin", "Cos", "Selu"]
@@ -212,8 +234,12 @@ def test_uneven_padding_of_max_pooling_counts_for_nothing(tmp_path):
     model = model_of([node("MaxPool", kernel_shape=[2, 2], pads=[0, 0, 1, 1])], ("N", 1, 3, 3), opset=12)
     x = -torch.arange(1.0, 10.0).reshape(1, 1, 3, 3)
     windows = [[x[0, 0, i : i + 2, j : j + 2].max() for j in range(3)] for i in range(3)]
-    network = load_onnx(saved(model, tmp_path)).network
-    assert network(x).flatten().tolist() == [float(value) for row in windows for value in row]
+    imported = load_onnx(saved(model, tmp_path))
+    assert imported.network(x).flatten().tolist() == [float(value) for row in windows for value in row]
+    (note,) = imported.notes  # the evaluator gives another shape
+    assert "y (MaxPool) was not compared" in note
+    with pytest.warns(UserWarning, match="MaxPool"):
+        load_model(tmp_path / "net.onnx")
 
 
 STEPS = {
@@ -346,7 +372,9 @@ def test_gzipped_files_and_half_precision_are_read(tmp_path):
     x = torch.tensor(array(1, 5))
     torch.testing.assert_close(load_model(path)(x).detach(), reference(model, x))
     half = model_of([node("MatMul", "x w")], ROWS, {"w": W34.astype(np.float16)}, dtype=TensorProto.FLOAT16)
-    (layer,) = load_onnx(saved(half, tmp_path)).network
+    imported = load_onnx(saved(half, tmp_path))
+    assert "half precision" in " ".join(imported.notes)
+    (layer,) = imported.network
     np.testing.assert_array_equal(layer.weight.detach().numpy(), W34.astype(np.float16).T.astype(np.float32))
 
 
@@ -381,6 +409,21 @@ REFUSED = {
     "shapes that do not fit": ([node("MatMul", "x w")], {"w": array(5, 2)}, r"cannot be run on shapes"),
     "rows that mix": ([node("Add", "x c")], {"c": array(3, 3)}, r"treat each example alone"),
     "output of constants": ([node("Neg", "c"), node("Relu", "x", "z")], {"c": B4}, "from its input"),
+    "a sum of truth values": (
+        [node("Greater", "x c", "a"), node("Less", "x c", "b"), node("Add", "a b")], {"c": B4[:3]}, r"y \(Add\) must have an input 0 of a type",
+    ),
+    "truth values put out": ([node("Greater", "x c")], {"c": B4[:3]}, "floating-point numbers, got torch.bool"),
+    "dropout in training": (
+        [node("Dropout", "x r t")], {"r": np.float32(0.5), "t": np.bool_(True)}, r"y \(Dropout\) must have training_mode false",
+    ),
+    "random numbers": (
+        [node("Identity", "x", "h"), helper.make_node("RandomUniform", [], ["r"], shape=[3]), node("Add", "h r")], {}, r"r \(RandomUniform\)",
+    ),
+    "places beyond the axis": ([node("Gather", "x i", axis=1)], {"i": i64(1, 3)}, r"y \(Gather\)"),
+    "kernel shape of other weights": (
+        [node("Unsqueeze", "x a", "h"), node("Conv", "h w", kernel_shape=[2])], {"a": i64(1), "w": array(1, 1, 3)}, r"kernel_shape \[3\]",
+    ),
+    "nothing left": ([node("Slice", "x s e a")], {"s": i64(3), "e": i64(9), "a": i64(1)}, r"y \(Slice\)"),
     "several pooling outputs": (
         [node("Unsqueeze", "x a", "h"), node("MaxPool", "h", "v i", kernel_shape=[1]), node("Cast", "i", "j", to=1), node("Add", "v j")],
         {"a": i64(1)}, "values only",
@@ -394,6 +437,70 @@ def test_what_is_not_read_is_refused_by_name(tmp_path, name):
     model = model_of(nodes, ROWS, constants)
     with pytest.raises(InputError, match=words):
         load_onnx(saved(model, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes", "constants", "words"),
+    [
+        ("Elu", "x", {"alpha": 0.5}, {}, r"y \(Elu\) .* attribute alpha=0.5"),
+        ("LeakyRelu", "x", {"alpha": 0.5}, {}, r"attribute alpha=0.5"),
+        ("Dropout", "x r", {}, {"r": np.float32(0.5)}, r"y \(Dropout\) .* input 1"),
+    ],
+)
+def test_what_a_translation_does_not_look_at_is_refused(
+    tmp_path, monkeypatch, op, inputs, attributes, constants, words
+):
+    monkeypatch.setitem(onnx_reading.TRANSLATIONS, op, lambda node: nn.Identity())
+    model = model_of([node(op, inputs, **attributes)], ROWS, constants)
+    with pytest.raises(InputError, match=words):
+        load_onnx(saved(model, tmp_path))
+
+
+def test_an_attribute_with_its_default_needs_no_look(tmp_path, monkeypatch):
+    monkeypatch.setitem(onnx_reading.TRANSLATIONS, "Elu", lambda node: nn.ELU())
+    load_onnx(saved(model_of([node("Elu", alpha=1.0)], ROWS), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("op", "wrong"),
+    [
+        ("Tanh", lambda x: torch.tanh(x) + 0.01),
+        ("Exp", lambda x: torch.exp(x.clamp(max=80))),  # only where the right one is infinite
+        ("Abs", lambda x: torch.where(x == 0, torch.nan, x.abs())),  # only at 0
+        ("Sin", lambda x: torch.sin(torch.where(x.abs() > 50, -x, x))),  # only far away
+    ],
+)
+def test_the_first_node_that_differs_from_the_reference_is_named(tmp_path, monkeypatch, op, wrong):
+    monkeypatch.setitem(onnx_reading.TRANSLATIONS, op, lambda node: Function(op, wrong, (None,)))
+    nodes = [node("Mul", "x c", "h"), node(op, "h", "g", name="odd"), node("Neg", "g")]
+    model = model_of(nodes, ROWS, {"c": np.float32(1.5)})
+    with pytest.raises(InputError, match=rf"odd \({op}\) must compute what the reference evaluator"):
+        load_onnx(saved(model, tmp_path))
+
+
+def test_a_network_put_together_wrongly_is_refused(tmp_path, monkeypatch):
+    def swapped(layers, output):
+        return [
+            replace(layer, module=nn.Tanh()) if isinstance(layer.module, nn.ReLU) else layer
+            for layer in layers
+        ]
+
+    monkeypatch.setattr(onnx_graph, "recognised", swapped)
+    with pytest.raises(InputError, match="must compute what its nodes do"):
+        load_onnx(saved(perceptron()[0], tmp_path))
+
+
+def test_rounding_is_no_difference(tmp_path):
+    # Two large numbers whose difference is all that is left: float32 in another order moves it by many times its units.
+    w = array(200, 1, low=1e3, high=2e3)
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("ReduceSum", "x k", "b"),
+        node("Sub", "a b", "d"),
+        node("Mul", "d c"),
+    ]
+    model = model_of(nodes, ("N", 200), {"w": w, "k": i64(1), "c": np.float32(1e4)})
+    assert load_onnx(saved(model, tmp_path)).notes == ()
 
 
 def info(name, shape, dtype=F32):

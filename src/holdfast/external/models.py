@@ -1,6 +1,7 @@
 """Networks from outside: an import path with or without weights, ONNX, and files that are programs."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +94,10 @@ def _from_file(path: Path, trusted: bool) -> nn.Module:
         raise InputError(f"{path} must be a network's file, but there is none; check the path.")
     kind = kind_of(path)
     if kind == "onnx":
-        return load_onnx(path).network
+        imported = load_onnx(path)
+        for note in imported.notes:
+            warnings.warn(f"{path}: {note}", stacklevel=3)
+        return imported.network
     if kind in _PROGRAMS:
         if not trusted:
             raise InputError(

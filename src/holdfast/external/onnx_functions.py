@@ -11,6 +11,14 @@ from torch import Tensor, nn
 
 from holdfast.external.onnx_node import Function, Node, function
 
+_FLOATS = {
+    1: torch.float32,
+    10: torch.float32,
+    11: torch.float64,
+    16: torch.float32,
+}  # float, float16, double, bfloat16
+_BOOL = 9
+_LARGEST = torch.finfo(torch.float32).max
 Translated = nn.Module | Sequence[nn.Module]
 
 
@@ -44,7 +52,7 @@ def reshape(node: Node) -> nn.Module:
     """Reshape: 0 keeps an axis (unless ``allowzero``), -1 is what is left."""
     value = node.value(0)
     wanted = [int(side) for side in node.given("shape", 1, 5) or []]
-    if not node.attributes.get("allowzero", 0):
+    if not node.attributes.get("allowzero"):
         wanted = [value.shape[axis] if side == 0 else side for axis, side in enumerate(wanted)]
     if -1 in wanted:
         known = math.prod(side for side in wanted if side != -1)
@@ -55,7 +63,7 @@ def reshape(node: Node) -> nn.Module:
 def flatten(node: Node) -> nn.Module:
     """Flatten to two axes."""
     shape = node.value(0).shape
-    axis = node.attributes.get("axis", 1)
+    axis = node.attributes["axis"]
     axis = axis + len(shape) if axis < 0 else axis
     return reshaped(node, (math.prod(shape[:axis]), math.prod(shape[axis:])))
 
@@ -112,12 +120,16 @@ def concat(node: Node) -> nn.Module:
 
 def split(node: Node) -> list[nn.Module]:
     """Pieces along an axis, each a module of its own."""
-    (axis,) = node.axes([node.attributes.get("axis", 0)], node.value(0).ndim)
-    sizes = node.given("split", 1, 13)
+    (axis,) = node.axes([node.attributes["axis"]], node.value(0).ndim)
+    sizes, count = node.given("split", 1, 13), node.attributes.get("num_outputs", node.declared)
     if sizes is None:
-        side, count = node.value(0).shape[axis], node.attributes.get("num_outputs", node.outputs)
+        side = node.value(0).shape[axis]
         size = math.ceil(side / count)
         sizes = [min(size, side - start) for start in range(0, side, size)]
+    if len(sizes) != node.declared or sum(sizes) != node.value(0).shape[axis]:
+        raise node.refuse(
+            f"must have a piece an output and use the whole axis, got pieces {sizes}; export it again"
+        )
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
     return [
         Function(node.op, partial(torch.narrow, dim=axis, start=start, length=size), (None,))
@@ -141,13 +153,16 @@ def slice_(node: Node) -> nn.Module:
 
 def gather(node: Node) -> nn.Module:
     """Constant places along an axis."""
-    (axis,) = node.axes([node.attributes.get("axis", 0)], node.value(0).ndim)
+    (axis,) = node.axes([node.attributes["axis"]], node.value(0).ndim)
     places = node.weights(1)
     if places is None or places.ndim > 1 or node.constant[0]:
         raise node.refuse(
             "must gather from computed values at constant places, a number or a list; export it so"
         )
-    places = places % node.value(0).shape[axis]
+    side = node.value(0).shape[axis]
+    if bool(((places < -side) | (places >= side)).any()):
+        raise node.refuse(f"must gather from places within the axis of {side}; export it again")
+    places = places % side
     if places.ndim == 0:
         return Function(node.op, partial(torch.select, dim=axis, index=int(places)), (None,))
     return Function(node.op, lambda x, where: torch.index_select(x, axis, where), (None, places))
@@ -155,7 +170,7 @@ def gather(node: Node) -> nn.Module:
 
 def pad(node: Node) -> nn.Module:
     """Constant padding on any axis but the batch."""
-    node.must("mode", "constant", "constant")
+    node.must("mode", "constant")
     rank = node.value(0).ndim
     pads = node.given("pads", 1, 11) or []
     axes = node.given("axes", 3, 18) if node.opset >= 18 else None
@@ -174,6 +189,9 @@ def pad(node: Node) -> nn.Module:
 def clip(node: Node) -> nn.Module:
     """Values kept between two numbers."""
     low, high = node.number("min", 1, 11), node.number("max", 2, 11)
+    low, high = (  # the defaults before opset 11 are the ends of float32
+        None if edge is None or abs(edge) >= _LARGEST else edge for edge in (low, high)
+    )
     if low is None and high is None:
         return nn.Identity()
     return Function(node.op, partial(torch.clamp, min=low, max=high), (None,))
@@ -181,11 +199,10 @@ def clip(node: Node) -> nn.Module:
 
 def reduction(node: Node, made: Callable[..., Tensor], since: int) -> nn.Module:
     """A sum, mean or the like over some axes."""
-    axes = node.given("axes", 1, since)
-    if not axes and node.attributes.get("noop_with_empty_axes", 0):
+    axes, kept = node.given("axes", 1, since), bool(node.attributes["keepdims"])
+    if node.attributes.get("noop_with_empty_axes") and not axes:
         return nn.Identity()
     over = node.axes(axes or None, node.value(0).ndim)
-    kept = bool(node.attributes.get("keepdims", 1))
     return Function(node.op, partial(made, dim=over, keepdim=kept), (None,))
 
 
@@ -204,9 +221,40 @@ def power(node: Node) -> nn.Module:
 
 
 def cast(node: Node) -> nn.Module:
-    """Between floating-point types: nothing, since a network has one type here."""
-    if node.attributes["to"] not in (1, 10, 11, 16):  # float, float16, double, bfloat16
-        raise node.refuse("must cast to a floating-point type; export the network without whole numbers")
+    """Between numbers of floating point nothing, since a network has one type here; truth values become 0 and 1, numbers whether they are not 0."""
+    value, kind = node.value(0), node.attributes["to"]
+    node.without_effect("saturate", "round_mode")  # of 8-bit numbers
+    if kind not in (*_FLOATS, _BOOL):
+        raise node.refuse(
+            "must cast to a floating-point type or to bool; export the network without whole numbers"
+        )
+    if value.dtype == torch.bool:
+        return nn.Identity() if kind == _BOOL else Truth(_FLOATS[kind])
+    return Function(node.op, lambda x: x != 0, (None,)) if kind == _BOOL else nn.Identity()
+
+
+class Truth(nn.Module):
+    """Truth values as 0 and 1 of the network's floating-point type."""
+
+    one: Tensor
+    zero: Tensor
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones((), dtype=dtype))
+        self.register_buffer("zero", torch.zeros((), dtype=dtype))
+
+    def forward(self, x: Any) -> Any:  # tensors, or what torch.fx puts in their place
+        return torch.where(x, self.one, self.zero)
+
+
+def dropout(node: Node) -> nn.Module:
+    """Nothing, in inference."""
+    node.without_effect("ratio", "seed")
+    node.optional(1)
+    training = node.weights(2)
+    if training is not None and bool(training.any()):
+        raise node.refuse("must have training_mode false, got true; export the network for inference")
     return nn.Identity()
 
 
@@ -253,5 +301,5 @@ FUNCTIONS: dict[str, Callable[[Node], Translated]] = {
     "Pad": pad,
     "Cast": cast,
     "Identity": _same,
-    "Dropout": _same,
+    "Dropout": dropout,
 }

@@ -1,6 +1,7 @@
 """ONNX nodes that are layers of torch: linear maps, convolutions, batch norm, pooling, activations."""
 
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -39,11 +40,12 @@ def _holding(layer: Layer, **tensors: Tensor | None) -> Layer:
 
 def gemm(node: Node) -> nn.Module:
     """``alpha A' B' + beta C``; with weights ``B`` and ``C`` a linear layer."""
-    alpha, beta = node.attributes.get("alpha", 1.0), node.attributes.get("beta", 1.0)
-    swapped = [bool(node.attributes.get(name, 0)) for name in ("transA", "transB")]
+    alpha, beta = node.attributes["alpha"], node.attributes["beta"]
+    swapped = [bool(node.attributes[name]) for name in ("transA", "transB")]
     if swapped[0] and not node.constant[0]:
         raise node.refuse("must have transA 0, since axis 0 is the batch, got 1; export it so")
     offset = node.optional(2)
+    node.asked.update((0, 1))
     plain = not node.constant[0] and node.constant[1] and (offset is None or node.constant[2])
     if plain and alpha == 1.0 and (offset is None or beta == 1.0):
         weight = node.value(1) if swapped[1] else node.value(1).T
@@ -69,10 +71,14 @@ def matmul(node: Node) -> nn.Module:
 def _spatial(node: Node, kernel: list[int]) -> dict[str, Any]:
     """Kernel, strides, dilations and pads (beginnings, then ends) of a sliding window."""
     rank = len(kernel)
+    if node.attributes.get("kernel_shape", kernel) != kernel:
+        raise node.refuse(
+            f"must have kernel_shape {kernel}, as its weights, got {node.attributes['kernel_shape']}; export it again"
+        )
     strides: list[int] = node.attributes.get("strides", [1] * rank)
     dilations: list[int] = node.attributes.get("dilations", [1] * rank)
     pads: list[int] = node.attributes.get("pads", [0] * 2 * rank)
-    auto = node.attributes.get("auto_pad", "NOTSET")
+    auto = node.attributes["auto_pad"]
     if auto == "VALID":
         pads = [0] * 2 * rank
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -107,7 +113,7 @@ def conv(node: Node) -> nn.Module:
         raise node.refuse("must have weights, but has none; export the network with its weights inside")
     kind = _of_rank(node, _CONV, weight.ndim - 2)
     window = _spatial(node, list(weight.shape[2:]))
-    group = node.attributes.get("group", 1)
+    group = node.attributes["group"]
     even = _even(window["pads"])
     layer = kind(
         weight.shape[1] * group,
@@ -131,10 +137,10 @@ def conv_transpose(node: Node) -> nn.Module:
         raise node.refuse("must have weights, but has none; export the network with its weights inside")
     kind = _of_rank(node, _TRANSPOSED, weight.ndim - 2)
     window = _spatial(node, list(weight.shape[2:]))
-    node.must("auto_pad", "NOTSET", "NOTSET", "VALID")
+    node.must("auto_pad", "NOTSET", "VALID")
     if not _even(window["pads"]) or "output_shape" in node.attributes:
         raise node.refuse("must have even pads and no output_shape; export it so")
-    group = node.attributes.get("group", 1)
+    group = node.attributes["group"]
     layer = kind(
         weight.shape[0],
         weight.shape[1] * group,
@@ -152,14 +158,15 @@ def conv_transpose(node: Node) -> nn.Module:
 
 def batch_norm(node: Node) -> nn.Module:
     """Batch normalisation with its kept statistics."""
-    node.must("training_mode", 0, 0)
-    node.must("spatial", 1, 1)
+    node.must("training_mode", 0)
+    node.must("spatial", 1)
+    node.without_effect("momentum")  # of training
     tensors = [node.weights(index) for index in range(1, 5)]
     if any(tensor is None for tensor in tensors):
         raise node.refuse("must have scale, offset, mean and variance; export the network for inference")
     scale, offset, mean, variance = tensors
     kind = _of_rank(node, _NORM, node.value(0).ndim - 1)
-    layer = kind(len(node.value(1)), eps=node.attributes.get("epsilon", 1e-5))
+    layer = kind(len(node.value(1)), eps=node.attributes["epsilon"])
     layer.register_buffer("running_mean", mean)
     layer.register_buffer("running_var", variance)
     return _holding(layer, weight=scale, bias=offset)
@@ -167,7 +174,7 @@ def batch_norm(node: Node) -> nn.Module:
 
 def _rounded_up(node: Node, window: dict[str, Any]) -> bool:
     """Whether rounding the output's size up adds a window."""
-    if not node.attributes.get("ceil_mode", 0):
+    if not node.attributes.get("ceil_mode"):
         return False
     half = len(window["kernel"])
     for axis, side in enumerate(node.value(0).shape[2:]):
@@ -184,7 +191,7 @@ def max_pool(node: Node) -> nn.Module:
         raise node.refuse(
             "must put out values only, but its indices are used; export the network without them"
         )
-    node.must("storage_order", 0, 0)
+    node.must("storage_order", 0)
     window = _spatial(node, node.attributes["kernel_shape"])
     kind = _of_rank(node, _MAX, len(window["kernel"]))
     inside = all(2 * pad <= size for pad, size in zip(window["pads"], window["kernel"] * 2, strict=True))
@@ -203,7 +210,7 @@ def average_pool(node: Node) -> nn.Module:
     """The mean of each window."""
     window = _spatial(node, node.attributes["kernel_shape"])
     kind = _of_rank(node, _MEAN, len(window["kernel"]))
-    counted = bool(node.attributes.get("count_include_pad", 0))
+    counted = bool(node.attributes.get("count_include_pad"))
     inside = all(2 * pad <= size for pad, size in zip(window["pads"], window["kernel"] * 2, strict=True))
     even = _even(window["pads"]) and inside
     if set(window["dilations"]) != {1} or _rounded_up(node, window) or not (even or counted):
@@ -227,13 +234,13 @@ def global_pool(node: Node, reduce: Callable[..., Tensor]) -> nn.Module:
 
 def gelu(node: Node) -> nn.Module:
     """GELU, exact or by tanh."""
-    return nn.GELU(approximate=node.attributes.get("approximate", "none"))
+    return nn.GELU(approximate=node.attributes["approximate"])
 
 
 def softmax(node: Node, kind: Callable[..., nn.Module]) -> nn.Module:
     """Softmax or its log; before opset 13 over all axes from one on."""
     rank = node.value(0).ndim
-    (axis,) = node.axes([node.attributes.get("axis", -1 if node.opset >= 13 else 1)], rank)
+    (axis,) = node.axes([node.attributes["axis"]], rank)
     if node.opset < 13 and axis != rank - 1:
         raise node.refuse(f"must work along the last axis, got axis {axis}; export it with opset 13 or later")
     return kind(dim=axis)
@@ -241,7 +248,13 @@ def softmax(node: Node, kind: Callable[..., nn.Module]) -> nn.Module:
 
 def leaky(node: Node) -> nn.Module:
     """Leaky ReLU."""
-    return nn.LeakyReLU(node.attributes.get("alpha", float(torch.tensor(0.01))))
+    return nn.LeakyReLU(node.attributes["alpha"])
+
+
+def selu(node: Node) -> nn.Module:
+    """``gamma (max(x, 0) + alpha (exp(min(x, 0)) - 1))``."""
+    gamma = torch.tensor(node.attributes["gamma"], dtype=node.value(0).dtype)
+    return nn.Sequential(nn.ELU(node.attributes["alpha"]), Function("Mul", operator.mul, (None, gamma)))
 
 
 LAYERS: dict[str, Callable[[Node], nn.Module]] = {
@@ -259,8 +272,8 @@ LAYERS: dict[str, Callable[[Node], nn.Module]] = {
     "Sigmoid": lambda node: nn.Sigmoid(),
     "Tanh": lambda node: nn.Tanh(),
     "Softplus": lambda node: nn.Softplus(threshold=_EXACT),
-    "Elu": lambda node: nn.ELU(node.attributes.get("alpha", 1.0)),
-    "Selu": lambda node: nn.SELU(),
+    "Elu": lambda node: nn.ELU(node.attributes["alpha"]),
+    "Selu": selu,
     "Gelu": gelu,
     "Softmax": partial(softmax, kind=nn.Softmax),
     "LogSoftmax": partial(softmax, kind=nn.LogSoftmax),

@@ -1,13 +1,46 @@
 """One node of an ONNX graph as its translation sees it, and what it becomes: a layer, or a function that keeps constants."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.errors import InputError
+
+
+class Attributes(Mapping[str, Any]):
+    """What a node gives and, for the rest, the defaults of its operation's version; remembers what was asked for.
+
+    So an attribute that a translation does not know of is found, whichever it is.
+
+    Args:
+        given: as plain Python values; texts are decoded, tensors are tensors.
+        defaults: of the operation in the file's opset.
+    """
+
+    def __init__(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        self._given, self._defaults = dict(given), dict(defaults)
+        self._asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self._asked.add(name)
+        return self._given[name] if name in self._given else self._defaults[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._defaults | self._given)
+
+    def __len__(self) -> int:
+        return len(self._defaults | self._given)
+
+    def left(self) -> list[str]:
+        """Those given, of a value other than the default, that nothing has asked for."""
+        return [
+            name
+            for name, value in self._given.items()
+            if name not in self._asked and not (name in self._defaults and value == self._defaults[name])
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,25 +51,47 @@ class Node:
         op: the operation's ONNX name.
         label: how errors call it.
         opset: version of the operations.
-        attributes: as plain Python values; texts are decoded, tensors are tensors.
+        attributes: with the defaults of the operation.
         inputs: probe values and constants; ``None`` for an optional input that is not given.
         constant: which inputs do not depend on the network's input.
         outputs: how many outputs are used.
+        declared: how many outputs there are.
         batch: examples in the probe batch.
+        asked: places of the inputs that the translation has looked at.
     """
 
     op: str
     label: str
     opset: int
-    attributes: Mapping[str, Any]
+    attributes: Attributes
     inputs: tuple[Tensor | None, ...]
     constant: tuple[bool, ...]
     outputs: int
+    declared: int
     batch: int
+    asked: set[int] = field(default_factory=set)
 
     def refuse(self, why: str) -> InputError:
         """The error for a node outside what is read here."""
         return InputError(f"ONNX node {self.label} {why}.")
+
+    def without_effect(self, *names: str) -> None:
+        """Take note of attributes that change nothing in the outputs of inference."""
+        for name in names:
+            self.attributes.get(name)
+
+    def check_all_used(self) -> None:
+        """Refuse a node with something in it that its translation has not looked at, and so not obeyed."""
+        left = [f"attribute {name}={self.attributes[name]}" for name in self.attributes.left()]
+        left += [
+            f"input {place}"
+            for place, value in enumerate(self.inputs)
+            if value is not None and self.constant[place] and place not in self.asked
+        ]
+        if left:
+            raise self.refuse(
+                f"must have nothing that is not read here, but has {left[0]}; export it without"
+            )
 
     def value(self, index: int) -> Tensor:
         """An input that must be there."""
@@ -47,6 +102,7 @@ class Node:
 
     def optional(self, index: int) -> Tensor | None:
         """An input that may be left out."""
+        self.asked.add(index)
         return self.inputs[index] if index < len(self.inputs) else None
 
     def weights(self, index: int) -> Tensor | None:
@@ -74,10 +130,10 @@ class Node:
         found = self.given(name, index, since)
         return found[0] if found else None
 
-    def must(self, name: str, default: Any, *allowed: Any) -> None:
-        """Refuse an attribute with a value other than those allowed."""
-        found = self.attributes.get(name, default)
-        if found not in allowed:
+    def must(self, name: str, *allowed: Any) -> None:
+        """Refuse an attribute with a value other than those allowed; one that the opset does not know is fine."""
+        found = self.attributes.get(name)
+        if found is not None and found not in allowed:
             words = " or ".join(map(str, allowed))
             raise self.refuse(f"must have {name} {words}, got {found}; export the network for inference so")
 
@@ -99,7 +155,7 @@ class Layer:
 
 
 class Function(nn.Module):
-    """A function of some tensors and of constants between them, which are parameters (whole numbers: buffers).
+    """A function of some tensors and of constants between them, which are parameters (whole numbers and truth values: buffers).
 
     Args:
         name: shown in printed models.
@@ -120,10 +176,12 @@ class Function(nn.Module):
 
     def arguments(self, values: Sequence[Any]) -> Iterator[Any]:
         """All arguments in order: a place without a constant of its own takes the next of the values."""
-        rest = iter(values)
+        rest = list(values)
         for place in range(self.count):
             name = f"constant_{place}"
-            yield getattr(self, name) if hasattr(self, name) else next(rest)
+            yield getattr(self, name) if hasattr(self, name) else rest.pop(0)
+        if rest:
+            raise TypeError(f"{self.name} takes {len(values) - len(rest)} tensors, got {len(values)}")
 
     def forward(self, *values: Any) -> Any:
         return self.function(*self.arguments(values))
@@ -135,6 +193,7 @@ class Function(nn.Module):
 def function(node: Node, made: Callable[..., Tensor], inputs: int | None = None) -> Function:
     """A `Function` of the node's inputs (the first few of them), constants among them kept."""
     count = len(node.inputs) if inputs is None else inputs
+    node.asked.update(range(count))
     arguments = tuple(
         value if fixed else None
         for value, fixed in zip(node.inputs[:count], node.constant[:count], strict=True)
