@@ -1,8 +1,10 @@
-"""How much memory there is to be had."""
+"""How much memory there is to be had; what does not fit is refused with the figure before it is taken."""
 
 from pathlib import Path
 
 import torch
+
+from holdfast.errors import InputError
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -14,3 +16,24 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     named = (line.split() for line in file.read_text(encoding="ascii").splitlines())
     return next((int(parts[1]) * 2**10 for parts in named if parts[0] == "MemAvailable:"), None)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which memory runs out; on a CPU torch has no type of its own for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "allocate memory" in text or "not enough memory" in text or "out of memory" in text
+
+
+def require_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        InputError: more bytes are needed than the device has free; the message has both figures.
+    """
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"{what} must fit into the free memory of {device} ({free / 2**30:.1f} GiB), it needs {needed / 2**30:.1f} GiB; {remedy}."
+        )

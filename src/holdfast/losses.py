@@ -9,11 +9,13 @@ The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone,
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holdfast._rules import Rule, nearest_word, real, takes
 from holdfast.errors import InputError
 
 Outputs = Float[Tensor, "batch outputs"]
@@ -62,6 +64,7 @@ class Loss(ABC):
         """A subgradient ``s_i`` of the loss in the outputs: ``loss(f) >= loss(h) + <s, f - h>``."""
 
 
+@takes(label_smoothing=real(least=0, below=1))
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Cross-entropy; with one signed output this is the logistic loss ``log(1 + exp(-sign f))``.
@@ -71,12 +74,6 @@ class CrossEntropy(Loss):
     """
 
     label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise InputError(
-                f"label_smoothing must lie in [0, 1), got {self.label_smoothing}; use 0 for none."
-            )
 
     @property
     def name(self) -> str:
@@ -155,6 +152,7 @@ class Squared(Loss):
         return outputs - self._target(outputs, labels)
 
 
+@takes(delta=real(above=0))
 @dataclass(frozen=True)
 class Huber(Squared):
     """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond ``||r|| = delta``, ``r = f - target``.
@@ -163,10 +161,6 @@ class Huber(Squared):
     """
 
     delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.delta > 0:
-            raise InputError(f"delta must be > 0, got {self.delta}; 1.0 is the usual choice.")
 
     @property
     def name(self) -> str:
@@ -200,6 +194,42 @@ def loss_named(name: str) -> Loss:
     if name not in LOSSES:
         raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}; pick one of these.")
     return LOSSES[name]()
+
+
+def as_loss(value: Loss | str | None) -> Loss:
+    """The loss itself, the one of that name, or cross-entropy for ``None``.
+
+    >>> as_loss("hinge")
+    Hinge()
+
+    Raises:
+        InputError: anything else, such as a loss of torch, which has no slope to certify with.
+    """
+    if value is None:
+        return CrossEntropy()
+    converted: Loss = LOSS("loss", value)
+    return converted
+
+
+def _read_loss(value: Any) -> Loss:
+    if isinstance(value, str) and value in LOSSES:
+        return LOSSES[value]()
+    if not isinstance(value, Loss):
+        raise TypeError
+    return value
+
+
+def _other_loss(value: Any) -> str:
+    if isinstance(value, str):
+        return nearest_word(value, tuple(LOSSES))
+    if isinstance(value, type) and issubclass(value, Loss):
+        return f"write {value.__name__}() for one of that class"
+    if isinstance(value, torch.nn.Module):
+        return "torch's own averages and has no slope to certify with; use holdfast.CrossEntropy() or another of these"
+    return ""
+
+
+LOSS = Rule(what=f"a holdfast Loss or one of {', '.join(LOSSES)}", read=_read_loss, hint=_other_loss)
 
 
 def predictions(outputs: Outputs) -> Labels:

@@ -8,14 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from holdfast._rules import COUNT, FLAG, either, maybe, real, takes, word
 from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
-from holdfast.attacks._checks import check_choice, check_counts
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import DLR, Margin, TargetedDLR, difference, targeted_dlr, wrong_classes
-from holdfast.errors import InputError
-from holdfast.losses import LOSSES, Labels, Loss, Outputs, PerExample, loss_named
+from holdfast.losses import LOSS, LOSSES, Labels, Loss, Outputs, PerExample, loss_named
 from holdfast.threats.base import Points, Threat
 
 Start = Literal["random", "example"]
@@ -28,6 +27,16 @@ L1_STEPS = (0.3, 0.3, 0.4)  # and the share of the steps spent at each
 _BRIEF = {"cross-entropy": "ce"}
 
 
+@takes(
+    steps=COUNT,
+    restarts=COUNT,
+    loss=maybe(either(word("dlr", "margin", *LOSSES), LOSS)),
+    targets=maybe(COUNT),
+    rho=real(above=0, below=1),
+    start=word(*get_args(Start)),
+    wide=FLAG,
+    drop_broken=FLAG,
+)
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
     """Ascent with momentum whose step starts at the set's diameter and is halved where it stops paying (arXiv 2003.01690).
@@ -61,24 +70,10 @@ class APGD(Attack):
     wide: bool = True
     drop_broken: bool = False
 
-    def __post_init__(self) -> None:
-        check_counts(
-            "use CleanAttack to leave the examples as they are", steps=self.steps, restarts=self.restarts
-        )
-        check_counts("leave it out for a search without", targets=self.targets)
-        if not 0 < self.rho < 1:
-            raise InputError(f"rho must lie in (0, 1), got {self.rho}; 0.75 is the usual choice.")
-        check_choice("start", self.start, get_args(Start))
-        self._named_loss()
-
     def _named_loss(self) -> Loss | None:
         own: dict[str, Loss] = {"dlr": DLR(), "margin": Margin()}
         if not isinstance(self.loss, str):
             return self.loss
-        if self.loss not in own and self.loss not in LOSSES:
-            raise InputError(
-                f"loss must be one of {', '.join((*own, *LOSSES))}, or a Loss, got {self.loss!r}; pick one of these."
-            )
         return own[self.loss] if self.loss in own else loss_named(self.loss)
 
     @property

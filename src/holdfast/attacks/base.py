@@ -8,17 +8,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
-from holdfast.attacks.modes import Mode, attacking
-from holdfast.errors import InputError
-from holdfast.losses import CrossEntropy, Labels, Loss, Outputs, PerExample, correct
-from holdfast.threats.base import Points, Threat
-from holdfast.threats.lp import LpBall
+from holdfast._arguments import (
+    EXAMPLES,
+    GENERATOR,
+    LABELS,
+    MODEL,
+    RADII,
+    TARGETS,
+    Array,
+    as_labels,
+    as_tensor,
+    paired,
+)
+from holdfast._memory import out_of_memory
+from holdfast._rules import SEED, Rule, maybe, nearest_word, takes, word
+from holdfast.attacks.modes import Mode, attacking, in_mode
+from holdfast.errors import HoldfastError, InputError
+from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss, correct
+from holdfast.threats import THREAT, LpBall, Threat, as_threat
+from holdfast.threats.base import Points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +152,28 @@ class Attack(ABC):
             found = self.search(model, x, y, threat, aim=Aim(loss=loss), generator=generator)
             return threat.settle(found.detach(), x)
 
+    @takes(
+        model=MODEL,
+        x=EXAMPLES,
+        y=LABELS,
+        threat=THREAT,
+        loss=maybe(LOSS),
+        targets=maybe(TARGETS),
+        radii=maybe(RADII),
+        mode=word(*get_args(Mode)),
+        seed=SEED,
+        generator=maybe(GENERATOR),
+    )
     def run(
         self,
         model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
+        x: Array,
+        y: Array,
+        threat: Threat | str,
         *,
-        loss: Loss | None = None,
-        targets: Tensor | None = None,
-        radii: Tensor | None = None,
+        loss: Loss | str | None = None,
+        targets: Array | None = None,
+        radii: Array | None = None,
         mode: Mode = "eval",
         seed: int = 0,
         generator: Generator | None = None,
@@ -159,8 +186,9 @@ class Attack(ABC):
 
         Args:
             model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
-            x: examples (batch, ...), in the data's units.
-            y: labels ``0 .. classes-1``, (batch,).
+            x: examples (batch, ...), in the data's units; taken in the dtype of the model's parameters.
+            y: labels ``0 .. classes-1``, (batch,), of any integer type.
+            threat: or text such as ``linf:0.1``, which has no box.
             loss: scores the points, and leads the search where the attack has no loss of its own; default cross-entropy.
             targets: for a targeted attack, the class each example should be taken for, other than its label.
             radii: of each example's own ball, (batch,), in the threat's norm; default the threat's radius. Examples of one radius are
@@ -173,9 +201,13 @@ class Attack(ABC):
             InputError: examples, labels, targets, mode or the model's outputs are not as stated, or the threat refuses the
                 examples (`Threat.check`).
         """
+        threat, loss = as_threat(threat), as_loss(loss)
+        x, y = paired(model, x, y)
+        targets = None if targets is None else as_labels("targets", targets)
         if radii is not None:
-            return self._run_by_radius(model, x, y, threat, radii, loss, targets, mode, seed, generator)
-        loss = CrossEntropy() if loss is None else loss
+            return self._run_by_radius(
+                model, x, y, threat, as_tensor("radii", radii), loss, targets, mode, seed, generator
+            )
         aim = Aim(loss=loss, targeted=targets is not None)
         generator = _tensors.generator(seed, x.device) if generator is None else generator
         with self.judging(model, generator) as model, attacking(model, mode):
@@ -262,8 +294,7 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
             f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these rows."
         )
     _check_integers("labels", y, len(x))
-    with torch.no_grad():
-        outputs = model(x)
+    outputs: Any = answered(model, x)
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim != 2:
         came = type(outputs).__name__
         if isinstance(outputs, Tensor):
@@ -285,6 +316,39 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
         )
     _check_range("labels", y, outputs)
     return outputs
+
+
+def checked_model(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
+    """`checked_outputs` in evaluation mode on the first few examples, and the range of every label: what can be found before any work.
+
+    Raises:
+        InputError: as `checked_outputs`.
+    """
+    with in_mode(model, "eval"):
+        outputs = checked_outputs(model, x[:4], y[:4])
+    _check_range("labels", y, outputs)
+    return outputs
+
+
+def answered(model: nn.Module, x: Tensor) -> Any:
+    """What the model returns for these examples, without gradients.
+
+    Raises:
+        InputError: its forward pass failed, for anything else than a lack of memory.
+    """
+    try:
+        with torch.no_grad():
+            return model(x)
+    except HoldfastError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
+        raise InputError(
+            f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its forward pass failed ({why}); "
+            "mend its layers or the examples, or set HOLDFAST_DEBUG=1 to see where."
+        ) from error
 
 
 def _check_integers(what: str, y: Tensor, batch: int) -> None:
@@ -314,3 +378,58 @@ def _checked_targets(targets: Tensor, y: Labels, outputs: Outputs) -> Labels:
             f"targets must differ from the labels, got {same} of {len(y)} that are the label; pick another class for these."
         )
     return targets.long()
+
+
+def as_attack(value: Attack | str) -> Attack:
+    """The attack itself, or the one of that name with its own defaults.
+
+    >>> from holdfast.attacks import PGD
+    >>> as_attack("pgd") == PGD()
+    True
+
+    Raises:
+        InputError: neither an attack nor the name of one.
+    """
+    converted: Attack = ATTACK("attack", value)
+    return converted
+
+
+def _names() -> dict[str, type[Attack]]:
+    """Attacks that need nothing else to be made, by the word for each."""
+    from holdfast.attacks import (  # they are built on this module
+        APGD,
+        FAB,
+        FGSM,
+        PGD,
+        CarliniWagner,
+        CleanAttack,
+        DeepFool,
+        RandomAttack,
+        Square,
+    )
+
+    return {
+        "pgd": PGD, "fgsm": FGSM, "apgd": APGD, "fab": FAB, "square": Square, "carlini-wagner": CarliniWagner, "deepfool": DeepFool,
+        "random": RandomAttack, "clean": CleanAttack,
+    }  # fmt: skip
+
+
+def _read_attack(value: Any) -> Attack:
+    if isinstance(value, Attack):
+        return value
+    if not isinstance(value, str) or value not in _names():
+        raise TypeError
+    return _names()[value]()
+
+
+def _other_attack(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, Attack):
+        return f"write {value.__name__}() for one of that class"
+    return nearest_word(value, tuple(_names())) if isinstance(value, str) else ""
+
+
+ATTACK = Rule(
+    what="an Attack such as PGD(steps=10), or the name of one such as 'pgd'",
+    read=_read_attack,
+    hint=_other_attack,
+)

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from torch import Generator, nn
 
-from holdfast.attacks.base import Aim, Attack, checked_outputs
+from holdfast._arguments import MODEL
+from holdfast._rules import takes
+from holdfast.attacks.base import ATTACK, Aim, Attack, checked_outputs
 from holdfast.attacks.modes import attacking
 from holdfast.losses import Labels
 from holdfast.threats.base import Points, Threat
 
 
+@takes(surrogate=MODEL, attack=ATTACK)
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Attack):
     """Points found by attacking another model, tried on this one (Papernot et al. 2016, arXiv 1605.07277).

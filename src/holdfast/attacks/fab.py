@@ -10,15 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors, projections
+from holdfast._rules import COUNT, maybe, real, takes
 from holdfast.attacks._ball import box_around, checked_ball, not_a_ball, safe_radius
 from holdfast.attacks._boundary import lead, nearest_boundary
-from holdfast.attacks._checks import check_counts
 from holdfast.attacks._hyperplane import shortest_step
 from holdfast.attacks._search import finite
 from holdfast.attacks.base import Aim, Attack
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import wrong_classes
-from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample
 from holdfast.threats.base import Points, Threat
 from holdfast.threats.lp import LpBall
@@ -28,6 +27,15 @@ Rows = Float[Tensor, "batch features"]
 _LOOK = 10  # steps between looks at which rows are done, where looking waits for an accelerator
 
 
+@takes(
+    steps=COUNT,
+    restarts=COUNT,
+    targets=maybe(COUNT),
+    overshoot=real(least=1, most=2),
+    backward=real(least=0, most=1),
+    pull=real(least=0, most=1),
+    patience=maybe(COUNT),
+)
 @dataclass(frozen=True, kw_only=True)
 class FAB(Attack):
     """Steps to the linearised boundary ``f = 0``, drawn towards the example (Croce and Hein 2020, arXiv 1907.02044).
@@ -65,21 +73,6 @@ class FAB(Attack):
     backward: float = 0.9
     pull: float = 0.1
     patience: int | None = 20
-
-    def __post_init__(self) -> None:
-        check_counts(
-            "leave it out for FAB's standard",
-            steps=self.steps, restarts=self.restarts, targets=self.targets, patience=self.patience,
-        )  # fmt: skip
-        for word, share, low, high in (
-            ("overshoot", self.overshoot, 1.0, 2.0),
-            ("backward", self.backward, 0.0, 1.0),
-            ("pull", self.pull, 0.0, 1.0),
-        ):
-            if not low <= share <= high:
-                raise InputError(
-                    f"{word} must lie in [{low:g}, {high:g}], got {share}; leave it out for the paper's value."
-                )
 
     @property
     def name(self) -> str:

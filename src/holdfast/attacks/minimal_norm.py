@@ -12,12 +12,11 @@ from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
-from holdfast.attacks._checks import check_counts
+from holdfast._rules import COUNT, real, takes
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, score, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import difference, margin, rivals, wrong_classes
-from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample
 from holdfast.threats.base import Points, Threat
 from holdfast.threats.lp import LpBall
@@ -26,6 +25,7 @@ WIDER = 4.0  # the ball, in multiples of the radius, in which Carlini-Wagner loo
 DECAYS = (0.9, 0.999)  # of Adam
 
 
+@takes(steps=COUNT, searches=COUNT, constant=real(above=0), rate=real(above=0), confidence=real(least=0))
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):
     """``min ||x' - x||_2^2 + c max(margin(x') + confidence, 0)`` by Adam, with a search for ``c`` (arXiv 1608.04644).
@@ -47,18 +47,6 @@ class CarliniWagner(Attack):
     constant: float = 1.0
     rate: float = 0.3
     confidence: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_counts(
-            "use CleanAttack to leave the examples as they are", steps=self.steps, searches=self.searches
-        )
-        for word, number, usual in (("constant", self.constant, 1.0), ("rate", self.rate, 0.3)):
-            if not 0 < number < math.inf:
-                raise InputError(f"{word} must be > 0 and finite, got {number}; {usual} is the default.")
-        if not 0 <= self.confidence < math.inf:
-            raise InputError(
-                f"confidence must be >= 0 and finite, got {self.confidence}; 0 asks for no more than an error."
-            )
 
     @property
     def name(self) -> str:
@@ -141,6 +129,7 @@ class CarliniWagner(Attack):
         return (gap + self.confidence).clamp_min(0)
 
 
+@takes(steps=COUNT, classes=COUNT, overshoot=real(least=0))
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(Attack):
     """Step to the nearest boundary of the linearised classes, again and again (arXiv 1511.04599).
@@ -158,13 +147,6 @@ class DeepFool(Attack):
     steps: int = 50
     classes: int = 9
     overshoot: float = 0.02
-
-    def __post_init__(self) -> None:
-        check_counts(
-            "use CleanAttack to leave the examples as they are", steps=self.steps, classes=self.classes
-        )
-        if not 0 <= self.overshoot < math.inf:
-            raise InputError(f"overshoot must be >= 0 and finite, got {self.overshoot}; 0.02 is usual.")
 
     @property
     def name(self) -> str:

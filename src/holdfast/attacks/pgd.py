@@ -10,12 +10,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
-from holdfast.attacks._checks import check_choice, check_counts
+from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast.attacks._search import finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
-from holdfast.errors import InputError
-from holdfast.losses import Labels, Loss, Outputs
+from holdfast.losses import LOSS, Labels, Loss, Outputs
 from holdfast.threats.base import Points, Threat
 
 Start = Literal["random", "example", "near"]
@@ -24,6 +23,17 @@ StepRule = Literal["steepest", "gradient"]
 NEAR = 0.01  # how far towards a random point of its set an example moves for a "near" start
 
 
+@takes(
+    steps=COUNT,
+    step_size=maybe(real(above=0)),
+    restarts=COUNT,
+    start=word(*get_args(Start)),
+    loss=maybe(LOSS),
+    momentum=real(least=0),
+    step_rule=word(*get_args(StepRule)),
+    keep_best=FLAG,
+    drop_broken=FLAG,
+)
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
     """``x' <- projection(x' + step)``, ``steps`` times (Madry et al. 2018, arXiv 1706.06083).
@@ -55,19 +65,6 @@ class PGD(Attack):
     step_rule: StepRule = "steepest"
     keep_best: bool = False
     drop_broken: bool = False
-
-    def __post_init__(self) -> None:
-        check_counts(
-            "use CleanAttack to leave the examples as they are", steps=self.steps, restarts=self.restarts
-        )
-        if self.step_size is not None and not 0 < self.step_size < float("inf"):
-            raise InputError(
-                f"step_size must be > 0 and finite, got {self.step_size}; leave it out for 2.5 radius / steps."
-            )
-        if not 0 <= self.momentum < float("inf"):
-            raise InputError(f"momentum must be >= 0 and finite, got {self.momentum}; use 0 for none.")
-        check_choice("start", self.start, get_args(Start))
-        check_choice("step_rule", self.step_rule, get_args(StepRule))
 
     @property
     def name(self) -> str:
@@ -155,6 +152,7 @@ def _with_momentum(velocity: Tensor | None, gradient: Tensor, momentum: float) -
     return scaled if velocity is None else momentum * velocity + scaled
 
 
+@takes(step_size=maybe(real(above=0)), start=word(*get_args(Start)), loss=maybe(LOSS))
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
     """One step of steepest ascent (Goodfellow et al. 2015, arXiv 1412.6572), in the threat's norm.
@@ -168,9 +166,6 @@ class FGSM(Attack):
     step_size: float | None = None
     start: Start = "example"
     loss: Loss | None = None
-
-    def __post_init__(self) -> None:
-        self._as_pgd(1.0)
 
     def _as_pgd(self, radius: float) -> PGD:
         size = radius if self.step_size is None else self.step_size

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, nn
 
-from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast._rules import COUNT, maybe, takes
+from holdfast.attacks.base import ATTACK, Aim, Attack, score, stronger
 from holdfast.attacks.margins import wrong_classes
-from holdfast.errors import InputError
 from holdfast.losses import Labels
 from holdfast.threats.base import Points, Threat
 
@@ -30,15 +30,12 @@ class CleanAttack(Attack):
         return x
 
 
+@takes(samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class RandomAttack(Attack):
     """The strongest of ``samples`` random points of each threat set; one sample is noise, taken as it comes."""
 
     samples: int = 1
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples must be >= 1, got {self.samples}; 1 is plain noise.")
 
     @property
     def name(self) -> str:
@@ -61,6 +58,7 @@ class RandomAttack(Attack):
         return best.x
 
 
+@takes(attack=ATTACK, classes=maybe(COUNT))
 @dataclass(frozen=True, kw_only=True)
 class MultiTarget(Attack):
     """A targeted search for each of the ``classes`` wrong classes the model finds likeliest on the example; the strongest point wins.
@@ -70,10 +68,6 @@ class MultiTarget(Attack):
 
     attack: Attack
     classes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.classes is not None and self.classes < 1:
-            raise InputError(f"classes must be >= 1, got {self.classes}; leave it out for every wrong class.")
 
     @property
     def name(self) -> str:

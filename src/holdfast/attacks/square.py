@@ -3,15 +3,16 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor, nn
 
+from holdfast._rules import COUNT, Rule, maybe, real, several, takes
 from holdfast.acceleration import incremental
 from holdfast.acceleration import outputs as outputs_of
 from holdfast.attacks._ball import checked_ball, not_a_ball
-from holdfast.attacks._checks import check_counts
 from holdfast.attacks._windows import Draw, Grid, Images, Moves, draws, moves
 from holdfast.attacks.base import Aim, Attack
 from holdfast.errors import InputError
@@ -22,6 +23,15 @@ _LEAVE = 1 / 16  # share of broken rows from which taking them out pays for the 
 _LOOK = 25  # queries between counts of the broken, where counting waits for an accelerator
 
 
+def _read_image(value: Any) -> tuple[int, int, int]:
+    channels, height, width = several(COUNT).read(value)
+    return channels, height, width
+
+
+IMAGE = Rule(what="(channels, height, width), each a whole number >= 1", read=_read_image)
+
+
+@takes(queries=COUNT, share=real(above=0, most=1), restarts=COUNT, image=maybe(IMAGE))
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
     """Random search: a change of one window is kept where it raises the loss (Andriushchenko et al. 2020, arXiv 1912.00049).
@@ -46,17 +56,6 @@ class Square(Attack):
     share: float = 0.8
     restarts: int = 1
     image: tuple[int, int, int] | None = None
-
-    def __post_init__(self) -> None:
-        check_counts(
-            "Square's standard is 5000 queries, 1 restart", queries=self.queries, restarts=self.restarts
-        )
-        if not 0 < self.share <= 1:
-            raise InputError(f"share must lie in (0, 1], got {self.share}; 0.8 is the paper's.")
-        if self.image is not None and (len(self.image) != 3 or min(self.image) < 1):
-            raise InputError(
-                f"image must be (channels, height, width), each >= 1, got {self.image}; leave it out for images."
-            )
 
     @property
     def name(self) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.attacks.base import Aim, Attack
-from holdfast.errors import InputError
+from holdfast._arguments import MODEL
+from holdfast._rules import COUNT, takes
+from holdfast.attacks.base import ATTACK, Aim, Attack
 from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
 
 
+@takes(model=MODEL, samples=COUNT)
 class MeanOutputs(nn.Module):
     """The mean of ``samples`` independent answers of ``model``: outputs, and through autograd the mean gradient.
 
@@ -30,6 +32,7 @@ class MeanOutputs(nn.Module):
         return total / self.samples
 
 
+@takes(attack=ATTACK, samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class ExpectedGradient(Attack):
     """``attack`` on the mean of ``samples`` answers of a model with randomness of its own (Athalye et al. 2018, arXiv 1802.00420).
@@ -45,10 +48,6 @@ class ExpectedGradient(Attack):
 
     attack: Attack
     samples: int = 20
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise InputError(f"samples must be >= 1, got {self.samples}; 20 is the default.")
 
     @property
     def name(self) -> str:

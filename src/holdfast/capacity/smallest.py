@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from holdfast._rules import COUNT, FLAG, FUNCTION, SEED, either, maybe, several, takes, word
 from holdfast._tensors import flatten, generator
 from holdfast.capacity.nets import Nets, Shape, drawn, stacked
 from holdfast.capacity.proof import Proof, prove
 from holdfast.capacity.results import Attempt, Bracket, Capacity, Outcome, Widths
 from holdfast.capacity.training import Look, trained
 from holdfast.data import Dataset
+from holdfast.data.base import DATASET
 from holdfast.errors import InputError
 from holdfast.theory.capacity import bounds, robustness_ratio
-from holdfast.threats import LpBall, Threat
+from holdfast.threats import THREAT, LpBall, Threat, as_threat
 
 NETWORKS = {"two-layer": 1, "three-layer": 2}
 WIDTHS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
@@ -23,9 +25,21 @@ FEW = 20  # parts of a ball for a first try at a proof
 Progress = Callable[[str], None]
 
 
+@takes(
+    data=DATASET,
+    threat=THREAT,
+    network=word(*NETWORKS),
+    widths=several(COUNT),
+    seeds=either(COUNT, several(SEED)),
+    robust=FLAG,
+    restarts=COUNT,
+    steps=COUNT,
+    parts=COUNT,
+    progress=maybe(FUNCTION),
+)
 def smallest_width(
     data: Dataset,
-    threat: Threat,
+    threat: Threat | str,
     *,
     network: str = "two-layer",
     widths: Sequence[int] = WIDTHS,
@@ -62,15 +76,7 @@ def smallest_width(
     """
     tried = sorted(set(widths))
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if network not in NETWORKS:
-        raise InputError(
-            f"network must be one of {', '.join(NETWORKS)}, got {network!r}; two-layer is the default."
-        )
-    if not tried or tried[0] < 1 or not chosen or min(restarts, steps, parts) < 1:
-        raise InputError(
-            f"widths must be whole numbers >= 1, and seeds, restarts, steps and parts >= 1, got {list(widths)}, {seeds}, {restarts}, "
-            f"{steps} and {parts}; leave out what is not needed."
-        )
+    threat = as_threat(threat)
     if not isinstance(threat, LpBall):
         raise InputError(f"threat must be an l2, l-inf or l1 ball, got {threat.spec}; use one as in l2:0.1.")
     rho = robustness_ratio(data, threat)

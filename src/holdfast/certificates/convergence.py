@@ -8,8 +8,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, TENSOR, Array, as_weights, paired
+from holdfast._rules import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    SEED,
+    either,
+    kind,
+    maybe,
+    real,
+    several,
+    takes,
+    whole,
+)
 from holdfast._tensors import batches, generator
-from holdfast.attacks import Attack
+from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
 from holdfast.certificates.certificate import Certificate, LowerBound, void
@@ -23,8 +37,8 @@ from holdfast.certificates.frozen import (
 )
 from holdfast.curvature import Curvature, curvature_for
 from holdfast.errors import InputError
-from holdfast.losses import CrossEntropy, Loss
-from holdfast.threats import Threat
+from holdfast.losses import LOSS, Loss, as_loss
+from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
 from holdfast.trace.lower_model import Radius, largest, per_ball, scaled
 
@@ -183,16 +197,36 @@ def _at_radii(
     return tuple(reversed(curve))
 
 
+RADIUS = either(real(above=0), several(real(above=0), what="a sequence of them, one a ball"))
+
+
+@takes(
+    model=MODEL,
+    initial=kind(nn.Module, Mapping, what="the network before training, or its state_dict()"),
+    x=EXAMPLES,
+    y=LABELS,
+    threat=THREAT,
+    attack=ATTACK,
+    radius=RADIUS,
+    loss=maybe(LOSS),
+    curvature=maybe(kind(Curvature, what="a Curvature")),
+    example_weights=maybe(TENSOR),
+    tighten=whole(least=0),
+    per_unit=FLAG,
+    seed=SEED,
+    batch_size=COUNT,
+    progress=maybe(FUNCTION),
+)
 def certify(
     model: nn.Module,
     initial: nn.Module | Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    attack: Attack,
+    x: Array,
+    y: Array,
+    threat: Threat | str,
+    attack: Attack | str,
     radius: float | Sequence[float],
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     curvature: Curvature | None = None,
     example_weights: Float[Tensor, " examples"] | None = None,
     tighten: int = 40,
@@ -217,7 +251,10 @@ def certify(
     """
     radius = radius if isinstance(radius, int | float) else tuple(float(r) for r in radius)
     check_radius(radius)
-    loss = CrossEntropy() if loss is None else loss
+    threat, attack, loss = as_threat(threat), as_attack(attack), as_loss(loss)
+    x, y = paired(model, x, y)
+    if example_weights is not None:
+        example_weights = as_weights("example_weights", example_weights, len(y))
     start = initial.state_dict() if isinstance(initial, nn.Module) else initial
     chosen, reason = curvature_for(model)
     if curvature is None:
@@ -232,16 +269,6 @@ def certify(
         raise InputError(
             f"initial must hold the starting weights of every trained parameter, got none of the right shape for {wrong[0]!r}; "
             "pass the model's state_dict() from before training."
-        )
-    if example_weights is not None and not (
-        bool((example_weights >= 0).all()) and len(example_weights) == len(y)
-    ):
-        raise InputError(
-            f"example_weights must be {len(y)} numbers >= 0, one an example; pass sample weights or leave them out."
-        )
-    if len(x) != len(y):
-        raise InputError(
-            f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; cut the longer one."
         )
     with attacking(model, "eval"):
         for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True):

@@ -6,6 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from holdfast._arguments import as_examples, as_labels
+from holdfast._rules import COUNT, kind
+from holdfast.errors import InputError
+
 Bounds = tuple[float, float] | tuple[Tensor, Tensor] | None
 
 
@@ -50,6 +54,21 @@ class Dataset:
     fixed: Bool[Tensor, "..."] | None = None
     class_names: tuple[str, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        labels = as_labels("y", self.y)
+        if len(labels) != len(self.x):
+            raise InputError(
+                f"x and y must have one row and one label an example, got {len(self.x)} rows and {len(labels)} labels; "
+                "cut the longer one."
+            )
+        classes = COUNT("classes", self.classes)
+        if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+            raise InputError(
+                f"y must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; renumber the labels."
+            )
+        object.__setattr__(self, "x", as_examples("x", self.x))
+        object.__setattr__(self, "y", labels)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example."""
@@ -74,3 +93,10 @@ class Dataset:
     @property
     def test(self) -> Part:
         return self.part(self.split.test)
+
+
+DATASET = kind(
+    Dataset,
+    what="a holdfast Dataset",
+    hint="holdfast.data.from_tensors(x, y) makes one, holdfast.data.load('digits') reads one",
+)

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import torch
 
+from holdfast._rules import SEED, takes
+from holdfast.data._rules import CLASSES, DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Dataset
 from holdfast.data.features import with_features
 from holdfast.data.tensors import from_tensors
 
 
+@takes(classes=CLASSES, features=FEATURE_MAP, validation=SHARE, test=SHARE, seed=SEED, dtype=DTYPE)
 def digits(
     classes: Sequence[int] | None = None,
     features: str = "pixels",

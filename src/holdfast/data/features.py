@@ -5,13 +5,15 @@ import math
 
 import torch
 
+from holdfast._rules import FLAG, real, takes
 from holdfast._tensors import flatten
-from holdfast.data.base import Dataset
+from holdfast.data.base import DATASET, Dataset
 from holdfast.errors import InputError
 
 FEATURES = ("pixels", "sphere", "centred-sphere")
 
 
+@takes(data=DATASET, norm=real(above=0), constant=real(), center=FLAG)
 def on_sphere(
     data: Dataset, *, norm: float = math.sqrt(3) / 2, constant: float = 0.5, center: bool = False
 ) -> Dataset:
@@ -29,10 +31,6 @@ def on_sphere(
     Raises:
         InputError: an example of zero norm, a norm that is not positive, or centring without training rows.
     """
-    if not (math.isfinite(norm) and norm > 0 and math.isfinite(constant)):
-        raise InputError(
-            f"norm must be > 0 and constant finite, got {norm} and {constant}; sqrt(3)/2 and 0.5 fit."
-        )
     x = flatten(data.x).double()
     if center:
         if not len(data.split.train):
@@ -54,6 +52,7 @@ def on_sphere(
     return dataclasses.replace(data, name=name, x=points.to(data.x.dtype), bounds=None, fixed=held)
 
 
+@takes(data=DATASET)
 def with_features(data: Dataset, features: str) -> Dataset:
     """``pixels`` for the data as they are, ``sphere`` for `on_sphere`, ``centred-sphere`` for the same after centring.
 

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holdfast._rules import COUNT, SEED, maybe, real, takes, whole
 from holdfast._tensors import generator
+from holdfast.data._rules import DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Dataset
 from holdfast.data.features import with_features
 from holdfast.data.tensors import from_tensors
@@ -18,6 +20,15 @@ from holdfast.errors import InputError
 SPACING = 5.0  # between centres, in units of half the ball distance: balls of two centres stay 3 halves apart
 
 
+@takes(
+    examples=maybe(whole(least=2)),
+    dimension=COUNT,
+    features=FEATURE_MAP,
+    validation=SHARE,
+    test=SHARE,
+    seed=SEED,
+    dtype=DTYPE,
+)
 def forced(
     examples: int | None = None,
     dimension: int = 8,
@@ -47,10 +58,6 @@ def forced(
         InputError: sizes too small.
     """
     examples = dimension + 1 if examples is None else examples
-    if dimension < 1 or examples < 2:
-        raise InputError(
-            f"forced needs dimension >= 1 and examples >= 2, got {dimension} and {examples}; raise what is too small."
-        )
     units = torch.eye(dimension, dtype=torch.float64)
     multiples = torch.arange(2, max(2, examples - dimension + 1), dtype=torch.float64)
     x = torch.cat([units[: examples - 1], multiples[:, None] * units[:1], torch.zeros(1, dimension).double()])
@@ -59,6 +66,17 @@ def forced(
     return with_features(data, features)
 
 
+@takes(
+    pairs=COUNT,
+    dimension=COUNT,
+    labelling=maybe(whole(least=0)),
+    distance=real(above=0),
+    features=FEATURE_MAP,
+    validation=SHARE,
+    test=SHARE,
+    seed=SEED,
+    dtype=DTYPE,
+)
 def shattering(
     pairs: int = 2,
     dimension: int = 4,
@@ -92,10 +110,6 @@ def shattering(
     Raises:
         InputError: sizes too small, or a number that is no labelling.
     """
-    if pairs < 1 or dimension < 1 or not (math.isfinite(distance) and distance > 0):
-        raise InputError(
-            f"shattering needs pairs >= 1, dimension >= 1 and distance > 0, got {pairs}, {dimension} and {distance}; mend these."
-        )
     bits = _digits(labelling, pairs * dimension, 2, seed).reshape(pairs, dimension)
     half = distance / 2
     offset = half / math.sqrt(dimension) * (2.0 * bits.double() - 1.0)
@@ -106,6 +120,7 @@ def shattering(
     return with_features(data, features)
 
 
+@takes(pairs=COUNT, dimension=COUNT, labelling=maybe(whole(least=0)), distance=real(above=0), seed=SEED)
 def shattered_points(
     pairs: int, dimension: int, *, labelling: int | None = None, distance: float = 1.0, seed: int = 0
 ) -> tuple[Float[Tensor, "points features"], Int[Tensor, " points"]]:
@@ -117,6 +132,18 @@ def shattered_points(
     return points.reshape(pairs * dimension, dimension), bits
 
 
+@takes(
+    examples=COUNT,
+    dimension=whole(least=2),
+    classes=whole(least=2),
+    separation=real(above=0, below=2),
+    labelling=maybe(whole(least=0)),
+    features=FEATURE_MAP,
+    validation=SHARE,
+    test=SHARE,
+    seed=SEED,
+    dtype=DTYPE,
+)
 def separated(
     examples: int = 16,
     dimension: int = 8,
@@ -145,10 +172,9 @@ def separated(
     Raises:
         InputError: sizes too small, points that do not fit, or a labelling that leaves a class empty.
     """
-    if dimension < 2 or classes < 2 or examples < classes or not 0 < separation < 2:
+    if examples < classes:
         raise InputError(
-            "separated needs dimension >= 2, classes >= 2, an example a class and separation in (0, 2), got "
-            f"{dimension}, {classes}, {examples} examples and {separation}; mend these."
+            f"separated needs an example a class, {classes} of them, got {examples} examples; raise their number."
         )
     labels = _digits(labelling, examples, classes, seed)
     if labelling is None:  # one example of each class, so that every class is there

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from holdfast._rules import FLAG, PATH, SEED, maybe, takes
+from holdfast.data._rules import CLASSES, DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Dataset
 from holdfast.data.features import with_features
 from holdfast.data.split import split_rows
@@ -18,6 +20,16 @@ from holdfast.errors import InputError
 IMAGES, LABELS = 2051, 2049  # magic numbers: bytes, three axes and one
 
 
+@takes(
+    folder=PATH,
+    classes=CLASSES,
+    features=FEATURE_MAP,
+    flatten=FLAG,
+    validation=SHARE,
+    test=maybe(SHARE),
+    seed=SEED,
+    dtype=DTYPE,
+)
 def idx(
     folder: str | Path,
     *,

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from holdfast._rules import PATH, takes
 from holdfast.data.base import Dataset
 from holdfast.data.digits import digits
 from holdfast.data.forced import forced, separated, shattering
@@ -23,6 +24,7 @@ WORDS: dict[str, Callable[..., Dataset]] = {
 ALLOWED = f"{', '.join(WORDS)}, a folder with IDX files, or an .npz file"
 
 
+@takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
     """The data set called ``name``: a word of `WORDS`, a folder with IDX files, or an ``.npz`` file.
 

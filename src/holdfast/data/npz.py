@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast._rules import PATH, SEED, maybe, takes
+from holdfast.data._rules import CLASSES, DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Bounds, Dataset
 from holdfast.data.features import with_features
 from holdfast.data.split import split_rows
@@ -24,6 +26,15 @@ NAMES = (
 )
 
 
+@takes(
+    file=PATH,
+    classes=CLASSES,
+    features=FEATURE_MAP,
+    validation=SHARE,
+    test=maybe(SHARE),
+    seed=SEED,
+    dtype=DTYPE,
+)
 def npz(
     file: str | Path,
     *,

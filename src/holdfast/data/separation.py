@@ -8,11 +8,14 @@ product that can only err on the side of keeping a pair (see `holdfast.data.scre
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from holdfast._arguments import EXAMPLES, LABELS, MASK
+from holdfast._rules import COUNT, FUNCTION, Rule, maybe, real, takes
 from holdfast._tensors import chunks, flatten, generator
 from holdfast.data.screens import SCREENS, Others, Rows, Screen
 from holdfast.errors import InputError
@@ -62,6 +65,31 @@ def paired_distances(a: Rows, b: Rows, norm: str) -> Float[Tensor, " rows"]:
     return gap.sum(1) if norm != "2" else gap.square_().sum(1).sqrt_()
 
 
+def _read_norm(value: Any) -> str:
+    kind: str = value.lower().removeprefix("l")
+    if kind not in SCREENS:
+        raise ValueError
+    return kind
+
+
+NORM = Rule(
+    what=f"one of {', '.join(SCREENS)}",
+    read=lambda value: _read_norm(value) if isinstance(value, str) else _read_norm(f"{float(value):g}"),
+    hint=lambda value: "'inf' bounds every feature alike",
+)
+
+
+@takes(
+    x=EXAMPLES,
+    y=LABELS,
+    norm=NORM,
+    radius=real(least=0),
+    fixed=maybe(MASK),
+    listed=COUNT,
+    counted=COUNT,
+    block=COUNT,
+    progress=maybe(FUNCTION),
+)
 def separation(
     x: Float[Tensor, "examples ..."],
     y: Int[Tensor, " examples"],
@@ -92,25 +120,20 @@ def separation(
     Raises:
         InputError: an unknown norm, a negative or infinite radius, or a mask of another shape than one example.
     """
-    kind = norm.lower().removeprefix("l")
-    if kind not in SCREENS:
+    if len(x) != len(y):
         raise InputError(
-            f"norm must be one of {', '.join(SCREENS)}, got {norm!r}; 'inf' bounds every feature alike."
-        )
-    if not (math.isfinite(radius) and radius >= 0):
-        raise InputError(
-            f"radius must be a finite number >= 0, got {radius}; use 0 to look for equal examples."
+            f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; pair them up."
         )
     if fixed is not None and fixed.shape != x.shape[1:]:
         raise InputError(
             f"fixed must have the shape of one example, {tuple(x.shape[1:])}, got {tuple(fixed.shape)}; "
             "give one true or false for each feature."
         )
-    search = _Search(flatten(x), y, kind, 2 * radius, listed, counted, block)
+    search = _Search(flatten(x), y, norm, 2 * radius, listed, counted, block)
     groups = _groups(flatten(x), y, None if fixed is None else fixed.reshape(-1))
     search.run(list(groups), None if fixed is None else ~fixed.reshape(-1), progress)
     return Separation(
-        norm=kind,
+        norm=norm,
         radius=radius,
         distance=search.best,
         closest=search.closest,

@@ -4,11 +4,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from holdfast._arguments import LABELS
+from holdfast._rules import SEED, maybe, real, takes, whole
 from holdfast._tensors import generator
 from holdfast.data.base import Split
 from holdfast.errors import InputError
 
 
+@takes(
+    y=LABELS,
+    validation=real(least=0, below=1),
+    test=real(least=0, below=1),
+    seed=SEED,
+    test_from=maybe(whole(least=0)),
+)
 def split_rows(
     y: Int[Tensor, " examples"],
     *,
@@ -28,9 +37,6 @@ def split_rows(
     Raises:
         InputError: a share outside [0, 1), or both adding up to 1 or more.
     """
-    for name, share in (("validation", validation), ("test", test)):
-        if not 0.0 <= share < 1.0:
-            raise InputError(f"{name} must be a share in [0, 1), got {share}; use 0 for an empty part.")
     if test_from is None and validation + test >= 1.0:
         raise InputError(
             f"validation + test must be below 1, got {validation} + {test}; leave some rows to train on."

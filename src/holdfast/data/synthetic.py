@@ -3,13 +3,28 @@
 import torch
 from torch import Generator, Tensor
 
+from holdfast._rules import COUNT, SEED, real, takes, whole
 from holdfast._tensors import generator
+from holdfast.data._rules import DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Dataset
 from holdfast.data.features import with_features
 from holdfast.data.tensors import from_tensors
 from holdfast.errors import InputError
 
 
+@takes(
+    examples=COUNT,
+    dimension=whole(least=2),
+    classes=whole(least=2),
+    clusters=COUNT,
+    separation=real(above=0, below=2),
+    spread=real(least=0, below=1),
+    features=FEATURE_MAP,
+    validation=SHARE,
+    test=SHARE,
+    seed=SEED,
+    dtype=DTYPE,
+)
 def spheres(
     examples: int = 400,
     dimension: int = 10,
@@ -43,14 +58,9 @@ def spheres(
     Raises:
         InputError: sizes too small, or clusters that do not fit on the sphere.
     """
-    if dimension < 2 or classes < 2 or clusters < 1 or examples < classes * clusters:
+    if examples < classes * clusters:
         raise InputError(
-            "spheres needs dimension >= 2, classes >= 2, clusters >= 1 and an example a cluster, got "
-            f"{dimension}, {classes}, {clusters} and {examples} examples; raise what is too small."
-        )
-    if not (0 < separation < 2 and 0 <= spread < 1):
-        raise InputError(
-            f"separation must lie in (0, 2) and spread in [0, 1), got {separation} and {spread}; 0.5 and 0.1 fit well."
+            f"spheres needs an example a cluster, {classes * clusters} of them, got {examples} examples; raise their number."
         )
     random = generator(seed)
     # 1e-5 is more than casting to float32 can take from a distance on the unit sphere

@@ -2,17 +2,30 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast._arguments import EXAMPLES, LABELS, TENSOR, Array, as_examples, as_labels, as_tensor
+from holdfast._rules import SEED, TEXT, kind, maybe, several, takes, whole
+from holdfast.data._rules import DTYPE, SHARE
 from holdfast.data.base import Bounds, Dataset, Split
 from holdfast.data.split import split_rows
 from holdfast.errors import InputError
 
-Array = Tensor | np.ndarray
 
-
+@takes(
+    x=EXAMPLES,
+    y=LABELS,
+    fixed=maybe(TENSOR),
+    classes=maybe(several(whole(), least=0)),
+    class_names=several(TEXT, least=0),
+    name=TEXT,
+    validation=SHARE,
+    test=SHARE,
+    seed=SEED,
+    split=maybe(kind(Split, what="a Split", hint="split_rows makes one")),
+    dtype=DTYPE,
+)
 def from_tensors(
     x: Array,
     y: Array,
@@ -44,11 +57,7 @@ def from_tensors(
     Raises:
         InputError: anything else than the above; the message names the argument and the remedy.
     """
-    if dtype not in (torch.float32, torch.float64):
-        raise InputError(
-            f"dtype must be torch.float32 or torch.float64, got {dtype}; lower precision voids proofs."
-        )
-    examples, labels = _examples(x), _labels(y)
+    examples, labels = as_examples("x", x).detach(), as_labels("y", y).detach()
     if len(examples) != len(labels):
         raise InputError(
             f"x and y must have one row and one label an example, got {len(examples)} rows and {len(labels)} labels; "
@@ -72,48 +81,6 @@ def from_tensors(
         fixed=None if fixed is None else _mask(fixed, examples),
         class_names=names or tuple(str(label) for label in range(count)),
     )
-
-
-def _tensor(values: Array, name: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach()
-    try:
-        return torch.tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name} must be an array of numbers ({error}); convert it to numpy first."
-        ) from error
-
-
-def _examples(values: Array) -> Tensor:
-    x = _tensor(values, "x")
-    if not x.is_floating_point():
-        raise InputError(
-            f"x must hold floating-point numbers, got {x.dtype}; scale pixels first, as x.float() / 255."
-        )
-    if x.ndim < 2 or x.numel() == 0:
-        raise InputError(
-            f"x must be (examples, features...) with at least one of each, got shape {tuple(x.shape)}; reshape it."
-        )
-    bad = ~x.reshape(len(x), -1).isfinite().all(1)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise InputError(
-            f"x must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first being row {first}; "
-            "drop or mend these rows."
-        )
-    return x
-
-
-def _labels(values: Array) -> Tensor:
-    y = _tensor(values, "y")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise InputError(f"y must hold integer labels, got {y.dtype}; use y.long().")
-    if y.ndim != 1:
-        raise InputError(
-            f"y must be one label an example, got shape {tuple(y.shape)}; use y.reshape(-1) or argmax."
-        )
-    return y.long()
 
 
 def _checked_split(split: Split | None, rows: int) -> Split | None:
@@ -183,10 +150,7 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
         raise InputError(
             f"bounds must be a pair (low, high) or None, got {bounds!r}; pixels have (0.0, 1.0)."
         )
-    low, high = (
-        torch.as_tensor(side if isinstance(side, Tensor) else np.asarray(side)).to(x.device, torch.float64)
-        for side in bounds
-    )
+    low, high = (as_tensor("bounds", side).to(x.device, torch.float64) for side in bounds)
     for side in (low, high):
         if side.ndim and side.shape != x.shape[1:]:
             raise InputError(
@@ -221,7 +185,7 @@ def _inside(x: Tensor, box: Bounds, dtype: torch.dtype) -> Tensor:
 
 
 def _mask(fixed: Array, x: Tensor) -> Tensor:
-    mask = _tensor(fixed, "fixed").to(x.device)
+    mask = as_tensor("fixed", fixed).to(x.device)
     if mask.dtype != torch.bool or mask.shape != x.shape[1:]:
         raise InputError(
             f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} of shape "

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import _tensors
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
+from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
 from holdfast.attacks import Attack, CleanAttack, in_mode
-from holdfast.attacks.base import AttackResult, balls_by_radius
+from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
 from holdfast.errors import InputError
 from holdfast.evaluation.memory import batch_size_for, halving
 from holdfast.evaluation.progress_file import Position, ProgressFile, fingerprint
 from holdfast.evaluation.result import Evaluation, Stage, together
-from holdfast.evaluation.suites import suite
-from holdfast.losses import CrossEntropy, Loss
-from holdfast.threats.base import Threat
+from holdfast.evaluation.suites import ATTACKS, suite
+from holdfast.losses import LOSS, Loss, as_loss
+from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.verification import Verification
 from holdfast.verification import verify as verified_bounds
 from holdfast.verification.methods import Method
@@ -29,20 +31,38 @@ PLAIN = {"auto": "crown", "alpha": "crown"}
 """Bounds without search, for examples of which only the loss is wanted."""
 
 
+@takes(
+    model=MODEL,
+    x=EXAMPLES,
+    y=LABELS,
+    threat=THREAT,
+    attacks=ATTACKS,
+    verify=maybe(word(*get_args(Method))),
+    verify_seconds=maybe(real(least=0, finite=False)),
+    loss=maybe(LOSS),
+    batch_size=maybe(COUNT),
+    drop_broken=FLAG,
+    sample=maybe(COUNT),
+    radii=maybe(RADII),
+    seed=SEED,
+    resume_from=maybe(PATH),
+    progress=maybe(FUNCTION),
+    notice=maybe(FUNCTION),
+)
 def evaluate(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    attacks: str | Sequence[Attack] = "standard",
+    x: Array,
+    y: Array,
+    threat: Threat | str,
+    attacks: str | Attack | Sequence[Attack | str] = "standard",
     *,
     verify: str | None = None,
     verify_seconds: float | None = None,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     batch_size: int | None = None,
     drop_broken: bool = True,
     sample: int | None = None,
-    radii: Tensor | None = None,
+    radii: Array | None = None,
     seed: int = 0,
     resume_from: str | Path | None = None,
     progress: Progress | None = None,
@@ -73,18 +93,15 @@ def evaluate(
     Raises:
         InputError: an unknown suite, or anything `Attack.run` refuses.
     """
-    cascade, loss = suite(attacks, threat), CrossEntropy() if loss is None else loss
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be >= 1, got {batch_size}; leave it out for what fits.")
-    if verify is not None and verify not in get_args(Method):
+    threat, loss = as_threat(threat), as_loss(loss)
+    cascade = suite(attacks, threat)
+    x, y = paired(model, x, y)
+    if verify is None and verify_seconds is not None:
         raise InputError(
-            f"verify must be one of {', '.join(get_args(Method))}, got {verify!r}; auto tries the cheapest first."
-        )
-    if len(x) != len(y) or len(x) == 0:
-        raise InputError(
-            f"x and y must have the same number of rows, at least one, got {len(x)} and {len(y)}; pair them up."
+            "verify_seconds limits the bounds that verify asks for, got it without verify; add verify='auto' or leave it out."
         )
     if radii is not None:
+        radii = as_tensor("radii", radii)
         if sample is not None or resume_from is not None:
             raise InputError("radii go with neither sample nor resume_from, got both; leave one out.")
         groups = balls_by_radius(threat, radii, len(x))
@@ -97,6 +114,7 @@ def evaluate(
         ]  # fmt: skip
         return together(parts, torch.cat([rows for rows, _ in groups]))
     device = _tensors.device_of(model, x)
+    checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None
     rows = drawn(len(x), sample, seed)
     if rows is not None:

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from holdfast._memory import free_bytes
+from holdfast._memory import free_bytes, out_of_memory
 from holdfast._tensors import device_of
 from holdfast.attacks.modes import attacking
 
@@ -57,11 +57,3 @@ def halving(work: Callable[[int], Result], size: int, notice: Callable[[str], No
             torch.cuda.empty_cache()
         size = size // 2
         notice(f"out of memory: going on with {size} examples at once")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is one of the ways in which memory runs out; on a CPU torch has no type of its own for it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return "allocate memory" in text or "not enough memory" in text or "out of memory" in text

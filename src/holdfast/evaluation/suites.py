@@ -1,10 +1,11 @@
 """Cascades by name."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from holdfast.attacks import APGD, FAB, PGD, Attack, CarliniWagner, Square
+from holdfast._rules import Rule, nearest_word
+from holdfast.attacks import APGD, ATTACK, FAB, PGD, Attack, CarliniWagner, Square
 from holdfast.attacks._ascent import is_l1
-from holdfast.errors import InputError
 from holdfast.threats.base import Threat
 
 
@@ -59,16 +60,33 @@ SUITES: dict[str, Callable[[Threat], tuple[Attack, ...]]] = {
 }
 
 
-def suite(attacks: str | Sequence[Attack], threat: Threat) -> tuple[Attack, ...]:
+def suite(attacks: str | Attack | Sequence[Attack | str], threat: Threat) -> tuple[Attack, ...]:
     """The attacks of a suite in order, or those given.
 
     Raises:
-        InputError: no suite has this name.
+        InputError: no suite has this name, or no attack is given.
     """
-    if not isinstance(attacks, str):
-        return tuple(attacks)
-    if attacks not in SUITES:
-        raise InputError(
-            f"attacks must be one of {', '.join(SUITES)}, or a sequence of attacks, got {attacks!r}; pick one of these."
-        )
-    return SUITES[attacks](threat)
+    chosen: str | tuple[Attack, ...] = ATTACKS("attacks", attacks)
+    return SUITES[chosen](threat) if isinstance(chosen, str) else chosen
+
+
+def _read_attacks(value: Any) -> str | tuple[Attack, ...]:
+    if isinstance(value, Attack):
+        return (value,)
+    if isinstance(value, str):
+        if value not in SUITES:
+            raise ValueError
+        return value
+    found = tuple(ATTACK("attacks", item) for item in value)
+    if not found:
+        raise ValueError
+    return found
+
+
+ATTACKS = Rule(
+    what=f"one of {', '.join(SUITES)}, or a sequence of at least one attack",
+    read=_read_attacks,
+    hint=lambda value: (
+        nearest_word(value, tuple(SUITES)) if isinstance(value, str) else "use 'clean' for none"
+    ),
+)

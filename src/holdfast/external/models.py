@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast import _imports
+from holdfast._rules import FLAG, MAPPING, PATH, kind, maybe, takes
 from holdfast.errors import InputError
 from holdfast.external.onnx import load_onnx
 from holdfast.external.programs import load_exported, load_torchscript
@@ -24,6 +25,12 @@ _NAMES = {"torchscript": "TorchScript", "export": "torch.export"}
 _PROGRAMS = {"torchscript": load_torchscript, "export": load_exported}
 
 
+@takes(
+    source=kind(str, Path, what="an import path or a file"),
+    weights=maybe(PATH),
+    init_args=maybe(MAPPING),
+    trusted=FLAG,
+)
 def load_model(
     source: str | Path,
     *,

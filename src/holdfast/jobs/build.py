@@ -30,7 +30,7 @@ from holdfast.networks.conv import MNISTConv
 from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
-from holdfast.threats import SphereSlice, Threat, parse_threat
+from holdfast.threats import Threat, as_threat
 
 DOMAIN_NORM = math.sqrt(3) / 2  # beside a constant 1/2, unit vectors: the domain of Gao et al. 2019
 
@@ -126,23 +126,12 @@ def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
     """The threat, within the data's box and leaving alone what may not change."""
     fixed = _fixed(config, data)
     bounds = data.bounds if config.box else None
-    kind, _, radius = config.spec.partition(":")
-    if kind == "sphere":
-        return SphereSlice(_radius(config.spec, radius), fixed=fixed)
-    if kind not in ("linf", "l2", "l1") and is_path(config.spec):
+    kind = config.spec.partition(":")[0]
+    if kind not in ("linf", "l2", "l1", "sphere") and is_path(config.spec):
         threat: Threat = imports.call(config.spec, config.init_args, {"bounds": bounds, "fixed": fixed})
         _refuse_other(threat, Threat, config.spec)
         return threat
-    return parse_threat(config.spec, bounds=bounds, fixed=fixed)
-
-
-def _radius(spec: str, text: str) -> float:
-    try:
-        return parse_threat(f"l2:{text}").radius
-    except InputError as error:
-        raise InputError(
-            f"threat must have a radius >= 0, as in sphere:0.1, got {spec!r}; mend it."
-        ) from error
+    return as_threat(config.spec, bounds=bounds, fixed=fixed)
 
 
 def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:

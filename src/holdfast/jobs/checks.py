@@ -1,11 +1,14 @@
 """What is checked before anything is spent: the data against the threat, and threat sets against each other."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from holdfast.attacks.base import checked_outputs
+from holdfast._memory import out_of_memory
+from holdfast.attacks.base import checked_model
 from holdfast.data import Dataset
 from holdfast.data.separation import separation
 from holdfast.errors import InputError
@@ -27,23 +30,11 @@ class Compatibility:
 
 
 def check_data(data: Dataset, threat: Threat) -> None:
-    """Refuse data without training examples, not finite, with labels out of range, or outside the threat's box."""
+    """Refuse data without training examples, or outside the threat's box; the rest `Dataset` has refused."""
     if len(data.train) == 0:
         raise InputError(
             f"data must have training examples, got none of {len(data.y)} in {data.name}; lower validation and test."
         )
-    rows = int((~torch.isfinite(data.x.reshape(len(data.x), -1)).all(1)).sum())
-    if rows:
-        raise InputError(
-            f"x must be finite, got NaN or infinity in {rows} of {len(data.x)} examples; remove or fill these rows."
-        )
-    if data.y.is_floating_point() or data.y.dtype == torch.bool or tuple(data.y.shape) != (len(data.x),):
-        raise InputError(
-            f"y must hold one integer label an example, got {data.y.dtype} of shape {tuple(data.y.shape)}; use y.long()."
-        )
-    low, high = int(data.y.min()), int(data.y.max())
-    if low < 0 or high >= data.classes:
-        raise InputError(f"y must lie in 0..{data.classes - 1}, got {low}..{high}; renumber the labels.")
     threat.check(data.x)
 
 
@@ -59,17 +50,7 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         raise InputError(
             f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and precision= for speed."
         )
-    x, y = data.train.x[:8].to(device, dtype), data.train.y[:8].to(device)
-    try:
-        outputs = checked_outputs(model.eval(), x, y)
-    except InputError:
-        raise
-    except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
-        raise InputError(
-            f"model must take a batch of shape {tuple(x.shape)}, but its forward pass failed ({why}); mend its layers, "
-            "or set HOLDFAST_DEBUG=1 to see where."
-        ) from error
+    outputs = checked_model(model, data.train.x[:4].to(device, dtype), data.train.y.to(device))
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
         raise InputError(
             f"model must return an output for each of {data.classes} classes (two classes: one will do), "
@@ -77,16 +58,37 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         )
 
 
-def check_weights(weights: Tensor | None, examples: int) -> None:
-    """Refuse example weights that are no distribution over the training examples."""
-    if weights is None:
+def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
+    """Refuse batches that the model cannot be trained on: batch norm has no variance to divide by where a batch is of one example.
+
+    A pass of a copy in training mode over as many examples as the smallest batch has; the global random state is left alone.
+
+    Raises:
+        InputError: the pass failed.
+    """
+    examples = len(data.train)
+    smallest = examples % batch_size or batch_size
+    if not any(isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm) for module in model.modules()):
         return
-    ok = tuple(weights.shape) == (examples,) and bool((weights >= 0).all())
-    if not ok or abs(float(weights.double().sum()) - 1) > 1e-4:
+    first = next(model.parameters())
+    x = data.train.x[:smallest].to(first.device, first.dtype)
+    devices = [first.device] if first.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            deepcopy(model).train()(x)
+    except (ValueError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise InputError(
-            f"example_weights must be {examples} numbers >= 0 that add up to 1, one a training example, got shape "
-            f"{tuple(weights.shape)} with sum {float(weights.double().sum()):.6g}; divide them by their sum."
-        )
+            f"the model must take every batch in training mode, but fails on the last one, of {smallest} of {examples} examples "
+            f"({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that leaves more, such as {_better(examples, batch_size)}."
+        ) from error
+
+
+def _better(examples: int, batch_size: int) -> int:
+    """The next batch size that leaves at least two examples for the last batch."""
+    larger = range(batch_size + 1, examples + 1)
+    return next((size for size in larger if examples % size != 1 and size > 1), examples)
 
 
 def check_compatible(data: Dataset, threat: Threat, *, allow: bool, progress: Progress) -> Compatibility:

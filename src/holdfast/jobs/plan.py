@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast._arguments import MODEL
 from holdfast._files import write_json
+from holdfast._rules import COUNT, FLAG, PATH, SEED, kind, maybe, real, several, takes, whole
 from holdfast._tensors import flatten
-from holdfast.attacks import PGD, Attack
+from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.certificates.required_width import CurvatureTerm, curvature_term
 from holdfast.data import Dataset
+from holdfast.data.base import DATASET
 from holdfast.data.separation import Separation, separation
 from holdfast.errors import InputError
 from holdfast.jobs.build import build_network
@@ -23,14 +26,14 @@ from holdfast.jobs.config import NetworkConfig
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.summary import versions
-from holdfast.losses import CrossEntropy, Loss
+from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.activations import RELU
 from holdfast.theory import RobustLossCurve, optimal_robust_loss
 from holdfast.theory.optimal import limit_of
 from holdfast.theory.optimal.function_class import function_class
 from holdfast.theory.optimal.search import first_slope
-from holdfast.threats import LpBall, Threat
+from holdfast.threats import LpBall, Threat, as_threat
 
 SAMPLE = 400  # training examples at most, unless asked otherwise
 RADII = 10
@@ -127,17 +130,32 @@ def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
     }
 
 
+@takes(
+    data=DATASET,
+    threat=kind(Threat, str, what="a Threat or text such as linf:0.1"),
+    model=maybe(MODEL),
+    radii=maybe(several(real(least=0))),
+    loss_aim=real(above=0),
+    gap_aim=real(above=0),
+    examples=whole(least=2),
+    attack=maybe(ATTACK),
+    loss=maybe(LOSS),
+    batch_size=COUNT,
+    seed=SEED,
+    out=maybe(PATH),
+    progress=FLAG,
+)
 def plan(
     data: Dataset,
-    threat: Threat,
+    threat: Threat | str,
     model: nn.Module | None = None,
     *,
     radii: Sequence[float] | None = None,
     loss_aim: float = 0.1,
     gap_aim: float = 0.01,
     examples: int = SAMPLE,
-    attack: Attack | None = None,
-    loss: Loss | None = None,
+    attack: Attack | str | None = None,
+    loss: Loss | str | None = None,
     batch_size: int = 128,
     seed: int = 0,
     out: str | Path | None = None,
@@ -161,12 +179,11 @@ def plan(
     """
     began = time.perf_counter()
     seen = Progress(enabled=progress)
+    threat, loss = as_threat(threat, bounds=data.bounds, fixed=data.fixed), as_loss(loss)
     check_data(data, threat)
-    _check(loss_aim, gap_aim, examples)
     if model is None:
         model = build_network(NetworkConfig(width=PROBE_WIDTH), data, seed=seed)
     check_model(model, data)
-    loss = CrossEntropy() if loss is None else loss
     found = _separation(data, threat, seen)
     part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
     kernel = limit_of(model)
@@ -188,7 +205,7 @@ def plan(
     cost = None
     if width is not None:
         with seen.stage("probing the cost of training"):
-            attack = PGD(steps=10) if attack is None else attack
+            attack = PGD(steps=10) if attack is None else as_attack(attack)
             cost = _cost(model, data, threat, attack, loss, width, batch_size)
     half = None if found is None else found.distance / 2
     result = Plan(
@@ -212,16 +229,6 @@ def write_plan(result: Plan, folder: Path) -> None:
     record = result.record()
     write_json(folder / "plan.json", record)
     write_plan_page(record, folder / "plan.html")
-
-
-def _check(loss_aim: float, gap_aim: float, examples: int) -> None:
-    for name, value in (("loss_aim", loss_aim), ("gap_aim", gap_aim)):
-        if not 0 < value < math.inf:
-            raise InputError(
-                f"{name} must be a finite number > 0, got {value}; leave it out for the usual one."
-            )
-    if examples < 2:
-        raise InputError(f"examples must be at least 2, got {examples}; {SAMPLE} is usual.")
 
 
 def _separation(data: Dataset, threat: Threat, seen: Progress) -> Separation | None:

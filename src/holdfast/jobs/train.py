@@ -17,31 +17,48 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast.attacks import PGD, Attack
-from holdfast.certificates.convergence import check_radius
+from holdfast._arguments import MODEL, TENSOR, Array, as_weights
+from holdfast._rules import (
+    COUNT,
+    FLAG,
+    FUNCTION,
+    MAPPING,
+    PATH,
+    SEED,
+    TEXT,
+    either,
+    kind,
+    maybe,
+    real,
+    takes,
+    whole,
+    word,
+)
+from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
+from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.jobs.checkpoint import Best, resume_state, stopping
-from holdfast.jobs.checks import check_compatible, check_data, check_model, check_weights
+from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model
 from holdfast.jobs.conclude import conclude, unfinished
 from holdfast.jobs.config import PRECISIONS
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row, kernel_row, metrics_row
 from holdfast.jobs.session import Session
 from holdfast.jobs.setting import save_setting
-from holdfast.jobs.start import check_start, start_from
+from holdfast.jobs.start import STARTS, check_start, start_from
 from holdfast.jobs.validation import BEST_BY, validate
-from holdfast.losses import CrossEntropy, Loss
+from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.runs import Run, RunWriter
 from holdfast.runs.run import read_weights
 from holdfast.theory import KernelWatch
-from holdfast.threats import Threat
+from holdfast.threats import Threat, as_threat
 from holdfast.trace import TraceRecorder, save_trace
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
-from holdfast.training.optimizers import SCHEDULES, OptimizerFactory, make_optimizer, unknown
+from holdfast.training.optimizers import OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
@@ -58,13 +75,51 @@ STALE = (
 """What a run in a folder of another one must not leave there."""
 
 
+@takes(
+    model=MODEL,
+    data=DATASET,
+    threat=kind(Threat, str, what="a Threat or text such as linf:0.1"),
+    attack=maybe(ATTACK),
+    loss=maybe(LOSS),
+    parameter_radius=maybe(real(above=0)),
+    project=FLAG,
+    epochs=COUNT,
+    batch_size=maybe(COUNT),
+    optimizer=either(word(*OPTIMIZERS), FUNCTION),
+    learning_rate=real(above=0),
+    momentum=real(least=0, below=1),
+    weight_decay=real(least=0),
+    schedule=word(*SCHEDULES),
+    seed=SEED,
+    out=maybe(PATH),
+    name=maybe(TEXT),
+    accelerator=TEXT,
+    devices=COUNT,
+    precision=word(*PRECISIONS),
+    strategy=TEXT,
+    evaluate_every=COUNT,
+    kernel_examples=maybe(whole(least=2)),
+    start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
+    evaluation_attack=maybe(ATTACK),
+    final_attack=maybe(ATTACK),
+    best_by=word(*BEST_BY),
+    example_weights=maybe(TENSOR),
+    trace=FLAG,
+    trace_every=maybe(COUNT),
+    tighten=whole(least=0),
+    certificate_radius=maybe(real(above=0)),
+    allow_incompatible=FLAG,
+    resume=FLAG,
+    progress=FLAG,
+    config=maybe(MAPPING),
+)
 def train(
     model: nn.Module,
     data: Dataset,
-    threat: Threat,
+    threat: Threat | str,
     *,
-    attack: Attack | None = None,
-    loss: Loss | None = None,
+    attack: Attack | str | None = None,
+    loss: Loss | str | None = None,
     parameter_radius: float | None = None,
     project: bool = True,
     epochs: int = 30,
@@ -84,10 +139,10 @@ def train(
     evaluate_every: int = 1,
     kernel_examples: int | None = None,
     start: nn.Module | str = "initial",
-    evaluation_attack: Attack | None = None,
-    final_attack: Attack | None = None,
+    evaluation_attack: Attack | str | None = None,
+    final_attack: Attack | str | None = None,
     best_by: str = "robust_loss",
-    example_weights: Tensor | None = None,
+    example_weights: Array | None = None,
     trace: bool = True,
     trace_every: int | None = None,
     tighten: int = 40,
@@ -131,22 +186,20 @@ def train(
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
-    _check_settings(
-        epochs=epochs, batch_size=batch_size, evaluate_every=evaluate_every, schedule=schedule, best_by=best_by,
-        parameter_radius=parameter_radius, certificate_radius=certificate_radius,
-    )  # fmt: skip
     check_start(start, parameter_radius)
     if resume and out is None:
         raise InputError("resume needs the run's folder, got none; pass out=.")
-    attack = PGD(steps=10) if attack is None else attack
-    loss = CrossEntropy() if loss is None else loss
+    attack = PGD(steps=10) if attack is None else as_attack(attack)
+    loss, threat = as_loss(loss), as_threat(threat, bounds=data.bounds, fixed=data.fixed)
     check_data(data, threat)
-    check_weights(example_weights, len(data.train))
+    if example_weights is not None:
+        example_weights = as_weights("example_weights", example_weights, len(data.train))
     fabric = _fabric(accelerator, devices, precision, strategy)
     seen = Progress(enabled=progress and fabric.is_global_zero)
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
+    check_batches(model, data, batch_size or len(data.train))
 
     fabric.launch()
     model.to(fabric.device)
@@ -180,8 +233,8 @@ def train(
     )
     session = Session(
         name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
-        evaluation=evaluation_attack or PGD(steps=10),
-        final=final_attack or PGD(steps=40, restarts=2, keep_best=True),
+        evaluation=PGD(steps=10) if evaluation_attack is None else as_attack(evaluation_attack),
+        final=PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack),
         example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
         best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
         reason=reason, recorder=recorder,
@@ -210,29 +263,6 @@ def train(
         session.writer.log("interrupted")
         return run
     return conclude(session, tighten=tighten)
-
-
-def _check_settings(
-    *,
-    epochs: int,
-    batch_size: int | None,
-    evaluate_every: int,
-    schedule: str,
-    best_by: str,
-    parameter_radius: float | None,
-    certificate_radius: float | None,
-) -> None:
-    for what, word, allowed in (("schedule", schedule, SCHEDULES), ("best_by", best_by, BEST_BY)):
-        if word not in allowed:
-            raise unknown(what, word, allowed)
-    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
-        if count is not None and count < 1:
-            raise InputError(
-                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
-            )
-    for radius in (parameter_radius, certificate_radius):
-        if radius is not None:
-            check_radius(radius)
 
 
 def _begin(session: Session, config: dict[str, Any] | None, start: nn.Module | str) -> None:
@@ -331,8 +361,6 @@ def _keep_weights(session: Session) -> None:
 
 def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:
     """Where training runs. 64-true is the model's own affair: fabric would cast its outputs back to float32."""
-    if precision not in PRECISIONS:
-        raise unknown("precision", str(precision), PRECISIONS)
     words: Any = "32-true" if precision == "64-true" else precision
     try:
         return Fabric(accelerator=accelerator, devices=devices, precision=words, strategy=strategy)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from holdfast._rules import Rule
 from holdfast.errors import InputError
 
 Values = Float[Tensor, "..."]
@@ -295,6 +297,17 @@ def _temperature(name: str) -> float:
         raise InputError(
             f"a centred softplus is named csp and its temperature, got {name!r}; csp1 is the usual one."
         ) from None
+
+
+def _read_activation(value: Any) -> Activation:
+    if isinstance(value, Activation):
+        return value
+    if not isinstance(value, str):
+        raise TypeError
+    return activation_named(value)
+
+
+ACTIVATION = Rule(what="the name of an activation, such as softplus, or an Activation", read=_read_activation)
 
 
 def activation_named(name: str) -> Activation:

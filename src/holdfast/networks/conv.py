@@ -3,10 +3,12 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._rules import COUNT, SEED, takes, whole
 from holdfast._tensors import generator
 from holdfast.errors import InputError
 
 
+@takes(classes=whole(least=2), channels=COUNT, size=whole(least=4), seed=SEED)
 class MNISTConv(nn.Module):
     """Two 5x5 convolutions (32 and 64 channels, each ReLU and 2x2 max-pooling), then 1024 ReLU units (Madry et al. 2018).
 
@@ -23,11 +25,7 @@ class MNISTConv(nn.Module):
 
     def __init__(self, classes: int = 10, channels: int = 1, size: int = 28, *, seed: int = 0) -> None:
         super().__init__()
-        if classes < 2:
-            raise InputError(f"classes must be >= 2, got {classes}; a classifier needs two or more.")
-        if channels < 1:
-            raise InputError(f"channels must be >= 1, got {channels}; grey images have 1, colour images 3.")
-        if size < 4 or size % 4:
+        if size % 4:
             raise InputError(
                 f"size must be a multiple of 4 (it is halved twice), got {size}; pad the images."
             )

@@ -7,11 +7,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._memory import require_memory
+from holdfast._rules import COUNT, FLAG, SEED, takes, whole, word
 from holdfast._tensors import flatten, generator
 from holdfast.errors import InputError
-from holdfast.networks.activations import Activation, activation_named
+from holdfast.networks.activations import ACTIVATION, Activation, activation_named
 
 
+@takes(
+    features=COUNT,
+    classes=whole(least=2),
+    width=COUNT,
+    depth=COUNT,
+    activation=ACTIVATION,
+    seed=SEED,
+    zero_start=FLAG,
+    input_layer=FLAG,
+    output=word("gaussian", "signed"),
+)
 class Dense(nn.Module):
     """The deep network of Gao et al. 2019, section 3, in NTK scaling; ``H = depth``, ``m = width``.
 
@@ -54,23 +67,11 @@ class Dense(nn.Module):
         output: str = "gaussian",
     ) -> None:
         super().__init__()
-        for argument, value, least in (
-            ("features", features, 1),
-            ("classes", classes, 2),
-            ("width", width, 1),
-            ("depth", depth, 1),
-        ):
-            if value < least:
-                raise InputError(f"{argument} must be >= {least}, got {value}; raise it to {least} or more.")
         self.features, self.classes, self.width, self.depth = features, classes, width, depth
         self.outputs = 1 if classes == 2 else classes
         self.activation = activation if isinstance(activation, Activation) else activation_named(activation)
         self.zero_start = zero_start
 
-        if output not in ("gaussian", "signed"):
-            raise InputError(
-                f"output must be 'gaussian' or 'signed', got {output!r}; 'signed' certifies tighter."
-            )
         self.output = output
         self.groups = 2 * self.outputs if output == "signed" else 1
         if width % self.groups:
@@ -79,8 +80,15 @@ class Dense(nn.Module):
                 f"{max(self.groups, round(width / self.groups) * self.groups)}."
             )
 
-        draw = generator(seed)
         first = width if input_layer else features
+        numbers = width * (first + (depth - 1) * width)
+        require_memory(
+            4 * ((1 + zero_start) * numbers + width * (self.outputs + input_layer * features)),
+            torch.device("cpu"),
+            f"a dense network of {depth} layers of width {width:,}",
+            "lower the width",
+        )
+        draw = generator(seed)
         weights = [torch.randn(width, width if layer else first, generator=draw) for layer in range(depth)]
         self.weights = nn.ParameterList(nn.Parameter(weight) for weight in weights)
         a = torch.randn(self.outputs, width, generator=draw)

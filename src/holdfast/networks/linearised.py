@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, jvp
 
+from holdfast._arguments import MODEL
+from holdfast._rules import takes
 from holdfast.errors import InputError
 
 Weights = dict[str, Tensor]
 
 
+@takes(model=MODEL)
 class Linearised(nn.Module):
     """``f_lin(x; W) = f(x; W0) + <grad_W f(x; W0), W - W0>``, with ``W0`` the weights that ``model`` has now (Lee et al. 2019, arXiv 1902.06720).
 

@@ -6,11 +6,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._arguments import TENSOR
+from holdfast._memory import require_memory
+from holdfast._rules import COUNT, FLAG, SEED, maybe, real, takes, whole, word
 from holdfast._tensors import flatten, generator
 from holdfast.errors import InputError
-from holdfast.networks.activations import Activation, activation_named
+from holdfast.networks.activations import ACTIVATION, Activation, activation_named
 
 
+@takes(
+    features=COUNT,
+    classes=whole(least=2),
+    width=COUNT,
+    activation=ACTIVATION,
+    outputs=word("signed", "dense"),
+    paired=FLAG,
+    train_output=FLAG,
+    scale=real(),
+    center=maybe(TENSOR),
+    constant=maybe(real()),
+    seed=SEED,
+)
 class TwoLayer(nn.Module):
     """``f_c(W, x) = m^(-1/2) sum_r a_rc act(w_r . z)`` with ``z`` a fixed affine map of ``x`` (Gao et al. 2019, two-layer form).
 
@@ -50,14 +66,6 @@ class TwoLayer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if classes < 2 or features < 1:
-            raise InputError(
-                f"a network needs features >= 1 and classes >= 2, got {features} and {classes}; check the data."
-            )
-        if outputs not in ("signed", "dense"):
-            raise InputError(
-                f"outputs must be 'signed' or 'dense', got {outputs!r}; 'signed' certifies tighter."
-            )
         self.outputs = 1 if classes == 2 else classes
         signed = outputs == "signed" or classes == 2
         unit = 2 * self.outputs if signed else 2 if paired else 1
@@ -77,6 +85,12 @@ class TwoLayer(nn.Module):
         self.register_buffer("scale", torch.tensor(float(scale)))
         self.register_buffer("center", None if center is None else center.detach().clone().flatten().float())
 
+        require_memory(
+            4 * width * (self.input_size + self.outputs),
+            torch.device("cpu"),
+            f"a two-layer network of width {width:,}",
+            "lower the width",
+        )
         draw = generator(seed)
         # Units with equal output rows stand together, so that a group is a slice of the weight matrix; groups are equally large.
         signs = torch.tensor([1.0, -1.0])

@@ -4,7 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._arguments import MODEL
+from holdfast._rules import takes
 
+
+@takes(model=MODEL)
 class LogOutputs(nn.Module):
     """Logits of a module that returns probabilities: ``log max(p, tiny)``, of which softmax gives ``p`` back.
 

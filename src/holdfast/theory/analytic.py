@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from holdfast._memory import require_memory
+from holdfast._rules import kind, takes
 from holdfast._tensors import chunks
 from holdfast.acceleration.products import product
 from holdfast.errors import InputError
 from holdfast.theory.angular import polynomial, power_series
 from holdfast.theory.duals import Rows, floored, root
-from holdfast.theory.memory import require_memory
 from holdfast.theory.spec import KernelSpec, spec_of
 
 TILE = (1024, 128)
@@ -24,6 +25,7 @@ WIDE_TILE = (4096, 4096)
 BUFFERS = 12  # tensors of a block's size alive at once, at most
 
 
+@takes(spec=kind(KernelSpec, nn.Module, what="a KernelSpec, a Dense or a TwoLayer network"))
 def ntk(spec: KernelSpec | nn.Module) -> "NTK":
     """The analytic kernel of a spec, or the one that a `Dense` or `TwoLayer` tends to as its width grows.
 

@@ -8,11 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from holdfast._rules import COUNT, TEXT, real, takes, whole
 from holdfast.data import Dataset, separation
+from holdfast.data.base import DATASET
 from holdfast.errors import InputError
 from holdfast.theory.projected import projected_width
 from holdfast.theory.sign_patterns import shattering_width
-from holdfast.threats import LpBall, Threat
+from holdfast.threats import THREAT, LpBall, Threat
 
 Kind = Literal["proved", "order only"]
 PROVED: Kind = "proved"
@@ -44,6 +46,7 @@ class CapacityBound:
     source: str
 
 
+@takes(data=DATASET, threat=THREAT)
 def robustness_ratio(data: Dataset, threat: Threat) -> float:
     """``rho``: the threat's radius over half the smallest distance between labels of the training part, in its norm; exact.
 
@@ -60,14 +63,13 @@ def robustness_ratio(data: Dataset, threat: Threat) -> float:
     return ball.radius / found.largest_compatible_radius
 
 
+@takes(data=DATASET, norm=TEXT, rho=real(least=0))
 def radius_for(data: Dataset, norm: str, rho: float) -> float:
     """The radius at which these data have this ``rho``, in input units: ``rho distance / 2``; the data's own fixed features stay fixed.
 
     Raises:
         InputError: ``rho`` negative, or no opposite-label pair at a finite distance above 0.
     """
-    if not (math.isfinite(rho) and rho >= 0):
-        raise InputError(f"rho must be a finite number >= 0, got {rho}; below 1 robust fits exist.")
     part = data.train
     distance = separation(part.x, part.y, norm=norm, fixed=data.fixed).distance
     if not 0 < distance < math.inf:
@@ -77,6 +79,7 @@ def radius_for(data: Dataset, norm: str, rho: float) -> float:
     return rho * distance / 2
 
 
+@takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
     """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim, Moon and Yun 2025, arXiv 2510.24643).
 
@@ -94,6 +97,7 @@ def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
     )  # fmt: skip
 
 
+@takes(data=DATASET, threat=THREAT)
 def first_hidden_width(data: Dataset, threat: Threat) -> CapacityBound:
     """Least first hidden width of a robust fit of these very data: the argument of `forced_width` on any differences of labels.
 
@@ -108,6 +112,7 @@ def first_hidden_width(data: Dataset, threat: Threat) -> CapacityBound:
     )  # fmt: skip
 
 
+@takes(data=DATASET, threat=THREAT, hidden_layers=whole(least=1, most=2))
 def bounds(data: Dataset, threat: Threat, *, hidden_layers: int = 1) -> tuple[CapacityBound, ...]:
     """Every bound known for data of this size under this threat, those that are proved first.
 

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from holdfast._arguments import EXAMPLES, LABELS, MODEL
+from holdfast._rules import SEED, takes, whole
 from holdfast._tensors import generator
-from holdfast.errors import InputError
 from holdfast.theory.empirical import empirical_ntk
 
 Kernel = Float[Tensor, "n n"]
@@ -74,6 +75,7 @@ def extreme_eigenvalues(kernel: Kernel) -> tuple[float, float]:
     return float(values[-1]), float(values[0])
 
 
+@takes(model=MODEL, x=EXAMPLES, y=LABELS, classes=whole(least=2), examples=whole(least=2), seed=SEED)
 class KernelWatch:
     """The kernel of ``model`` on a fixed sample of examples, and the weights, as they are now: what later looks compare with.
 
@@ -97,8 +99,6 @@ class KernelWatch:
         examples: int,
         seed: int = 0,
     ) -> None:
-        if examples < 2:
-            raise InputError(f"kernel_examples must be a whole number >= 2, got {examples}; try 64.")
         rows = torch.randperm(len(x), generator=generator(seed))[:examples].sort().values.to(x.device)
         self.x, self.y, self.classes = x[rows], y[rows], classes
         self.start = empirical_ntk(model, self.x)

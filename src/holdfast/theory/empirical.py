@@ -13,13 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
+from holdfast._arguments import MODEL, POINTS, TENSOR, Array, as_inputs, as_tensor
+from holdfast._memory import require_memory
+from holdfast._rules import COUNT, maybe, takes, word
 from holdfast._tensors import chunks
 from holdfast.acceleration.products import product
+from holdfast.attacks.base import answered
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import InputError
 from holdfast.networks import Linearised
 from holdfast.theory.factors import Factor, factors_of, numbers_held
-from holdfast.theory.memory import require_memory
 
 Outputs = Literal["trace", "mean", "full"]
 BLOCK = 512  # points whose layer inputs and gradients are held at once
@@ -28,10 +31,11 @@ BLOCK = 512  # points whose layer inputs and gradients are held at once
 COLUMNS = 64  # of a block of points with itself, of which only the lower half is multiplied
 
 
+@takes(model=MODEL, x1=POINTS, x2=maybe(POINTS), outputs=word(*get_args(Outputs)), block=COUNT)
 def empirical_ntk(
     model: nn.Module,
-    x1: Float[Tensor, "n ..."],
-    x2: Float[Tensor, "m ..."] | None = None,
+    x1: Array,
+    x2: Array | None = None,
     *,
     outputs: str = "trace",
     block: int = BLOCK,
@@ -47,12 +51,8 @@ def empirical_ntk(
     Raises:
         InputError: no trainable parameters, outputs that are not (batch, outputs), an unknown word, or too little memory.
     """
-    if outputs not in get_args(Outputs):
-        raise InputError(
-            f"outputs must be one of {', '.join(get_args(Outputs))}, got {outputs!r}; 'trace' gives (n, m)."
-        )
-    if block < 1:
-        raise InputError(f"block must be >= 1, got {block}; leave it out for {BLOCK}.")
+    x1 = as_inputs(model, as_tensor("x1", x1))
+    x2 = None if x2 is None else as_inputs(model, as_tensor("x2", x2))
     if isinstance(model, Linearised):
         model = model.tangent_model()
     symmetric = x2 is None or x2 is x1
@@ -84,6 +84,7 @@ def empirical_ntk(
         return result.div_(classes) if outputs == "mean" else result
 
 
+@takes(model=MODEL, x1=POINTS, x2=POINTS, vector=TENSOR, block=COUNT)
 def empirical_ntk_product(
     model: nn.Module,
     x1: Float[Tensor, "n ..."],
@@ -134,8 +135,7 @@ def _call(model: nn.Module, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
 def _classes(model: nn.Module, x: Tensor) -> int:
     if not _trained(model):
         raise InputError("model must have parameters that require a gradient, got none; unfreeze some.")
-    with torch.no_grad():
-        outputs = model(x[:1])
+    outputs = answered(model, x[:1])
     if outputs.ndim != 2:
         raise InputError(
             f"model must give (batch, outputs), got {tuple(outputs.shape)}; flatten its outputs."

@@ -19,9 +19,9 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from holdfast._memory import require_memory
 from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
-from holdfast.theory.memory import require_memory
 
 Call = tuple[Tensor, Tensor]
 """What a layer was given and what it gave."""

@@ -1,6 +1,5 @@
 """What a kernel must know of a network: its activation, its depth, which layers are trained and how inputs enter."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,10 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._arguments import TENSOR
+from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast._tensors import flatten
 from holdfast.errors import InputError
 from holdfast.networks import Activation, Dense, TwoLayer, activation_named
-from holdfast.networks.activations import ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
+from holdfast.networks.activations import ACTIVATION, ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
 from holdfast.theory.duals import Dual, Erf, PiecewiseLinear, SquaredReLU
 from holdfast.theory.expansion import Expanded
 from holdfast.theory.shifted import ShiftedReLU
@@ -19,6 +20,17 @@ from holdfast.theory.shifted import ShiftedReLU
 Trained = Literal["hidden", "hidden and output", "all"]
 
 
+@takes(
+    activation=ACTIVATION,
+    depth=COUNT,
+    trained=word(*get_args(Trained)),
+    shift=real(),
+    normalised=FLAG,
+    output_variance=real(least=0),
+    scale=real(),
+    center=maybe(TENSOR),
+    constant=maybe(real()),
+)
 @dataclass(frozen=True, kw_only=True)
 class KernelSpec:
     """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``, ``x^0 = A z``.
@@ -47,26 +59,6 @@ class KernelSpec:
     scale: float = 1.0
     center: Tensor | None = None
     constant: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise InputError(f"depth must be >= 1, got {self.depth}; one hidden layer is the least.")
-        if self.trained not in get_args(Trained):
-            allowed = ", ".join(map(repr, get_args(Trained)))
-            raise InputError(
-                f"trained must be one of {allowed}, got {self.trained!r}; 'hidden' is the paper's."
-            )
-        for name in ("shift", "scale", "output_variance"):
-            if not math.isfinite(getattr(self, name)):
-                raise InputError(
-                    f"{name} must be a finite number, got {getattr(self, name)}; 0 or 1 is usual."
-                )
-        if self.output_variance < 0:
-            raise InputError(
-                f"output_variance must be >= 0, got {self.output_variance}; it is a mean of squares."
-            )
-        if not isinstance(self.activation, Activation):
-            activation_named(self.activation)  # refuses an unknown name now, not at the first kernel
 
     @property
     def act(self) -> Activation:

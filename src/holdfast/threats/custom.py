@@ -1,12 +1,12 @@
 """A user's own threat, given by its projection."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from holdfast._rules import FUNCTION, TEXT, maybe, real, takes
 from holdfast._tensors import generator, per_example
 from holdfast.errors import InputError
 from holdfast.projections import lengths
@@ -19,6 +19,7 @@ Membership = Callable[[Tensor, Tensor], Tensor]
 _FAR = 1e6  # how many radii away the point is whose projection stands for a linear maximiser
 
 
+@takes(project=FUNCTION, radius_hint=real(above=0), contains=maybe(FUNCTION), name=TEXT)
 class CustomThreat(Threat):
     """Closed convex sets ``B(x)`` known by ``project(points, x)``, the nearest point of ``B(x_i)`` in the Euclidean norm.
 
@@ -42,11 +43,6 @@ class CustomThreat(Threat):
         contains: Membership | None = None,
         name: str = "custom",
     ) -> None:
-        if not (math.isfinite(radius_hint) and radius_hint > 0):
-            raise InputError(
-                f"radius_hint must be a finite number > 0, got {radius_hint}; give the largest distance a point of the set"
-                " can have from its example."
-            )
         self._project, self._contains, self._name, self._radius = project, contains, name, float(radius_hint)
 
     @property

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from holdfast import projections
+from holdfast._arguments import MASK, as_tensor
+from holdfast._rules import Rule, maybe, real, takes
 from holdfast.errors import InputError
 from holdfast.threats import _geometry as geometry
 from holdfast.threats._geometry import Limits, Rows
@@ -17,6 +20,39 @@ from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 _MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1": projections.maximise_l1}
 _SPARE = 1.5e-5  # share of the radius by which a rough projection may be off
 _DUAL = {"inf": "1", "2": "2", "1": "inf"}
+SPARSITY = 0.05
+
+
+def _read_norm(norm: Any) -> str:
+    text = norm.strip().lower() if isinstance(norm, str) else f"{float(norm):g}"
+    text = text.removeprefix("l")
+    if text not in _DUAL or isinstance(norm, bool):
+        raise ValueError
+    return text
+
+
+def _read_bounds(value: Any) -> tuple[float | Tensor, float | Tensor]:
+    low, high = (_edge(side) for side in value)
+    return low, high
+
+
+def _edge(side: Any) -> float | Tensor:
+    plain = real(finite=False)
+    if isinstance(side, int | float | str) or getattr(side, "shape", None) == ():
+        return float(plain.read(side))
+    return as_tensor("bounds", side)
+
+
+NORM = Rule(
+    what="'inf', '2' or '1'",
+    read=_read_norm,
+    hint=lambda value: "'inf' bounds the change of every feature alike",
+)
+BOUNDS = Rule(
+    what="a pair (low, high) of numbers or of tensors, without NaN",
+    read=_read_bounds,
+    hint=lambda value: "pixels have (0.0, 1.0)",
+)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -47,6 +83,13 @@ class LpBall(Threat):
     sparsity: float
     _limits: dict[tuple[object, ...], Limits] = field(init=False, repr=False)
 
+    @takes(
+        norm=NORM,
+        radius=real(least=0),
+        bounds=maybe(BOUNDS),
+        fixed=maybe(MASK),
+        sparsity=real(above=0, most=1),
+    )
     def __init__(
         self,
         norm: str | float | int,
@@ -54,15 +97,15 @@ class LpBall(Threat):
         *,
         bounds: tuple[float | int | Tensor, float | int | Tensor] | None = None,
         fixed: Tensor | None = None,
-        sparsity: float = 0.05,
+        sparsity: float = SPARSITY,
     ) -> None:
         geometry.checked_mask(fixed)
-        if not 0 < sparsity <= 1:
+        if sparsity != SPARSITY and norm != "1":
             raise InputError(
-                f"sparsity must lie in (0, 1], got {sparsity}; it is the share of features an l1 step moves."
+                f"sparsity is for the l1 norm, got it with norm {norm!r}; leave it out, or use norm '1'."
             )
         values = {
-            "norm": _norm_name(norm),
+            "norm": norm,
             "radius": geometry.checked_radius(radius),
             "bounds": _checked_bounds(bounds),
             "fixed": fixed,
@@ -258,22 +301,17 @@ def _between(x: Rows, points: Rows, share: Float[Tensor, "batch 1"]) -> Rows:
     return moved
 
 
-def _norm_name(norm: str | float | int) -> str:
-    text = norm.strip().lower() if isinstance(norm, str) else f"{norm:g}"
-    text = text.removeprefix("l")
-    if text not in _DUAL:
-        raise InputError(
-            f"norm must be 'inf', '2' or '1', got {norm!r}; 'inf' bounds the change of every feature alike."
-        )
-    return text
-
-
 def _checked_bounds(
     bounds: tuple[float | int | Tensor, float | int | Tensor] | None,
 ) -> tuple[float | Tensor, float | Tensor] | None:
     if bounds is None:
         return None
     low, high = (edge if isinstance(edge, Tensor) else float(edge) for edge in bounds)
+    for edge in (low, high):
+        if isinstance(edge, Tensor) and (edge.is_complex() or edge.dtype == torch.bool):
+            raise InputError(
+                f"bounds must be numbers or tensors of numbers, got {edge.dtype}; pixels have (0.0, 1.0)."
+            )
     if not bool(torch.all(torch.as_tensor(low).cpu() <= torch.as_tensor(high).cpu())):
         raise InputError(
             f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and {_short(high)};"

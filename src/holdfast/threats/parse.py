@@ -1,12 +1,15 @@
 """Threats as short text: ``linf:0.1``, ``l2:0.5``, ``l1:3``, ``linf:8/255``."""
 
 import difflib
-from fractions import Fraction
+from typing import Any
 
 from torch import Tensor
 
+from holdfast._rules import Rule, shown
 from holdfast.errors import InputError
+from holdfast.threats.base import Threat
 from holdfast.threats.lp import LpBall
+from holdfast.threats.sphere import SphereSlice
 
 _FORMS = "linf:0.1, l2:0.5, l1:3 or a fraction as in linf:8/255"
 _NORMS = ("linf", "l2", "l1")
@@ -26,6 +29,8 @@ def parse_threat(
     >>> parse_threat("linf:8/255").radius * 255
     8.0
     """
+    if not isinstance(text, str):
+        raise InputError(f"threat must be of the form {_FORMS}, got {shown(text)}; write it as text.")
     word, colon, number = text.strip().partition(":")
     norm = word.strip().lower()
     norm = norm if norm.startswith("l") else f"l{norm}"
@@ -39,10 +44,49 @@ def parse_threat(
     raise InputError(f"threat must be of the form {_FORMS}, got {text!r}; did you mean {meant}?")
 
 
+def as_threat(
+    value: Threat | str,
+    *,
+    bounds: tuple[float | int | Tensor, float | int | Tensor] | None = None,
+    fixed: Tensor | None = None,
+) -> Threat:
+    """The threat itself, or the one that text describes: ``linf:0.1``, ``l2:0.5``, ``l1:3``, ``sphere:0.1``.
+
+    Args:
+        bounds: valid box of a threat given as text; ``None`` for no box.
+        fixed: features that it may not change.
+
+    Raises:
+        InputError: neither a threat nor such text.
+
+    >>> as_threat("l2:0.5").spec
+    'l2:0.5'
+    """
+    if isinstance(value, Threat):
+        return value
+    if not isinstance(value, str):
+        raise InputError(
+            f"threat must be a Threat or text such as linf:0.1, got {shown(value)}; LpBall('inf', 0.1) is one."
+        )
+    word, _, number = value.partition(":")
+    if word.strip().lower() != "sphere":
+        return parse_threat(value, bounds=bounds, fixed=fixed)
+    radius = _number(number)
+    if radius is None or not 0 <= radius < float("inf"):
+        raise InputError(f"threat must have a radius >= 0, as in sphere:0.1, got {value!r}; mend it.")
+    return SphereSlice(radius, fixed=fixed)
+
+
 def _number(text: str) -> float | None:
     top, slash, bottom = text.partition("/")
     try:
-        # Division of floats, as in Python's own 8 / 255: Fraction only reads the text.
-        return float(Fraction(top.strip())) / (float(Fraction(bottom.strip())) if slash else 1.0)
+        return float(top) / (float(bottom) if slash else 1.0)
     except (ValueError, ZeroDivisionError, OverflowError):
         return None
+
+
+def _read_threat(value: Any) -> Threat:
+    return as_threat(value)
+
+
+THREAT = Rule(what="a Threat or text such as linf:0.1", read=_read_threat)

@@ -8,12 +8,15 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from holdfast import projections
+from holdfast._arguments import MASK
+from holdfast._rules import maybe, real, takes
 from holdfast.projections import lengths
 from holdfast.threats import _geometry as geometry
 from holdfast.threats._geometry import Limits, Rows
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
 
+@takes(radius=real(least=0), fixed=maybe(MASK))
 @dataclass(frozen=True, eq=False)
 class SphereSlice(Threat):
     """``B(x) = {x' : ||x' - x||_2 <= radius, ||x'_free||_2 <= ||x_free||_2, x' = x in the fixed features}``.

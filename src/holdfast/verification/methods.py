@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from holdfast import _tensors
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
+from holdfast._rules import COUNT, FUNCTION, maybe, real, takes, word
 from holdfast.attacks import PGD, checked_outputs, in_mode
 from holdfast.attacks.margins import margin
-from holdfast.errors import InputError
-from holdfast.threats.base import Threat
+from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.verification import crown
 from holdfast.verification.alpha import optimised_margins
 from holdfast.verification.branching import branch, can_branch, kinks, refuting
@@ -41,11 +42,21 @@ UNITS = 1024  # above, `auto` does not branch
 ATTACK = PGD(steps=30, restarts=3)  # for a refuting point, before branching
 
 
+@takes(
+    model=MODEL,
+    x=EXAMPLES,
+    y=LABELS,
+    threat=THREAT,
+    method=word(*get_args(Method)),
+    steps=COUNT,
+    seconds=maybe(real(least=0, finite=False)),
+    progress=maybe(FUNCTION),
+)
 def verify(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
+    x: Array,
+    y: Array,
+    threat: Threat | str,
     method: str = "crown",
     *,
     steps: int = 20,
@@ -74,14 +85,8 @@ def verify(
         InputError: an unknown method, a layer without bounds (its path and type are named), or anything an attack refuses.
     """
     began = time.monotonic()
-    if method not in get_args(Method):
-        raise InputError(
-            f"method must be one of {', '.join(get_args(Method))}, got {method!r}; crown is the default."
-        )
-    if steps < 1:
-        raise InputError(f"steps must be >= 1, got {steps}; use method='crown' for none.")
-    if seconds is not None and not seconds >= 0:
-        raise InputError(f"seconds must be >= 0, got {seconds}; leave it out for no limit.")
+    threat = as_threat(threat)
+    x, y = paired(model, x, y)
     deadline = None if seconds is None else began + seconds
     device = _tensors.device_of(model, x)
     with torch.inference_mode(False), torch.no_grad(), in_mode(model, "eval"):

@@ -14,8 +14,9 @@ from scipy.stats import beta
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
+from holdfast._rules import COUNT, SEED, real, takes
 from holdfast.attacks import checked_outputs, in_mode
-from holdfast.errors import InputError
 
 ABSTAIN = -1
 
@@ -57,10 +58,21 @@ class SmoothedCertificate:
         return float(self.verified(radius).double().mean())
 
 
+@takes(
+    model=MODEL,
+    x=EXAMPLES,
+    y=LABELS,
+    sigma=real(above=0),
+    samples=COUNT,
+    selection=COUNT,
+    alpha=real(above=0, below=1),
+    batch_size=COUNT,
+    seed=SEED,
+)
 def smooth(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
     sigma: float,
     samples: int = 10_000,
@@ -84,15 +96,7 @@ def smooth(
     Raises:
         InputError: a number out of range, or examples or outputs that an attack would refuse.
     """
-    if not 0 < sigma < float("inf"):
-        raise InputError(
-            f"sigma must be > 0 and finite, got {sigma}; a quarter of the features' spread is usual."
-        )
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must lie in (0, 1), got {alpha}; 0.001 is usual.")
-    for word, number in (("samples", samples), ("selection", selection), ("batch_size", batch_size)):
-        if number < 1:
-            raise InputError(f"{word} must be >= 1, got {number}; leave it out for the default.")
+    x, y = paired(model, x, y)
     device = _tensors.device_of(model, x)
     x, y = x.detach().to(device), y.to(device)
     generator = _tensors.generator(seed, device)

@@ -1,6 +1,5 @@
 """The search: keep attacked points, solve the finite problem, attack its solution, add what hurts, until the bracket is narrow."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -12,16 +11,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from holdfast import _tensors
-from holdfast.attacks import PGD, Attack
+from holdfast._arguments import EXAMPLES, LABELS, Array, as_examples, as_labels
+from holdfast._memory import require_memory
+from holdfast._rules import COUNT, FUNCTION, SEED, maybe, real, several, takes, whole
+from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.modes import attacking
 from holdfast.errors import InputError
-from holdfast.losses import CrossEntropy, Loss, correct
-from holdfast.theory.memory import require_memory
+from holdfast.losses import LOSS, Loss, as_loss, correct
 from holdfast.theory.optimal.curve import RobustLossCurve, Solution, as_tensor
 from holdfast.theory.optimal.finite import FiniteProblem, Line
 from holdfast.theory.optimal.function_class import FunctionClass, function_class
-from holdfast.threats.base import Points, Threat
+from holdfast.threats import THREAT, Threat, as_threat
+from holdfast.threats.base import Points
 
 TOLERANCE = 0.004
 ROUNDS = 12  # a radius
@@ -33,17 +35,31 @@ BLOCK = 1024  # examples attacked at once
 Report = Callable[[float], None]
 
 
+@takes(
+    x=EXAMPLES,
+    y=LABELS,
+    threat=maybe(THREAT),
+    radii=several(real(least=0)),
+    loss=maybe(LOSS),
+    classes=maybe(whole(least=2)),
+    tolerance=real(above=0),
+    attack=maybe(ATTACK),
+    rounds=COUNT,
+    until=maybe(real(least=0)),
+    seed=SEED,
+    progress=maybe(FUNCTION),
+)
 def optimal_robust_loss(
     kernel: Any,
-    x: Float[Tensor, "examples ..."],
-    y: Int[Tensor, " labels"],
-    threat: Threat | None,
+    x: Array,
+    y: Array,
+    threat: Threat | str | None,
     radii: Sequence[float],
     *,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     classes: int | None = None,
     tolerance: float = TOLERANCE,
-    attack: Attack | None = None,
+    attack: Attack | str | None = None,
     rounds: int = ROUNDS,
     until: float | None = None,
     seed: int = 0,
@@ -73,15 +89,18 @@ def optimal_robust_loss(
         InputError: no or bad radii, a loss that is not convex, examples the threat refuses, or a working set beyond memory.
     """
     began = time.perf_counter()
-    loss = CrossEntropy() if loss is None else loss
-    _check(x, y, radii, loss, tolerance, rounds)
+    loss = as_loss(loss)
+    threat = None if threat is None else as_threat(threat)
+    x, y = as_examples("x", x), as_labels("y", y)
+    classes = max(2, int(y.max()) + 1) if classes is None else classes
+    _check(x, y, loss, classes)
     x = x.detach().double()
     if threat is not None:
         threat.check(x)
-    functions = function_class(kernel, x, max(2, int(y.max()) + 1) if classes is None else classes)
+    functions = function_class(kernel, x, classes)
     search = _Search(
         functions=functions, x=x, y=y.long(), threat=threat, loss=loss, tolerance=tolerance, rounds=rounds,
-        attack=PGD(steps=40, restarts=2, start="example") if attack is None else attack, seed=seed,
+        attack=PGD(steps=40, restarts=2, start="example") if attack is None else as_attack(attack), seed=seed,
         working=_Working(points=x, owner=torch.arange(len(x), device=x.device), coefficients=(none := x.new_zeros(len(x), functions.outputs)), held=none),
     )  # fmt: skip
     found: dict[float, _Reached] = {}
@@ -123,18 +142,14 @@ def first_slope(
     return float(state.value), problem.line(state).slope
 
 
-def _check(x: Tensor, y: Tensor, radii: Sequence[float], loss: Loss, tolerance: float, rounds: int) -> None:
-    if len(radii) == 0 or not all(math.isfinite(radius) and radius >= 0 for radius in radii):
-        raise InputError(
-            f"radii must be finite numbers >= 0, at least one, got {list(radii)}; e.g. [5, 20, 60]."
-        )
+def _check(x: Tensor, y: Tensor, loss: Loss, classes: int) -> None:
     if not loss.convex:
         raise InputError(f"the loss must be convex, got {loss.name}; use cross-entropy or hinge.")
-    if len(x) != len(y) or len(x) == 0:
+    if len(x) != len(y):
         raise InputError(f"x and y must have one row an example, got {len(x)} and {len(y)}; pair them.")
-    if not (tolerance > 0 and rounds >= 1):
+    if int(y.min()) < 0 or int(y.max()) >= classes:
         raise InputError(
-            f"tolerance must be > 0 and rounds >= 1, got {tolerance} and {rounds}; leave them out."
+            f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}; renumber the labels or raise classes."
         )
 
 

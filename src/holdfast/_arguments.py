@@ -1,0 +1,192 @@
+"""Rules for tensors, models and labels; `holdfast._rules` has those for numbers and words.
+
+Conversions that lose nothing a user means are made: numpy arrays and lists become tensors, labels of any integer type int64, examples
+take the dtype of the model's parameters. The rest is refused.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast._rules import Rule, kind
+from holdfast.errors import InputError
+
+Array = Tensor | np.ndarray
+"""What may be given where a tensor is needed."""
+CLASSIFICATION = "Holdfast is for classification, where each example has one class out of 0, 1, .."
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor of numbers: one as it is, an array or nested lists converted.
+
+    Raises:
+        InputError: nothing that numpy makes an array of numbers of.
+    """
+    if isinstance(value, Tensor):
+        if value.is_sparse or value.is_quantized or value.is_nested:
+            raise InputError(
+                f"{name} must be a plain tensor, got a sparse, quantised or nested one; use .to_dense()."
+            )
+        return value
+    if value is None or isinstance(value, str | bytes | dict | set | nn.Module | type) or callable(value):
+        raise InputError(f"{name} must be a tensor or an array of numbers, got {_came(value)}; convert it.")
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{array.dtype} is no type of numbers")
+        if array.dtype.byteorder == ">" or any(stride < 0 for stride in array.strides):
+            array = array.astype(array.dtype.newbyteorder("="))
+        with_own_memory = array if array.flags.writeable else array.copy()
+        return torch.as_tensor(with_own_memory.copy() if array is not value else with_own_memory)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"{name} must be a tensor or an array of numbers, got {_came(value)} ({why}); convert it."
+        ) from error
+
+
+def _came(value: Any) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def as_examples(name: str, value: Any) -> Tensor:
+    """Finite floating-point examples (examples, ...), at least one.
+
+    Raises:
+        InputError: anything else.
+    """
+    x = as_tensor(name, value)
+    if not x.is_floating_point():
+        raise InputError(
+            f"{name} must hold floating-point numbers, got {x.dtype}; scale pixels first, as x.float() / 255."
+        )
+    if x.ndim < 2 or x.numel() == 0:
+        raise InputError(
+            f"{name} must be floating-point examples (examples, features...) with at least one of each, got shape"
+            f" {tuple(x.shape)}; give a single example as x[None]."
+        )
+    if not bool(x.isfinite().all()):
+        bad = ~x.reshape(len(x), -1).isfinite().all(1)
+        raise InputError(
+            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} examples, the first being row"
+            f" {int(bad.nonzero()[0])}; remove or mend these rows."
+        )
+    return x
+
+
+def as_labels(name: str, value: Any) -> Tensor:
+    """One class number an example, int64; any integer type is converted.
+
+    Raises:
+        InputError: targets of regression, several labels an example, one-hot rows, or no whole numbers; the message tells them apart.
+    """
+    y = as_tensor(name, value)
+    if y.ndim != 1:
+        rows = y.ndim == 2 and y.shape[1] > 1 and not y.is_complex()
+        zeros_and_ones = rows and bool(((y == 0) | (y == 1)).all())
+        if zeros_and_ones and bool((y.sum(1) == 1).all()):
+            remedy = f"one-hot rows become class numbers by {name}.argmax(1)"
+        elif rows:
+            remedy = f"{CLASSIFICATION}, not for several labels or targets an example"
+        else:
+            remedy = f"use {name}.reshape(-1) where there is one an example"
+        raise InputError(
+            f"{name} must be one integer label an example, shape (examples,), got {y.dtype} of shape {tuple(y.shape)}; {remedy}."
+        )
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        whole_numbers = not y.is_complex() and bool((y == y.floor()).all()) if y.is_floating_point() else True
+        remedy = f"use {name}.long()" if whole_numbers else f"{CLASSIFICATION}, not for regression"
+        raise InputError(
+            f"{name} must hold integer labels, got {y.dtype} of shape {tuple(y.shape)}; {remedy}."
+        )
+    return y.long()
+
+
+def as_inputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Examples in the dtype of the model's parameters; as they are for a model without any.
+
+    >>> as_inputs(nn.Linear(2, 2), torch.zeros(1, 2, dtype=torch.float64)).dtype
+    torch.float32
+    """
+    return x.to(model_dtype(model, x.dtype))
+
+
+def paired(model: nn.Module, x: Array, y: Array) -> tuple[Tensor, Tensor]:
+    """Examples and their labels, equally many, the examples in the dtype of the model's parameters.
+
+    Raises:
+        InputError: not as many labels as examples.
+    """
+    examples, labels = as_tensor("x", x), as_labels("y", y)
+    if len(examples) != len(labels):
+        raise InputError(
+            f"x and y must have one row and one label an example, got {len(examples)} rows and {len(labels)} labels; "
+            "pair them up."
+        )
+    return as_inputs(model, examples), labels
+
+
+def model_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
+    """Floating-point type of the model's parameters: that of the first."""
+    found = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(found, default)
+
+
+def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
+    """Weights of the examples: numbers >= 0 that add up to 1.
+
+    Raises:
+        InputError: another number of them, a negative or not finite one, or another sum.
+    """
+    weights = as_tensor(name, value)
+    count = len(weights) if examples is None and weights.ndim else examples
+    fit = weights.ndim == 1 and len(weights) == count and weights.is_floating_point()
+    total = float(weights.double().sum()) if weights.dtype != torch.bool and not weights.is_complex() else 0.0
+    if not fit or not bool((weights >= 0).all()) or not abs(total - 1) <= 1e-4:
+        raise InputError(
+            f"{name} must be {count} numbers >= 0 that add up to 1, one a training example, got {weights.dtype} of shape"
+            f" {tuple(weights.shape)} with sum {total:.6g}; divide them by their sum."
+        )
+    return weights
+
+
+def _read_mask(value: Any) -> Tensor:
+    mask = as_tensor("fixed", value)
+    if mask.dtype != torch.bool:
+        raise TypeError
+    return mask
+
+
+def _read_tensor(value: Any) -> Tensor:
+    try:
+        return as_tensor("it", value)
+    except InputError as error:
+        raise TypeError from error
+
+
+def _read_points(value: Any) -> Tensor:
+    points = _read_tensor(value)
+    if not points.is_floating_point() or points.ndim < 2 or not bool(points.isfinite().all()):
+        raise TypeError
+    return points
+
+
+def _named(convert: Any, name: str) -> Rule:
+    return Rule(what="a tensor", read=lambda value: convert(name, value))
+
+
+MODEL = kind(nn.Module, what="a torch.nn.Module", hint="wrap a function in a module with a forward")
+GENERATOR = kind(Generator, what="a torch.Generator", hint="torch.Generator().manual_seed(0) is one")
+EXAMPLES = _named(as_examples, "x")
+LABELS = _named(as_labels, "y")
+TARGETS = _named(as_labels, "targets")
+RADII = _named(as_tensor, "radii")
+TENSOR = Rule(what="a tensor or an array of numbers", read=_read_tensor)
+POINTS = Rule(what="floating-point points (points, features...)", read=_read_points)
+MASK = Rule(
+    what="true or false for each feature, a boolean tensor",
+    read=_read_mask,
+    hint=lambda value: "build it with torch.zeros(..., dtype=torch.bool)",
+)

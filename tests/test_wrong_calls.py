@@ -1,0 +1,57 @@
+"""Wrong calls are refused in one sentence before anything is spent; calls whose meaning is clear are taken."""
+
+import re
+
+import pytest
+import torch
+
+import holdfast as hf
+from holdfast.errors import HoldfastError
+from wrong_calls import unusual, wrong
+
+WRONG = wrong()
+UNUSUAL = (
+    "run",
+    "verify",
+    "evaluate",
+    "smooth",
+    "certify",
+    "train",
+    "optimal",
+    "empirical",
+    "from_tensors",
+    "npz",
+    "LpBall",
+    "TwoLayer",
+)
+
+
+def test_there_are_many():
+    assert len(WRONG) >= 400
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_call_is_refused_in_one_sentence(name):
+    before = torch.get_rng_state()
+    with pytest.raises(HoldfastError) as caught:
+        WRONG[name]()
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.endswith((".", "?"))
+    assert re.search(r"\bgot\b|\bneeds?\b|\bfails?\b|\bexist\b|\bcannot\b", said), said
+    assert len(said) < 600
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_clear_calls_mean_the_plain_ones(tmp_path):
+    for name, (call, plain) in unusual(tmp_path).items():
+        given, meant = (torch.as_tensor(function()).double() for function in (call, plain))
+        assert torch.equal(given, meant), name
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 1.5}, {"loss": torch.nn.CrossEntropyLoss()}, {"seed": -1}])
+def test_nothing_is_written_for_a_wrong_call(settings, tmp_path):
+    data = hf.data.digits(classes=(3, 8))
+    with pytest.raises(HoldfastError):
+        hf.train(hf.networks.TwoLayer(64, 2, 8), data, "linf:0.01", out=tmp_path / "run", **settings)
+    assert list(tmp_path.iterdir()) == []
