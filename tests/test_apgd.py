@@ -361,10 +361,10 @@ def test_the_search_starts_where_it_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"steps": 0}, "steps must be >= 1, got 0"),
-        ({"restarts": 0}, "restarts must be >= 1, got 0"),
-        ({"targets": 0}, "targets must be >= 1, got 0"),
-        ({"rho": 1.0}, r"rho must lie in \(0, 1\), got 1.0"),
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"restarts": 0}, "restarts must be a whole number >= 1, got 0"),
+        ({"targets": 0}, "targets must be a whole number >= 1, or None, got 0"),
+        ({"rho": 1.0}, r"rho must be a number > 0 and < 1, got 1.0"),
         ({"loss": "clr"}, "loss must be one of dlr, margin, cross-entropy.* got 'clr'"),
     ],
 )

@@ -334,9 +334,9 @@ def test_spheres_are_decided_by_the_seed():
 def test_spheres_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="leave room for 40 clusters"):
         spheres(400, 2, classes=20, clusters=2, separation=1.0)
-    with pytest.raises(InputError, match="dimension >= 2"):
+    with pytest.raises(InputError, match="dimension must be a whole number >= 2"):
         spheres(400, 1)
-    with pytest.raises(InputError, match="separation must lie"):
+    with pytest.raises(InputError, match="separation must be a number > 0 and < 2"):
         spheres(separation=3.0)
 
 

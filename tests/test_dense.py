@@ -122,7 +122,7 @@ def test_two_classes_have_one_output_and_inputs_of_any_shape_are_flattened():
 @pytest.mark.parametrize("argument", ["features", "classes", "width", "depth"])
 def test_sizes_below_the_least_are_refused_by_name(argument):
     sizes = {"features": 4, "classes": 3, "width": 8, "depth": 2} | {argument: 0}
-    with pytest.raises(InputError, match=rf"{argument} must be >= [12], got 0"):
+    with pytest.raises(InputError, match=rf"{argument} must be a whole number >= [12], got 0"):
         Dense(**sizes)
 
 
@@ -154,8 +154,8 @@ def test_conv_starts_with_the_spread_torch_gives_its_layers():
     ("sizes", "message"),
     [
         ({"size": 30}, "size must be a multiple of 4 .* got 30"),
-        ({"classes": 1}, "classes must be >= 2, got 1"),
-        ({"channels": 0}, "channels must be >= 1, got 0"),
+        ({"classes": 1}, "classes must be a whole number >= 2, got 1"),
+        ({"channels": 0}, "channels must be a whole number >= 1, got 0"),
     ],
 )
 def test_conv_refuses_sizes_it_cannot_have(sizes, message):

@@ -162,7 +162,7 @@ def test_bad_input_is_refused(monkeypatch):
     model, x = made("linear"), points(3)
     with pytest.raises(InputError, match="outputs must be one of"):
         empirical_ntk(model, x, outputs="sum")
-    with pytest.raises(InputError, match="block must be >= 1"):
+    with pytest.raises(InputError, match="block must be a whole number >= 1"):
         empirical_ntk(model, x, block=0)
     with pytest.raises(InputError, match="require a gradient"):
         empirical_ntk(nn.Sequential(nn.ReLU()), x)
@@ -172,6 +172,6 @@ def test_bad_input_is_refused(monkeypatch):
         empirical_ntk_product(model, x, x, x)
     with pytest.raises(InputError, match=r"got 0 \(OpaqueScale\), where it fails"):
         empirical_ntk(nn.Sequential(OpaqueScale(), nn.Linear(4, 2)).double(), x)
-    monkeypatch.setattr("holdfast.theory.memory.free_bytes", lambda device: 2**10)
+    monkeypatch.setattr("holdfast._memory.free_bytes", lambda device: 2**10)
     with pytest.raises(InputError, match="an empirical kernel of 3 x 3 points must fit into the free memory"):
         empirical_ntk(model, x)

@@ -76,8 +76,8 @@ def test_they_go_by_word():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: hf.data.forced(1, 3), "examples >= 2"),
-        (lambda: hf.data.shattering(0, 3), "pairs >= 1"),
+        (lambda: hf.data.forced(1, 3), "examples must be a whole number >= 2"),
+        (lambda: hf.data.shattering(0, 3), "pairs must be a whole number >= 1"),
         (lambda: hf.data.shattering(1, 2, labelling=4), r"0 to 2\^2 - 1, got 4"),
         (lambda: hf.data.separated(4, 3, labelling=0), "every one of 2 classes"),
         (lambda: hf.data.separated(60, 2, separation=1.0), "room for 60 points"),

@@ -133,14 +133,14 @@ def test_a_search_ends_when_every_row_is_broken(
 @pytest.mark.parametrize(
     ("attack", "options", "sentence"),
     [
-        (CarliniWagner, {"steps": 0}, "steps must be >= 1, got 0"),
-        (CarliniWagner, {"searches": 0}, "searches must be >= 1, got 0"),
-        (CarliniWagner, {"constant": 0.0}, "constant must be > 0 and finite, got 0.0"),
-        (CarliniWagner, {"rate": float("inf")}, "rate must be > 0 and finite, got inf"),
-        (CarliniWagner, {"confidence": -1.0}, "confidence must be >= 0 and finite, got -1.0"),
-        (DeepFool, {"steps": 0}, "steps must be >= 1, got 0"),
-        (DeepFool, {"classes": 0}, "classes must be >= 1, got 0"),
-        (DeepFool, {"overshoot": -0.1}, "overshoot must be >= 0 and finite, got -0.1"),
+        (CarliniWagner, {"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        (CarliniWagner, {"searches": 0}, "searches must be a whole number >= 1, got 0"),
+        (CarliniWagner, {"constant": 0.0}, "constant must be a finite number > 0, got 0.0"),
+        (CarliniWagner, {"rate": float("inf")}, "rate must be a finite number > 0, got inf"),
+        (CarliniWagner, {"confidence": -1.0}, "confidence must be a finite number >= 0, got -1.0"),
+        (DeepFool, {"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        (DeepFool, {"classes": 0}, "classes must be a whole number >= 1, got 0"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot must be a finite number >= 0, got -0.1"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_sentence(

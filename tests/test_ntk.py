@@ -193,11 +193,11 @@ def test_shift_normalises(rng):
 
 
 @pytest.mark.parametrize(("wrong", "words"), [
-    ({"depth": 0}, "depth must be >= 1"),
+    ({"depth": 0}, "depth must be a whole number >= 1"),
     ({"trained": "first"}, "trained must be one of"),
     ({"activation": "rleu"}, "did you mean"),
     ({"shift": math.nan}, "shift must be a finite number"),
-    ({"output_variance": -1.0}, "output_variance must be >= 0"),
+    ({"output_variance": -1.0}, "output_variance must be a finite number >= 0"),
 ])  # fmt: skip
 def test_bad_specs_are_refused(wrong, words):
     with pytest.raises(InputError, match=words):
@@ -216,7 +216,7 @@ def test_bad_calls_are_refused(monkeypatch):
         ntk(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="shift must be 0 for elu"):
         ntk(KernelSpec(activation="elu", shift=0.5, normalised=False))(x, x)
-    monkeypatch.setattr("holdfast.theory.memory.free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("holdfast._memory.free_bytes", lambda device: 2**20)
     with pytest.raises(InputError, match=r"free memory of cpu \(0.0 GiB\), it needs"):
         kernel(points(400))
 

@@ -264,7 +264,7 @@ def test_repeats_bit_for_bit() -> None:
 def test_what_is_refused() -> None:
     x, y = clouds(6, 3, 2)
     for radii in ([], [-1.0], [math.nan]):
-        with pytest.raises(hf.InputError, match="radii must be finite"):
+        with pytest.raises(hf.InputError, match="radii must be a sequence"):
             optimal_robust_loss(RELU, x, y, None, radii)
     with pytest.raises(hf.InputError, match="kernel must be"):
         optimal_robust_loss("relu", x, y, None, [1.0])
@@ -278,7 +278,7 @@ def test_what_is_refused() -> None:
 
 
 def test_too_little_memory_is_refused_with_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.theory.memory.free_bytes", lambda device: 500)
+    monkeypatch.setattr("holdfast._memory.free_bytes", lambda device: 500)
     x, y = clouds(6, 3, 2)
     with pytest.raises(hf.InputError, match=r"working set of 6 points .* needs"):
         optimal_robust_loss(inner, x, y, None, [1.0])

@@ -116,7 +116,7 @@ def test_the_models_mode_is_put_back_and_its_dropout_is_on_where_asked() -> None
 
 
 def test_no_samples_are_refused_and_the_name_tells_them() -> None:
-    with pytest.raises(InputError, match="samples must be >= 1, got 0"):
+    with pytest.raises(InputError, match="samples must be a whole number >= 1, got 0"):
         ExpectedGradient(attack=SINGLE, samples=0)
     attack = ExpectedGradient(attack=SINGLE, samples=20)
     assert attack.name == "pgd-10-mean-20"

@@ -100,6 +100,12 @@ def optimal(
     )  # fmt: skip
 
 
+@functools.cache
+def frozen() -> nn.Module:
+    return nn.Linear(4, 2).requires_grad_(False)
+
+
+@functools.cache
 def batch_norm() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 
@@ -199,7 +205,7 @@ def settings() -> dict[str, Call]:
     add("train", lambda of: train(of=of), of=[(x(), y()), x(), "digits", [1, 2]])
     found["train: batch norm and a last batch of one"] = lambda: train(model=batch_norm(), batch_size=5)
     found["train: batch norm and batches of one"] = lambda: train(model=batch_norm(), batch_size=1)
-    found["train: frozen"] = lambda: train(model=nn.Linear(4, 2).requires_grad_(False))
+    found["train: frozen"] = lambda: train(model=frozen())
     found["train: resumes nothing"] = lambda: train(resume=True)
     add("evaluate", evaluate, attacks=[[], "standart", 3, [3], ["pdg"], None], verify=["crwn", 3], loss=[torch_loss, "focal"], batch_size=count[:3],
         sample=[0, 1.5], seed=seed, radii=[torch.ones(3), "small", -torch.ones(6)], verify_seconds=[-1, "long"], drop_broken=["no"], progress=[3])  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast._rules import Rule, kind
+from holdfast._rules import Rule, kind, real
 from holdfast.errors import InputError
 
 Array = Tensor | np.ndarray
@@ -70,7 +70,7 @@ def as_examples(name: str, value: Any) -> Tensor:
     if not bool(x.isfinite().all()):
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         raise InputError(
-            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} examples, the first being row"
+            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first being row"
             f" {int(bad.nonzero()[0])}; remove or mend these rows."
         )
     return x
@@ -93,7 +93,7 @@ def as_labels(name: str, value: Any) -> Tensor:
         else:
             remedy = f"use {name}.reshape(-1) where there is one an example"
         raise InputError(
-            f"{name} must be one integer label an example, shape (examples,), got {y.dtype} of shape {tuple(y.shape)}; {remedy}."
+            f"{name} must be one label an example, shape (examples,), got {y.dtype} of shape {tuple(y.shape)}; {remedy}."
         )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         whole_numbers = not y.is_complex() and bool((y == y.floor()).all()) if y.is_floating_point() else True
@@ -173,6 +173,18 @@ def _read_points(value: Any) -> Tensor:
     return points
 
 
+def _read_bounds(value: Any) -> tuple[float | Tensor, float | Tensor]:
+    low, high = (_edge(side) for side in value)
+    return low, high
+
+
+def _edge(side: Any) -> float | Tensor:
+    plain = real(finite=False)
+    if isinstance(side, int | float | str) or getattr(side, "shape", None) == ():
+        return float(plain.read(side))
+    return as_tensor("bounds", side)
+
+
 def _named(convert: Any, name: str) -> Rule:
     return Rule(what="a tensor", read=lambda value: convert(name, value))
 
@@ -189,4 +201,9 @@ MASK = Rule(
     what="true or false for each feature, a boolean tensor",
     read=_read_mask,
     hint=lambda value: "build it with torch.zeros(..., dtype=torch.bool)",
+)
+BOUNDS = Rule(
+    what="a pair (low, high) of numbers or of tensors, without NaN",
+    read=_read_bounds,
+    hint=lambda value: "pixels have (0.0, 1.0)",
 )

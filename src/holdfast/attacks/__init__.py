@@ -1,13 +1,13 @@
 """Attacks: ways to search threat sets for points where a network does badly."""
 
 from holdfast.attacks.apgd import APGD as APGD
-from holdfast.attacks.base import ATTACK as ATTACK
 from holdfast.attacks.base import Aim as Aim
 from holdfast.attacks.base import Attack as Attack
 from holdfast.attacks.base import AttackResult as AttackResult
-from holdfast.attacks.base import as_attack as as_attack
 from holdfast.attacks.base import checked_outputs as checked_outputs
 from holdfast.attacks.black_box import Transfer as Transfer
+from holdfast.attacks.by_name import ATTACK as ATTACK
+from holdfast.attacks.by_name import as_attack as as_attack
 from holdfast.attacks.fab import FAB as FAB
 from holdfast.attacks.margins import DLR as DLR
 from holdfast.attacks.margins import Margin as Margin

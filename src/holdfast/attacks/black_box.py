@@ -6,7 +6,8 @@ from torch import Generator, nn
 
 from holdfast._arguments import MODEL
 from holdfast._rules import takes
-from holdfast.attacks.base import ATTACK, Aim, Attack, checked_outputs
+from holdfast.attacks.base import Aim, Attack, checked_outputs
+from holdfast.attacks.by_name import ATTACK
 from holdfast.attacks.modes import attacking
 from holdfast.losses import Labels
 from holdfast.threats.base import Points, Threat

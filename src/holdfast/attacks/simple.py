@@ -6,7 +6,8 @@ import torch
 from torch import Generator, nn
 
 from holdfast._rules import COUNT, maybe, takes
-from holdfast.attacks.base import ATTACK, Aim, Attack, score, stronger
+from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast.attacks.by_name import ATTACK
 from holdfast.attacks.margins import wrong_classes
 from holdfast.losses import Labels
 from holdfast.threats.base import Points, Threat

@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 
 from holdfast._arguments import MODEL
 from holdfast._rules import COUNT, takes
-from holdfast.attacks.base import ATTACK, Aim, Attack
+from holdfast.attacks.base import Aim, Attack
+from holdfast.attacks.by_name import ATTACK
 from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
 

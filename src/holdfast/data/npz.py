@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast._arguments import BOUNDS
 from holdfast._rules import PATH, SEED, maybe, takes
 from holdfast.data._rules import CLASSES, DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Bounds, Dataset
@@ -28,6 +29,7 @@ NAMES = (
 
 @takes(
     file=PATH,
+    bounds=maybe(BOUNDS),
     classes=CLASSES,
     features=FEATURE_MAP,
     validation=SHARE,

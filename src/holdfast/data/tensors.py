@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from holdfast._arguments import EXAMPLES, LABELS, TENSOR, Array, as_examples, as_labels, as_tensor
+from holdfast._arguments import BOUNDS, EXAMPLES, LABELS, TENSOR, Array, as_examples, as_labels, as_tensor
 from holdfast._rules import SEED, TEXT, kind, maybe, several, takes, whole
 from holdfast.data._rules import DTYPE, SHARE
 from holdfast.data.base import Bounds, Dataset, Split
@@ -16,6 +16,7 @@ from holdfast.errors import InputError
 @takes(
     x=EXAMPLES,
     y=LABELS,
+    bounds=maybe(BOUNDS),
     fixed=maybe(TENSOR),
     classes=maybe(several(whole(), least=0)),
     class_names=several(TEXT, least=0),

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from holdfast import projections
-from holdfast._arguments import MASK, as_tensor
+from holdfast._arguments import BOUNDS, MASK
 from holdfast._rules import Rule, maybe, real, takes
 from holdfast.errors import InputError
 from holdfast.threats import _geometry as geometry
@@ -31,27 +31,10 @@ def _read_norm(norm: Any) -> str:
     return text
 
 
-def _read_bounds(value: Any) -> tuple[float | Tensor, float | Tensor]:
-    low, high = (_edge(side) for side in value)
-    return low, high
-
-
-def _edge(side: Any) -> float | Tensor:
-    plain = real(finite=False)
-    if isinstance(side, int | float | str) or getattr(side, "shape", None) == ():
-        return float(plain.read(side))
-    return as_tensor("bounds", side)
-
-
 NORM = Rule(
     what="'inf', '2' or '1'",
     read=_read_norm,
     hint=lambda value: "'inf' bounds the change of every feature alike",
-)
-BOUNDS = Rule(
-    what="a pair (low, high) of numbers or of tensors, without NaN",
-    read=_read_bounds,
-    hint=lambda value: "pixels have (0.0, 1.0)",
 )
 
 
@@ -104,7 +87,7 @@ class LpBall(Threat):
             raise InputError(
                 f"sparsity is for the l1 norm, got it with norm {norm!r}; leave it out, or use norm '1'."
             )
-        values = {
+        values: dict[str, Any] = {
             "norm": norm,
             "radius": geometry.checked_radius(radius),
             "bounds": _checked_bounds(bounds),

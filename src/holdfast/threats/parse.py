@@ -1,11 +1,13 @@
 """Threats as short text: ``linf:0.1``, ``l2:0.5``, ``l1:3``, ``linf:8/255``."""
 
 import difflib
+import math
 from typing import Any
 
 from torch import Tensor
 
-from holdfast._rules import Rule, shown
+from holdfast._arguments import BOUNDS, MASK
+from holdfast._rules import TEXT, Rule, maybe, shown, takes
 from holdfast.errors import InputError
 from holdfast.threats.base import Threat
 from holdfast.threats.lp import LpBall
@@ -15,6 +17,7 @@ _FORMS = "linf:0.1, l2:0.5, l1:3 or a fraction as in linf:8/255"
 _NORMS = ("linf", "l2", "l1")
 
 
+@takes(text=TEXT, bounds=maybe(BOUNDS), fixed=maybe(MASK))
 def parse_threat(
     text: str,
     *,
@@ -29,8 +32,6 @@ def parse_threat(
     >>> parse_threat("linf:8/255").radius * 255
     8.0
     """
-    if not isinstance(text, str):
-        raise InputError(f"threat must be of the form {_FORMS}, got {shown(text)}; write it as text.")
     word, colon, number = text.strip().partition(":")
     norm = word.strip().lower()
     norm = norm if norm.startswith("l") else f"l{norm}"
@@ -72,7 +73,7 @@ def as_threat(
     if word.strip().lower() != "sphere":
         return parse_threat(value, bounds=bounds, fixed=fixed)
     radius = _number(number)
-    if radius is None or not 0 <= radius < float("inf"):
+    if radius is None or radius < 0:
         raise InputError(f"threat must have a radius >= 0, as in sphere:0.1, got {value!r}; mend it.")
     return SphereSlice(radius, fixed=fixed)
 
@@ -80,7 +81,8 @@ def as_threat(
 def _number(text: str) -> float | None:
     top, slash, bottom = text.partition("/")
     try:
-        return float(top) / (float(bottom) if slash else 1.0)
+        number = float(top) / (float(bottom) if slash else 1.0)
+        return number if math.isfinite(number) else None
     except (ValueError, ZeroDivisionError, OverflowError):
         return None
 
