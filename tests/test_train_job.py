@@ -255,7 +255,7 @@ class Halves(nn.Module):
 
 
 REFUSALS = {
-    "NaN": (lambda d: {"data": spoilt(d, x=d.x.clone().index_fill_(0, torch.tensor([3]), math.nan))}, "1 of 80 examples"),
+    "NaN": (lambda d: {"data": spoilt(d, x=d.x.clone().index_fill_(0, torch.tensor([3]), math.nan))}, "1 of 80 rows"),
     "labels": (lambda d: {"data": spoilt(d, y=d.y + 1)}, r"y must lie in 0\.\.1, got 1\.\.2"),
     "meeting sets": (
         lambda d: {"threat": hf.LpBall("2", 0.5, fixed=d.fixed)},
@@ -270,10 +270,10 @@ REFUSALS = {
     "half": (lambda d: {"model": two_layer(d).half()}, "float32 or float64, got torch.float16"),
     "epochs": (lambda d: {"epochs": 0}, "epochs must be"),
     "batch_size": (lambda d: {"batch_size": 0}, "batch_size must be"),
-    "radius": (lambda d: {"parameter_radius": -1.0}, "radius must be > 0"),
+    "radius": (lambda d: {"parameter_radius": -1.0}, "radius must be a finite number > 0"),
     "schedule": (lambda d: {"schedule": "cosin"}, "did you mean 'cosine'"),
     "optimizer": (lambda d: {"optimizer": "sdg"}, "did you mean 'sgd'"),
-    "learning rate": (lambda d: {"learning_rate": 0.0}, "learning_rate must be > 0"),
+    "learning rate": (lambda d: {"learning_rate": 0.0}, "learning_rate must be a finite number > 0"),
     "precision": (lambda d: {"precision": "bf16-true"}, "precision must be one of"),
     "accelerator": (lambda d: {"accelerator": "abacus"}, "abacus"),
     "weights": (lambda d: {"example_weights": torch.ones(5)}, r"example_weights must be \d+ numbers"),
@@ -288,15 +288,9 @@ REFUSALS = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(case, data, threat, tmp_path):
     change, message = REFUSALS[case]
-    given = {
-        "model": two_layer(data),
-        "data": data,
-        "threat": threat,
-        "out": tmp_path / "run",
-        **change(data),
-    }
+    given = {"model": two_layer(data), "data": data, "threat": threat, "out": tmp_path / "run"}
     with pytest.raises(InputError, match=message) as error:
-        train(**given)
+        train(**(given | change(data)))  # a data set refuses what is wrong with it when it is made
     assert "\n" not in str(error.value)
     assert ";" in str(error.value)  # the remedy
     assert list(tmp_path.iterdir()) == []
