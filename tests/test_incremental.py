@@ -7,6 +7,7 @@ from torch import nn
 import holdfast as hf
 from holdfast.acceleration import Incremental, enabled, incremental, recognise
 from holdfast.attacks import Square
+from holdfast.losses import CrossEntropy, correct
 
 STACKS = {
     "strided": lambda: nn.Sequential(
@@ -24,7 +25,10 @@ SHAPE = (2, 12, 11)
 
 @pytest.fixture(autouse=True)
 def any_work(monkeypatch):
+    """All work is worth it, whatever the environment's switch says."""
     monkeypatch.setattr(recognise, "LEAST_WORK", 0)
+    with enabled(True):
+        yield
 
 
 def stack(name):
@@ -61,29 +65,56 @@ def test_outputs_are_those_of_whole_passes(name):
             known.take(kept, images)
 
 
-@pytest.mark.parametrize("model", ["strided", "mnist-conv", "flat"])
-def test_a_search_finds_the_same_points(model, monkeypatch):
+SEARCHED = ["strided", "mnist-conv", "flat"]
+SQUARE, THREAT = Square(queries=120), hf.LpBall("inf", 0.02, bounds=(0.0, 1.0))
+
+
+def searched(name):
     torch.manual_seed(1)
-    if model == "strided":
-        net, x = stack(model), torch.rand(20, *SHAPE, dtype=torch.float64)
-    elif model == "flat":
+    if name == "strided":
+        net, x = stack(name), torch.rand(20, *SHAPE, dtype=torch.float64)
+    elif name == "flat":
         net = nn.Sequential(nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 3)).double()
         x = torch.rand(20, 36, dtype=torch.float64)
     else:
         net, x = hf.networks.MNISTConv(classes=3, size=8).double(), torch.rand(20, 64, dtype=torch.float64)
     with torch.no_grad():
-        y = net(x).argmax(1)
-    threat, square = hf.LpBall("inf", 0.02, bounds=(0.0, 1.0)), Square(queries=120)
-    proposed, inner = [], Incremental.propose
-    monkeypatch.setattr(Incremental, "propose", lambda self, area: proposed.append(1) or inner(self, area))
-    quick = square.run(net, x, y, threat)
-    assert proposed
-    proposed.clear()
+        return net, x, net(x).argmax(1)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_each_step_of_a_search_has_the_outputs_of_a_whole_pass(name, monkeypatch):
+    """Every decision of a search hangs on two numbers that may differ in the last bit alone, so no search by one route need go where the
+    other goes. Here whole passes decide, and the changes of windows are held against them at every step."""
+    net, x, y = searched(name)
     with enabled(False):
-        plain = square.run(net, x, y, threat)
-    assert not proposed
-    assert torch.equal(quick.x, plain.x)
-    assert torch.equal(quick.success, plain.success)
+        plain = SQUARE.run(net, x, y, THREAT)
+    steps, propose = [], Incremental.propose
+
+    def checked(self, area):
+        whole = net(self._images.reshape(-1, *x.shape[1:]))
+        torch.testing.assert_close(propose(self, area), whole, rtol=1e-11, atol=1e-11)
+        steps.append(area)
+        return whole
+
+    monkeypatch.setattr(Incremental, "propose", checked)
+    monkeypatch.setattr("holdfast.attacks.square.outputs_of", lambda model, points: model(points))
+    guided = SQUARE.run(net, x, y, THREAT)
+    assert len(steps) > 100
+    assert torch.equal(guided.x, plain.x)
+    assert torch.equal(guided.success, plain.success)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_a_search_by_changes_of_windows_says_what_is_true(name):
+    net, x, y = searched(name)
+    quick = SQUARE.run(net, x, y, THREAT)
+    with torch.no_grad():
+        outputs = net(quick.x)
+    assert THREAT.contains(quick.x, x).all()
+    assert torch.equal(quick.success, ~correct(outputs, y))
+    torch.testing.assert_close(quick.loss, CrossEntropy()(outputs, y))
+    assert (quick.loss > CrossEntropy()(net(x), y)).all(), "the search did nothing"
 
 
 def test_what_has_no_closed_form_is_left_alone():

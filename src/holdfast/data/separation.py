@@ -57,6 +57,9 @@ class Separation:
         return self.distance > 2 * (self.radius if radius is None else radius)
 
 
+LARGEST = 1e150  # of a number in the data: the squares of larger ones overflow
+
+
 def paired_distances(a: Rows, b: Rows, norm: str) -> Float[Tensor, " rows"]:
     """Distance of each row of ``a`` from the same row of ``b``, in float64; norm ``"1"``, ``"2"`` or ``"inf"``."""
     gap = (a.double() - b.double()).abs_()
@@ -118,7 +121,8 @@ def separation(
         progress: called with the fraction of pairs done.
 
     Raises:
-        InputError: an unknown norm, a negative or infinite radius, or a mask of another shape than one example.
+        InputError: an unknown norm, a negative or infinite radius, a mask of another shape than one example, or numbers whose
+            distances overflow.
     """
     if len(x) != len(y):
         raise InputError(
@@ -128,6 +132,10 @@ def separation(
         raise InputError(
             f"fixed must have the shape of one example, {tuple(x.shape[1:])}, got {tuple(fixed.shape)}; "
             "give one true or false for each feature."
+        )
+    if x.numel() and not float(x.abs().max()) <= LARGEST:
+        raise InputError(
+            f"x must be numbers of at most {LARGEST:g} in size, whose distances do not overflow, got {float(x.abs().max()):g}; scale the data down."
         )
     search = _Search(flatten(x), y, norm, 2 * radius, listed, counted, block)
     groups = _groups(flatten(x), y, None if fixed is None else fixed.reshape(-1))

@@ -83,14 +83,14 @@ def radius_for(data: Dataset, norm: str, rho: float) -> float:
 def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
     """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim, Moon and Yun 2025, arXiv 2510.24643).
 
-    More than ``rho^2 k`` units, ``k = min(n-1, d)``. Proof: let the first layer be ``W x + b`` and ``P`` the orthogonal projection onto the
+    More than ``rho^2 k`` units, ``k = min(n-1, d)`` (for ``rho > 1`` no width fits, and ``k + 1`` is as true as any). Proof: let the first layer be ``W x + b`` and ``P`` the orthogonal projection onto the
     row space of ``W``, of rank ``m`` at most. The network is a function of ``P x``. If ``||P e_j|| <= 2 r = rho``, the points ``P e_j / 2`` and
     ``e_j - P e_j / 2`` lie in the ball of the origin and in that of ``e_j``, and both have the image ``P e_j / 2``: one of them is
     misclassified. So ``||P e_j||^2 > rho^2`` for each ``j``, and adding up ``m >= trace P >= sum_j ||P e_j||^2 > rho^2 k``.
     """
     k = min(examples - 1, dimension)
     return CapacityBound(
-        of="first hidden width", fit="robust", value=_above(rho**2 * k), kind=PROVED, data="these data",
+        of="first hidden width", fit="robust", value=_above(min(rho, 1.0) ** 2 * k), kind=PROVED, data="these data",
         formula="> rho^2 min(n - 1, d)",
         assumes="the forced data, l2 balls without a box; any network whose first layer is affine",
         source="Kim, Moon and Yun 2025, arXiv 2510.24643 (statement recalled; proof in holdfast.theory.capacity)",

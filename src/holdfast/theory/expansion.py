@@ -104,14 +104,14 @@ class _Angle(torch.autograd.Function):
 
 
 def _enough(coefficients: Tensor, slope: Tensor, tolerance: float) -> int:
-    """The first degree whose tails are small for every point; 0 where none is."""
+    """The first degree from 1 whose tails are small for every point (1 for no points); 0 where none is."""
     powers = torch.arange(coefficients.shape[1], device=slope.device, dtype=slope.dtype)
     square = coefficients.square()
     left_values = 1 - square.cumsum(1)
     left_slopes = slope[:, None] - (powers * square).cumsum(1)
-    worst = torch.maximum(left_values.abs(), left_slopes.abs() / slope[:, None].clamp_min(1)).amax(0)
-    small = (worst <= tolerance).nonzero()
-    return int(small[0]) if len(small) else 0
+    worst = torch.maximum(left_values.abs(), left_slopes.abs() / slope[:, None].clamp_min(1))
+    small = (worst <= tolerance).all(0).nonzero()
+    return max(1, int(small[0])) if len(small) else 0
 
 
 @cache

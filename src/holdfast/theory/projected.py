@@ -43,7 +43,10 @@ def projected_width(
         return 1, "no two examples of different labels agree on the features that may not change"
     if _box_cuts(flatten(x)[rows].double(), ball, radius, free):
         return 1, "a box cuts the threat sets: no more than the trivial bound is claimed"
-    width, needed = 1, (2 * radius) ** 2
+    # Only lengths over the radius count: in a unit of about the longest (a power of 2) no square overflows or vanishes.
+    unit = 2.0 ** (math.frexp(float(differences.abs().max()))[1] - 1)
+    differences, radius = differences / unit, radius / unit
+    width, needed = 1, 4 * radius * radius
     if float(differences.square().sum(1).min()) <= needed:
         return 1, "threat sets of different labels meet: no network of any width is robust"
     while width < min(differences.shape) and excluded(differences, width, needed):

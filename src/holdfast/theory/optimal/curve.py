@@ -83,7 +83,7 @@ class RobustLossCurve:
         """
         if not (math.isfinite(radius) and radius >= 0):
             raise InputError(f"radius must be a finite number >= 0, got {radius}; 0 is the start itself.")
-        lower = max(0.0, max(line.at(radius) for line in self.lines))
+        lower = max(line.at(radius) for line in self.lines)
         known = sorted(zip(self.radii, self.upper.tolist(), strict=True))
         upper = min((loss for r, loss in known if r <= radius), default=math.inf)
         for (r1, a), (r2, b) in pairwise(known):

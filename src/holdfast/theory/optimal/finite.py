@@ -8,12 +8,14 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from torch import Tensor
 
+from holdfast.errors import InputError
 from holdfast.losses import Loss
 
 JITTER = 1e-11  # of the mean diagonal: the square root only names functions, it enters no bound
 KERNEL_ROUNDING = (
     1e-10  # relative error of a kernel's entries in float64, which every kernel here is tested to
 )
+UNIT = 2.0**-53
 ITERATIONS = 400
 PRECISION = 1e-2  # of a solution's gradient, relative
 NEAR_RADIUS = 0.03  # relative: bounds lose only the square of it
@@ -66,6 +68,16 @@ class FiniteProblem:
     root: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.gram.shape not in ((len(self.start),) * 2, (self.start.numel(),) * 2):
+            raise InputError(
+                f"the kernel must give one number for each pair of {len(self.start)} points, got {tuple(self.gram.shape)}; see"
+                " holdfast.theory.ntk."
+            )
+        if not bool(self.gram.isfinite().all() and self.start.isfinite().all()):
+            raise InputError(
+                "the kernel and the outputs at the start must be finite in float64 on all examples, got overflow or NaN; scale the"
+                " examples down."
+            )
         jitter = JITTER * float(self.gram.diagonal().mean().clamp_min(1e-300))
         failed = True
         while failed:  # rounding can make a matrix of near-equal points indefinite
@@ -94,6 +106,10 @@ class FiniteProblem:
         """Coefficients of the function of least norm with these values of ``f - f_0`` at the points."""
         half = torch.linalg.solve_triangular(self.root, values.reshape(-1, self.columns), upper=False)
         return self.coefficients(half)
+
+    def values(self, coefficients: Float[Tensor, "points outputs"]) -> Float[Tensor, "points outputs"]:
+        """``f - f_0`` at the points, by the kernel itself: the square root has a jitter, which large coefficients would show."""
+        return (self.gram @ coefficients.reshape(-1, self.columns)).reshape(self.start.shape)
 
     def norm(self, coefficients: Float[Tensor, "points outputs"]) -> Tensor:
         """``||f - f_0||`` by the kernel itself, with its rounding on the side of a larger norm."""
@@ -125,11 +141,20 @@ class FiniteProblem:
         return lowest.scatter_reduce(0, self.owner, losses, "amax")
 
     def line(self, state: State) -> Line:
-        """The lower bound that this function's dual point proves."""
-        tangent = (state.shares / self.examples * state.losses).sum() - (
-            state.dual * (state.outputs - self.start)
-        ).sum()
-        return Line(level=float(tangent), slope=float(self.norm(state.dual)))
+        """The lower bound that this function's dual point proves, rounding taken off.
+
+        Convexity holds at any outputs, so these count as exact. A loss errs by some ``u (1 + loss + |f|)``, a slope by some ``u (1 + |s|)``,
+        which tells in the level by how far the outputs are from the start's, and by ``R sqrt(K_jj)`` in the ball.
+        """
+        share = state.shares / self.examples
+        tangent = (share * state.losses).sum() - (state.dual * (state.outputs - self.start)).sum()
+        slopes = state.dual.abs() + share[:, None]
+        terms = (share * state.losses.abs()).sum()
+        terms = terms + (slopes * (1 + state.outputs.abs() + self.start.abs())).sum()
+        deviations = self.gram.diagonal().clamp_min(0).sqrt().reshape(len(self.start), -1)
+        level = tangent - UNIT * (slopes.numel() + 16) * terms
+        slope = self.norm(state.dual) + UNIT * 8 * (slopes * deviations).sum()
+        return Line(level=float(level), slope=float(slope))
 
     def solve(
         self, theta: Float[Tensor, "rows columns"], weight: float, radius: float

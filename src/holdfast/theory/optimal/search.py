@@ -1,5 +1,6 @@
 """The search: keep attacked points, solve the finite problem, attack its solution, add what hurts, until the bracket is narrow."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -86,7 +87,8 @@ def optimal_robust_loss(
         progress: called with the share of the work done, about.
 
     Raises:
-        InputError: no or bad radii, a loss that is not convex, examples the threat refuses, or a working set beyond memory.
+        InputError: no or bad radii, a loss that is not convex, examples the threat refuses or whose kernel overflows, labels that are no
+            class numbers, or a working set beyond memory.
     """
     began = time.perf_counter()
     loss = as_loss(loss)
@@ -98,6 +100,11 @@ def optimal_robust_loss(
     if threat is not None:
         threat.check(x)
     functions = function_class(kernel, x, classes)
+    if int(y.max()) >= max(2, functions.outputs):
+        raise InputError(
+            f"labels must lie in 0..{max(2, functions.outputs) - 1} for functions with {functions.outputs} output(s), got {int(y.max())};"
+            " renumber them or give classes."
+        )
     search = _Search(
         functions=functions, x=x, y=y.long(), threat=threat, loss=loss, tolerance=tolerance, rounds=rounds,
         attack=PGD(steps=40, restarts=2, start="example") if attack is None else as_attack(attack), seed=seed,
@@ -113,7 +120,7 @@ def optimal_robust_loss(
             break
     radii = [float(radius) for radius in radii if float(radius) in found]
     reached = [found[radius] for radius in radii]
-    lower = [max(0.0, max(line.at(r.solution.radius) for line in search.lines)) for r in reached]
+    lower = [max(line.at(r.solution.radius) for line in search.lines) for r in reached]
     return RobustLossCurve(
         radii=tuple(radii),
         lower=as_tensor(lower),
@@ -207,7 +214,7 @@ class _Search:
     working: _Working
 
     def __post_init__(self) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[Line] = [Line(level=0.0 if self.loss.nonnegative else -math.inf, slope=0.0)]
 
     def at(self, radius: float) -> _Reached:
         """Rounds of solving and attacking until the bracket is narrow: a quick search feeds them, the full attack has the last word."""
@@ -220,19 +227,21 @@ class _Search:
             if radius > 0:
                 theta, weight = problem.solve_in_ball(theta, radius, weight)
             state = problem.state(theta)
-            self.lines.append(problem.line(state))
+            line = problem.line(state)
+            if math.isfinite(line.level) and math.isfinite(line.slope):  # what overflowed proves nothing
+                self.lines.append(line)
             lower = max(line.at(radius) for line in self.lines)
             self.working = replace(self.working, coefficients=problem.coefficients(theta))
             tried = _scaled(problem, self.working.coefficients, radius)
             if best is not None and joined:
                 tried = _scaled(problem, (tried + problem.interpolant(self.working.held)) / 2, radius)
             solution = Solution(
-                radius=radius, points=self.working.points, coefficients=tried, dual=state.dual, slope=self.lines[-1].slope,
+                radius=radius, points=self.working.points, coefficients=tried, dual=state.dual, slope=line.slope,
                 functions=self.functions,
             )  # fmt: skip
-            values = problem.outputs(problem.theta(tried)) - problem.start
+            values = problem.values(tried)
             points, gain, reached = self._attacked(problem, solution, values, full=False)
-            if best is None or reached.loss < best.loss:
+            if best is None or math.isnan(best.loss) or reached.loss < best.loss:
                 best, judged = reached, False
                 self.working = replace(self.working, held=values)
             if self.threat is None or radius == 0:
@@ -245,6 +254,11 @@ class _Search:
                 break
             joined = self._renew(state.dual, best.solution, points, gain)
         assert best is not None  # rounds >= 1
+        if not math.isfinite(best.loss):
+            raise InputError(
+                f"the loss of the best function of norm {radius:g} must be finite, got {best.loss}; scale the examples down or take a"
+                " smaller radius."
+            )
         return best
 
     def _problem(self) -> FiniteProblem:
@@ -339,9 +353,12 @@ class _Search:
         needed = carried > SHARE * carried.sum() / len(self.x)
         needed[: len(self.x)] = True
         worse = gain > self.tolerance / 10
+        self.working = self.working.keep(needed)
+        if not bool(worse.any()):
+            return False
         held = _in_blocks(best.predictor, points[worse]) - self.functions.start(points[worse])
-        self.working = self.working.keep(needed).add(points[worse], worse.nonzero().squeeze(1), held)
-        return bool(worse.any())
+        self.working = self.working.add(points[worse], worse.nonzero().squeeze(1), held)
+        return True
 
 
 def _scaled(
@@ -373,4 +390,4 @@ def _ascend(
 
 def _in_blocks(model: nn.Module, points: Points) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(points[part]) for part in _tensors.chunks(max(1, len(points)), BLOCK)])
+        return torch.cat([model(points[part]) for part in _tensors.chunks(len(points), BLOCK)])
