@@ -68,7 +68,7 @@ def record_round(recorder: TraceRecorder, rows: Tensor, points: Tensor) -> Tenso
     outputs = net(points)
     value = (share * recorder.loss(outputs, y)).sum()
     value.backward()
-    recorder.record(rows, points, outputs.detach(), y, round_size=len(rows))
+    recorder.record(rows, points, outputs.detach(), round_size=len(rows))
     return value.detach()
 
 

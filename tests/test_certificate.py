@@ -46,6 +46,7 @@ from holdfast.curvature import LocalLinearity, TwoLayerCurvature
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense, TwoLayer
+from holdfast.networks.exact import fingerprints, fixed_parts
 from holdfast.threats import LpBall, Threat
 from holdfast.trace import Evaluated, Trace, TraceRecorder
 
@@ -190,7 +191,7 @@ def test_lower_bound_is_below_every_network_of_the_ball(
     # The loss at the fixed attacked points is below the robust loss, and the bound must be below even that.
     passed = frozen(net, start, x, y, used)
     copies = Copies(net, {"weight": start}, passed.points.points, y, used)
-    assert found.surrogate_loss == pytest.approx(passed.surrogate_loss, rel=1e-12)
+    assert found.surrogate_loss == pytest.approx(passed.surrogate_loss, rel=1e-10)
     assert found.lower_bound <= best_in_ball(copies, 2.0, draws(0))
     sampled = copies.loss_at(random_moves(copies.start, 300, draws(5), low=1e-3, high=2.0))
     assert found.lower_bound <= float(sampled.min())
@@ -446,7 +447,12 @@ def test_trace_without_windows_is_the_frozen_pass() -> None:
     net, start, x, y, loss = case("softplus")
     passed = frozen(net, start, x, y, loss)
     trace = Trace(
-        names=(("weight",),), initial={"weight": start}, windows=(), rigorous=True, reason="a proof"
+        names=(("weight",),),
+        initial={"weight": start},
+        windows=(),
+        rigorous=True,
+        reason="a proof",
+        fixed=fingerprints(fixed_parts(net, ("weight",))),
     )
     from_trace = certify_trace(trace, passed, 2.0, evaluations=10)
     alone = certified(net, start, x, y, 2.0, tighten=10)
@@ -463,7 +469,12 @@ def test_windows_compete_with_the_pass_and_void_ones_void_all() -> None:
         window, lower=dataclasses.replace(window.lower, constant=0.9 + window.lower.constant)
     )  # type: ignore[type-var]
     trace = Trace(
-        names=(("weight",),), initial={"weight": start}, windows=(window,), rigorous=True, reason="a proof"
+        names=(("weight",),),
+        initial={"weight": start},
+        windows=(window,),
+        rigorous=True,
+        reason="a proof",
+        fixed=fingerprints(fixed_parts(net, ("weight",))),
     )
     plain = certify_trace(trace, passed, 2.0, evaluations=1)
     assert plain.lower_bound >= window.lower_bound
@@ -520,7 +531,7 @@ def test_example_weights_are_those_of_the_claim() -> None:
     passed = frozen(net, start, x, y, loss)
     copies = Copies(net, {"weight": start}, passed.points.points, y, loss, weights)
     assert found.surrogate_loss == pytest.approx(
-        float(copies.loss_at([(net.weight.detach() - start)[None]])), rel=1e-12
+        float(copies.loss_at([(net.weight.detach() - start)[None]])), rel=1e-10
     )
     assert found.lower_bound <= best_in_ball(copies, 2.0, draws(1))
 
@@ -631,7 +642,8 @@ def test_other_networks_get_estimates_only(name: str) -> None:
     found = certify(net, initial, x, y, THREAT, ATTACK, 3.0)
     assert found.status == "estimate", found.reason
     assert "linear" in found.reason or "bound" in found.reason
-    assert math.isfinite(found.gap)
+    assert found.lower_bound >= found.floor == 0
+    assert math.isnan(found.gap) == (not found.informative)
 
 
 def test_a_two_layer_network_treated_as_linear_is_an_estimate() -> None:
@@ -651,87 +663,6 @@ def test_random_networks_are_void() -> None:
     found = certify(net, net, x, y, THREAT, ATTACK, 1.0)
     assert found.status == "void"
     assert "randomness" in found.reason
-
-
-# Rounding.
-
-
-@pytest.mark.parametrize(
-    ("activation", "shape", "width", "scale", "batch"),
-    [
-        ("softplus", "binary", 4000, 0.3, 20),
-        ("softplus", "signed", 6000, 1.0, 1),
-        ("relu", "binary", 2000, 1.0, 3),
-        ("relu2", "binary", 500, 1.0, 20),
-        ("gelu", "signed", 600, 2.0, 7),
-        ("gelu", "binary", 2000, 30.0, 20),
-        ("softplus", "binary", 240, 30.0, 1),
-        ("relu2", "binary", 2000, 30.0, 1),
-    ],
-)
-def test_allowance_covers_the_errors_of_float32(
-    activation: str, shape: str, width: int, scale: float, batch: int
-) -> None:
-    """The same rounds in float32 and in float64: bounds differ by less than what the allowance takes off."""
-    x, y = examples(shape, count=20, features=6)
-    x = scale * x
-    single = network(activation, shape, width=width, features=6).float()
-    bounds = []
-    weights: list[Tensor] = []
-    for dtype in (torch.float32, torch.float64):
-        net = copy.deepcopy(single).to(dtype)
-        recorder = TraceRecorder(
-            net,
-            x.float().to(dtype),
-            y,
-            LpBall("2", 1.0),
-            CrossEntropy(),
-            curvature=TwoLayerCurvature(),
-            radius=3.0,
-        )
-        recorder.open()
-        for k, rows in enumerate(torch.arange(20).split(batch)):
-            if dtype == torch.float64:
-                with torch.no_grad():
-                    net.weight.copy_(weights[k])
-            else:
-                weights.append(net.weight.detach().clone())
-            record_round(recorder, rows, x[rows].float().to(dtype))
-            if dtype == torch.float32:
-                assert net.weight.grad is not None
-                with torch.no_grad():
-                    net.weight -= 2.0 * net.weight.grad
-        window = recorder.close()
-        assert window.void == ""
-        assert window.lower is not None
-        for radius in (1.0, 10.0, 100.0):
-            bound = window.lower.bound(radius)
-            bounds.append((bound.value, window.rounding.allowance(radius, bound.minima[0].max_eigenvalue)))
-    for (coarse, allowance), (fine, _) in zip(bounds[:3], bounds[3:], strict=True):
-        assert abs(coarse - fine) <= allowance
-
-
-def test_allowance_follows_its_formula() -> None:
-    window, _ = one_round(
-        network("softplus", width=36),
-        *examples("binary"),
-        examples("binary")[0],
-        CrossEntropy(),
-        distance=1.5,
-    )
-    r = window.rounding
-    expected = r.unit * (
-        (12 + 36 / 5) * r.slope
-        + 16 * (4 + r.distance) * r.slope * r.input_norm
-        + 16 * (4 + r.distance) ** 2 * 0.7
-    )
-    assert r.allowance(4.0, 0.7) == pytest.approx(expected * r.input_norm)
-    assert r.input_norm > 1
-    assert dataclasses.replace(r, input_norm=0.5).allowance(4.0, 0.0) < expected
-    cubed = dataclasses.replace(r, growth=3).allowance(4.0, 0.7)
-    assert cubed == pytest.approx(expected * r.input_norm**3)
-    assert r.distance == pytest.approx(1.5)
-    assert r.unit == 2.0**-53
 
 
 # Input.
@@ -787,7 +718,12 @@ def test_bounds_at_other_radii_fall_and_hold_what_certifying_there_finds() -> No
 def test_trace_and_pass_of_different_starts_are_refused() -> None:
     net, start, x, y, loss = case("softplus")
     trace = Trace(
-        names=(("weight",),), initial={"weight": start + 1e-9}, windows=(), rigorous=True, reason="a proof"
+        names=(("weight",),),
+        initial={"weight": start + 1e-9},
+        windows=(),
+        rigorous=True,
+        reason="a proof",
+        fixed=fingerprints(fixed_parts(net, ("weight",))),
     )
     with pytest.raises(InputError, match="same weights"):
         certify_trace(trace, frozen(net, start, x, y, loss), 2.0, evaluations=1)
@@ -798,6 +734,6 @@ def test_tightened_slopes_count_in_the_allowance() -> None:
     net, start, x, y, _ = case("softplus", loss=LOSSES["hinge"])
     passed = frozen(net, start, x, y, LOSSES["hinge"])
     signs = (2 * y - 1).double()[:, None]
-    assert passed.mean_slope(2 * signs) == 0
-    assert passed.mean_slope(0 * signs) == pytest.approx(1.0)
-    assert passed.rounding.slope == passed.mean_slope(passed.outputs)
+    assert passed.rounding_at(2 * signs).slope == 0
+    assert passed.rounding_at(0 * signs).slope == pytest.approx(1.0)
+    assert passed.rounding == passed.rounding_at(passed.outputs)

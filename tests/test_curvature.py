@@ -209,7 +209,7 @@ def test_an_example_at_the_origin_keeps_the_relu_bound_finite(dtype: torch.dtype
     recorder.open()
     outputs = net(x)
     CrossEntropy()(outputs, y).mean().backward()
-    recorder.record(torch.arange(2), x, outputs.detach(), y, round_size=2)
+    recorder.record(torch.arange(2), x, outputs.detach(), round_size=2)
     window = recorder.close()
     assert window.void == ""
     assert 0.0 <= window.lower_bound < 0.6932
@@ -301,5 +301,5 @@ def test_theta_must_be_positive(theta: float) -> None:
 
 
 def test_only_two_layer_networks_are_accepted() -> None:
-    with pytest.raises(TypeError, match="Linear"):
+    with pytest.raises(InputError, match="Linear"):
         TwoLayerCurvature().parameters(nn.Linear(2, 2))

@@ -198,7 +198,12 @@ def test_nothing_is_claimed_beyond_the_ball_a_bound_was_made_for(tmp_path: Path)
     assert window.bound_at((0.25, 0.5)) >= window.bound_at(0.5)
     assert window.bound_at((0.5, 0.51)) == -math.inf
     trace = Trace(
-        names=(("weights.0",), ("weights.1",)), initial=initial, windows=(window,), rigorous=True, reason=""
+        names=(("weights.0",), ("weights.1",)),
+        initial=initial,
+        windows=(window,),
+        rigorous=True,
+        reason="",
+        fixed={},
     )
     save_trace(trace, tmp_path)
     (loaded,) = load_trace(tmp_path).windows

@@ -13,6 +13,7 @@ from certificate_cases import draws, examples, network, normal, one_round, recor
 from holdfast.curvature import TwoLayerCurvature
 from holdfast.errors import RunFolderError
 from holdfast.losses import CrossEntropy
+from holdfast.networks.exact import fingerprints
 from holdfast.threats import LpBall
 from holdfast.trace import (
     Block,
@@ -52,6 +53,7 @@ def trace_of(
         windows=tuple(recorded),
         rigorous=True,
         reason="a proof",
+        fixed=fingerprints(recorder.fixed),
     )
 
 

@@ -57,7 +57,6 @@ def test_a_paired_network_starts_at_zero(options, rng):
 def test_groups_are_equal_slices_with_one_output_row_each(options):
     net = made(**options)
     if net.groups == 1:
-        assert net.group_rows is None
         assert net.output_weight.abs().eq(1).all()
         return
     slices = net.output_weight.reshape(net.groups, -1, net.outputs)
@@ -66,8 +65,6 @@ def test_groups_are_equal_slices_with_one_output_row_each(options):
     assert net.groups == 2 * net.outputs == len(torch.unique(rows, dim=0))
     assert rows.abs().sum(1).eq(1).all()
     assert rows.sum(0).eq(0).all()
-    if not net.train_output:
-        assert torch.equal(rows, net.group_rows)
 
 
 def test_the_inputs_are_an_affine_map(rng):

@@ -135,7 +135,7 @@ def model_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
-    """Weights of the examples: numbers >= 0 that add up to 1.
+    """Weights of the examples: numbers >= 0 that add up to 1; in float64, where their rounding is taken out of the sum.
 
     Raises:
         InputError: another number of them, a negative or not finite one, or another sum.
@@ -149,7 +149,7 @@ def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
             f"{name} must be {count} numbers >= 0 that add up to 1, one a training example, got {weights.dtype} of shape"
             f" {tuple(weights.shape)} with sum {total:.6g}; divide them by their sum."
         )
-    return weights
+    return weights.double() / total
 
 
 def _read_mask(value: Any) -> Tensor:

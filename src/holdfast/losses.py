@@ -9,7 +9,7 @@ The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone,
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ PerExample = Float[Tensor, " batch"]
 
 def signs(labels: Labels, like: Tensor) -> Tensor:
     """Binary labels 0, 1 as -1, +1 in the dtype of ``like``; shape (batch, 1)."""
-    return (2 * labels - 1).to(like.dtype)[:, None]
+    return (2 * labels.to(like.dtype) - 1)[:, None]
 
 
 def one_hot(labels: Labels, outputs: Outputs) -> Outputs:
@@ -37,23 +37,42 @@ def one_hot(labels: Labels, outputs: Outputs) -> Outputs:
 class Loss(ABC):
     """``loss(f, y)`` for each example.
 
-    Attributes (read by certificates):
-        convex: whether ``f -> loss(f, y)`` is convex for every label.
+    Attributes (read by certificates; a claim of the class that computes the loss, and not inherited by one that computes another):
+        convex: whether ``f -> loss(f, y)`` is convex for every label, with `slope` a subgradient.
         nonnegative: whether the loss is never below 0 (then a window that misses examples still gives a lower bound).
         lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None`` where there is none.
     """
+
+    convex: ClassVar[bool] = False
+    nonnegative: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """A claim counts where it was made, not below: a class that computes another loss does not inherit it."""
+        super().__init_subclass__(**keywords)
+
+        def made(word: str) -> int:
+            return next(
+                (place for place, kind in enumerate(cls.__mro__) if word in vars(kind)), len(cls.__mro__)
+            )
+
+        computed = min(made(word) for word in ("__call__", "slope", "_target", "_raised", "floor"))
+        for claim in ("convex", "nonnegative"):
+            if made(claim) > computed:
+                setattr(cls, claim, False)
 
     @property
     @abstractmethod
     def name(self) -> str:
         """The word for it on the command line and in run folders."""
 
-    convex = True
-    nonnegative = True
-
     @property
     def lipschitz(self) -> float | None:
         return None
+
+    def floor(self, outputs: int, labels: Labels) -> PerExample:
+        """The largest number known to lie below ``loss(f, y)`` for every ``f`` of so many ``outputs``, one an example, in float64."""
+        least = 0.0 if self.nonnegative else -math.inf
+        return torch.full((len(labels),), least, dtype=torch.float64, device=labels.device)
 
     @abstractmethod
     def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
@@ -75,6 +94,9 @@ class CrossEntropy(Loss):
 
     label_smoothing: float = 0.0
 
+    convex = True
+    nonnegative = True
+
     @property
     def name(self) -> str:
         return "cross-entropy"
@@ -88,6 +110,14 @@ class CrossEntropy(Loss):
         if outputs.shape[1] == 1:  # probability of class 1
             return (1 - e) * labels.to(outputs.dtype)[:, None] + e / 2
         return (1 - e) * one_hot(labels, outputs) + e / outputs.shape[1]
+
+    def floor(self, outputs: int, labels: Labels) -> PerExample:
+        """The entropy of the smoothed target, which is the same for all labels; 0 without smoothing. Rounded down."""
+        classes = max(2, outputs)
+        spread = self.label_smoothing / classes
+        target = [1 - self.label_smoothing + spread] + [spread] * (classes - 1)
+        entropy = -math.fsum(t * math.log(t) for t in target if t > 0) * (1 - 1e-12)
+        return torch.full((len(labels),), max(0.0, entropy), dtype=torch.float64, device=labels.device)
 
     def __call__(self, outputs: Outputs, labels: Labels) -> PerExample:
         if outputs.shape[1] == 1:
@@ -109,6 +139,9 @@ class CrossEntropy(Loss):
 @dataclass(frozen=True)
 class Hinge(Loss):
     """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer 2001)."""
+
+    convex = True
+    nonnegative = True
 
     @property
     def name(self) -> str:
@@ -138,6 +171,9 @@ class Hinge(Loss):
 class Squared(Loss):
     """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label. Not Lipschitz."""
 
+    convex = True
+    nonnegative = True
+
     @property
     def name(self) -> str:
         return "squared"
@@ -162,6 +198,9 @@ class Huber(Squared):
 
     delta: float = 1.0
 
+    convex = True
+    nonnegative = True
+
     @property
     def name(self) -> str:
         return "huber"
@@ -178,6 +217,30 @@ class Huber(Squared):
         residual = outputs - self._target(outputs, labels)
         beyond: Tensor = torch.linalg.vector_norm(residual, dim=1, keepdim=True) / self.delta
         return residual / beyond.clamp_min(1.0)
+
+
+def broken_claim(loss: Loss, outputs: int) -> str:
+    """A claim of the loss that trials at many outputs refute; empty where none does.
+
+    Tries ``loss(f) >= loss(h) + <slope(h), f - h>`` and ``loss(f) >= floor`` in float64 at outputs of sizes 0.1 to 100, all labels.
+    A trial refutes, it does not prove: the claim stays its author's.
+    """
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(max(2, outputs)).repeat_interleave(256)
+    sizes = 10.0 ** torch.randint(-1, 3, (2, len(labels), 1), generator=draw).double()
+    f, h = sizes * torch.randn(2, len(labels), outputs, generator=draw, dtype=torch.float64)
+    h[::4] = f[::4] + 1e-2 * h[::4]  # neighbours too
+    at_f, at_h, slopes = loss(f, labels), loss(h, labels), loss.slope(h, labels)
+    if not all(bool(t.isfinite().all()) for t in (at_f, at_h, slopes)):
+        return f"the loss {loss.name} is not finite at finite outputs"
+    tangent = at_h + (slopes * (f - h)).sum(1)
+    if loss.convex and bool(
+        (at_f < tangent - 1e-9 * (1 + at_f.abs() + at_h.abs() + (tangent - at_h).abs())).any()
+    ):
+        return f"the loss {loss.name} lies below its own tangent, so it is not convex or its slope is not its derivative"
+    if bool((at_f < loss.floor(outputs, labels) - 1e-9 * (1 + at_f.abs())).any()):
+        return f"the loss {loss.name} falls below the least value that it claims"
+    return ""
 
 
 LOSSES: dict[str, type[Loss]] = {

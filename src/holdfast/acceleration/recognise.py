@@ -28,9 +28,9 @@ from holdfast.acceleration.layers import (
 )
 from holdfast.acceleration.switch import is_enabled
 from holdfast.acceleration.wide import DenseForm, Slopes, TwoLayerForm
-from holdfast.networks.activations import ACTIVATIONS
 from holdfast.networks.conv import MNISTConv
 from holdfast.networks.dense import Dense
+from holdfast.networks.exact import why_not_exact
 from holdfast.networks.two_layer import TwoLayer
 
 LEAST_WORK = 2**24  # multiplications a pass below which autograd's own time is as short
@@ -92,8 +92,7 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
     if len(points) * _weights(model, points) < LEAST_WORK or not _is_known(model, points.dtype):
         return None
     if isinstance(model, Dense | TwoLayer):
-        known = ACTIVATIONS.get(model.activation.name) is model.activation
-        return _WIDE[type(model)](model=model) if known else None
+        return None if why_not_exact(model) else _WIDE[type(model)](model=model)
     layers = _layers(model, points)
     return None if layers is None else Stack(layers=_in_portions(tuple(_arranged(layers))))
 

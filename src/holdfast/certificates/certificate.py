@@ -7,6 +7,10 @@ from typing import Any, Literal
 Status = Literal["certified", "estimate", "void"]
 
 
+REACHED = 1e-9
+"""A loss this close to its infimum has reached it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019, Theorem 4.1, as a number).
@@ -22,7 +26,7 @@ class Certificate:
         radii: one a ball where they differ; else empty.
         surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding allowance added.
         lower_bound: at most the best robust loss in the ball, rounding allowance taken off.
-        gap: ``max(0, surrogate_loss - lower_bound)``.
+        gap: ``max(0, surrogate_loss - lower_bound)``; NaN where the bound says nothing (`informative`).
         source: which rounds gave the lower bound.
         width_factor: about how many times wider the network must be before curvature costs nothing.
         max_eigenvalue, slope: the largest curvature ``max lam`` and ``||V||`` of the lower model that gave the bound.
@@ -32,6 +36,10 @@ class Certificate:
             the proof.
         at_radii: (radius, lower bound) by radius, from all lower models of the run. Models are tightened for ``radius``, so that
             certifying at another one can only find better.
+        floor: ``sum_i pi_i inf_f loss(f, y_i)``, below which no robust loss lies, whatever the network: 0 for cross-entropy, the entropy of
+            the target under label smoothing. ``lower_bound`` is never below it.
+        attack_missed: by how much ``lower_bound`` lies above the loss that the attack found at ``weights``: at least so much more loss is
+            there to be found.
     """
 
     status: Status
@@ -49,6 +57,15 @@ class Certificate:
     linearisation_error: float = math.nan
     at_radii: tuple[tuple[float, float], ...] = ()
     radii: tuple[float, ...] = ()
+    floor: float = math.nan
+    attack_missed: float = 0.0
+
+    @property
+    def informative(self) -> bool:
+        """Whether the bound says more than that no loss is below its infimum, or that infimum has been reached."""
+        if self.status == "void" or not math.isfinite(self.lower_bound):
+            return False
+        return self.lower_bound > self.floor or self.surrogate_loss <= self.floor + REACHED
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for run folders."""

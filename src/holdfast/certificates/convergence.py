@@ -26,7 +26,7 @@ from holdfast._tensors import batches, generator
 from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
-from holdfast.certificates.certificate import Certificate, LowerBound, void
+from holdfast.certificates.certificate import REACHED, Certificate, LowerBound, void
 from holdfast.certificates.frozen import (
     Candidate,
     FrozenPass,
@@ -35,9 +35,12 @@ from holdfast.certificates.frozen import (
     pass_candidate,
     window_candidate,
 )
+from holdfast.certificates.tripwire import contradiction
+from holdfast.certificates.upper import verified_loss
 from holdfast.curvature import Curvature, curvature_for
 from holdfast.errors import InputError
 from holdfast.losses import LOSS, Loss, as_loss
+from holdfast.networks.exact import fingerprints, first_difference
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
 from holdfast.trace.lower_model import Radius, largest, per_ball, scaled
@@ -80,14 +83,23 @@ def conclude(
     *,
     rigorous: bool,
     reason: str,
+    floor: float = 0.0,
     linearisation: float = math.nan,
     at_radii: tuple[tuple[float, float], ...] = (),
 ) -> Certificate:
-    """The best lower bound against the smallest surrogate loss at weights in the ball."""
+    """The best lower bound against the smallest surrogate loss at weights in the ball.
+
+    ``floor`` is what every robust loss is at least; a bound that is no higher says nothing.
+    """
+    most = largest(radius)
     if not bounds:
         return void(
-            "no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass",
-            largest(radius),
+            "no round of the run yielded a lower bound, so nothing is claimed; certify a frozen pass", most
+        )
+    if any(math.isnan(bound.value) or bound.value == math.inf for bound in bounds):
+        return void(
+            "a lower bound is not finite, since numbers of the run overflow; nothing is claimed: scale the inputs or the weights down",
+            most,
         )
     inside = [
         e
@@ -97,19 +109,34 @@ def conclude(
     if not inside:
         nearest = min((max(e.distance) for e in evaluated), default=math.nan)
         return void(
-            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {largest(radius):.6g}, so they do not compete "
+            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {most:.6g}, so they do not compete "
             f"in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
-            largest(radius),
+            most,
         )
     best = max(bounds, key=lambda bound: bound.value)
     reached = min(inside, key=lambda e: e.surrogate_loss + e.allowance)
     surrogate = reached.surrogate_loss + reached.allowance
+    if not math.isfinite(surrogate):
+        return void("the surrogate loss is not finite, so nothing is claimed; attack again", most)
+    lower = max(best.value, floor)
+    if lower <= floor and surrogate > floor + REACHED:
+        gap, reason = (
+            math.nan,
+            (
+                f"nothing can be said at this radius: the bound is no higher than {floor:.6g}, which every loss is at least; ask for a smaller "
+                f"radius or a wider network ({reason})"
+            ),
+        )
+    else:
+        gap = max(0.0, surrogate - lower)
     return Certificate(
-        status="certified" if rigorous else "estimate", reason=reason, radius=largest(radius), surrogate_loss=surrogate,
-        lower_bound=best.value, gap=max(0.0, surrogate - best.value), source=best.source,
+        status="certified" if rigorous else "estimate", reason=reason, radius=most, surrogate_loss=surrogate,
+        lower_bound=lower, gap=gap, source=best.source if lower > floor else "the least value of the loss",
         width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, weights=reached.weights,
-        drift=reached.distance, linearisation_error=linearisation, at_radii=at_radii,
-        radii=radius if isinstance(radius, tuple) else (),
+        drift=reached.distance, linearisation_error=linearisation,
+        at_radii=tuple((r, max(bound, floor)) for r, bound in at_radii),
+        radii=radius if isinstance(radius, tuple) else (), floor=floor,
+        attack_missed=max(0.0, lower - surrogate),
     )  # fmt: skip
 
 
@@ -121,9 +148,12 @@ def certify_trace(
     others: Sequence[Evaluated] = (),
     evaluations: int = 40,
     per_unit: bool = False,
+    networks: Sequence[Mapping[str, Tensor]] = (),
     progress: Callable[[float], None] | None = None,
 ) -> Certificate:
     """The certificate of a run: every recorded window and the final frozen pass compete for the lower bound.
+
+    It is void where a bound contradicts itself (`holdfast.certificates.tripwire`, `verified_loss`).
 
     Args:
         trace: what training recorded.
@@ -132,6 +162,7 @@ def certify_trace(
         others: further frozen passes whose surrogate losses compete (the best weights).
         evaluations: of the bound while tightening; 1 takes the pass as it stands.
         per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
+        networks: weights of the run by name, at whose losses the bound is held besides.
 
     Raises:
         InputError: the radius is not > 0, or trace and pass have different initial weights.
@@ -151,6 +182,13 @@ def certify_trace(
             f"the loss {passed.loss.name} is not convex in the outputs, which the bound rests on",
             largest(radius),
         )
+    changed = first_difference(trace.fixed, passed.fixed) if trace.windows else ""
+    if changed:
+        return void(
+            f"{changed} is not what it was while the trace was recorded, so trace and network are of different functions; certify the "
+            "network as it was trained, or one frozen pass without the trace",
+            largest(radius),
+        )
     found = pass_candidate(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
     candidates = [c for w in trace.windows if (c := window_candidate(w)) is not None]
     if isinstance(found, Candidate):
@@ -159,10 +197,31 @@ def certify_trace(
         return void(f"{found}; certify in a mode where a pass is one of the network", largest(radius))
     bounds = [candidate.bound(radius) for candidate in candidates]
     top = max(bound.max_eigenvalue for bound in bounds)
-    return conclude(
-        bounds, [evaluated_pass(passed, largest(radius), top), *others], radius, rigorous=trace.rigorous, reason=trace.reason,
+    proved = trace.rigorous and passed.proved
+    reason = (
+        trace.reason
+        if proved or not trace.rigorous
+        else f"the trace was proved, but not the network: {passed.fault}"
+    )
+    here = evaluated_pass(passed, largest(radius), top)
+    certificate = conclude(
+        bounds, [here, *others], radius, rigorous=proved, reason=reason, floor=passed.floor,
         linearisation=linearisation_error(passed), at_radii=_at_radii(candidates, bounds, radius),
     )  # fmt: skip
+    if certificate.status == "void":
+        return certificate
+    broken = ""
+    if isinstance(found, Candidate) and bounds[-1].value > passed.floor:
+        broken = contradiction(passed, found, bounds[-1].value, radius, here.allowance, networks)
+    if not broken and proved and certificate.attack_missed:
+        verified = verified_loss(passed)
+        inside = all(d <= r for d, r in zip(here.distance, per_ball(radius, len(here.distance)), strict=True))
+        if inside and certificate.lower_bound > verified + here.allowance:
+            broken = (
+                f"the bound {certificate.lower_bound:.6g} lies above the robust loss {verified:.6g} that is proved for a network of the ball, "
+                "so the proof or the network is not what it is taken for, and nothing is claimed"
+            )
+    return void(broken, largest(radius)) if broken else certificate
 
 
 def _check_balls(radius: Radius, passed: FrozenPass) -> None:
@@ -261,6 +320,10 @@ def certify(
         curvature = chosen
     elif curvature.rigorous != chosen.rigorous:
         reason = f"the curvature was given by the caller: {type(curvature).__name__}"
+    if curvature.rigorous and (why := curvature.unproved(model)):
+        raise InputError(
+            f"curvature must be one that is proved for this network, got {type(curvature).__name__}: {why}; leave curvature out."
+        )
     names = [name for ball in curvature.parameters(model) for name in ball]
     wrong = [
         name for name in names if name not in start or start[name].shape != model.get_parameter(name).shape
@@ -279,13 +342,19 @@ def certify(
         model, {name: start[name] for name in names}, points, threat, loss, curvature,
         weights_name="the weights given", example_weights=example_weights,
     )  # fmt: skip
-    trace = Trace(
-        names=curvature.parameters(model),
-        initial=dict(passed.initial),
-        windows=(),
-        rigorous=curvature.rigorous,
-        reason=reason,
+    fixed = [name for name in passed.fixed if name in start and name not in names]
+    other = first_difference(
+        fingerprints({name: start[name] for name in fixed}), {name: passed.fixed[name] for name in fixed}
     )
+    if passed.proved and other:
+        raise InputError(
+            f"initial must be the network before training, got one whose {other} differs: that is another function; pass the one that was "
+            "trained."
+        )
+    trace = Trace(
+        names=curvature.parameters(model), initial=dict(passed.initial), windows=(), rigorous=curvature.rigorous,
+        reason=reason, fixed=dict(passed.fixed),
+    )  # fmt: skip
     return certify_trace(trace, passed, radius, evaluations=tighten, per_unit=per_unit, progress=progress)
 
 

@@ -15,6 +15,7 @@ from holdfast.curvature.deep import DeepCurvature, dense
 from holdfast.curvature.deep_expansion import expand, outputs_at
 from holdfast.losses import Loss
 from holdfast.networks.dense import Dense
+from holdfast.networks.exact import exact_core
 from holdfast.trace import FrozenPoints
 from holdfast.trace.lower_model import LowerModel, Radius
 from holdfast.trace.sums import Sums
@@ -39,10 +40,12 @@ def deep_lower_model(
 ) -> LowerModel:
     """The lower model with the highest bound at ``radius`` among those expanded at ``W0 + al (W - W0)``."""
     net = dense(model)
-    bound = curvature.within(net, initial, radius)
+    bound = curvature.within(model, initial, radius)
+    core = exact_core(model)
+    own = dict(initial) if core is None else core.own(initial)
     best: tuple[float, LowerModel] | None = None
     for k, centre in enumerate(centres):
-        lower = _expanded(net, bound, initial, points, outputs, weights, loss, centre)
+        lower = _expanded(net, bound, own, points, outputs, weights, loss, centre)
         value = lower.bound(radius).value
         if best is None or value > best[0]:
             best = value, lower

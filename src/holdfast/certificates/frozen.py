@@ -10,19 +10,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._arguments import as_labels, as_weights
 from holdfast._tensors import batches, chunks
 from holdfast.certificates.anchors import Anchor
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.deep import CENTRES, deep_lower_model
 from holdfast.certificates.tightening import best_anchor, tighten
 from holdfast.curvature import Curvature, DeepCurvature
-from holdfast.losses import Loss
+from holdfast.curvature.two_layer import in_float64
+from holdfast.losses import LOSSES, Loss, broken_claim
 from holdfast.networks import TwoLayer
+from holdfast.networks.exact import Core, exact_core, fingerprints, fixed_parts
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
 from holdfast.trace.lower_model import LowerModel, Radius, largest
 from holdfast.trace.soundness import probed_fault
-from holdfast.trace.window import growth
+from holdfast.trace.window import two_layer_rounding
 from holdfast.training.ball import ParameterBall
 
 BATCH = 512
@@ -36,6 +39,7 @@ class FrozenPass:
 
     Attributes:
         fault: why the pass proves nothing; empty when it does.
+        fixed: digests of all that the function depends on besides the trained parameters.
         weights_name: which weights they are, e.g. ``the last weights``.
     """
 
@@ -49,6 +53,25 @@ class FrozenPass:
     curvature: Curvature
     fault: str
     weights_name: str
+    fixed: Mapping[str, str]
+
+    @property
+    def proved(self) -> bool:
+        """Whether the curvature is a proof for this network."""
+        return self.curvature.rigorous and not self.curvature.unproved(self.model)
+
+    @property
+    def core(self) -> Core:
+        """The library's network inside the model, which a proof is about."""
+        core = exact_core(self.model)
+        if core is None:
+            raise RuntimeError("only a proved pass has a network of the library inside")
+        return core
+
+    @property
+    def floor(self) -> float:
+        """``sum_i pi_i inf_f loss(f, y_i)``: no robust loss is smaller, whatever the network."""
+        return float((self.weights * self.loss.floor(self.outputs.shape[1], self.points.y)).sum())
 
     @property
     def ball(self) -> ParameterBall:
@@ -59,27 +82,31 @@ class FrozenPass:
     @property
     def rounding(self) -> Rounding:
         """Figures of this pass for the allowance; all in float64."""
-        width, largest, output, amplitude = 0, 0.0, 1.0, 0.0
-        distance = max(self.evaluated.distance)
-        if isinstance(self.curvature, DeepCurvature):
-            width = self.model.get_parameter("weights.0").shape[0]
-            amplitude = self.curvature.amplitude(self.model, self.initial, distance)
-            largest = float(self.points.points.flatten(1).norm(dim=1).max())
-        if isinstance(self.model, TwoLayer) and self.curvature.rigorous:
-            width, output = self.model.width, float(self.model.output_weight.detach().abs().max())
-            largest = max(
-                float(self.model.inputs(part).norm(dim=1).max())
-                for part in batches(self.points.points, BATCH)
-            )
-        return Rounding(
-            unit=2.0**-53, width=width, slope=self.mean_slope(self.outputs), input_norm=largest,
-            distance=distance, output_norm=output, growth=growth(self.model),
-            amplitude=amplitude,
-        )  # fmt: skip
+        return self.rounding_at(self.outputs)
 
-    def mean_slope(self, outputs: Float[Tensor, "examples outputs"]) -> float:
-        """``sum_i pi_i ||s_i||`` with the loss slopes ``s_i`` at these outputs."""
-        return float((self.loss.slope(outputs, self.points.y).norm(dim=1) * self.weights).sum())
+    def rounding_at(self, outputs: Float[Tensor, "examples outputs"]) -> Rounding:
+        """The same with the loss expanded at these outputs."""
+        if not self.proved:
+            return Rounding(unit=0.0)
+        distance, n = max(self.evaluated.distance), len(self.points.y)
+        slopes = self.loss.slope(outputs, self.points.y).norm(dim=1)
+        sizes = self.loss(outputs, self.points.y).abs() + slopes * outputs.norm(dim=1)
+        slope, size = float((slopes * self.weights).sum()), float((sizes * self.weights).sum())
+        network = self.core.network
+        if isinstance(self.curvature, DeepCurvature):
+            return Rounding(
+                unit=2.0**-53, width=network.width, examples=n, slope=slope, loss=size, distance=distance,
+                input_norm=float(self.points.points.flatten(1).norm(dim=1).max()),
+                amplitude=self.curvature.amplitude(self.model, self.initial, distance),
+            )  # fmt: skip
+        if not isinstance(network, TwoLayer):
+            raise RuntimeError("a two-layer bound was given to another network")
+        start = math.sqrt(sum(float(w.square().sum()) for w in self.initial.values()))
+        norms = [in_float64(network, part).norm(dim=1).max() for part in batches(self.points.points, BATCH)]
+        return two_layer_rounding(
+            network, examples=n, slope=slope, loss=size, input_norm=float(torch.stack(norms).max()), start_norm=start,
+            distance=distance,
+        )  # fmt: skip
 
     @property
     def surrogate_loss(self) -> float:
@@ -107,13 +134,17 @@ def frozen_pass(
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> FrozenPass:
     """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself is left alone."""
+    fixed = fingerprints(
+        fixed_parts(model, tuple(name for ball in curvature.parameters(model) for name in ball))
+    )
     exact = copy.deepcopy(model).double().eval()
-    wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=points.y)
+    wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=as_labels("y", points.y))
     n = len(points.y)
     weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)
     if example_weights is not None:
-        weights = example_weights.to(weights)
-    fault = "" if type(exact) is TwoLayer else probed_fault(exact, wide.points[:8])
+        weights = as_weights("example_weights", example_weights, n).to(weights)
+    # Asked of the model itself: a copy may have lost what makes it another function.
+    fault = curvature.unproved(model) if curvature.rigorous else probed_fault(exact, wide.points[:8])
     outside = sum(
         int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH)
     )
@@ -123,16 +154,19 @@ def frozen_pass(
         outputs = torch.cat([exact(part) for part in batches(wide.points, _rows(exact))])
     if not bool(outputs.isfinite().all()):
         fault = "the network's outputs at the attacked points are not finite"
+    elif type(loss) not in LOSSES.values():
+        fault = fault or broken_claim(loss, outputs.shape[1])
     return FrozenPass(
         model=exact, initial={name: w.to(wide.x.device).double() for name, w in initial.items()}, points=wide,
         weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault,
-        weights_name=weights_name,
+        weights_name=weights_name, fixed=fixed,
     )  # fmt: skip
 
 
 def _rows(model: nn.Module) -> int:
     """Rows a chunk: a (rows, width) array in float64 of at most 256 MiB."""
-    return max(1, 2**25 // model.width) if isinstance(model, TwoLayer) else BATCH
+    core = exact_core(model)
+    return BATCH if core is None else max(1, 2**25 // core.network.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +204,6 @@ def pass_candidate(
     progress: Callable[[float], None] | None = None,
 ) -> Candidate | str:
     """The lower model of this pass, for two layers tightened at ``radius`` over anchors and duals; else why there is none."""
-    model = passed.model
     if isinstance(passed.curvature, DeepCurvature):
         return Candidate(
             lower=deep_lower_model(
@@ -180,7 +213,9 @@ def pass_candidate(
             rounding=passed.rounding, source=f"a pass at {passed.weights_name}, expanded where best",
         )  # fmt: skip
     radius = largest(radius)  # one ball
-    if not (isinstance(model, TwoLayer) and passed.curvature.rigorous and not model.train_output):
+    if not (
+        passed.proved and isinstance(passed.core.network, TwoLayer) and not passed.core.network.train_output
+    ):
         window = _recorded(passed, radius)
         if window.void or window.lower is None:
             return window.void or "the frozen pass yielded no lower model"
@@ -197,21 +232,20 @@ def pass_candidate(
         finer = tighten(anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress)
         found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
     # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
-    rounding = passed.rounding
     return Candidate(
         lower=found.lower,
-        rounding=replace(rounding, slope=max(rounding.slope, passed.mean_slope(found.duals.h))),
+        rounding=passed.rounding_at(found.duals.h),
         source=f"a pass at {passed.weights_name}, {word}, expanded at {found.theta:.2g} of the way",
     )
 
 
 def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[float], Anchor]:
-    model = passed.model
+    model = passed.core.network
     if not isinstance(model, TwoLayer):
         raise TypeError("anchors are for two-layer networks")
-    start = passed.initial["weight"]
+    start = passed.core.own(passed.initial)["weight"]
     move = model.weight.detach() - start
-    z = torch.cat([model.inputs(part) for part in batches(passed.points.points, BATCH)])
+    z = torch.cat([in_float64(model, part) for part in batches(passed.points.points, BATCH)])
 
     def at(theta: float) -> Anchor:
         network = copy.copy(model)
@@ -234,25 +268,16 @@ def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[
 def _recorded(passed: FrozenPass, radius: float) -> Window:
     """The pass as one recorded window: any network, any curvature; gradients in float64."""
     model, y = passed.model, passed.points.y
-    for parameter in model.parameters():
-        parameter.grad = None
     recorder = TraceRecorder(
         model, passed.points.x, y, passed.threat, passed.loss, curvature=passed.curvature, radius=radius,
         example_weights=passed.weights,
     )  # fmt: skip
     recorder.initial = dict(passed.initial)
     recorder.open()
-    n = len(y)
-    for part in chunks(n, BATCH):
+    for part in chunks(len(y), BATCH):
         rows = torch.arange(part.start, part.stop, device=y.device)
-        points = passed.points.points[part]
-        model.zero_grad(set_to_none=True)
-        outputs = model(points)
         # One round a chunk at the same weights: w_t p_ti = (chunk / n) (n pi_i / chunk) = pi_i.
-        weights = passed.weights[part] * (n / len(rows))
-        torch.autograd.backward((weights * passed.loss(outputs, y[part])).sum())
-        recorder.record(rows, points, outputs.detach(), y[part], round_size=len(rows))
-    model.zero_grad(set_to_none=True)
+        recorder.record(rows, passed.points.points[part], passed.outputs[part], round_size=len(rows))
     return recorder.close(frozen=True)
 
 

@@ -4,6 +4,7 @@ No attack is run: the attacked points stay those of the frozen pass. Every value
 optimiser decides only how tight the result is.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -48,7 +49,7 @@ def tighten(
     The gradient is that of the lower model at its own minimiser ``U_r = -(2 (mu I - M_r))^-1 V_r`` held fixed (Danskin).
     """
     best = evaluate(anchor, start, radius)
-    if evaluations <= 1:
+    if evaluations <= 1 or not math.isfinite(best.bound.value):
         return best
     sizes = start.h.numel()
     scale = float(len(start.h))  # slopes of single examples are of order 1 / n
@@ -68,6 +69,8 @@ def tighten(
         found = evaluate(anchor, fixed, radius)
         if found.bound.value > best.bound.value:
             best = found
+        if not math.isfinite(found.bound.value):  # a step of the search that overflows
+            return math.inf, np.zeros_like(flat)
         (minimum,) = found.bound.minima
         move = found.lower.balls[0][0].minimiser(minimum.multiplier)
         response = anchor.response(move - anchor.move, fixed.tau)

@@ -31,25 +31,26 @@ class BlockCurvature:
 
 @dataclass(frozen=True, kw_only=True)
 class Tangent:
-    """The network's own tangent at the centre of the expansion, in float64 whatever the arithmetic of training.
+    """The network's own tangent at the centre of the expansion; in float64, whatever the arithmetic of training, where it is part of a proof.
 
     Attributes:
         outputs: ``f(W_c, x'_i)``.
         gradients: of ``sum_i p_i <s_i, f(W_c, x'_i)>``, ball by ball.
-        moves: ``W_c - W0``.
+        moves: ``W_c - W0``; ``None`` at the network's present weights.
     """
 
     outputs: Float[Tensor, "batch outputs"]
     gradients: tuple[tuple[Float[Tensor, "_ _"], ...], ...]
-    moves: tuple[tuple[Float[Tensor, "_ _"], ...], ...]
+    moves: tuple[tuple[Float[Tensor, "_ _"], ...], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundCurvature:
     """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack ``k >= 0``.
 
-    Where a ``tangent`` is given, ``q`` belongs to its centre, and the round is summed up from it rather than from training's
-    own gradients.
+    ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here, so that nothing which
+    happens to training's own gradients (clipping, scaling, accumulation, hooks) can enter a bound. Expansions that bring their own
+    gradients (`DeepCurvature.at`) leave it out.
     """
 
     balls: tuple[tuple[BlockCurvature, ...], ...]
@@ -63,7 +64,11 @@ class Curvature(ABC):
     @property
     @abstractmethod
     def rigorous(self) -> bool:
-        """Whether the bound is proved; otherwise certificates built on it are estimates."""
+        """Whether the bound is a proof for the networks it was made for; otherwise certificates built on it are estimates."""
+
+    def unproved(self, model: nn.Module) -> str:
+        """Why the bound is no proof for this network; empty where it is one. Asked anew wherever a proof is about to rest on it."""
+        return "the curvature bound is the caller's own, and its proof is not known"
 
     @abstractmethod
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:

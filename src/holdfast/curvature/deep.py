@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,9 @@ from holdfast.curvature.deep_norms import Scaled, scaled_norms
 from holdfast.curvature.deep_products import cross_terms, pairs_of, third_of
 from holdfast.curvature.deep_search import tuned
 from holdfast.curvature.grams import weighted_grams
+from holdfast.errors import InputError
 from holdfast.networks.dense import Dense
+from holdfast.networks.exact import Core, exact_core, why_not_exact
 
 MATRIX_NUMBERS = 2**27
 """Numbers in the matrices of one layer: above it units share matrices."""
@@ -44,6 +47,8 @@ class DeepCurvature(Curvature):
         tune: whether the free numbers of the bound are searched each round, where norms are; otherwise they have their usual values.
         safety: factor on the bound. 1 is the proof; tests set it below 1 to see the proof fail.
     """
+
+    network: ClassVar[type[nn.Module]] = Dense
 
     start: Start | None = None
     scaled: Scaled | None = None
@@ -66,15 +71,31 @@ class DeepCurvature(Curvature):
             raise RuntimeError("a deep bound holds within a ball: call within() first")
         return self.start
 
+    def unproved(self, model: nn.Module) -> str:
+        core = exact_core(model)
+        if core is None:
+            return why_not_exact(model)
+        net, act = core.network, core.network.activation
+        if not isinstance(net, Dense):
+            return f"the deep bound is not one for {type(net).__name__}"
+        bounded = act.curvature_above < math.inf and act.curvature_below < math.inf
+        if act.kink or act.lipschitz is None or not bounded:
+            return f"a deep network needs bounded first and second derivatives, which {act.name} has not"
+        if not all(weight.requires_grad for weight in net.weights):
+            return "some layers are not trained, so the deep bound does not apply"
+        return ""
+
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        return tuple((f"weights.{h}",) for h in range(dense(model).depth))
+        core = _core(model)
+        return tuple(core.named(f"weights.{h}") for h in range(dense(model).depth))
 
     @torch.no_grad()
     def within(
         self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
     ) -> "DeepCurvature":
         net = dense(model)
-        weights = tuple(initial[f"weights.{h}"] for h in range(net.depth))
+        own = _core(model).own(initial)
+        weights = tuple(own[f"weights.{h}"] for h in range(net.depth))
         groups = net.groups if net.groups * net.width**2 <= MATRIX_NUMBERS else 1
         return replace(self, start=start_of(weights, per_ball(radius, net.depth), groups))
 
@@ -153,7 +174,7 @@ class DeepCurvature(Curvature):
         dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf) + distance``, then ``||a||`` and a factor 4 for backward
         passes, the frozen copy and the matrices. Holds for all weights at most ``distance`` from the initial ones in every layer.
         """
-        net = dense(model)
+        net, own = dense(model), _core(model).own(initial)
         act, k, error, size = net.activation, net.layer_scale, 0.0, 1.0
         lipschitz = act.lipschitz or 0.0
         if net.input_weight is not None:
@@ -162,7 +183,7 @@ class DeepCurvature(Curvature):
             error = (a.shape[1] + 4) * float(a.norm())
         offset = math.sqrt(act.normaliser) * abs(float(act(torch.zeros((), dtype=torch.float64))))
         for h in range(net.depth):
-            w = initial[f"weights.{h}"].detach().double()
+            w = own[f"weights.{h}"].detach().double()
             norm = _norm_at_most(w) + distance
             error = k * lipschitz * ((w.shape[1] + 4) * (float(w.norm()) + distance) * size + norm * error)
             size = k * lipschitz * norm * size + offset
@@ -196,8 +217,22 @@ def shared_groups(units: int, coordinates: int) -> int:
     )
 
 
+def _core(model: nn.Module) -> Core:
+    core = exact_core(model)
+    if core is None or not isinstance(core.network, Dense):
+        why = why_not_exact(model) or f"{type(model).__name__} is another network"
+        raise InputError(
+            f"this curvature is proved for Dense networks alone, but {why}; leave curvature out."
+        )
+    return core
+
+
 def dense(model: nn.Module) -> Dense:
-    """The model as a `Dense` network; `curvature_for` gives this curvature to no other."""
-    if not isinstance(model, Dense):
-        raise TypeError(f"this curvature is proved for Dense networks, not {type(model).__name__}")
-    return model
+    """The deep network that the model is exactly.
+
+    Raises:
+        InputError: it is not one.
+    """
+    network = _core(model).network
+    assert isinstance(network, Dense)
+    return network

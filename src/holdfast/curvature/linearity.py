@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
+from holdfast._tensors import as_matrix
+from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,28 @@ class LocalLinearity(Curvature):
         *,
         reach: float,
     ) -> RoundCurvature:
-        return RoundCurvature(
-            balls=tuple(tuple(BlockCurvature() for _ in ball) for ball in self.parameters(model))
+        parameters = dict(model.named_parameters())
+        names = self.parameters(model)
+        outputs, flat = _gradient(
+            model, points, weighted_slopes, [parameters[n] for ball in names for n in ball]
         )
+        found = iter(flat)
+        gradients = tuple(tuple(as_matrix(next(found)) for _ in ball) for ball in names)
+        return RoundCurvature(
+            balls=tuple(tuple(BlockCurvature() for _ in ball) for ball in names),
+            tangent=Tangent(outputs=outputs, gradients=gradients),
+        )
+
+
+def _gradient(
+    model: nn.Module, points: Tensor, slopes: Tensor, parameters: list[nn.Parameter]
+) -> tuple[Tensor, list[Tensor]]:
+    """Outputs and the gradients of ``sum_i <s_i, f(W, x'_i)>``; zeros for no points, which not every network takes."""
+    zeros = [torch.zeros_like(w) for w in parameters]
+    if not len(points):
+        return torch.zeros_like(slopes), zeros
+    with torch.enable_grad():
+        outputs = model(points)
+        value = (slopes.to(outputs.dtype) * outputs).sum()
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+    return outputs.detach(), [zero if g is None else g for g, zero in zip(found, zeros, strict=True)]

@@ -6,16 +6,22 @@ tau > 0 the half-width of the kink's smoothing (ReLU).
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature
+from holdfast._tensors import batches, chunks, flatten
+from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
 from holdfast.curvature.grams import weighted_grams
 from holdfast.errors import InputError
-from holdfast.networks.activations import Activation
+from holdfast.networks.activations import LEAKY_RELU, RELU, Activation
+from holdfast.networks.exact import Core, exact_core, why_not_exact
 from holdfast.networks.two_layer import TwoLayer
+
+CHUNK_NUMBERS = 2**25
+"""Numbers of an (examples, units) array held at once: 256 MiB in float64."""
 
 
 def curvature_bounds(activation: Activation) -> tuple[float, float]:
@@ -63,6 +69,8 @@ class TwoLayerCurvature(Curvature):
         safety: factor on the curvature constants. 1 is the proof; tests set it below 1 to see the proof fail.
     """
 
+    network: ClassVar[type[nn.Module]] = TwoLayer
+
     theta: float = 1.0
     safety: float = 1.0
 
@@ -74,8 +82,29 @@ class TwoLayerCurvature(Curvature):
     def rigorous(self) -> bool:
         return self.safety >= 1.0
 
+    def unproved(self, model: nn.Module) -> str:
+        core = exact_core(model)
+        if core is None:
+            return why_not_exact(model)
+        net, act = core.network, core.network.activation
+        if not isinstance(net, TwoLayer):
+            return f"the two-layer bound is not one for {type(net).__name__}"
+        if not net.weight.requires_grad:
+            return "the first layer is not trained, so the two-layer bound does not apply"
+        if act.kink and act.name not in (RELU.name, LEAKY_RELU.name):
+            # A kink's bound knows the jump alone: between kinks the activation must be linear.
+            return f"{act.name} has a kink, and of kinked activations only relu and leaky-relu are proved"
+        if not act.kink and not (0 <= act.curvature_above < math.inf and 0 <= act.curvature_below < math.inf):
+            return f"the second derivative of {act.name} is not bounded"
+        if net.train_output and (act.kink or act.lipschitz is None):
+            return f"{act.name} with trained outputs is not proved"
+        return ""
+
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        return (("weight", "output_weight"),) if two_layer(model).train_output else (("weight",),)
+        core = _core(model)
+        return (
+            core.named("weight", "output_weight") if two_layer(model).train_output else core.named("weight"),
+        )
 
     def uses_reach(self, model: nn.Module) -> bool:
         return two_layer(model).activation.kink > 0
@@ -85,12 +114,13 @@ class TwoLayerCurvature(Curvature):
     ) -> Float[Tensor, "groups batch"]:
         """``c_gi``, the largest over the units of group ``g`` (all equal while the outputs are fixed and signed)."""
         bounds = curvature_bounds(net.activation)
-        rows = net.output_weight.detach()
-        if net.group_rows is not None:
-            return self.safety * one_sided(net.group_rows @ weighted_slopes.T, bounds)
-        groups = rows.chunk(net.groups)
+        groups = net.output_weight.detach().to(weighted_slopes).reshape(net.groups, -1, net.outputs)
+        # The rows are looked at each time: somebody may have changed them since the network was made.
+        if bool((groups == groups[:, :1]).all()):
+            groups = groups[:, :1]
         return self.safety * torch.stack([one_sided(a @ weighted_slopes.T, bounds).amax(0) for a in groups])
 
+    @torch.no_grad()
     def round(
         self,
         model: nn.Module,
@@ -100,24 +130,56 @@ class TwoLayerCurvature(Curvature):
         reach: float,
     ) -> RoundCurvature:
         net = two_layer(model)
-        z, root = net.inputs(points), math.sqrt(net.width)
-        costs = self.costs(net, weighted_slopes)
-        if net.activation.kink:
-            taus, slack = self._kinks(net, z, costs, reach)
-            matrices = weighted_grams(z, costs / taus) / (4 * root)
-            return RoundCurvature(balls=((BlockCurvature(matrices=matrices),),), slack=slack / root)
-        if not net.train_output:
-            matrices = weighted_grams(z, costs) / (2 * root)
-            return RoundCurvature(balls=((BlockCurvature(matrices=matrices),),))
-        sizes = weighted_slopes.norm(dim=1) * net.activation.lipschitz * self.safety
-        matrices = weighted_grams(z, costs + sizes / self.theta) / (2 * root)
-        first = BlockCurvature(matrices=matrices)
-        return RoundCurvature(
-            balls=((first, BlockCurvature(eigenvalue=self.theta * sizes.sum() / (2 * root))),)
+        slopes = weighted_slopes.double()
+        z = torch.cat(
+            [in_float64(net, part) for part in batches(points, 4096)]
+            or [points.new_zeros(0, net.input_size).double()]
         )
+        root = math.sqrt(net.width)
+        costs = self.costs(net, slopes)
+        tangent, taus, slack = self._tangent(net, z, slopes, costs, reach)
+        first: BlockCurvature
+        if net.activation.kink:
+            matrices = weighted_grams(z, costs / taus) / (4 * root)
+            blocks = (BlockCurvature(matrices=matrices),)
+            return RoundCurvature(balls=(blocks,), slack=slack / root, tangent=tangent)
+        if not net.train_output:
+            first = BlockCurvature(matrices=weighted_grams(z, costs) / (2 * root))
+            return RoundCurvature(balls=((first,),), tangent=tangent)
+        sizes = slopes.norm(dim=1) * (net.activation.lipschitz or math.inf) * self.safety
+        first = BlockCurvature(matrices=weighted_grams(z, costs + sizes / self.theta) / (2 * root))
+        second = BlockCurvature(eigenvalue=self.theta * sizes.sum() / (2 * root))
+        return RoundCurvature(balls=((first, second),), tangent=tangent)
 
-    def _kinks(self, net: TwoLayer, z: Tensor, costs: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-        magnitudes = (z @ net.weight.detach().T).abs()
+    def _tangent(
+        self, net: TwoLayer, z: Tensor, slopes: Tensor, costs: Tensor, reach: float
+    ) -> tuple[Tangent, Tensor, Tensor]:
+        """The network at its present weights in closed form, a few rows at a time; with the kinks' half-widths and slack."""
+        act, root = net.activation, math.sqrt(net.width)
+        weight, rows_out = net.weight.detach().double(), net.output_weight.detach().double()
+        outputs, widths, slack = [], [], z.new_zeros(())
+        gradient = torch.zeros_like(weight)
+        output_gradient = torch.zeros_like(rows_out)
+        for part in chunks(len(z), CHUNK_NUMBERS // net.width):
+            u = z[part] @ weight.T
+            hidden = act.value(u)
+            outputs.append(hidden @ rows_out / root)
+            gradient += (act.slope(u) * (slopes[part] @ rows_out.T)).T @ z[part]
+            if net.train_output:
+                output_gradient += hidden.T @ slopes[part]
+            if act.kink:
+                tau, more = self._kinks(net, u.abs(), z[part], costs[:, part], reach)
+                widths.append(tau)
+                slack = slack + more
+        ball = (gradient / root, output_gradient / root) if net.train_output else (gradient / root,)
+        found = Tangent(
+            outputs=torch.cat(outputs) if outputs else slopes.new_zeros(0, net.outputs), gradients=(ball,)
+        )
+        return found, torch.cat(widths, 1) if widths else torch.ones_like(costs), slack
+
+    def _kinks(
+        self, net: TwoLayer, magnitudes: Tensor, z: Tensor, costs: Tensor, reach: float
+    ) -> tuple[Tensor, Tensor]:
         taus, slack = [], z.new_zeros(())
         for cost, group in zip(costs, magnitudes.chunk(net.groups, 1), strict=True):
             tau = kink_widths(group, z.norm(dim=1), reach)
@@ -126,8 +188,31 @@ class TwoLayerCurvature(Curvature):
         return torch.stack(taus), slack
 
 
+def _core(model: nn.Module) -> Core:
+    core = exact_core(model)
+    if core is None or not isinstance(core.network, TwoLayer):
+        why = why_not_exact(model) or f"{type(model).__name__} is another network"
+        raise InputError(
+            f"this curvature is proved for TwoLayer networks alone, but {why}; leave curvature out."
+        )
+    return core
+
+
 def two_layer(model: nn.Module) -> TwoLayer:
-    """The model as a `TwoLayer` network; `curvature_for` gives this curvature to no other."""
-    if not isinstance(model, TwoLayer):
-        raise TypeError(f"this curvature is proved for TwoLayer networks, not {type(model).__name__}")
-    return model
+    """The two-layer network that the model is exactly.
+
+    Raises:
+        InputError: it is not one.
+    """
+    network = _core(model).network
+    assert isinstance(network, TwoLayer)
+    return network
+
+
+def in_float64(net: TwoLayer, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch inputs"]:
+    """``z``, what the first layer sees, in float64 whatever the network's own precision."""
+    z = flatten(x).double()
+    if net.center is not None:
+        z = z - net.center.double()
+    z = z * net.scale.double()
+    return z if net.constant is None else torch.cat([z, torch.full_like(z[:, :1], net.constant)], 1)

@@ -29,6 +29,7 @@ from holdfast.jobs.summary import versions
 from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.activations import RELU
+from holdfast.networks.exact import why_not_exact
 from holdfast.theory import RobustLossCurve, optimal_robust_loss
 from holdfast.theory.optimal import limit_of
 from holdfast.theory.optimal.function_class import function_class
@@ -256,7 +257,7 @@ def _width(
     model: nn.Module, robust: RobustLossCurve, radius: float, gap: float
 ) -> tuple[tuple[CurvatureTerm, ...], int | None, str]:
     """The curvature terms at the radii, and the width at the smallest of them that reaches the loss aimed at."""
-    if type(model) is not TwoLayer:
+    if not isinstance(model, TwoLayer) or why_not_exact(model):
         return (
             (),
             None,

@@ -19,6 +19,7 @@ from holdfast.jobs.checks import Compatibility
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row
 from holdfast.losses import Loss
+from holdfast.networks.exact import fingerprints
 from holdfast.runs import RunWriter
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
@@ -90,6 +91,7 @@ class Session:
             windows=tuple(self.state.windows),
             rigorous=self.curvature.rigorous,
             reason=self.reason,
+            fixed=fingerprints(self.recorder.fixed),
         )
 
     def save(self) -> None:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast._files import write_json, write_tensors
-from holdfast.errors import InputError, RunFolderError
+from holdfast.errors import RunFolderError
 from holdfast.losses import LOSSES, Loss
 from holdfast.networks import Dense, MNISTConv, TwoLayer
-from holdfast.networks.activations import Activation, activation_named
+from holdfast.networks.exact import why_not_exact
 from holdfast.threats import LpBall, SphereSlice, Threat
 
 FILE = "setting"
@@ -74,7 +74,11 @@ def _network(model: nn.Module) -> dict[str, Any] | None:
             "channels": model.channels,
             "size": model.size,
         }
-    if not (type(model) is TwoLayer or type(model) is Dense) or not _registered(model.activation):
+    if (
+        not isinstance(model, TwoLayer | Dense)
+        or why_not_exact(model)
+        or type(model) not in (TwoLayer, Dense)
+    ):
         return None
     shape = {"features": model.features, "classes": model.classes, "width": model.width}
     common = {**shape, "activation": model.activation.name}
@@ -98,13 +102,6 @@ def _made_network(name: str, centred: bool = False, **arguments: Any) -> nn.Modu
         return TwoLayer(**arguments, paired=False, center=center)
     kinds: dict[str, Callable[..., nn.Module]] = {"dense": Dense, "mnist-conv": MNISTConv}
     return kinds[name](**arguments)
-
-
-def _registered(activation: Activation) -> bool:
-    try:
-        return activation_named(activation.name) == activation
-    except InputError:
-        return False
 
 
 def _threat(threat: Threat, tensors: dict[str, Tensor]) -> dict[str, Any] | None:

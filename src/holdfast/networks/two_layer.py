@@ -48,7 +48,6 @@ class TwoLayer(nn.Module):
 
     scale: Tensor
     center: Tensor | None
-    group_rows: Tensor | None  # the distinct output rows, one a group, while they are fixed and few
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class TwoLayer(nn.Module):
                 .clone()
             )
         else:
-            rows, self.groups = None, 1
+            self.groups = 1
             drawn = width // 2 if paired else width
             a = signs[torch.randint(0, 2, (drawn, self.outputs), generator=draw)]
             weight = torch.randn(drawn, self.input_size, generator=draw)
@@ -115,10 +114,8 @@ class TwoLayer(nn.Module):
         self.weight = nn.Parameter(weight)
         if train_output:
             self.output_weight: Tensor = nn.Parameter(a)
-            rows = None
         else:
             self.register_buffer("output_weight", a)
-        self.register_buffer("group_rows", rows)
 
     @property
     def train_output(self) -> bool:

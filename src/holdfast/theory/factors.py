@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from holdfast._memory import require_memory
 from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
+from holdfast.networks.exact import exact_core
 
 Call = tuple[Tensor, Tensor]
 """What a layer was given and what it gave."""
@@ -45,11 +46,11 @@ def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> lis
     Raises:
         InputError: too little memory, or a layer that neither is known here nor can be differentiated by `torch.func`; it is named.
     """
-    if type(model) is TwoLayer:
-        return list(_two_layer(model, x))
-    if type(model) is Dense:
-        return list(_dense(model, x))
-    return _any(model, classes, x)
+    core = exact_core(model)
+    if core is None:
+        return _any(model, classes, x)
+    net = core.network
+    return list(_two_layer(net, x) if isinstance(net, TwoLayer) else _dense(net, x))
 
 
 def numbers_held(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> int:

@@ -11,8 +11,9 @@ from holdfast._arguments import TENSOR
 from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast._tensors import flatten
 from holdfast.errors import InputError
-from holdfast.networks import Activation, Dense, TwoLayer, activation_named
+from holdfast.networks import Activation, Dense, activation_named
 from holdfast.networks.activations import ACTIVATION, ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
+from holdfast.networks.exact import exact_core, why_not_exact
 from holdfast.theory.duals import Dual, Erf, PiecewiseLinear, SquaredReLU
 from holdfast.theory.expansion import Expanded
 from holdfast.theory.shifted import ShiftedReLU
@@ -107,18 +108,20 @@ def spec_of(model: nn.Module) -> KernelSpec:
     Raises:
         InputError: the network is neither `Dense` nor `TwoLayer`; its kernel is then to be had by `empirical_ntk`.
     """
-    if isinstance(model, Dense):
-        return KernelSpec(activation=model.activation, depth=model.depth)
-    if isinstance(model, TwoLayer):
-        return KernelSpec(
-            activation=model.activation,
-            trained="hidden and output" if model.train_output else "hidden",
-            normalised=False,
-            output_variance=float(model.output_weight.detach().square().mean()),
-            scale=float(model.scale),
-            center=model.center,
-            constant=model.constant,
+    core = exact_core(model)
+    if core is None:
+        raise InputError(
+            f"an analytic kernel is known for Dense and TwoLayer networks as they are, but {why_not_exact(model)}; use empirical_ntk or a KernelSpec."
         )
-    raise InputError(
-        f"an analytic kernel is known for Dense and TwoLayer, got {type(model).__name__}; use empirical_ntk or a KernelSpec."
+    net = core.network
+    if isinstance(net, Dense):
+        return KernelSpec(activation=net.activation, depth=net.depth)
+    return KernelSpec(
+        activation=net.activation,
+        trained="hidden and output" if net.train_output else "hidden",
+        normalised=False,
+        output_variance=float(net.output_weight.detach().square().mean()),
+        scale=float(net.scale),
+        center=net.center,
+        constant=net.constant,
     )

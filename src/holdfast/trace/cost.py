@@ -4,14 +4,16 @@ import math
 
 from torch import nn
 
-from holdfast.networks import Dense, TwoLayer
+from holdfast.curvature import curvature_for
+from holdfast.networks import Dense
+from holdfast.networks.exact import exact_core
 
-SHARE = 0.0125
-"""Counted share of training that recording may take: an eighth of what is promised, since small operations cost up to eight times
-their count beside attacks in closed form (measured: benchmarks/trace_overhead.py)."""
+SHARE = 0.1
+"""Share of training that recording may take."""
 
-DENSE_SHARE = 0.1
-"""The same for deep networks, whose rounds are recorded by large operations: these cost about their count."""
+SMALL = 8
+"""Small operations cost up to so many times their count beside attacks in closed form (measured: benchmarks/trace_overhead.py); large
+ones, such as passes through the network, cost about their count."""
 
 EIGEN = 25
 """What an eigenproblem of size ``n`` costs, in units of ``n^3``."""
@@ -23,23 +25,27 @@ PASS = 150
 def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes: int) -> int:
     """Record one epoch in this many, so that recording stays within its share of the cost of training.
 
-    Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the weights. Recording a
-    two-layer network: the product ``M D`` and the matrices ``M``, passes over the weights, and an eigenproblem a window.
+    Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the weights. Recording takes the
+    network's gradient anew: in float64, which counts twice, with two products for a two-layer network. To that come the product
+    ``M D`` and the matrices ``M``, passes over the weights, and an eigenproblem a window.
     """
     batch = min(batch_size, examples)
     rounds = math.ceil(examples / batch)
     passes = 4 * batch * (attack_passes + 1)
-    if isinstance(model, Dense) and not model.activation.kink:
-        return max(1, math.ceil(_dense_share(model, examples, batch, attack_passes) / DENSE_SHARE))
-    if not isinstance(model, TwoLayer):
-        return max(1, math.ceil(PASS / passes / SHARE))
-    inputs, units, groups = model.input_size, model.width, model.groups
+    core = exact_core(model)
+    if core is None or not curvature_for(model)[0].rigorous:
+        return max(1, math.ceil((PASS * SMALL / passes + 1 / (attack_passes + 1)) / SHARE))
+    net = core.network
+    if isinstance(net, Dense):
+        return max(1, math.ceil(_dense_share(net, examples, batch, attack_passes) / SHARE))
+    inputs, units, groups = net.input_size, net.width, net.groups
     training = units * inputs * passes
     recording: float = 2 * units * inputs**2 + PASS * units * inputs + 2 * groups * batch * inputs**2
-    if model.activation.kink:
+    if net.activation.kink:
         recording += 2 * units * inputs * batch + PASS * units * batch / 4
     closing = 10 * groups * inputs**3 + 2 * units * inputs**2
-    return max(1, math.ceil((recording + closing / rounds) / training / SHARE))
+    own = 2 * 4 * units * inputs * batch
+    return max(1, math.ceil((own + SMALL * (recording + closing / rounds)) / training / SHARE))
 
 
 def _dense_share(model: Dense, examples: int, batch: int, attack_passes: int) -> float:

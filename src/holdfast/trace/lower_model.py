@@ -64,6 +64,12 @@ class Block:
         )
 
     @cached_property
+    def finite(self) -> bool:
+        """Whether all its numbers, and the squares that the trust region adds up, are finite."""
+        tensors = [t.double() for t in (self.linear, self.matrices) if t is not None]
+        return math.isfinite(self.eigenvalue) and all(bool(t.square().sum().isfinite()) for t in tensors)
+
+    @cached_property
     def eigen(self) -> tuple[Tensor, Tensor] | None:
         """Eigenvalues (groups, inputs) and eigenvectors of every ``M_g``, in float64."""
         if self.matrices is None:
@@ -150,6 +156,9 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     best ``mu`` solves ``sum_j ||V'_j||^2 / (4 (mu - lam_j)^2) = R^2``; where that has no root (the hard case) ``mu`` just above
     ``max lam`` is exact. ``decay`` is a convex term ``decay / 2 ||U||^2`` of the objective: it lowers every eigenvalue by half of it.
     """
+    if not all(block.finite for block in ball):
+        nan = math.nan
+        return BallMinimum(value=nan, multiplier=nan, max_eigenvalue=nan, slope=nan, radius=radius)
     spectra = [block.spectrum for block in ball]
     lam = np.concatenate([values for values, _ in spectra]) - decay / 2
     squares = np.concatenate([s for _, s in spectra])
@@ -171,8 +180,11 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
         # Largest useful mu: with every lam at the top, the root is top + ||V|| / (2 R).
         high = math.log(slope / (2 * radius)) + 1.0
         low = high - 60.0
-        root = brentq(excess, low, high, xtol=1e-12) if excess(low) > 0 else None
-        multiplier = floor if root is None else floor + math.exp(root)
+        multiplier = floor
+        if excess(low) > 0:
+            # Where rounding leaves no change of sign, the upper end serves: any multiplier gives a valid bound.
+            root = brentq(excess, low, high, xtol=1e-12) if excess(high) < 0 else high
+            multiplier = floor + math.exp(root)
     gaps = multiplier - lam
     with np.errstate(divide="ignore", invalid="ignore"):
         cost = float(np.where(squares > 0, squares / (4 * gaps), 0.0).sum())

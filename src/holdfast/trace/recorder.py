@@ -1,6 +1,7 @@
 """Writes the trace: sums each round into the window's lower model, and checks that the round is what the proof needs.
 
-Nothing here waits for the device until a window closes. See `docs/certificate.md`, "From many rounds to one number".
+A round is its attacked points at the weights of that moment. Gradients are computed here, in float64 where there is a proof, so that
+whatever training does with its own (clipping, scaling, another objective, hooks) cannot enter a bound. Nothing here waits for the device until a window closes. See `docs/certificate.md`, "From many rounds to one number".
 """
 
 import math
@@ -11,18 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast.curvature import Curvature, DeepCurvature
-from holdfast.errors import InputError
+from holdfast._arguments import as_labels, as_weights
+from holdfast._tensors import as_matrix
+from holdfast.curvature import Curvature, DeepCurvature, TwoLayerCurvature
+from holdfast.curvature.two_layer import in_float64, two_layer
 from holdfast.losses import Loss
-from holdfast.networks import TwoLayer
+from holdfast.networks.exact import Fixed, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
 from holdfast.trace.lower_model import LowerModel, Radius
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
-from holdfast.trace.sums import Sums, as_matrix
-from holdfast.trace.window import Rounding, Window, growth
+from holdfast.trace.sums import Sums
+from holdfast.trace.window import Rounding, Window, two_layer_rounding
 
-COMPARED = 2
-"""Rounds of a run whose gradients are computed a second time and compared."""
 EXAMPLES = 256
 """Examples that the norms of a deep run are made for."""
 CENTRE = 0.25
@@ -36,10 +37,11 @@ class _Open:
     model: Sums
     loss: Tensor
     slope: Tensor
+    size: Tensor
     input_norm: Tensor
     distance: Tensor
     outside: Tensor
-    mislabelled: Tensor
+    changed: Tensor
     visits: Tensor
     epochs: int
     subset: bool
@@ -52,7 +54,7 @@ class _Open:
 class TraceRecorder:
     """Records training rounds into windows; one instance a run (and a process).
 
-    Use: ``open()``; for every step, after the backward pass and before the optimiser's, ``record(...)``; ``close()``.
+    Use: ``open()``; for every step, before the optimiser's, ``record(...)``; ``close()``.
 
     Args:
         model: the network itself, not a wrapper, with the initial weights ``W0`` in it.
@@ -82,18 +84,18 @@ class TraceRecorder:
         self.curvature, self.radius = curvature, radius
         self.example_weights = example_weights
         self.processes, self.reduce = processes, reduce
-        if example_weights is not None and not bool((example_weights >= 0).all()):
-            raise InputError(
-                "example_weights must be numbers >= 0, got a negative one or NaN; a weight counts an example."
-            )
+        if example_weights is not None:
+            self.example_weights = as_weights("example_weights", example_weights, len(y))
+        self.y = as_labels("y", y)
         parameters = dict(model.named_parameters())
         self.names = curvature.parameters(model)
         self.balls = [[parameters[name] for name in names] for names in self.names]
         self.initial = {name: parameters[name].detach().clone() for names in self.names for name in names}
+        # What the function depends on besides these weights must stay what it is now in all rounds.
+        self.fixed = _copied(self._fixed_now())
         self.rounds = 0
         self.last: Window | None = None
         self._reach = radius
-        self._compared = 0
         self._sums: _Open | None = None
         self._bound: Curvature | None = None
 
@@ -102,7 +104,7 @@ class TraceRecorder:
 
         ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
         """
-        self._reach = self._aim()
+        self._reach = self._target_reach()
         if self._bound is None:
             self._bound = self.curvature.within(self.model, self.initial, self.radius)
             if isinstance(self._bound, DeepCurvature):
@@ -112,8 +114,8 @@ class TraceRecorder:
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Open(
-            model=Sums.start(self.balls), loss=zero.clone(), slope=zero.clone(), input_norm=zero.clone(),
-            distance=zero.clone(), outside=zero.clone(), mislabelled=zero.clone(),
+            model=Sums.start(self.balls), loss=zero.clone(), slope=zero.clone(), size=zero.clone(),
+            input_norm=zero.clone(), distance=zero.clone(), outside=zero.clone(), changed=zero.clone(),
             visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
         )  # fmt: skip
 
@@ -122,7 +124,7 @@ class TraceRecorder:
         points, labels = self.x[:EXAMPLES], self.y[:EXAMPLES]
         with torch.no_grad():
             outputs = torch.func.functional_call(self.model, dict(self.initial), (points,))
-        return bound.prepared(self.model, points, self._slopes(outputs, labels))
+        return bound.prepared(self.model, points, self.loss.slope(outputs.double(), labels))
 
     def _centre(self) -> float:
         """Rounds are expanded where they are while curvature costs nothing there, else nearer to the start: no step is then as long."""
@@ -131,7 +133,7 @@ class TraceRecorder:
         return 1.0 if self.last.lower.bound(self.radius).width_factor <= 1.0 else CENTRE
 
     @torch.no_grad()
-    def _aim(self) -> float:
+    def _target_reach(self) -> float:
         """How far from the present weights the bound should be tightest: where the last window's lower model is smallest, that
         is, the network it holds to be possible. At first the radius of the ball."""
         if self.last is None or self.last.lower is None or not self.curvature.uses_reach(self.model):
@@ -143,7 +145,7 @@ class TraceRecorder:
             for block, parameter, name in zip(ball, parameters, names, strict=True):
                 move = as_matrix(parameter - self.initial[name]).double()
                 squares += float((block.minimiser(minimum.multiplier).to(move) - move).square().sum())
-        # The geometric mean with the last aim: a short reach makes the model stray far, and the next aim would swing back.
+        # The geometric mean with the last reach: a short one makes the model stray far, and the next would swing back.
         return min(2 * self.radius, max(0.05 * self.radius, math.sqrt(self.last.reach * math.sqrt(squares))))
 
     def skip(self) -> None:
@@ -156,113 +158,95 @@ class TraceRecorder:
         rows: Int[Tensor, " batch"],
         points: Float[Tensor, "batch ..."],
         outputs: Float[Tensor, "batch outputs"],
-        labels: Tensor,
         *,
         round_size: int,
     ) -> None:
-        """One round: the raw gradients of ``sum_i p_i loss_i`` stand in ``.grad``, ``p_i = n pi_i / round_size``.
+        """One round at the model's present weights: ``sum_i p_i loss(f(W, x'_i), y_i)``, ``p_i = n pi_i / round_size``.
 
-        ``rows`` are the examples of this process's share of the round, ``points`` their attacked inputs, ``outputs`` the
-        network's outputs there, ``labels`` the targets used. ``round_size`` counts the examples over all processes.
+        Args:
+            rows: the examples of this process's share of the round.
+            points: their attacked inputs.
+            outputs: the network's outputs there, as training had them. Any outputs give a valid bound (the loss is expanded at them): good
+                ones give a tight one.
+            round_size: examples of the round over all processes.
         """
         self.rounds += 1
         sums = self._sums
         if sums is None:
             raise RuntimeError("record() needs an open window: call open() first")
         sums.rounds += 1
-        if not sums.probed:  # once a window: modes may change within a run
-            sums.fault, sums.probed = sums.fault or probed_fault(self.model, points[:8]), len(rows) > 1
-        sums.fault = sums.fault or self._unsuited(len(rows), round_size, outputs)
-        self._check(sums, rows, points, labels)
-        n = len(self.y)
-        share = round_size / n  # w_t, while the window is one epoch; close() divides by the epochs
-        # Deep rounds are computed anew in float64, so that what training rounds off costs the window nothing.
-        deep = isinstance(self._bound, DeepCurvature)
-        outputs = outputs.double() if deep else outputs
-        uniform = torch.full_like(outputs[:, 0], 1 / round_size)
-        p = uniform
-        if self.example_weights is not None:
-            p = self.example_weights[rows].to(p.dtype) * (n / round_size)
-        hard = not labels.is_floating_point()  # others are counted as mislabelled
-        if not sums.fault and hard and self.processes == 1 and self._compared < COMPARED:
-            self._compared += 1
-            sums.fault = self._other_gradients(points, labels, p)
+        sums.fault = sums.fault or self._unsuited(sums, points, len(rows), round_size, outputs)
+        sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
+        sums.outside += (~self.threat.contains(points, self.x[rows])).sum()
         if sums.fault:
             return
-        exact = outputs.double()
-        slopes = self._slopes(outputs, self.y[rows]).double() * p[:, None].double()
-        moves = [[as_matrix(w - self.initial[name]) for w, name in zip(ws, ns, strict=True)]
+        sums.changed += self._changed()
+        n, labels, exact = len(self.y), self.y[rows], outputs.double()
+        share = round_size / n  # w_t, while the window is one epoch; close() divides by the epochs
+        p = torch.full_like(exact[:, 0], 1 / round_size)
+        if self.example_weights is not None:
+            p = self.example_weights[rows] * (n / round_size)
+        slopes = self.loss.slope(exact, labels) * p[:, None]
+        moves = [[as_matrix(w.double() - self.initial[name].double()) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
         sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
-        curvature = (self._bound or self.curvature).round(
-            self.model, points, slopes if deep else slopes.to(points.dtype), reach=self._reach
-        )
-        batch_loss = (p.double() * self.loss(exact, self.y[rows])).sum()
+        curvature = (self._bound or self.curvature).round(self.model, points, slopes, reach=self._reach)
+        tangent = curvature.tangent
+        if tangent is None:
+            raise RuntimeError("a curvature's round must come with its tangent")
+        losses = self.loss(exact, labels)
+        batch_loss = (p * losses).sum()
         sums.loss += share * batch_loss
         sums.model.constant += share * batch_loss
-        if curvature.tangent is not None:
-            sums.model.constant += share * (slopes * (curvature.tangent.outputs - exact)).sum()
+        sums.model.constant += share * (slopes * (tangent.outputs.double() - exact)).sum()
         if curvature.slack is not None:
             sums.model.constant -= share * curvature.slack
         sums.slope += share * slopes.norm(dim=1).sum()
-        z = self.model.inputs(points) if isinstance(self.model, TwoLayer) else points.reshape(len(points), -1)
+        sums.size += share * ((p * losses.abs()).sum() + (slopes.norm(dim=1) * exact.norm(dim=1)).sum())
         if len(rows):  # a process may have no share of a short last round
-            sums.input_norm = torch.maximum(sums.input_norm, z.norm(dim=1).amax().double())
-        sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax().double())
-        sums.model.add(self._gradients(), curvature, moves, share, self.processes)
+            sums.input_norm = torch.maximum(sums.input_norm, self._input_norms(points).amax())
+        sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax())
+        sums.model.add(tangent.gradients, curvature, moves if tangent.moves is None else tangent.moves, share)
 
-    def _slopes(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The subgradients behind ``.grad``. Where the loss has several (hinge at equal outputs) ``Loss.slope`` may be another
-        one, and the curvature that belongs to one bounds nothing for another."""
-        with torch.enable_grad():
-            at = outputs.detach().requires_grad_()
-            (slopes,) = torch.autograd.grad(self.loss(at, labels).sum(), at)
-        return slopes
+    def _fixed_now(self) -> Fixed:
+        return fixed_parts(self.model, tuple(name for ball in self.names for name in ball))
 
-    def _check(self, sums: _Open, rows: Tensor, points: Tensor, labels: Tensor) -> None:
-        sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
-        sums.outside += (~self.threat.contains(points, self.x[rows])).sum()
-        if labels.shape != self.y[rows].shape:
-            sums.fault = "the targets were not the examples' labels (mixed or soft labels), so the rounds are of another loss"
-        else:
-            sums.mislabelled += (labels != self.y[rows]).sum()
+    def _changed(self) -> Tensor:
+        """How many of the parts that must stay differ from what they were; nothing is fetched from the device."""
+        now, count = self._fixed_now(), torch.zeros((), dtype=torch.float64, device=self.balls[0][0].device)
+        if now.keys() != self.fixed.keys():
+            return count + 1
+        for name, part in now.items():
+            was = self.fixed[name]
+            if isinstance(part, str) or isinstance(was, str) or part.shape != was.shape:
+                count = count + float(part is not was and not (isinstance(part, str) and part == was))
+            else:
+                count = count + (part != was).any()
+        return count
 
-    def _unsuited(self, rows: int, round_size: int, outputs: Tensor) -> str:
-        """What is wrong with a round by its sizes, its arithmetic or its gradients; nothing where nothing is."""
+    def _input_norms(self, points: Tensor) -> Tensor:
+        if self.proved and isinstance(self.curvature, TwoLayerCurvature):
+            points = in_float64(two_layer(self.model), points)
+        norms: Tensor = points.reshape(len(points), -1).double().norm(dim=1)
+        return norms
+
+    @property
+    def proved(self) -> bool:
+        """Whether the curvature is a proof for this network as it is now."""
+        return self.curvature.rigorous and not self.curvature.unproved(self.model)
+
+    def _unsuited(self, sums: _Open, points: Tensor, rows: int, round_size: int, outputs: Tensor) -> str:
+        """What is wrong with a round by its network, its sizes or its arithmetic; empty where nothing is."""
         if self.processes == 1 and rows != round_size:
-            return f"a round of {rows} examples was recorded as one of {round_size}, so its gradient is scaled wrongly"
-        if self.curvature.rigorous and any(
-            w.grad is None for ball in self.balls for w in ball if w.requires_grad
-        ):
-            return "a trained parameter had no gradient when its round was recorded (record before gradients are cleared)"
-        dtypes = {outputs.dtype, *(w.dtype for ball in self.balls for w in ball)}
-        return arithmetic_fault(dtypes)
-
-    def _other_gradients(self, points: Tensor, labels: Tensor, p: Tensor) -> str:
-        """Whether ``.grad`` is what the round's loss gives at the present weights: clipping, loss scaling, accumulation and
-        recording after the step all show here. Looser than rounding, tighter than any of those."""
-        parameters = [w for ball in self.balls for w in ball]
-        with torch.enable_grad():
-            value = (p * self.loss(self.model(points), labels)).sum()
-            expected = torch.autograd.grad(value, parameters, allow_unused=True)
-        for parameter, right in zip(parameters, expected, strict=True):
-            zero = torch.zeros_like(parameter)
-            right, came = zero if right is None else right, zero if parameter.grad is None else parameter.grad
-            if not bool(came.isfinite().all()):
-                return ""  # close() says so, after the points that may be why
-            if bool((came - right).norm() > 1e-3 * right.norm() + 1e-9):
-                return (
-                    "the gradients are not those of the round's loss at these weights (clipped, scaled, accumulated, or recorded "
-                    "after the step)"
-                )
-        return ""
-
-    def _gradients(self) -> list[list[Tensor]]:
-        """``.grad`` of the trained weights, as matrices."""
-        return [
-            [as_matrix(w.grad if w.grad is not None else torch.zeros_like(w)) for w in ball]
-            for ball in self.balls
-        ]
+            return (
+                f"a round of {rows} examples was recorded as one of {round_size}, so it is weighted wrongly"
+            )
+        if self.curvature.rigorous:  # asked in each round: hooks come and go
+            return self.curvature.unproved(self.model)
+        fault = ""
+        if not sums.probed:  # once a window: modes may change within a run
+            fault, sums.probed = probed_fault(self.model, points[:8]), rows > 1
+        return fault or arithmetic_fault({outputs.dtype, *(w.dtype for ball in self.balls for w in ball)})
 
     def close(self, *, epoch: int = 0, frozen: bool = False) -> Window:
         """End the window: add up over processes, check coverage, and evaluate the bound at ``radius``."""
@@ -282,19 +266,7 @@ class TraceRecorder:
             balls=sums.model.settled(self.reduce, epochs, spread=self.processes > 1),
             radii=() if self._bound is None else self._bound.radii,
         )
-        width = self.model.width if self.curvature.rigorous and isinstance(self.model, TwoLayer) else 0
-        amplitude = 0.0
-        wide = self.balls[0][0].dtype == torch.float64
-        if isinstance(self.curvature, DeepCurvature):
-            width, wide = self.balls[0][0].shape[0], True
-            amplitude = self.curvature.amplitude(self.model, self.initial, float(sums.distance))
-        unit = 2.0**-53 if wide else 2.0**-24
-        rounding = Rounding(
-            unit=unit, width=width, slope=float(self.reduce(sums.slope)) / epochs,
-            # The root of the sum of squares is at least the largest over the processes.
-            input_norm=float(self.reduce(sums.input_norm.square()).sqrt()), distance=float(sums.distance), output_norm=self._output_norm(),
-            growth=growth(self.model), amplitude=amplitude,
-        )  # fmt: skip
+        rounding = self._rounding(sums, epochs)
         online_loss = float(self.reduce(sums.loss)) / epochs
         fault = self._fault(sums, lower)
         if fault:
@@ -311,34 +283,53 @@ class TraceRecorder:
         """A window that proves nothing."""
         return Window(
             first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch,
-            rounding=Rounding(unit=0.0, width=0, slope=0.0, input_norm=0.0, distance=0.0),
+            rounding=Rounding(unit=0.0),
             online_loss=float("nan"), drift=tuple(float(d) for d in sums.drift), lower=None,
             lower_bound=float("nan"), void=fault, frozen=frozen,
         )  # fmt: skip
 
-    def _output_norm(self) -> float:
-        return (
-            float(self.model.output_weight.detach().abs().max()) if isinstance(self.model, TwoLayer) else 1.0
-        )
+    def _rounding(self, sums: _Open, epochs: int) -> Rounding:
+        """Figures of the window for the allowance; none for an estimate."""
+        if not self.proved:
+            return Rounding(unit=0.0)
+        slope, loss = float(self.reduce(sums.slope)) / epochs, float(self.reduce(sums.size)) / epochs
+        # The root of the sum of squares is at least the largest over the processes.
+        input_norm, distance = float(self.reduce(sums.input_norm.square()).sqrt()), float(sums.distance)
+        # Sums over rounds add their own terms.
+        terms = len(self.y) + sums.rounds
+        if isinstance(self.curvature, DeepCurvature):
+            return Rounding(
+                unit=2.0**-53, width=self.balls[0][0].shape[0], examples=terms, slope=slope, loss=loss, input_norm=input_norm,
+                distance=distance, amplitude=self.curvature.amplitude(self.model, self.initial, distance),
+            )  # fmt: skip
+        start = math.sqrt(sum(float(w.double().square().sum()) for w in self.initial.values()))
+        return two_layer_rounding(
+            two_layer(self.model), examples=terms, slope=slope, loss=loss, input_norm=input_norm, start_norm=start,
+            distance=distance,
+        )  # fmt: skip
 
     def _fault(self, sums: _Open, lower: LowerModel) -> str:
         outside = int(self.reduce(sums.outside))
         if outside:
             return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
-        mislabelled = int(self.reduce(sums.mislabelled))
-        if mislabelled:
-            return (
-                f"{mislabelled} targets differ from the examples' labels, so the rounds are of another loss"
-            )
+        if float(self.reduce(sums.changed)):
+            parts = self._fixed_now()
+            name = first_difference(fingerprints(parts), fingerprints(self.fixed)) or "a fixed part"
+            return f"{name} changed while training, so the rounds are of different functions"
         visits = self.reduce(sums.visits)
         often, seldom = int((visits > sums.epochs).sum()), int((visits < sums.epochs).sum())
         if often:
             return f"{often} of {len(visits)} examples were visited more than {sums.epochs} time(s), so the rounds do not weigh the data evenly"
         if seldom and not (sums.subset and self.loss.nonnegative):
             return f"{seldom} of {len(visits)} examples were visited fewer than {sums.epochs} time(s), so the rounds do not cover the data"
-        if not torch.isfinite(torch.tensor(lower.constant)):
+        numbers = [t for ball in lower.balls for b in ball for t in (b.linear, b.matrices) if t is not None]
+        if not math.isfinite(lower.constant) or not all(bool(t.isfinite().all()) for t in numbers):
             return "a recorded round is not finite"
         return ""
+
+
+def _copied(parts: Fixed) -> Fixed:
+    return {name: part if isinstance(part, str) else part.clone() for name, part in parts.items()}
 
 
 def window_at(window: Window, radius: Radius) -> Window:

@@ -1,20 +1,18 @@
 """What a window under way adds up."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from holdfast._tensors import as_matrix
 from holdfast.curvature import RoundCurvature
 from holdfast.curvature.grams import RowSums
 from holdfast.trace.lower_model import Block, curved
 
-
-def as_matrix(parameter: Tensor) -> Float[Tensor, "units inputs"]:
-    """A parameter as a matrix with one row a unit; vectors and scalars have one row."""
-    return parameter.reshape(1, -1) if parameter.ndim < 2 else parameter.reshape(len(parameter), -1)
+Gradients = Sequence[Sequence[Tensor]]
+"""A matrix a parameter, one group a ball."""
 
 
 @dataclass
@@ -67,18 +65,12 @@ class Sums:
 
     def add(
         self,
-        gradients: list[list[Tensor]],
+        gradients: Gradients,
         curvature: RoundCurvature,
-        moves: list[list[Tensor]],
+        moves: Gradients,
         share: float,
-        processes: int = 1,
     ) -> None:
-        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``."""
-        # Every process holds the whole gradient, and the sums over processes are taken when the window closes.
-        part_of = share / processes
-        if curvature.tangent is not None:  # of this process's examples alone, at a centre of its own
-            gradients, part_of = [list(ball) for ball in curvature.tangent.gradients], share
-            moves = [list(ball) for ball in curvature.tangent.moves]
+        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``; ``g`` of this process's examples alone."""
         for ball, ball_gradients, ball_moves, ball_curvature in zip(
             self.balls, gradients, moves, curvature.balls, strict=True
         ):
@@ -86,8 +78,8 @@ class Sums:
                 ball, ball_gradients, ball_moves, ball_curvature, strict=True
             ):
                 block.linear = block.linear.to(gradient.dtype)
-                block.linear.add_(gradient, alpha=part_of)
-                self.constant -= part_of * torch.linalg.vecdot(gradient.flatten(), move.flatten())
+                block.linear.add_(gradient, alpha=share)
+                self.constant -= share * torch.linalg.vecdot(gradient.flatten(), move.flatten())
                 if part.rows is not None:
                     bent = part.rows.times(move)
                     block.linear.add_(bent, alpha=2 * share)

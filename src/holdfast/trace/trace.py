@@ -18,7 +18,7 @@ from holdfast.errors import RunFolderError
 from holdfast.trace.lower_model import Block, LowerModel
 from holdfast.trace.window import Rounding, Window
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Trace:
         initial: ``W0`` by parameter name.
         windows: in order of training; those whose lower model was dropped for space keep their figures.
         rigorous, reason: whether the curvature bound is a proof, and why (not).
+        fixed: digests of all that the function depends on besides the trained parameters (`holdfast.networks.exact.fingerprints`).
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -56,6 +57,7 @@ class Trace:
     windows: tuple[Window, ...]
     rigorous: bool
     reason: str
+    fixed: dict[str, str]
 
     @property
     def void(self) -> str:
@@ -120,6 +122,7 @@ def save_trace(trace: Trace, folder: Path) -> None:
             "rigorous": trace.rigorous,
             "reason": trace.reason,
             "initial": initial,
+            "fixed": trace.fixed,
             "windows": rows,
         },
     )
@@ -172,7 +175,7 @@ def load_trace(folder: Path) -> Trace:
         windows = tuple(_window(row, folder) for row in record["windows"])
         return Trace(
             names=tuple(tuple(ball) for ball in record["names"]), initial=initial, windows=windows,
-            rigorous=record["rigorous"], reason=record["reason"],
+            rigorous=record["rigorous"], reason=record["reason"], fixed=dict(record["fixed"]),
         )  # fmt: skip
     except RunFolderError:
         raise

@@ -146,7 +146,7 @@ def fit(
             fabric.backward(value * fabric.world_size)
             if recorder is not None:
                 if recording:
-                    recorder.record(rows, points, outputs.detach(), y[rows], round_size=batch.round_size)
+                    recorder.record(rows, points, outputs.detach(), round_size=batch.round_size)
                 else:
                     recorder.skip()
             optimizer.step()

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.errors import InputError
-from holdfast.networks import Dense, Linearised, TwoLayer
+from holdfast.networks import Linearised
+from holdfast.networks.exact import exact_core
 from holdfast.theory.analytic import NTK, ntk
 from holdfast.theory.empirical import empirical_ntk
 from holdfast.theory.spec import KernelSpec
@@ -152,7 +153,7 @@ def weight_step(
 
 def limit_of(model: nn.Module) -> NTK | nn.Module:
     """The kernel that networks like this one tend to as they widen, where it is known analytically; else the module, for its own tangent class."""
-    return ntk(model) if isinstance(model, TwoLayer | Dense) else model
+    return model if exact_core(model) is None else ntk(model)
 
 
 def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> FunctionClass:
