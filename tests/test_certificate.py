@@ -465,19 +465,17 @@ def test_windows_compete_with_the_pass_and_void_ones_void_all() -> None:
     net, start, x, y, loss = case("softplus")
     passed = frozen(net, start, x, y, loss)
     window, _ = one_round(network("softplus", width=24), x, y, x, loss, radius=2.0)
-    better = dataclasses.replace(
-        window, lower=dataclasses.replace(window.lower, constant=0.9 + window.lower.constant)
-    )  # type: ignore[type-var]
     trace = Trace(
-        names=(("weight",),),
-        initial={"weight": start},
-        windows=(window,),
-        rigorous=True,
-        reason="a proof",
+        names=(("weight",),), initial={"weight": start}, windows=(window,), rigorous=True, reason="a proof",
         fixed=fingerprints(fixed_parts(net, ("weight",))),
-    )
+    )  # fmt: skip
     plain = certify_trace(trace, passed, 2.0, evaluations=1)
     assert plain.lower_bound >= window.lower_bound
+    assert window.lower is not None
+    lift = (plain.lower_bound + plain.surrogate_loss) / 2 - window.bound_at(2.0)
+    better = dataclasses.replace(
+        window, lower=dataclasses.replace(window.lower, constant=lift + window.lower.constant)
+    )
     raised = certify_trace(dataclasses.replace(trace, windows=(window, better)), passed, 2.0, evaluations=1)
     assert raised.lower_bound == better.bound_at(2.0)
     assert raised.source == "rounds 1 to 1"

@@ -347,6 +347,38 @@ def test_a_window_above_what_an_attack_found_says_that_the_attack_missed() -> No
     assert verified_loss(passed) > passed.surrogate_loss
 
 
+def test_the_attack_is_run_again_and_the_larger_loss_reported() -> None:
+    """Recorded points that did not move, and a window between their loss and the robust loss."""
+    net, start, x, y = trained()
+    passes = [
+        frozen_pass(net, start, points, THREAT, CrossEntropy(), TwoLayerCurvature(), weights_name="these")
+        for points in (
+            FrozenPoints(x=x, points=x, y=y),
+            attacked_points(net, x, y, THREAT, PGD(steps=40), CrossEntropy(), seed=0, batch_size=64),
+        )
+    ]
+    low, high = (passed.surrogate_loss for passed in passes)
+    window, _ = one_round(network("softplus", width=24), x, y, x, CrossEntropy(), radius=2.0)
+    assert window.lower is not None
+    lift = (low + high) / 2 - window.bound_at(2.0)
+    wrong = dataclasses.replace(
+        window, lower=dataclasses.replace(window.lower, constant=window.lower.constant + lift)
+    )
+    trace = Trace(
+        names=(("weight",),),
+        initial=start,
+        windows=(wrong,),
+        rigorous=True,
+        reason="a proof",
+        fixed=dict(passes[0].fixed),
+    )
+    found = certify_trace(trace, passes[0], 2.0, evaluations=1)
+    assert found.status == "certified"
+    assert found.attack_missed == pytest.approx((high - low) / 2, rel=1e-3)
+    assert found.surrogate_loss == pytest.approx(high, rel=1e-2)
+    assert found.gap == pytest.approx((high - low) / 2, rel=0.1)
+
+
 def test_a_window_above_a_verified_loss_voids() -> None:
     net, start, x, y = trained()
     points = attacked_points(net, x, y, THREAT, ATTACK, CrossEntropy(), seed=0, batch_size=64)

@@ -73,7 +73,14 @@ def _certified(
         session.rows[:] = with_bounds(session.rows, session.state.windows)
     with session.progress.counted("certifying in float64") as report:
         return certify_trace(
-            session.trace(), passed, radius, others=others, evaluations=max(1, evaluations), progress=report
+            session.trace(),
+            passed,
+            radius,
+            others=others,
+            evaluations=max(1, evaluations),
+            seed=session.seed,
+            networks=() if session.best.weights is None else (session.best.weights,),
+            progress=report,
         )
 
 
