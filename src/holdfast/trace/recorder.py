@@ -187,9 +187,11 @@ class TraceRecorder:
         if self.example_weights is not None:
             p = self.example_weights[rows] * (n / round_size)
         slopes = self.loss.slope(exact, labels) * p[:, None]
-        moves = [[as_matrix(w.double() - self.initial[name].double()) for w, name in zip(ws, ns, strict=True)]
+        moves = [[as_matrix(self._wide(w) - self._wide(self.initial[name])) for w, name in zip(ws, ns, strict=True)]
                  for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
-        sums.drift = [torch.stack([move.square().sum() for move in ball]).sum().sqrt() for ball in moves]
+        sums.drift = [
+            torch.stack([move.double().square().sum() for move in ball]).sum().sqrt() for ball in moves
+        ]
         curvature = (self._bound or self.curvature).round(self.model, points, slopes, reach=self._reach)
         tangent = curvature.tangent
         if tangent is None:
@@ -207,6 +209,10 @@ class TraceRecorder:
             sums.input_norm = torch.maximum(sums.input_norm, self._input_norms(points).amax())
         sums.distance = torch.maximum(sums.distance, torch.stack(sums.drift).amax())
         sums.model.add(tangent.gradients, curvature, moves if tangent.moves is None else tangent.moves, share)
+
+    def _wide(self, weight: Tensor) -> Tensor:
+        """In float64 where there is a proof; estimates stay in the network's own precision."""
+        return weight.double() if self.curvature.rigorous else weight
 
     def _fixed_now(self) -> Fixed:
         return fixed_parts(self.model, tuple(name for ball in self.names for name in ball))
