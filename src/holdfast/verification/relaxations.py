@@ -98,7 +98,7 @@ def tangent(scalar: Scalar, point: Values, lower: Values, upper: Values) -> tupl
     """Slope and height of the tangent of a convex function at a point of the interval."""
     slope = scalar.slope(point)
     height = scalar.value(point) - slope * point
-    return slope, height - _allowance(slope, lower, upper, scalar.value(point))
+    return slope, height - _allowance(slope, lower, upper, scalar.value(point).abs())
 
 
 def _height(scalar: Scalar, slope: Values, lower: Values, upper: Values) -> Values:
@@ -115,19 +115,20 @@ def _height(scalar: Scalar, slope: Values, lower: Values, upper: Values) -> Valu
         drop = (scalar.slope(left) - slope).clamp(max=0.0) * (right - left)
         lowest = scalar.value(left) - slope * left + drop
         least = torch.minimum(least, lowest)
-    return least - _allowance(slope, lower, upper, scalar.value(lower))
+    largest = torch.maximum(scalar.value(lower).abs(), scalar.value(upper).abs())
+    return least - _allowance(slope, lower, upper, largest)
 
 
 def _ends(scalar: Scalar, slope: Values, lower: Values, upper: Values) -> Values:
     at_lower, at_upper = scalar.value(lower), scalar.value(upper)
     least = torch.minimum(at_lower - slope * lower, at_upper - slope * upper)
-    return least - _allowance(slope, lower, upper, at_lower)
+    return least - _allowance(slope, lower, upper, torch.maximum(at_lower.abs(), at_upper.abs()))
 
 
-def _allowance(slope: Values, lower: Values, upper: Values, value: Values) -> Values:
-    """For the rounding of ``act``, its slope and the height, each taken to be right to 8 units of a number of its size."""
+def _allowance(slope: Values, lower: Values, upper: Values, largest: Values) -> Values:
+    """For the rounding of ``act``, its slope and the height, each taken to be right to 8 units of a number of its size; ``largest`` is that of ``act``."""
     size = 1 + lower.abs() + upper.abs()
-    return 32 * UNIT * ((1 + slope.abs()) * size + value.abs())
+    return 32 * UNIT * ((1 + slope.abs()) * size + largest)
 
 
 def _chord_slope(scalar: Scalar, lower: Values, upper: Values) -> Values:

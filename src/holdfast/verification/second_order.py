@@ -3,11 +3,13 @@
 Taylor's formula with the input Hessian bounded is Singla and Feizi's certificate (2020, arXiv 2006.00731). Relaxing each unit by itself, or
 bounding each unit's Hessian, costs a factor ``sqrt(m)`` for ``f = m^(-1/2) sum_r a_r act(w_r . z)``. Here units come in
 pairs ``(w, +a)`` and ``(w', -a)`` that were equal when training began and have stayed near each other, so only their differences count:
-with ``p = w . d``, ``q = w' . d`` and ``D = w - w'``, along ``x + t d`` the second derivative of a pair, ``act''(u) p^2 - act''(u') q^2``, changes at a rate
+with ``p = w . d``, ``q = w' . d``, ``D = w - w'`` and the remainder ``R_u(p)`` of ``act(u + p)`` after its terms of degree 0 to 2, a pair leaves
 
-    ``act'''(u) p^3 - act'''(u') q^3 = (act'''(u) - act'''(u')) p^3 + act'''(u') (p - q) (p^2 + p q + q^2)``,
+    ``R_u(p) - R_u'(q) = [R_u(p) - R_u'(p)] + [R_u'(p) - R_u'(q)]``.
 
-at most ``K4 |u - u'| |p| p^2 + (3/2) K3 |D . d| (p^2 + q^2)`` in size, ``K3`` and ``K4`` the largest ``|act'''|`` and ``|act''''|``. Hence
+``dR_u(p)/du`` is the remainder of ``act'(u + p)`` after degree 2, so the first bracket is at most ``K4 |u - u'| |p|^3 / 6``; ``dR_u(p)/dp`` is that after
+degree 1, so the second is at most ``K3 |p^3 - q^3| / 6 <= (3/2) K3 |D . d| (p^2 + q^2) / 6``. Here ``K3`` and ``K4`` are the largest sizes of the
+third and fourth derivative of ``act``. Hence
 
     ``g(x + d) >= g(x) + <grad g, d> + d^T H(x) d / 2 - d^T P d / 6``
 
@@ -160,7 +162,7 @@ def _margins(
     length, other = (torch.linalg.vector_norm(inner, dual, dim=1) * radius for inner in (first, second))
     apart = torch.linalg.vector_norm(first - second, dual, dim=1) * radius
     pulled = 1.5 * third * apart
-    turned = fourth * ((before - after).abs() + apart) * torch.minimum(length, other) + pulled
+    turned = fourth * (before - after).abs() * torch.minimum(length, other) + pulled
     # Either of the pair may carry the first term; the shorter does, as the formula is symmetric in the two.
     on_first = torch.where(length <= other, turned, pulled)
     on_second = torch.where(length <= other, pulled, turned)
