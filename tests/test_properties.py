@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast import _deadline
 from holdfast.cli.main import main
 from holdfast.errors import InputError
 from holdfast.evaluation.properties import check_property
@@ -85,6 +86,66 @@ def test_what_cannot_be_decided_is_unknown() -> None:
     answer = check_property(Flat(), parse_vnnlib(box(-1, 1, "(<= Y_0 -0.001)")), (2,), seconds=0.001)
     assert answer.status == "unknown"
     assert answer.open_parts == 1
+    assert answer.out_of_time
+    assert "time was over" in answer.why
+    assert "more seconds may decide" in answer.why
+
+
+class Smooth(nn.Module):
+    """``tanh(x_0 + x_1) - tanh(x_0 + x_1) = 0``, which no method here sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.sum(1, keepdim=True)
+        return torch.cat([torch.tanh(s) + torch.tanh(-s), 0 * s], 1)
+
+
+def test_more_seconds_are_advised_only_where_they_can_help() -> None:
+    prop = parse_vnnlib(box(-1, 1, "(<= Y_0 -0.001)"))
+    answer = check_property(Smooth(), prop, (2,), seconds=600.0)
+    assert answer.status == "unknown"
+    assert not answer.out_of_time
+    assert "more seconds do not help" in answer.why
+    assert "1 of 1 parts are open" in answer.why
+
+
+def test_kinks_are_cut_where_bounds_do_not_suffice() -> None:
+    """The same with rectifiers, whose sides decide: proved, and just above it refuted."""
+
+    class Kinked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            s = x.sum(1, keepdim=True)
+            return torch.cat([torch.relu(s) - torch.relu(-s) - s, 0 * s], 1)
+
+    assert check_property(Kinked(), parse_vnnlib(box(-1, 1, "(<= Y_0 -0.001)")), (2,)).status == "unsat"
+
+
+class Clock:
+    """A clock that goes on by one second each time it is read; ``late`` is what has been read of it since an end."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("seconds", [40.0, 400.0])
+def test_the_time_holds_over_a_thousand_boxes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Every loop reads the clock: with one that goes by readings, hardly any come after the end, whichever phase it falls in."""
+    clock = Clock()
+    monkeypatch.setattr(_deadline, "time", clock)
+    lines = [box(-1, 1, "(<= Y_0 -0.001)").partition("(assert")[0]]
+    cases = " ".join(
+        f"(and (>= X_0 {-1 + k / 1000}) (<= X_0 1) (>= X_1 -1) (<= X_1 1) (<= Y_0 -0.001))"
+        for k in range(1000)
+    )
+    prop = parse_vnnlib(f"{lines[0]}(assert (or {cases}))")
+    answer = check_property(Smooth(), prop, (2,), seconds=seconds)
+    assert answer.status == "unknown"
+    assert answer.out_of_time
+    assert (answer.parts, 1 <= answer.open_parts <= 1000) == (1000, True)
+    assert clock.now <= seconds + 10
 
 
 def test_a_network_of_another_size_is_refused() -> None:

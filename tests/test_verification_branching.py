@@ -123,7 +123,7 @@ def test_a_claim_as_tight_as_can_be_is_decided_on_either_side():
         with torch.no_grad():
             moved[-1].bias[0] += shift - least
         graph, region = trace(moved, x), region_of(threat, x)
-        outcome = branch(graph, region, row, x, -torch.inf, None)
+        outcome = branch(graph, region, row, x, -torch.inf)
         assert (outcome.bound > 0) == (shift > 0)
         assert (outcome.point is None) == (shift > 0)
         assert outcome.bound <= shift + 1e-7
@@ -190,6 +190,24 @@ def test_auto_branches_where_the_time_is_limited_and_the_network_small(monkeypat
     assert "branch" not in verify(net, x, y, threat, "auto").methods
     monkeypatch.setattr(methods, "UNITS", 12)
     assert "branch" not in verify(net, x, y, threat, "auto", seconds=60.0).methods
+
+
+@pytest.mark.parametrize("norm", ["inf", "2", "1"])
+def test_networks_without_a_kink_are_answered(norm):
+    """Affine ones are decided, by a proof or by a point; smooth ones get CROWN's bounds and an attack."""
+    torch.manual_seed(0)
+    threat = hf.LpBall(norm, 0.3, bounds=(0.0, 1.0))
+    x = _examples(6)
+    for last in (nn.Identity(), nn.Tanh(), nn.Sigmoid()):
+        net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), last).double()
+        y = predictions(net, x)
+        proof, plain = verify(net, x, y, threat, "branch"), verify(net, x, y, threat, "crown")
+        refuted = ~proof.counterexample.isnan().any(1)
+        assert not (proof.verified & refuted).any()
+        assert (proof.margins >= plain.margins - 1e-12).all()
+        assert (net(proof.counterexample[refuted]).argmax(1) != y[refuted]).all()
+        if isinstance(last, nn.Identity):
+            assert (proof.verified | refuted).all()
 
 
 def test_branching_stops_when_the_time_is_over(monkeypatch):

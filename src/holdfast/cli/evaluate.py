@@ -58,7 +58,7 @@ def _parser() -> Parser:
         "--verify-seconds",
         type=positive,
         default=120.0,
-        help="after which no new bound is begun (default: 120)",
+        help="for all bounds together (default: 120)",
     )
     parser.add_argument("--threat", help="e.g. linf:0.1 (default: that of the run)")
     parser.add_argument("--part", default="test", help="test, validation, train or all (default: test)")

@@ -1,8 +1,10 @@
 """``holdfast verify``: is a VNN-LIB property of a network met by some input (sat), by none (unsat, proved), or unknown?"""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast._deadline import Deadline
 from holdfast.cli.arguments import Parser, positive
 from holdfast.errors import InputError
 
@@ -22,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("property", metavar="PROPERTY", type=Path, help="a .vnnlib file, also gzipped")
     parser.add_argument("--model", type=Path, required=True, help="the network: an .onnx file")
     parser.add_argument(
-        "--seconds", type=positive, default=60.0, help="after which no new bound is begun (default: 60)"
+        "--seconds", type=positive, default=60.0, help="for the answer, reading included (default: 60)"
     )
     parser.add_argument(
         "--counterexample", type=Path, help="file to write a counterexample to, as VNN-COMP has it"
@@ -30,6 +32,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     given = parser.read(argv)
+    deadline = Deadline.after(given.seconds)
     for path in (given.property, given.model):
         if not path.is_file():
             raise InputError(f"a file is needed, got {path}, which is none; check the path.")
@@ -37,10 +40,13 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.external import load_onnx, read_vnnlib
     from holdfast.jobs.verify import counterexample_text, verify_property
 
+    imported, prop = load_onnx(given.model), read_vnnlib(given.property)
+    for note in imported.notes:
+        print(f"{given.model}: {note}", file=sys.stderr)
     answer = verify_property(
-        load_onnx(given.model),
-        read_vnnlib(given.property),
-        seconds=given.seconds,
+        imported,
+        prop,
+        seconds=deadline.left,
         seed=given.seed,
         progress=not given.quiet,
     )
@@ -55,7 +61,5 @@ def run(argv: Sequence[str]) -> int:
         else:
             print(text, end="")
     elif answer.status == "unknown":
-        print(
-            f"{answer.open_parts} parts are open; the smallest proved margin is {answer.margin:.4g}; try more --seconds."
-        )
+        print(f"{answer.why}.")
     return STATUS[answer.status]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
+from holdfast._deadline import Deadline
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
 from holdfast.attacks import Attack, CleanAttack, in_mode
 from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
@@ -76,7 +77,7 @@ def evaluate(
         y: labels ``0 .. classes-1``, (examples,).
         attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``, ``strong``, ``pgd`` or ``clean``.
         verify: method of `holdfast.verify` with which examples are proved, e.g. ``auto``; ``None`` for no bounds.
-        verify_seconds: after which no new bound is begun; what was not reached counts as not verified.
+        verify_seconds: for all bounds together; what was not reached counts as not verified.
         loss: scores the points, and leads attacks without a loss of their own; default cross-entropy.
         batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at most 256 on a CPU.
             Halved, and ``notice`` told so, where memory runs out all the same.
@@ -192,16 +193,14 @@ class _Cascade:
 
     def prove(self, position: Position, method: str, seconds: float | None) -> None:
         """Bounds: with all means for what is still open, with plain ones for the loss of the others."""
+        deadline = Deadline.after(seconds)
         began, open_ = time.perf_counter(), ~position.broken & ~position.verified
         rows = open_.nonzero().squeeze(1)
-        methods = self._bound(position, rows, method, seconds)
+        methods = self._bound(position, rows, method, deadline.left)
         entered, left = len(rows), int((open_ & ~position.verified).sum())
-        spent = time.perf_counter() - began
-        if seconds is None or spent < seconds:
+        if not deadline.over:
             rest = position.loss_bound.isinf().nonzero().squeeze(1)
-            self._bound(
-                position, rest, PLAIN.get(method, method), None if seconds is None else seconds - spent
-            )
+            self._bound(position, rest, PLAIN.get(method, method), deadline.left)
         by = Counter(name for name, row in zip(methods, rows.tolist(), strict=True) if position.verified[row])
         note = "proved by " + ", ".join(f"{name} {count:,}" for name, count in by.most_common()) if by else ""
         position.stages.append(

@@ -41,7 +41,7 @@ def accuracy_curve(
     An example broken at one radius is broken at every larger one, and one proved at a radius is proved at every smaller one, so
     attacks go upwards and bounds downwards, each on what is still open.
 
-    ``verify_seconds`` is the time after which no new bound is begun, shared out evenly to the radii.
+    ``verify_seconds`` is for all bounds together, shared out evenly to the radii.
 
     Raises:
         InputError: no radii, or one that is not >= 0.

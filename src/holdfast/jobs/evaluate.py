@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         attacks: name of the suite.
         verify: method of the bounds; ``None`` for none.
-        verify_seconds: after which no new bound is begun; ``None`` for no limit.
+        verify_seconds: for all bounds together; ``None`` for no limit.
         part: which part of the data.
         sample: examples drawn at random; ``None`` for all.
         radii: further radii for the accuracy curve.

@@ -5,12 +5,14 @@ gradient ascent, separately for every example and every row; lines of intermedia
 is itself a sound bound, so the best is kept.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from holdfast._deadline import OutOfTime
 from holdfast.verification import relaxations
 from holdfast.verification.crown import State, back_substitute
 from holdfast.verification.graph import Unit
@@ -28,7 +30,8 @@ def optimised_margins(
     steps: int,
     signs: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "batch rows"]:
-    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over ``steps`` steps.
+    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over ``steps`` steps, fewer
+    where the state's deadline comes first.
 
     Where ``signs`` says on which side of 0 values are, the multipliers of these constraints are optimised too.
     """
@@ -43,7 +46,7 @@ def optimised_margins(
     }
     best = torch.full(rows.shape[:2], -torch.inf, dtype=rows.dtype, device=rows.device)
     free = [*shares.values(), *weights.values()]
-    with torch.enable_grad():
+    with torch.enable_grad(), suppress(OutOfTime):  # the best so far is sound
         for one in free:
             one.requires_grad_(True)
         if not free:

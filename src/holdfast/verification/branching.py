@@ -6,7 +6,6 @@ boxes) or the dual problem does (for other sets): the multipliers give a bound t
 the solver is not trusted.
 """
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linprog
 from torch import Tensor
 
+from holdfast._deadline import NEVER, Deadline, OutOfTime
 from holdfast.threats.base import Threat
 from holdfast.verification import crown
 from holdfast.verification.alpha import constraints, optimised_margins
@@ -29,10 +29,15 @@ PENALTIES = (1e2, 1e5)  # of a broken constraint, in units of the function's own
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A lower bound of one function over one set, and a point of the set where it is not above 0, if one was found."""
+    """A lower bound of one function over one set, and a point of the set where it is not above 0, if one was found.
+
+    Attributes:
+        out_of_time: whether more time might have told more.
+    """
 
     bound: float
     point: Tensor | None
+    out_of_time: bool = False
 
 
 def can_branch(graph: Graph) -> bool:
@@ -57,49 +62,53 @@ def branch(
     row: Float[Tensor, " outputs"],
     x: Float[Tensor, "1 ..."],
     known: float,
-    deadline: float | None,
+    deadline: Deadline = NEVER,
 ) -> Outcome:
     """Raise a lower bound ``known`` of ``<row, outputs>`` over one set until it is above 0, a point refutes that, or the time is over.
 
+    Without a kink there is nothing to cut: the bound stays, and the point where its linear function is least is tried.
+
     Args:
         x: the example; points are of its dtype and checked in it.
-        deadline: of `time.monotonic`.
     """
     sizes = kinks(graph)
     signs = torch.zeros((1, sum(sizes.values())), dtype=torch.int8, device=row.device)
     bounds = torch.full((1,), known, dtype=torch.float64, device=row.device)
     done = torch.inf
-    while len(bounds):
-        if deadline is not None and time.monotonic() >= deadline:
-            break
-        order = bounds.argsort()  # the least proved first: there a refuting point is likeliest
-        first, rest = order[:AT_ONCE], order[AT_ONCE:]
-        part = _Part.of(graph, region, row, signs[first], sizes)
-        point = refuting(graph, region.threat, x, row, part.points)
-        if point is not None:
-            return Outcome(bound=min(done, float(bounds.min())), point=point)
-        found = torch.maximum(bounds[first], part.bounds)
-        ended = found <= 0
-        which = part.scores.argmax(1)
-        leaf = ended & (part.scores.gather(1, which[:, None]).squeeze(1) <= 0)
-        for number in leaf.nonzero().flatten().tolist():
-            better, candidate = part.decide(number)
-            point = None if candidate is None else refuting(graph, region.threat, x, row, candidate[None])
-            found[number] = max(float(found[number]), better)
-            if point is not None:
+    try:
+        while len(bounds):
+            order = bounds.argsort()  # the least proved first: there a refuting point is likeliest
+            first, rest = order[:AT_ONCE], order[AT_ONCE:]
+            part = _Part.of(graph, region, row, signs[first], sizes, deadline)
+            point = refuting(graph, region.threat, x, row, part.points)
+            found = torch.maximum(bounds[first], part.bounds)
+            if point is not None or not sizes:
                 return Outcome(bound=min(done, float(torch.cat([found, bounds[rest]]).min())), point=point)
-        closed = found[~ended | leaf]
-        done = min([done, *closed.tolist()])
-        if done <= 0:  # a part that cannot be cut is left unproved
-            return Outcome(bound=min(done, float(torch.cat([found, bounds[rest]]).min())), point=None)
-        split = ended & ~leaf
-        children = signs[first][split].repeat(2, 1)
-        sides = torch.ones(len(children), 1, dtype=torch.int8, device=row.device)
-        sides[len(children) // 2 :] = -1
-        children.scatter_(1, which[split].repeat(2)[:, None], sides)
-        signs = torch.cat([signs[rest], children])
-        bounds = torch.cat([bounds[rest], found[split].repeat(2)])
-    return Outcome(bound=min([done, *bounds.tolist()]), point=None)
+            ended = found <= 0
+            which = part.scores.argmax(1)
+            leaf = ended & (part.scores.gather(1, which[:, None]).squeeze(1) <= 0)
+            for number in leaf.nonzero().flatten().tolist():
+                better, candidate = part.decide(number)
+                point = None if candidate is None else refuting(graph, region.threat, x, row, candidate[None])
+                found[number] = max(float(found[number]), better)
+                if point is not None:
+                    return Outcome(
+                        bound=min(done, float(torch.cat([found, bounds[rest]]).min())), point=point
+                    )
+            closed = found[~ended | leaf]
+            done = min([done, *closed.tolist()])
+            if done <= 0:  # a part that cannot be cut is left unproved
+                return Outcome(bound=min(done, float(torch.cat([found, bounds[rest]]).min())), point=None)
+            split = ended & ~leaf
+            children = signs[first][split].repeat(2, 1)
+            sides = torch.ones(len(children), 1, dtype=torch.int8, device=row.device)
+            sides[len(children) // 2 :] = -1
+            children.scatter_(1, which[split].repeat(2)[:, None], sides)
+            signs = torch.cat([signs[rest], children])
+            bounds = torch.cat([bounds[rest], found[split].repeat(2)])
+    except OutOfTime:  # bounds of parts that were not reached stand
+        return Outcome(bound=min([done, *bounds.tolist()]), point=None, out_of_time=True)
+    return Outcome(bound=done, point=None)
 
 
 def refuting(
@@ -139,6 +148,7 @@ class _Part:
         row: Float[Tensor, " outputs"],
         signs: Int[Tensor, "parts units"],
         sizes: dict[int, int],
+        deadline: Deadline = NEVER,
     ) -> "_Part":
         count = len(signs)
         pieces = dict(zip(sizes, torch.split(signs, list(sizes.values()), 1), strict=True))
@@ -146,7 +156,7 @@ class _Part:
             value: side.double().reshape(count, *graph.steps[value].shape) for value, side in pieces.items()
         }
         parts = region.part(torch.zeros(count, dtype=torch.long, device=row.device))
-        state = crown.analyse(graph, parts, signs=sides)
+        state = crown.analyse(graph, parts, signs=sides, deadline=deadline)
         rows = row.expand(count, 1, -1)
         size = dot(rows.abs(), state.bounds[graph.last].size)
         seen: dict[int, Tensor] = {}
@@ -164,7 +174,7 @@ class _Part:
             rows=rows,
             signs=sides,
             bounds=bounds.masked_fill(empty, torch.inf),
-            scores=_scores(state, seen, sizes),
+            scores=_scores(state, seen, sizes) if sizes else bounds[:, None][:, :0],
             points=points,
         )
 
@@ -175,7 +185,8 @@ class _Part:
             return -torch.inf, None
         one = slice(number, number + 1)
         signs = {value: side[one] for value, side in self.signs.items()}
-        state = crown.analyse(graph, everything.part(one), signs=signs)
+        deadline = self.state.deadline
+        state = crown.analyse(graph, everything.part(one), signs=signs, deadline=deadline)
         sides = torch.cat([side.flatten() for side in signs.values()])
         cut = sides.nonzero().flatten()
         slopes, heights = _affine(state, {graph.last: self.rows[one]})
@@ -185,7 +196,7 @@ class _Part:
         if not isinstance(everything, BoxRegion):
             weights = torch.zeros_like(sides)
             weights[cut], lowest = best_multipliers(
-                everything.part(one), slopes[0], float(heights[0]), matrix, offset
+                everything.part(one), slopes[0], float(heights[0]), matrix, offset, deadline
             )
             return self._with_multipliers(state, number, signs, weights), lowest
         lower, upper = everything.lower[number], everything.upper[number]
@@ -200,7 +211,9 @@ class _Part:
                 b_ub=offset.numpy(force=True),
                 bounds=[*zip(lower.tolist(), upper.tolist(), strict=True), *[(0, None)] * len(cut)],
                 method="highs",
+                options={} if deadline.left is None else {"time_limit": deadline.left},
             )
+            deadline.check()
             if solved.x is None:
                 continue
             weights = torch.zeros_like(sides)

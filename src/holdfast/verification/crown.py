@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from holdfast._deadline import NEVER, Deadline
 from holdfast._tensors import chunks
 from holdfast.verification import relaxations, single
 from holdfast.verification.graph import Affine, Graph, Maximum, Source, Step, Unit
@@ -42,6 +43,7 @@ class State:
         bounds: of the values so far.
         lines: around each scalar function and each maximum so far.
         centred: the first layer at the centres of boxes, once it is needed.
+        deadline: when to raise `OutOfTime`.
     """
 
     graph: Graph
@@ -49,6 +51,7 @@ class State:
     bounds: list[Bounds]
     lines: dict[int, Lines | PoolLines]
     centred: single.Centred | None = None
+    deadline: Deadline = NEVER
 
 
 Refines = Callable[[Graph, Region, int], bool]
@@ -65,15 +68,20 @@ def every_value(graph: Graph, region: Region, value: int) -> bool:
 
 
 def analyse(
-    graph: Graph, region: Region, refines: Refines = every_value, signs: dict[int, Tensor] | None = None
+    graph: Graph,
+    region: Region,
+    refines: Refines = every_value,
+    signs: dict[int, Tensor] | None = None,
+    deadline: Deadline = NEVER,
 ) -> State:
     """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar function.
 
     ``signs`` keeps entries of the arguments of scalar functions on one side of 0: bounds then hold for those points of the sets only that
-    keep to them, and a lower bound above its upper one says that there is none.
+    keep to them, and a lower bound above its upper one says that there is none. Raises `OutOfTime` at the deadline.
     """
-    state = State(graph=graph, region=region, bounds=[], lines={})
+    state = State(graph=graph, region=region, bounds=[], lines={}, deadline=deadline)
     for number, step in enumerate(graph.steps):
+        deadline.check()
         if isinstance(step, Unit | Maximum):
             [value] = step.inputs
             # A function's value has no bounds better than those its argument's give: its own lines stay within them.
@@ -161,7 +169,7 @@ def _tighten_patches(
         begin += len(part)
         places = torch.stack([part // width, part % width])
         region, bounds, lines = cut(chain, state.region, state.bounds, state.lines, example, places)
-        small = State(graph=chain.graph, region=region, bounds=bounds, lines=lines)
+        small = State(graph=chain.graph, region=region, bounds=bounds, lines=lines, deadline=state.deadline)
         chosen = wanted.reshape(channels, -1)[:, part].T.to(torch.uint8).topk(rows, 1).indices
         last = bounds[-1].size.flatten(1)
         size = last.gather(1, chosen)
@@ -264,6 +272,7 @@ def back_substitute(
     for number in range(max(pending), until, -1):
         if number not in pending:
             continue
+        state.deadline.check()
         rows, step = pending.pop(number), state.graph.steps[number]
         if multipliers is not None and number in multipliers:
             rows = rows - multipliers[number]

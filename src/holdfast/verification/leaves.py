@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
+from holdfast._deadline import NEVER, Deadline
 from holdfast.verification.region import Region
 
 ITERATIONS = 200
@@ -21,6 +22,7 @@ def best_multipliers(
     height: float,
     matrix: Float[Tensor, "constraints features"],
     offset: Float[Tensor, " constraints"],
+    deadline: Deadline = NEVER,
 ) -> tuple[Float[Tensor, " constraints"], Float[Tensor, " features"]]:
     """Multipliers that about maximise the dual function, and the point of the set where its least value lies.
 
@@ -28,6 +30,7 @@ def best_multipliers(
         region: one threat set, of any kind.
         slope, height: the linear function.
         matrix, offset: the constraints ``matrix x + offset >= 0``.
+        deadline: when the best so far has to do.
     """
     best = -torch.inf
     weights, point = torch.zeros_like(offset), region.x[0]
@@ -44,7 +47,7 @@ def best_multipliers(
         return -value, kept.numpy(force=True)
 
     def enough(_: object) -> None:
-        if best > 0:  # proved: no need to know by how much
+        if best > 0 or deadline.over:  # proved: no need to know by how much
             raise StopIteration
 
     if len(offset):

@@ -27,6 +27,7 @@ class Verification:
         methods: what gave each example its bounds, for ``auto`` the last method it met; ``none`` where the time was over before any
             began: such an example has margins of -infinity.
         counterexample: where one was found, a point of the threat set whose margin is not above 0, in the examples' dtype; NaN elsewhere.
+        out_of_time: undecided examples that the time given ended too soon for; more seconds may decide these, and no others.
     """
 
     y: Int[Tensor, " examples"]
@@ -36,6 +37,7 @@ class Verification:
     method: str
     methods: tuple[str, ...]
     counterexample: Float[Tensor, "examples ..."]
+    out_of_time: Bool[Tensor, " examples"]
 
     @property
     def margin_lower_bound(self) -> Float[Tensor, " examples"]:

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._deadline import NEVER, Deadline
 from holdfast.errors import InputError
 from holdfast.networks import TwoLayer
 from holdfast.threats import LpBall, Threat
@@ -109,6 +110,7 @@ def second_order_margins(
     x: Float[Tensor, "batch ..."],
     specification: Float[Tensor, "batch rows outputs"],
     threat: Threat,
+    deadline: Deadline = NEVER,
 ) -> Float[Tensor, "batch rows"]:
     """Lower bounds of linear functions of the outputs over each threat set.
 
@@ -116,6 +118,7 @@ def second_order_margins(
         specification: the functions' coefficients, one row a function.
 
     Raises:
+        OutOfTime: the deadline is over before all is known.
         InputError: a network without pairs, an activation without bounded derivatives, a threat that is no ball.
     """
     if not isinstance(model, TwoLayer) or not isinstance(threat, LpBall):
@@ -130,12 +133,11 @@ def second_order_margins(
         )
     pairs = pairs_of(model)
     points = x.detach().double().flatten(1)
-    result = torch.stack(
-        [
-            _margins(model, pairs, point, rows, threat)
-            for point, rows in zip(points, specification, strict=True)
-        ]
-    )
+    found = []
+    for point, rows in zip(points, specification, strict=True):
+        deadline.check()
+        found.append(_margins(model, pairs, point, rows, threat))
+    result = torch.stack(found)
     region = region_of(threat, x)
     gradient, rest = result[..., :-1], result[..., -1]
     return region.minimum(gradient) - torch.einsum("brf,bf->br", gradient, points) + rest

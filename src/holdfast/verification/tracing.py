@@ -37,8 +37,14 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
     probe = x.detach()[:1].double().repeat(ROWS, *([1] * (x.ndim - 1)))
     with torch.inference_mode(False), torch.no_grad():
         tracer.bind(probe, tracer.record(Source(shape=tuple(x.shape[1:]))))
-        with tracer:
-            outputs = model(probe)
+        try:
+            with tracer:
+                outputs = model(probe)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"model must run on two examples in float64 to be verified, but does not ({str(error).strip().splitlines()[0]});"
+                " keep all it computes with in parameters and buffers, and in no copy of the model."
+            ) from error
         for hook in hooks:
             hook.remove()
         number = tracer.number(outputs)

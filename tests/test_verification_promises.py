@@ -1,0 +1,203 @@
+"""What every method keeps: its deadline, an answer or one sentence, and the function that the model really computes."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import holdfast as hf
+from holdfast import _deadline
+from holdfast.errors import InputError
+from holdfast.verification import verify
+from verification_cases import BALLS, NETWORKS, examples, margins, network, predictions
+
+METHODS = ("ibp", "crown-ibp", "crown", "alpha", "second-order", "branch", "auto")
+
+
+def paired(activation="softplus", outputs=3):
+    """A two-layer network that all methods take."""
+    torch.manual_seed(1)
+    net = hf.networks.TwoLayer(16, outputs, width=12, activation=activation, paired=True, train_output=False)
+    with torch.no_grad():
+        net.weight.add_(0.05 * torch.randn_like(net.weight))
+    return net.eval()
+
+
+class Clock:
+    """A clock that goes on by one each time it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["relu", "max pool", "paired"])
+def test_every_method_stops_when_its_time_is_over(monkeypatch, method, name):
+    """By a clock that goes by readings: whatever the work is in the middle of, it reads the clock once more and stops."""
+    net = paired().double() if name == "paired" else network(name)
+    if method == "second-order" and name != "paired":
+        return
+    x = examples(3)
+    y, threat = predictions(net, x), hf.LpBall("inf", 0.1, bounds=(0.0, 1.0))
+    clock = Clock()
+    monkeypatch.setattr(_deadline, "time", clock)
+    for seconds in (1.0, 9.0, 30.0, 70.0):
+        began = clock.now
+        proof = verify(net, x, y, threat, method, seconds=seconds)
+        assert clock.now - began <= seconds + 5 * len(x)  # the examples after it look a few times each
+        assert not (proof.out_of_time & proof.verified).any()
+        refuted = ~proof.counterexample.isnan().flatten(1).any(1)
+        undecided = ~proof.verified & ~refuted
+        if clock.now - began < seconds:  # it was done by itself
+            assert not proof.out_of_time.any()
+        elif method != "auto":
+            assert torch.equal(proof.out_of_time, undecided)
+
+
+def test_the_best_slopes_so_far_are_kept(monkeypatch):
+    net, x = network("relu"), examples(2)
+    y, threat = predictions(net, x), hf.LpBall("inf", 0.3, bounds=(0.0, 1.0))
+    monkeypatch.setattr(_deadline, "time", Clock())
+    full = verify(net, x, y, threat, "alpha", steps=20)
+    plain = verify(net, x, y, threat, "crown")
+    partly = [verify(net, x, y, threat, "alpha", steps=20, seconds=float(s)) for s in range(40, 240, 40)]
+    between = [
+        p
+        for p in partly
+        if bool((p.margins > plain.margins).any()) and bool((p.margins < full.margins).any())
+    ]
+    assert between
+    assert all(bool((p.margins <= full.margins + 1e-12).all()) for p in partly)
+
+
+PLAIN = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+    "nothing": nn.Flatten,
+    "one smooth output": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Tanh()),
+    "pooling alone": lambda: nn.Sequential(nn.MaxPool2d(2), nn.Flatten()),
+    "kinks and bends": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh()),
+    "zeros": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).apply(lambda part: [p.data.zero_() for p in part.parameters()]),
+    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1)),
+    "paired": paired,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [*PLAIN, "relu", "max pool", "residual", "two-layer"])
+def test_every_method_answers_or_refuses_every_network_in_one_sentence(name, method):
+    torch.manual_seed(0)
+    net = (PLAIN[name]() if name in PLAIN else NETWORKS[name]()).eval()
+    x = examples(2).float()
+    outputs = net(x).detach().flatten(1)
+    y = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+    for threat in (BALLS[0], BALLS[1], hf.LpBall("1", 0.0)):
+        try:
+            proof = verify(net, x, y, threat, method, steps=1, seconds=5.0)
+        except InputError:
+            assert method == "second-order" or name == "softmax"
+            continue
+        points = threat.sample(
+            x.double().repeat_interleave(100, 0), generator=torch.Generator().manual_seed(0)
+        )
+        exact = copy.deepcopy(net).double()
+        least = (
+            margins(exact(points).detach().flatten(1), y.repeat_interleave(100)).reshape(2, 100, -1).amin(1)
+        )
+        assert (proof.margins <= least + 1e-12).all()
+
+
+class Negated(hf.networks.TwoLayer):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+def hooked(hook, *, before=False):
+    net = paired()
+    (net.register_forward_pre_hook if before else net.register_forward_hook)(hook)
+    return net
+
+
+def overridden():
+    net = paired()
+    net.__class__ = Negated
+    return net
+
+
+def shadowed():
+    net = paired()
+    inner = net.forward
+    net.forward = lambda x: -inner(x)
+    return net
+
+
+def parametrised():
+    class Negative(nn.Module):
+        def forward(self, weight):
+            return -weight
+
+    net = paired("tanh")
+    nn.utils.parametrize.register_parametrization(net, "weight", Negative())
+    return net
+
+
+CHANGED = {
+    "a hook that negates": lambda: hooked(lambda module, given, out: -out),
+    "a hook before that scales": lambda: hooked(lambda module, given: (-10 * given[0],), before=True),
+    "an overridden forward": overridden,
+    "a forward of the instance": shadowed,
+    "a parametrisation": parametrised,
+    "a hook in a chain": lambda: nn.Sequential(nn.Flatten(), hooked(lambda module, given, out: -out)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", CHANGED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_changes_a_network_is_seen_or_refused(name, method, dtype):
+    """Asked about the labels that the unchanged network gives, a proof for it would claim the wrong class."""
+    net = CHANGED[name]().to(dtype).eval()
+    x = examples(4).to(dtype)
+    with torch.no_grad():
+        outputs = net(x)
+    threat = hf.LpBall("inf", 0.001, bounds=(0.0, 1.0))
+    for y in (outputs.argmin(1), outputs.argmax(1)):
+        try:
+            proof = verify(net, x, y, threat, method, steps=1, seconds=5.0)
+        except InputError:
+            continue
+        there = margins(outputs, y)
+        assert (proof.margins <= there + 1e-4).all()
+        assert not proof.verified[y != outputs.argmax(1)].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x, y = examples(2).float(), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="float32 or float64"):
+        verify(copy.deepcopy(net).to(dtype), x.to(dtype), y, BALLS[0], "crown")
+    with pytest.raises(InputError, match="float32 or float64"):
+        verify(nn.Flatten(), x.to(dtype), y, BALLS[0], "ibp")
+
+
+def test_a_copy_that_is_another_function_is_refused():
+    class Fickle(nn.Linear):
+        """Its copy forgets a factor."""
+
+        def __deepcopy__(self, memo):
+            other = nn.Linear(self.in_features, self.out_features)
+            other.load_state_dict(self.state_dict())
+            return other
+
+        def forward(self, x):
+            return -2 * super().forward(x)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), Fickle(16, 3))
+    with pytest.raises(InputError, match="float64 copy"):
+        verify(net, examples(2).float(), torch.tensor([0, 1]), BALLS[0], "ibp")
