@@ -1,6 +1,7 @@
 """The optimal robust loss in a kernel's space: against a reference solver, closed forms, and its own two ends."""
 
 import math
+from dataclasses import dataclass
 
 import cvxpy
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import holdfast as hf
+from holdfast.errors import InputError
+from holdfast.losses import CrossEntropy
 from holdfast.theory import KernelSpec, into_network, ntk, optimal_robust_loss
 from holdfast.theory.optimal import KernelClass, TangentClass
 from holdfast.theory.optimal.finite import FiniteProblem
@@ -282,3 +285,27 @@ def test_too_little_memory_is_refused_with_the_figure(monkeypatch: pytest.Monkey
     x, y = clouds(6, 3, 2)
     with pytest.raises(hf.InputError, match=r"working set of 6 points .* needs"):
         optimal_robust_loss(inner, x, y, None, [1.0])
+
+
+def test_the_bracket_never_starts_below_the_least_value_of_the_loss() -> None:
+    x, y = torch.tensor([[1.0, 0.2], [-0.9, 0.4], [0.8, -0.5]]), torch.tensor([0, 1, 0])
+    loss = CrossEntropy(label_smoothing=0.3)
+    curve = optimal_robust_loss(KernelSpec(activation="softplus"), x, y, None, radii=[1e3], loss=loss)
+    assert float(curve.lower) >= float(loss.floor(1, y).mean())
+
+
+@dataclass(frozen=True)
+class Claimed(CrossEntropy):
+    """Says that it is convex, and is not."""
+
+    convex = True
+    nonnegative = True
+
+    def __call__(self, outputs, labels):
+        return super().__call__(outputs, labels).sqrt()
+
+
+def test_a_loss_that_does_not_keep_its_claims_is_refused() -> None:
+    x, y = torch.tensor([[1.0, 0.2], [-0.9, 0.4]]), torch.tensor([0, 1])
+    with pytest.raises(InputError, match="tangent"):
+        optimal_robust_loss(KernelSpec(activation="softplus"), x, y, None, radii=[1.0], loss=Claimed())

@@ -19,7 +19,7 @@ from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.modes import attacking
 from holdfast.errors import InputError
-from holdfast.losses import LOSS, Loss, as_loss, correct
+from holdfast.losses import LOSS, LOSSES, Loss, as_loss, broken_claim, correct
 from holdfast.theory.optimal.curve import RobustLossCurve, Solution, as_tensor
 from holdfast.theory.optimal.finite import FiniteProblem, Line
 from holdfast.theory.optimal.function_class import FunctionClass, function_class
@@ -152,6 +152,9 @@ def first_slope(
 def _check(x: Tensor, y: Tensor, loss: Loss, classes: int) -> None:
     if not loss.convex:
         raise InputError(f"the loss must be convex, got {loss.name}; use cross-entropy or hinge.")
+    broken = "" if type(loss) in LOSSES.values() else broken_claim(loss, 1 if classes == 2 else classes)
+    if broken:
+        raise InputError(f"the loss must keep what it claims, but {broken}; correct its slope or its claims.")
     if len(x) != len(y):
         raise InputError(f"x and y must have one row an example, got {len(x)} and {len(y)}; pair them.")
     if int(y.min()) < 0 or int(y.max()) >= classes:
@@ -214,7 +217,9 @@ class _Search:
     working: _Working
 
     def __post_init__(self) -> None:
-        self.lines: list[Line] = [Line(level=0.0 if self.loss.nonnegative else -math.inf, slope=0.0)]
+        self.lines: list[Line] = [
+            Line(level=float(self.loss.floor(self.working.coefficients.shape[1], self.y).mean()), slope=0.0)
+        ]
 
     def at(self, radius: float) -> _Reached:
         """Rounds of solving and attacking until the bracket is narrow: a quick search feeds them, the full attack has the last word."""
