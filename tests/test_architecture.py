@@ -12,7 +12,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest first. A module imports from its own layer and from earlier ones; the top-level `__init__` re-exports from all.
 LAYERS = (
-    ("errors", "_deadline", "_rules", "_arguments", "_tensors", "_files", "_imports", "_memory", "losses"),
+    (
+        "errors",
+        "_deadline",
+        "_rules",
+        "_overrides",
+        "_arguments",
+        "_tensors",
+        "_files",
+        "_imports",
+        "_memory",
+        "losses",
+    ),
     ("projections",),
     ("data",),
     ("threats",),

@@ -15,8 +15,10 @@ from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.activations import SOFTPLUS, Activation
 from holdfast.networks.exact import exact_core, fingerprints, first_difference, fixed_parts, why_not_exact
 from holdfast.theory.spec import spec_of
-from holdfast.threats import LpBall
+from holdfast.threats import LpBall, is_ball
 from holdfast.trace import TraceRecorder
+from holdfast.verification import verify
+from holdfast.verification.region import region_of
 
 
 def two_layer() -> TwoLayer:
@@ -319,3 +321,35 @@ def test_the_librarys_softplus_is_known_by_what_it_is() -> None:
         curvature_below=0.0,
     )
     assert why_not_exact(TwoLayer(3, 2, 12, twin)) == ""
+
+
+class Shifted(LpBall):
+    """Not the ball that its radius describes."""
+
+    def maximise(self, direction: Tensor, x: Tensor) -> Tensor:
+        return super().maximise(direction, x) + 5.0
+
+
+class Named(LpBall):
+    @property
+    def title(self) -> str:
+        return "mine"
+
+
+def test_only_a_ball_as_written_is_bounded_as_one() -> None:
+    assert is_ball(LpBall("2", 0.1))
+    assert is_ball(Named("2", 0.1))
+    assert not is_ball(Shifted("2", 0.1))
+    x = torch.zeros(1, 3)
+    assert float(region_of(Shifted("inf", 0.1), x).upper.max()) >= 5.0
+    assert float(region_of(Named("inf", 0.1), x).upper.max()) < 0.2
+
+
+def test_a_loss_that_computes_another_has_no_bound_by_margins() -> None:
+    class Cubed(CrossEntropy):
+        def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+            return super().__call__(outputs, labels) ** 3
+
+    proof = verify(two_layer(), torch.zeros(2, 3), torch.arange(2), LpBall("2", 0.1))
+    with pytest.raises(InputError, match="loss"):
+        proof.loss_upper_bound(Cubed())

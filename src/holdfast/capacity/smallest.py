@@ -15,7 +15,7 @@ from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError
 from holdfast.theory.capacity import bounds, robustness_ratio
-from holdfast.threats import THREAT, LpBall, Threat, as_threat
+from holdfast.threats import THREAT, LpBall, Threat, as_threat, is_ball
 
 NETWORKS = {"two-layer": 1, "three-layer": 2}
 WIDTHS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
@@ -77,7 +77,7 @@ def smallest_width(
     tried = sorted(set(widths))
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     threat = as_threat(threat)
-    if not isinstance(threat, LpBall):
+    if not is_ball(threat):
         raise InputError(f"threat must be an l2, l-inf or l1 ball, got {threat.spec}; use one as in l2:0.1.")
     rho = robustness_ratio(data, threat)
     if robust and rho >= 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from holdfast._overrides import override
 from holdfast._tensors import raw_bytes
 from holdfast.errors import InputError
 from holdfast.networks.activations import Activation, activation_named
@@ -24,12 +25,6 @@ from holdfast.networks.two_layer import TwoLayer
 
 Exact = TwoLayer | Dense
 
-# What a subclass may define without changing what the network computes; every other special method is refused.
-_HARMLESS = {
-    "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__init__", "__slots__", "__parameters__",
-    "__orig_bases__", "__repr__", "__str__", "__static_attributes__", "__firstlineno__", "__annotate__", "__annotate_func__",
-    "__annotations_cache__", "extra_repr",
-}  # fmt: skip
 _PLUMBING = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "__setattr__")
 _HOOKS = (
     ("_forward_hooks", "forward hook"),
@@ -150,11 +145,9 @@ def altered(module: nn.Module, kind: type[nn.Module]) -> str:
     if type(type(module)) is not type:
         return f"{name} has a metaclass of its own"
     held = {*module._parameters, *module._buffers, *module._modules, *vars(module), *_HELD.get(kind, ())}
-    for ancestor in type(module).__mro__:
-        if ancestor not in kind.__mro__:
-            for word in vars(ancestor).keys() - _HARMLESS:
-                if word in held or hasattr(kind, word) or (word.startswith("__") and word.endswith("__")):
-                    return f"{name} defines {word} itself"
+    changed = override(type(module), kind, held)
+    if changed:
+        return f"{name} defines {changed} itself"
     shadowed = vars(module).keys() & _SHADOWABLE[kind]
     if shadowed:
         return f"{name} has its own {min(shadowed)} on the instance"

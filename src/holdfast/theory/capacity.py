@@ -14,7 +14,7 @@ from holdfast.data.base import DATASET
 from holdfast.errors import InputError
 from holdfast.theory.projected import projected_width
 from holdfast.theory.sign_patterns import shattering_width
-from holdfast.threats import THREAT, LpBall, Threat
+from holdfast.threats import THREAT, LpBall, Threat, is_ball
 
 Kind = Literal["proved", "order only"]
 PROVED: Kind = "proved"
@@ -197,7 +197,7 @@ def _above(value: float) -> int:
 
 
 def _ball(threat: Threat) -> LpBall:
-    if not isinstance(threat, LpBall):
+    if not is_ball(threat):
         raise InputError(
             f"capacity bounds need an l2, l-inf or l1 ball, got {threat.spec}; use one as in l2:0.1."
         )

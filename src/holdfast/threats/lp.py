@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+from typing_extensions import TypeIs
 
 from holdfast import projections
 from holdfast._arguments import BOUNDS, MASK
+from holdfast._overrides import is_value_of
 from holdfast._rules import Rule, maybe, real, takes
 from holdfast.errors import InputError
 from holdfast.threats import _geometry as geometry
@@ -319,3 +321,8 @@ def _uniform_in_l1_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:
     rest = -torch.log1p(-geometry.uniform(x[:, :1], generator))
     signs = torch.where(geometry.uniform(x, generator) < 0.5, -1.0, 1.0)
     return signs * size / (size.sum(1, keepdim=True) + rest)
+
+
+def is_ball(threat: Threat) -> TypeIs[LpBall]:
+    """Whether it is a ball with its geometry as written: proofs read its norm, radius, box and mask alone."""
+    return is_value_of(type(threat), LpBall)

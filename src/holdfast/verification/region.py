@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.threats import LpBall, Threat
+from holdfast.threats import LpBall, Threat, is_ball
 
 Rows = Float[Tensor, "#batch rows features"]
 Points = Float[Tensor, "batch features"]
@@ -84,7 +84,7 @@ class SplitRegion(Region):
         value = dot(rows, self.x)
         towards = -rows
         move = self.minimiser(rows) - self.x[:, None]
-        if not isinstance(self.threat, LpBall):
+        if not is_ball(self.threat):
             gain = (towards * move).sum(2)
             return value - gain - SPARE * ((towards * move).abs().sum(2) + value.abs())
         radius = self.threat.radius
@@ -125,7 +125,7 @@ def region_of(threat: Threat, x: Float[Tensor, "batch ..."]) -> Region:
     """The threat sets of these examples, in float64."""
     x = x.detach().double()
     rows = x.flatten(1)
-    if isinstance(threat, LpBall):
+    if is_ball(threat):
         box = LpBall("inf", threat.radius, bounds=threat.bounds, fixed=threat.fixed)
         upper, lower = (box.maximise(sign * torch.ones_like(x), x).flatten(1) for sign in (1.0, -1.0))
         spare = ROUNDING * (rows.abs() + threat.radius)

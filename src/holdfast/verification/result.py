@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from holdfast._overrides import is_value_of
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge, Loss
 
@@ -64,7 +65,7 @@ class Verification:
         """
         loss = CrossEntropy() if loss is None else loss
         smoothed = isinstance(loss, CrossEntropy) and loss.label_smoothing > 0
-        if not isinstance(loss, CrossEntropy | Hinge) or smoothed:
+        if smoothed or not any(is_value_of(type(loss), kind) for kind in (CrossEntropy, Hinge)):
             raise InputError(
                 f"loss must be cross-entropy without label smoothing or hinge to be bounded by margins, got {loss.name};"
                 " use one of these."

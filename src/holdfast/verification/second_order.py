@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from holdfast._deadline import NEVER, Deadline
 from holdfast.errors import InputError
 from holdfast.networks import TwoLayer
-from holdfast.threats import LpBall, Threat
+from holdfast.threats import LpBall, Threat, is_ball
 from holdfast.verification.region import region_of
 
 Matrices = Float[Tensor, "rows features features"]
@@ -96,7 +96,7 @@ def pairs_of(model: TwoLayer) -> Pairs:
 
 def has_second_order(model: nn.Module, threat: Threat) -> bool:
     """Whether the second-order bound can be had for this network and threat."""
-    if not isinstance(model, TwoLayer) or not isinstance(threat, LpBall):
+    if not isinstance(model, TwoLayer) or not is_ball(threat):
         return False
     try:
         pairs_of(model)
@@ -121,7 +121,7 @@ def second_order_margins(
         OutOfTime: the deadline is over before all is known.
         InputError: a network without pairs, an activation without bounded derivatives, a threat that is no ball.
     """
-    if not isinstance(model, TwoLayer) or not isinstance(threat, LpBall):
+    if not isinstance(model, TwoLayer) or not is_ball(threat):
         raise InputError(
             f"method 'second-order' needs a TwoLayer network and a ball, got {type(model).__name__} and {type(threat).__name__};"
             " use method='crown'."
