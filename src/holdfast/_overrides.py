@@ -4,14 +4,42 @@ from collections.abc import Set
 from functools import cache
 
 # What a class may define without changing what its methods compute; every other special method counts as a change.
-HARMLESS = frozenset({
-    "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__init__", "__slots__", "__parameters__",
-    "__orig_bases__", "__repr__", "__str__", "__static_attributes__", "__firstlineno__", "__annotate__", "__annotate_func__",
-    "__annotations_cache__", "extra_repr", "_abc_impl", "__abstractmethods__",
-})  # fmt: skip
-DATACLASS = frozenset({
-    "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__eq__", "__hash__", "__replace__", "__setattr__", "__delattr__",
-})  # fmt: skip
+HARMLESS = frozenset(
+    {
+        "__module__",
+        "__qualname__",
+        "__doc__",
+        "__dict__",
+        "__weakref__",
+        "__annotations__",
+        "__init__",
+        "__slots__",
+        "__parameters__",
+        "__orig_bases__",
+        "__repr__",
+        "__str__",
+        "__static_attributes__",
+        "__firstlineno__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "extra_repr",
+        "_abc_impl",
+        "__abstractmethods__",
+    }
+)
+DATACLASS = frozenset(
+    {
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__match_args__",
+        "__eq__",
+        "__hash__",
+        "__replace__",
+        "__setattr__",
+        "__delattr__",
+    }
+)
 
 
 def override(kind: type, base: type, held: Set[str] = frozenset(), *, harmless: Set[str] = HARMLESS) -> str:
