@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 import holdfast
+from holdfast._record import belongings
 from holdfast.cli.main import COMMANDS, main
-from holdfast.errors import InterruptedRunError
 from holdfast.jobs.config import RunConfig, resolved, to_dict
-from holdfast.jobs.folder import FILES, FOLDERS, output_folder, replacing
+from holdfast.jobs.folder import output_folder
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -143,15 +143,17 @@ def test_a_traceback_comes_when_asked_for(monkeypatch):
         main(["train", "--epocs", "3"])
 
 
-@pytest.mark.parametrize("problem", [KeyboardInterrupt(), InterruptedRunError("stopped")])
-def test_an_interrupt_ends_with_130_and_a_sentence(capsys, monkeypatch, tmp_path, problem):
+@pytest.mark.parametrize(
+    ("problem", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(129), 129)]
+)
+def test_an_interrupt_ends_with_its_status_and_a_sentence(capsys, monkeypatch, tmp_path, problem, status):
     import holdfast.jobs.train
 
     def interrupted(*args, **settings):
         raise problem
 
     monkeypatch.setattr(holdfast.jobs.train, "train", interrupted)
-    assert main(["train", "--out", str(tmp_path / "run"), "--quiet"]) == 130
+    assert main(["train", "--out", str(tmp_path / "run"), "--quiet"]) == status
     error = capsys.readouterr().err
     assert error.startswith("holdfast: ")
     assert error.count("\n") == 1
@@ -225,7 +227,8 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_has_begun(capsys, run):
 
 
 def test_a_run_writes_nothing_that_overwriting_does_not_know(trained):
-    assert {path.name for path in trained[0].iterdir()} <= {*FILES, *FOLDERS}
+    every = {str(path.relative_to(trained[0])) for path in trained[0].rglob("*") if path.is_file()}
+    assert every == {*belongings(trained[0]), "digests.json", "log.txt"}
 
 
 def test_own_classes_are_trained_by_import_path(capsys, monkeypatch, tmp_path):
@@ -336,25 +339,6 @@ def test_an_unasked_folder_is_the_next_free_one(monkeypatch, tmp_path):
     assert not second.exists()
 
 
-def test_replacing_puts_everything_back_when_nothing_began(tmp_path):
-    (tmp_path / "run" / "trace").mkdir(parents=True)
-    for name in ("config.yaml", "trace/window", "own.txt"):
-        (tmp_path / "run" / name).write_text(name)
-
-    def fail():
-        with replacing(tmp_path / "run"):
-            assert [path.name for path in (tmp_path / "run").iterdir()] == ["own.txt"]
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert (tmp_path / "run" / "trace" / "window").read_text() == "trace/window"
-    with replacing(tmp_path / "run"):
-        (tmp_path / "run" / "config.yaml").write_text("new")
-    assert not (tmp_path / "run" / "trace").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
 # The package itself.
 
 
@@ -420,7 +404,7 @@ def test_the_upper_end_of_the_bracket_is_shown_as_observed(trained):
     assert "observed" not in rows["optimisation gap"]
 
 
-def test_sigterm_ends_any_command_as_an_interrupt_and_the_handler_is_put_back(capsys, monkeypatch):
+def test_sigterm_ends_any_command_with_its_status_and_the_handler_is_put_back(capsys, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
 
     def killed(arguments):
@@ -429,6 +413,6 @@ def test_sigterm_ends_any_command_as_an_interrupt_and_the_handler_is_put_back(ca
         return 0
 
     monkeypatch.setattr("holdfast.cli.main._dispatch", killed)
-    assert main(["train"]) == 130
+    assert main(["train"]) == 143
     assert "interrupted" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before

@@ -3,11 +3,15 @@
 import json
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from holdfast import _files
+from holdfast._record import _own_digest as own_digest
+from holdfast._record import free, locked
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
 from holdfast.runs import Run, RunWriter, read_metrics, read_summary
@@ -62,7 +66,7 @@ def test_a_run_in_memory_writes_nothing_and_gives_its_weights(tmp_path, monkeypa
     writer.weights("last", WEIGHTS)
     writer.checkpoint({})
     writer.log("nothing")
-    writer.clear(["summary.json"])
+    writer.drop("summary.json")
     assert list(tmp_path.iterdir()) == []
     model = torch.nn.Linear(3, 2)
     run = Run(folder=None, model=model, summary={}, metrics=[], certificate=CERTIFICATE, best=WEIGHTS)
@@ -104,8 +108,15 @@ def test_a_missing_file_is_named(folder, name):
         READERS[name](folder)
 
 
-def test_metrics_cut_short_lose_their_last_line_only(folder):
+def test_metrics_cut_short_are_refused_and_without_a_record_lose_their_last_line_only(folder):
     path = folder / "metrics.jsonl"
+    whole = path.read_bytes()
+    for harmed in (whole[:-9], whole + b'{"epoch": 3}\n'):
+        path.write_bytes(harmed)
+        with pytest.raises(RunFolderError, match=r"metrics\.jsonl must be as it was written"):
+            Run.load(folder)
+    path.write_bytes(whole)
+    of_version_0_1(folder)
     path.write_bytes(path.read_bytes()[:-9] + b"\xff")
     assert [row["epoch"] for row in Run.load(folder).metrics] == [1]
     path.unlink()
@@ -122,7 +133,124 @@ def test_what_is_no_run_folder_is_refused(tmp_path):
         read_summary(tmp_path)
 
 
+def of_version_0_1(folder):
+    """The run as that version wrote it, which kept no digests."""
+    (folder / "digests.json").unlink()
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k != "digests"}))
+
+
+def test_a_record_that_is_missing_or_damaged_is_named(folder):
+    path = folder / "digests.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("a", "b", 1))
+    for expected in (r"digests\.json must be the whole record", r"digests\.json is missing"):
+        with pytest.raises(RunFolderError, match=expected):
+            Run.load(folder)
+        path.unlink(missing_ok=True)
+
+
+def test_a_record_leads_nowhere_else(folder, tmp_path):
+    """Else it would have files removed that are not the run's."""
+    (tmp_path / "mine").write_text("years of work")
+    files = {"../mine": "0" * 64}
+    record = {"format": 1, "files": files, "digest": own_digest(files)}
+    (folder / "digests.json").write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match="whole record"):
+        read_summary(folder)
+    with RunWriter(folder, fresh=True).together():
+        pass
+    assert (tmp_path / "mine").exists()
+
+
+def test_files_written_together_become_the_content_in_one_step(folder):
+    """A kill before the record keeps all of before; one after it gives all of after."""
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    writer = RunWriter(folder)
+
+    def stop():
+        with writer.together():
+            writer.metrics([])
+            writer.weights("last", {"weight": WEIGHTS["weight"] + 7})
+            assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in before} == before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_kill_between_the_record_and_the_renaming_is_made_good(folder, monkeypatch, read):
+    writer = RunWriter(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast._record._move", failing_move)
+        patch.setattr("pathlib.Path.unlink", lambda *a, **k: None)  # a process that is gone tidies nothing
+        with pytest.raises(Gone):
+            write_two(writer)
+    if not read:
+        RunWriter(folder)  # the next one to write tidies up
+    assert read_metrics(folder) == [{"epoch": 9}]
+    assert torch.equal(Run.load(folder).weights()["weight"], WEIGHTS["weight"] + 7)
+    RunWriter(folder)
+    assert not list(folder.rglob("*.part"))
+
+
+def write_two(writer):
+    with writer.together():
+        writer.metrics([{"epoch": 9}])
+        writer.weights("last", {"weight": WEIGHTS["weight"] + 7})
+
+
+class Gone(BaseException):
+    """As if the process were killed."""
+
+
+def failing_move(target):
+    raise Gone
+
+
+def test_leftover_parts_are_removed_and_every_file_has_the_mode_of_a_new_one(folder):
+    (folder / ".last.safetensors.part").write_text("half")
+    (folder / "trace").mkdir()
+    (folder / "trace" / ".trace.json.999999.part").write_text("half")
+    (folder / "trace" / "window-00000001-00000000.safetensors").write_text("of an earlier record")
+    RunWriter(folder)
+    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("window-*"))
+    (folder / "new").touch()
+    modes = {path.stat().st_mode for path in folder.iterdir() if path.is_file()}
+    assert modes == {(folder / "new").stat().st_mode}
+
+
+def test_a_folder_in_which_nothing_was_reached_is_free(tmp_path):
+    assert free(tmp_path / "none")
+    for name in ("trace", "checkpoints"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "log.txt").write_text("begun")
+    (tmp_path / "trace" / ".trace.json.part").write_text("half")
+    assert free(tmp_path)
+    (tmp_path / "trace" / "mine.txt").write_text("years of work")
+    assert not free(tmp_path)
+
+
+def test_one_process_at_a_time(folder):
+    program = (
+        "import sys, time; from pathlib import Path; from holdfast._record import locked\n"
+        "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(RunFolderError, match="one process at a time"), locked(folder):
+            pass
+        other.kill()
+    with locked(folder):  # that of a dead process is no obstacle
+        pass
+
+
 def test_a_summary_without_certificate_loads_as_void(folder):
+    of_version_0_1(folder)
     (folder / "summary.json").write_text("{}")
     certificate = Run.load(folder).certificate
     assert certificate.status == "void"
@@ -140,6 +268,7 @@ class Trap:
 
 
 def test_loading_executes_nothing(folder, tmp_path):
+    of_version_0_1(folder)
     sprung = tmp_path / "sprung"
     torch.save({"model": Trap(sprung)}, folder / "checkpoints" / "last.pt")
     with pytest.raises(RunFolderError, match="whole checkpoint"):
@@ -211,9 +340,16 @@ def test_tensors_that_share_memory_or_are_strided_are_written_as_they_are(tmp_pa
 
 
 def test_clearing_removes_only_what_is_named(folder):
-    RunWriter(folder).clear(["summary.json", "checkpoints/last.pt", "never-there"])
+    RunWriter(folder).drop("summary.json", "checkpoints/last.pt", "never-there")
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert left == {"config.yaml", "model.safetensors", "last.safetensors", "metrics.jsonl", "log.txt"}
+    assert left == {
+        "config.yaml",
+        "model.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "log.txt",
+        "digests.json",
+    }
 
 
 def test_the_summary_is_plain_json(folder):

@@ -11,6 +11,7 @@ import holdfast as hf
 from holdfast.jobs.setting import load_setting, save_setting
 from holdfast.networks import Dense
 from holdfast.networks.activations import centred_softplus
+from holdfast.runs import RunWriter
 
 FIRST = {"features": 5, "classes": 2, "width": 6, "depth": 2}
 OTHER = {
@@ -20,8 +21,8 @@ OTHER = {
 
 
 def reloaded(folder: Path, model: nn.Module) -> nn.Module | None:
-    save_setting(folder, model, hf.LpBall("2", 0.1), hf.CrossEntropy(), None)
-    return load_setting(folder).model
+    save_setting(RunWriter(folder), model, hf.LpBall("2", 0.1), hf.CrossEntropy(), None)
+    return load_setting(folder / "trace").model
 
 
 def same(made: nn.Module | None, model: Dense) -> bool:

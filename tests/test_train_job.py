@@ -20,6 +20,7 @@ from holdfast.jobs.certify import certify_run
 from holdfast.jobs.selection import keep_examples
 from holdfast.runs import Run
 from holdfast.runs.run import read_weights
+from holdfast.training.optimizers import learning_rate_factor
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -30,7 +31,7 @@ PROMISED = {
 }  # fmt: skip
 FILES = {
     "config.yaml", "summary.json", "metrics.jsonl", "model.safetensors", "last.safetensors", "initial.safetensors",
-    "gallery.safetensors", "log.txt", "trace/trace.json", "trace/initial.safetensors", "trace/final_pass.safetensors",
+    "gallery.safetensors", "log.txt", "digests.json", "identity.json", "trace/trace.json", "trace/initial.safetensors", "trace/final_pass.safetensors",
     "trace/setting.json", "trace/setting.safetensors", "checkpoints/last.pt",
 }  # fmt: skip
 
@@ -325,56 +326,86 @@ def test_a_loss_that_blows_up_leaves_a_loadable_run(data, threat, tmp_path):
 # ---- stopping and going on
 
 
-class Until(hf.PGD):
-    """PGD that raises a signal in its own process at its ``count``-th call."""
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Raises a signal in this process at the ``count``-th round of training from now on."""
+    left, came = [0], [signal.SIGINT]
 
-    def __init__(self, count, number=signal.SIGINT):
-        super().__init__(steps=2)
-        object.__setattr__(self, "left", [count])
-        object.__setattr__(self, "number", number)
+    def factor(schedule, progress):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(came[0])
+        return learning_rate_factor(schedule, progress)
 
-    def search(self, *args, **options):
-        self.left[0] -= 1
-        if self.left[0] == 0:
-            signal.raise_signal(self.number)
-        return super().search(*args, **options)
+    monkeypatch.setattr("holdfast.training.loop.learning_rate_factor", factor)
+
+    def at(count, number=signal.SIGINT):
+        left[0], came[0] = count, number
+
+    return at
 
 
 def dropout(data):
     return flat_linear(data, nn.Tanh(), nn.Dropout(0.5))
 
 
-@pytest.mark.parametrize("make", [two_layer, dropout])
-@pytest.mark.parametrize(("rounds", "number"), [(2, signal.SIGINT), (8, signal.SIGTERM)])
+BOUNDS = ("lower_bound", "void", "window")
+STATUS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize(
+    ("make", "rounds", "number"),
+    [(two_layer, 2, signal.SIGINT), (two_layer, 3, signal.SIGTERM), (dropout, 8, signal.SIGHUP)],
+)
 def test_a_stopped_run_loads_and_resumes_to_the_run_that_was_never_stopped(
-    make, rounds, number, data, threat, tmp_path
+    make, rounds, number, data, threat, tmp_path, signal_at, monkeypatch
 ):
     settings = {"schedule": "cosine", "optimizer": "adam", "learning_rate": 0.01}
+    monkeypatch.setattr("holdfast.jobs.conclude.suite", lambda *of: ())
     whole = train(make(data), data, threat, **settings)
     before = signal.getsignal(number)
-    stopped = train(make(data), data, threat, out=tmp_path, attack=Until(rounds, number), **settings)
+    signal_at(rounds, number)
+    with pytest.raises(SystemExit if number in STATUS else KeyboardInterrupt) as stopped:
+        train(make(data), data, threat, out=tmp_path, **settings)
+    if number in STATUS:
+        assert stopped.value.code == STATUS[number]
+    assert "go on with resume=True" in stopped.value.__notes__[-1]
     assert signal.getsignal(number) is before
-    assert stopped.summary["interrupted"]
     loaded = Run.load(tmp_path)
+    assert loaded.summary["interrupted"]
     assert loaded.certificate.status == "void"
     assert "resume" in loaded.certificate.reason
     with pytest.raises(RunFolderError, match="resume the run"):
         certify_run(tmp_path, progress=False)
+    a_round = -(-len(data.train) // 20)
+    saved = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
+    assert saved["rounds"] == rounds  # not one step is lost
+    assert (saved["within"] is None) == (rounds % a_round == 0)
     resumed = train(make(data), data, threat, out=tmp_path, resume=True, **settings)
     for name, weight in whole.weights().items():
         assert torch.equal(resumed.weights()[name], weight)
-    assert str(resumed.certificate) == str(whole.certificate)
-    kept = [{k: v for k, v in row.items() if k != "seconds"} for row in resumed.metrics]
-    assert str(kept) == str([{k: v for k, v in row.items() if k != "seconds"} for row in whole.metrics])
+    assert resumed.certificate.status == whole.certificate.status
+    assert str(resumed.certificate.surrogate_loss) == str(whole.certificate.surrogate_loss)
+    # The epoch that was cut has no window of its own; all else is as if nothing had happened.
+    cut = -1 if rounds % a_round == 0 else rounds // a_round
+    same = [
+        {k: v for k, v in row.items() if k != "seconds" and not (row["epoch"] == cut + 1 and k in BOUNDS)}
+        for row in whole.metrics
+    ]
+    kept = [{k: v for k, v in row.items() if k in same[i]} for i, row in enumerate(resumed.metrics)]
+    assert str(kept) == str(same)
+    assert f"(round {rounds})" in (tmp_path / "log.txt").read_text()
     assert not Run.load(tmp_path).summary["interrupted"]
 
 
 def test_going_on_from_a_checkpoint_in_the_middle_of_training(data, threat, tmp_path, monkeypatch):
     settings = {"schedule": "cosine", "epochs": 5}
     whole = train(two_layer(data), data, threat, **settings)
-    monkeypatch.setattr("holdfast.jobs.session.SAVE_EVERY", 0.0)  # every epoch is worth a checkpoint
-    train(two_layer(data), data, threat, out=tmp_path, attack=Until(10), **settings)
-    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 3
+    monkeypatch.setattr("holdfast.jobs.session.SAVE_EVERY", 0.0)  # every step is worth a checkpoint
+    monkeypatch.setattr("holdfast.jobs.train.conclude", killed)
+    with pytest.raises(Killed):
+        train(two_layer(data), data, threat, out=tmp_path, **settings)
+    monkeypatch.undo()
     resumed = train(two_layer(data), data, threat, out=tmp_path, resume=True, **settings)
     assert torch.equal(resumed.model.weight, whole.model.weight)
     assert resumed.certificate == whole.certificate
@@ -389,12 +420,20 @@ def test_a_finished_run_resumes_to_more_epochs(done, data, threat, tmp_path):
     assert "certificate.json" not in files(tmp_path)  # it was of other weights
 
 
+class Killed(BaseException):
+    """As if the process were gone."""
+
+
+def killed(*args, **options):
+    raise Killed
+
+
 def test_resuming_needs_a_run_of_the_same_network(done, data, threat, tmp_path):
     with pytest.raises(RunFolderError, match="start it without resume"):
         train(two_layer(data), data, threat, out=tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
     before = files(done.folder)
-    with pytest.raises(InputError, match="resume needs the model"):
+    with pytest.raises(InputError, match="network was TwoLayer of width 40"):
         train(two_layer(data, width=20), data, threat, out=done.folder, resume=True)
     assert files(done.folder) == before
 
@@ -412,7 +451,7 @@ data = hf.data.digits(classes=(3, 8), features="sphere")
 model = hf.networks.TwoLayer(data.features, 2, 40)
 run = hf.train(model, data, hf.LpBall("2", 0.1, fixed=data.fixed), attack=Slow(steps=2), epochs=10**6, batch_size=50,
                parameter_radius=2.0, out=sys.argv[1], progress=False)
-print("interrupted" if run.summary["interrupted"] else "finished", flush=True)
+print("went on", flush=True)
 """
 
 
@@ -424,8 +463,8 @@ def test_sigterm_to_a_process_leaves_a_loadable_run(tmp_path):
     time.sleep(0.2)
     os.kill(process.pid, signal.SIGTERM)
     shown, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert shown.splitlines()[-1] == "interrupted"
+    assert process.returncode == 143
+    assert "went on" not in shown
     assert Run.load(tmp_path).summary["interrupted"]
     assert (tmp_path / "checkpoints" / "last.pt").exists()
 

@@ -19,7 +19,3 @@ class RunFolderError(HoldfastError):
 
 class NonFiniteLossError(HoldfastError, ArithmeticError):
     """The training loss stopped being finite; no update was made with it."""
-
-
-class InterruptedRunError(HoldfastError):
-    """Training was stopped by a signal; the run folder is complete up to the last step."""

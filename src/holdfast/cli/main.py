@@ -5,11 +5,10 @@ import importlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from holdfast.errors import HoldfastError, InputError, InterruptedRunError
+from holdfast._signals import stopping, was_signal
+from holdfast.errors import HoldfastError, InputError
 
 COMMANDS = {
     "train": "train under attack, certify the gap, write the report",
@@ -43,21 +42,24 @@ examples:
   holdfast doctor runs/wide
 
 `holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
-Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails; verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted."""
-
-INTERRUPTED = 128 + signal.SIGINT
+Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails; verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted
+(143 by SIGTERM, 129 by SIGHUP)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 2 for anything the user can mend, 130 after an interrupt."""
+    """Run one command and return the exit status: 2 for anything the user can mend, 128 and its number after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _terminated_as_interrupted():
+        with stopping():
             return _dispatch(arguments)
-    except InterruptedRunError as error:
-        return _stop(error, INTERRUPTED)
-    except KeyboardInterrupt:
-        return _stop("interrupted; start the command again.", INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not was_signal(error):
+            raise
+        # The last who had something to say knows best how to go on.
+        said = getattr(error, "__notes__", ["interrupted; start the command again."])[-1]
+        return _stop(
+            said, 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else int(str(error.code))
+        )
     except HoldfastError as error:
         return _stop(error, 2)
     except BrokenPipeError:
@@ -66,19 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         return _stop(f"the system refused: {error}; check the path, its permissions and the free space.", 2)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: with what was reached kept, and the status of an interrupt."""
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.errors import InterruptedRunError
 from holdfast.jobs.config import RunConfig, to_dict
 from holdfast.jobs.options import options_help, spelled
 
@@ -53,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(config: RunConfig, given: dict[str, object]) -> int:
-    from holdfast.jobs.folder import output_folder, replacing
+    from holdfast.jobs.folder import output_folder
 
     # of several processes the first one speaks and chooses; the others must not take its folder for occupied
     first = _process() == 0
@@ -75,14 +73,12 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
     job = build(config)
     settings = {**job.options, "out": out, "resume": resume, "progress": not quiet, "config": to_dict(config)}
     try:
-        with replacing(out) if overwrite and first else nullcontext():
-            done = train(job.model, job.data, job.threat, **settings)
-    except KeyboardInterrupt:
-        raise InterruptedRunError(_interrupted(out)) from None
+        train(job.model, job.data, job.threat, **settings)
+    except (KeyboardInterrupt, SystemExit) as error:
+        error.add_note(_interrupted(out))
+        raise
     if first:
         _show(out)
-    if done.summary.get("interrupted"):
-        raise InterruptedRunError(_interrupted(out))
     return 0
 
 
@@ -95,8 +91,6 @@ def _process() -> int:
 def _interrupted(out: Path) -> str:
     if (out / "checkpoints" / "last.pt").exists():
         return f"interrupted; go on where {out} stands with `holdfast train {out / 'config.yaml'} --resume`."
-    if (out / "summary.json").exists():
-        return f"interrupted before the first checkpoint; {out} holds the weights reached."
     return "interrupted before anything was reached; start the command again."
 
 

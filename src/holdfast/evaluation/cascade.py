@@ -13,6 +13,7 @@ from holdfast import _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
 from holdfast._deadline import Deadline
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
+from holdfast._signals import stopping
 from holdfast.attacks import Attack, CleanAttack, in_mode
 from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
 from holdfast.errors import InputError
@@ -133,13 +134,18 @@ def evaluate(
     position = run.begin() if keep is None else keep.load() or run.begin()
     # The first attack is cheap and breaks most of what can be broken: bounds are spent on what it left.
     steps: list[Attack | str] = [*cascade[:1], *([verify] if verify else []), *cascade[1:]]
-    while position.stage < len(steps):
-        step = steps[position.stage]
-        if isinstance(step, str):
-            run.prove(position, step, verify_seconds)
-        else:
-            run.attack(position, step, drop_broken=drop_broken, keep=keep)
-        position.stage += 1
+    # With a file, a signal waits for the end of its batch, and the state there is written.
+    while position.stage < len(steps):  # again, where the caller's own handler of a signal lets it go on
+        with stopping(at_safe_points=keep is not None) as stop:
+            while position.stage < len(steps) and not stop():
+                step = steps[position.stage]
+                if isinstance(step, str):
+                    run.prove(position, step, verify_seconds)
+                else:
+                    run.attack(position, step, drop_broken=drop_broken, keep=keep, stop=stop)
+                position.stage += position.rows is None
+            if keep is not None and stop():
+                keep.save(position, now=True)
     if keep is not None:
         keep.remove()
     return position.evaluation(y, population)
@@ -223,9 +229,15 @@ class _Cascade:
         return proof.methods
 
     def attack(
-        self, position: Position, attack: Attack, *, drop_broken: bool, keep: ProgressFile | None
+        self,
+        position: Position,
+        attack: Attack,
+        *,
+        drop_broken: bool,
+        keep: ProgressFile | None,
+        stop: Callable[[], bool],
     ) -> None:
-        """One attack on what is still open; ``position`` may stand in the middle of it."""
+        """One attack on what is still open; ``position`` may stand in the middle of it, and be left there."""
         if position.rows is None:
             open_ = ~position.broken & ~position.verified
             position.rows = open_.nonzero().squeeze(1) if drop_broken else torch.arange(len(self.x))
@@ -238,6 +250,8 @@ class _Cascade:
             (position.broken_by[rows] == number).sum()
         )
         while position.done < len(rows):
+            if stop():
+                return
             began = time.perf_counter()
             found = self._fitting(attack, rows[position.done :], number + 1)
             size = len(found.x)

@@ -147,6 +147,14 @@ class Evaluation:
             "loss_bound": [v if math.isfinite(v) else None for v in self.loss_bound.tolist()],
         }
 
+    def table_text(self) -> str:
+        """The per-example table, as a ``.csv`` file has it."""
+        text, columns = io.StringIO(), self.table()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return text.getvalue()
+
     def write_table(self, path: str | Path) -> None:
         """The per-example table as ``.csv``, or as ``.parquet`` where pyarrow is installed.
 
@@ -155,11 +163,7 @@ class Evaluation:
         """
         path, columns = Path(path), self.table()
         if path.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-            write_text(path, text.getvalue())
+            write_text(path, self.table_text())
         elif path.suffix == ".parquet":
             _write_parquet(path, columns)
         else:

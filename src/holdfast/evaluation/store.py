@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from holdfast._files import write_tensors
+from holdfast._files import Writer, tensor_writer, write_atomically
+from holdfast._record import checked
 from holdfast._tensors import chunks, device_of
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import RunFolderError
@@ -42,10 +43,15 @@ class Recheck:
 
 def save_attacked(result: Evaluation, x: Tensor, path: Path) -> None:
     """Write the evaluation with the examples it started from."""
+    write_atomically(path, attacked_writer(result, x))
+
+
+def attacked_writer(result: Evaluation, x: Tensor) -> Writer:
+    """What `save_attacked` writes, for a path to come."""
     names = ("y", "clean", "robust", "verified", "loss", "loss_bound", "clean_loss", "broken_by")
     tensors = {name: getattr(result, name) for name in names} | {"x": x, "attacked": result.x}
     facts = {"stages": [asdict(stage) for stage in result.stages], "population": result.population}
-    write_tensors(path, tensors, {"evaluation": json.dumps(facts)})
+    return tensor_writer(tensors, {"evaluation": json.dumps(facts)})
 
 
 def load_attacked(path: Path) -> tuple[Evaluation, Tensor]:
@@ -55,12 +61,14 @@ def load_attacked(path: Path) -> tuple[Evaluation, Tensor]:
         RunFolderError: missing, cut short or not such a file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(checked(path), framework="pt") as file:
             facts = json.loads(file.metadata()["evaluation"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
         x, attacked = tensors.pop("x"), tensors.pop("attacked")
         stages = tuple(Stage(**stage) for stage in facts["stages"])
         return Evaluation(**tensors, x=attacked, stages=stages, population=facts["population"]), x
+    except RunFolderError:
+        raise
     except FileNotFoundError as error:
         raise RunFolderError(
             f"{path} is missing; evaluate the run first with `holdfast evaluate`."

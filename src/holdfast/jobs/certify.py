@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from holdfast._files import write_json
+from holdfast._record import locked
+from holdfast._signals import stopping
 from holdfast.certificates import Certificate, certify_trace, frozen_pass
 from holdfast.certificates.convergence import check_radius
 from holdfast.curvature import curvature_for
@@ -12,10 +13,11 @@ from holdfast.errors import RunFolderError
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_parts
 from holdfast.jobs.summary import certified
-from holdfast.runs import read_summary
+from holdfast.runs import RunWriter, read_summary
 from holdfast.trace import Evaluated, load_points, load_trace
 
 
+@stopping()
 def certify_run(
     folder: str | Path,
     *,
@@ -40,6 +42,14 @@ def certify_run(
         InputError: the radius is not > 0.
     """
     folder = Path(folder)
+    read_summary(folder)
+    with locked(folder):
+        return _certify(folder, radius=radius, tighten=tighten, per_unit=per_unit, progress=progress)
+
+
+def _certify(
+    folder: Path, *, radius: float | None, tighten: int, per_unit: bool, progress: bool
+) -> Certificate:
     summary = read_summary(folder)
     own = _radius(summary)
     at = own if radius is None else radius
@@ -61,13 +71,13 @@ def certify_run(
         certificate = certify_trace(
             trace, passed, at, others=others, evaluations=max(1, tighten), per_unit=per_unit, progress=report
         )
-    write_json(folder / "certificate.json", certificate.as_dict())
     held = summary.get("gap")
-    if at == own and certificate.status != "void" and (held is None or certificate.gap <= held):
-        upper = summary.get("robust_loss_upper_bound")
-        write_json(
-            folder / "summary.json", summary | certified(certificate, math.nan if upper is None else upper)
-        )
+    writer = RunWriter(folder)
+    with writer.together():
+        writer.json("certificate.json", certificate.as_dict())
+        if at == own and certificate.status != "void" and (held is None or certificate.gap <= held):
+            upper = summary.get("robust_loss_upper_bound")
+            writer.summary(summary | certified(certificate, math.nan if upper is None else upper))
     return certificate
 
 

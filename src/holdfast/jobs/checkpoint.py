@@ -1,9 +1,5 @@
-"""Stopping a run and going on with it: signals, the best weights so far, and the state that training resumes from."""
+"""Going on with a run that stopped: the best weights so far, and the state that training resumes from."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +8,9 @@ from torch import Tensor, nn
 
 from holdfast.errors import InputError, RunFolderError
 from holdfast.runs import RunWriter, read_metrics
-from holdfast.runs.run import read_checkpoint
-from holdfast.trace import Trace, TraceRecorder, load_trace, save_trace
-from holdfast.training import TrainingState
+from holdfast.runs.run import read_checkpoint, read_config_file
+from holdfast.trace import TraceRecorder, load_trace
+from holdfast.training import TrainingState, Within
 
 Rows = list[dict[str, Any]]
 
@@ -30,24 +26,20 @@ class Best:
 
 
 def save_state(
-    writer: RunWriter, model: nn.Module, optimizer: Any, recorder: TraceRecorder, trace: Trace,
-    state: TrainingState, best: Best, rows: Rows,
-) -> None:  # fmt: skip
-    """All that a resumed run needs, and all that a reader of an unfinished one finds."""
-    if writer.folder is None:
-        return
-    save_trace(trace, writer.folder / "trace")
-    writer.metrics(rows)
-    current = model.state_dict()
-    writer.weights("last", current)
-    writer.weights("model", best.weights or current)
-    writer.checkpoint(
-        {
-            "model": current, "optimizer": optimizer.state_dict(), "epoch": state.epoch, "rounds": state.rounds,
-            "seconds": state.seconds, "generator": state.generator_state, "recorded_rounds": recorder.rounds,
-            "best": {"accuracy": best.accuracy, "loss": best.loss, "epoch": best.epoch, "weights": best.weights},
-        }
-    )  # fmt: skip
+    writer: RunWriter,
+    model: nn.Module,
+    optimizer: Any,
+    recorder: TraceRecorder,
+    state: TrainingState,
+    best: Best,
+) -> None:
+    """All that a resumed run needs beside the trace and the metrics."""
+    saved = {
+        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": state.epoch, "rounds": state.rounds,
+        "seconds": state.seconds, "generator": state.generator_state, "recorded_rounds": recorder.rounds,
+        "within": None if state.within is None else vars(state.within), "best": vars(best),
+    }  # fmt: skip
+    writer.checkpoint(saved)
 
 
 def resume_state(
@@ -69,6 +61,7 @@ def resume_state(
         state = TrainingState(
             epoch=saved["epoch"], rounds=saved["rounds"], seconds=saved["seconds"], generator_state=saved["generator"],
             windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
+            within=None if saved["within"] is None else Within(**saved["within"]),
         )  # fmt: skip
         recorder.last = next((w for w in reversed(state.windows) if w.lower is not None), None)
         best = Best(**saved["best"])
@@ -82,22 +75,9 @@ def resume_state(
     return state, best, [row for row in read_metrics(folder) if row["epoch"] <= state.epoch]
 
 
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask training to stop after the step it is in; a second Ctrl-C stops at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def kept_config(folder: Path, described: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The configuration of a run resumed from Python: that of the command line with its number of epochs, else ``described``."""
+    held = read_config_file(folder)
+    if held.get("started_from") == "python" or not isinstance(held.get("training"), dict):
+        return described
+    return {**held, "training": {**held["training"], "epochs": epochs}}

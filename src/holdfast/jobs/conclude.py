@@ -1,6 +1,7 @@
 """What follows training: frozen passes, the certificate, a stronger attack, the summary."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,11 +15,16 @@ from holdfast.jobs.summary import Results, summarise
 from holdfast.runs import Run
 from holdfast.trace import Evaluated
 
+INTERRUPTED = "the run was interrupted before it was certified"
 
-def unfinished(session: Session, why: str) -> Run:
-    """The run as it stands, its certificate void for this reason: whatever happens from here on, the folder can be loaded."""
+
+def save(session: Session, why: str = INTERRUPTED, *, checkpoint: bool = True) -> Run:
+    """The run as it stands, its certificate void for this reason: whatever happens from here on, the folder can be loaded and resumed."""
     reason = f"{why.rstrip('.')}; resume the run to certify it"
-    return _written(session, Results(certificate=void(reason, session.parameter_radius or float("nan"))))
+    results = Results(certificate=void(reason, session.parameter_radius or float("nan")))
+    summary = summarise(session, results)
+    session.save(summary, checkpoint=checkpoint)
+    return _run(session, results, summary)
 
 
 def conclude(session: Session, *, tighten: int) -> Run:
@@ -86,9 +92,14 @@ def _certified(
 
 def _written(session: Session, results: Results) -> Run:
     """The run's figures, in its folder too."""
-    summary = summarise(session, results)
-    session.writer.metrics(session.rows)
-    session.writer.summary(summary)
+    with session.writer.together():
+        summary = summarise(session, results)
+        session.writer.metrics(session.rows)
+        session.writer.summary(summary)
+    return _run(session, results, summary)
+
+
+def _run(session: Session, results: Results, summary: dict[str, Any]) -> Run:
     return Run(
         folder=session.folder,
         model=session.model,

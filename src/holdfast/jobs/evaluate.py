@@ -1,15 +1,18 @@
 """Evaluate a run, or a model from elsewhere: bounds, attacks, doubts, and everything written down."""
 
 import math
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from holdfast._files import write_json
+from holdfast._files import json_writer, text_writer
+from holdfast._record import Files, locked
+from holdfast._signals import stopping
 from holdfast.data import Dataset
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation, evaluate
@@ -17,14 +20,14 @@ from holdfast.evaluation.cascade import drawn
 from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
 from holdfast.evaluation.doubt import Verdict, examine
 from holdfast.evaluation.parallel import evaluate_in_processes
-from holdfast.evaluation.store import Recheck, recheck, save_attacked
+from holdfast.evaluation.store import Recheck, attacked_writer, recheck, save_attacked
 from holdfast.jobs.build import build_threat
 from holdfast.jobs.config import ThreatConfig
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_data, run_parts
 from holdfast.jobs.summary import versions
 from holdfast.losses import CrossEntropy, Loss
-from holdfast.runs import read_summary
+from holdfast.runs import RunWriter, read_summary
 from holdfast.threats import LpBall, Threat
 
 HARDEST = 12
@@ -58,6 +61,7 @@ class Plan:
     seed: int = 0
 
 
+@stopping()
 def evaluate_run(
     folder: str | Path,
     plan: Plan,
@@ -80,23 +84,26 @@ def evaluate_run(
         InputError: anything `evaluate` refuses.
     """
     folder = Path(folder)
-    summary = read_summary(folder)
+    read_summary(folder)
+    with locked(folder):
+        return _evaluate_run(
+            folder, plan, which=which, threat=threat, box=box, accelerator=accelerator, progress=progress
+        )
+
+
+def _evaluate_run(
+    folder: Path, plan: Plan, *, which: str, threat: str | None, box: bool, accelerator: str, progress: bool
+) -> dict[str, Any]:
+    summary, writer = read_summary(folder), RunWriter(folder)
     data = run_data(folder)
     model, own, loss, setting = run_parts(folder)
     load_weights(model, folder, which)
     asked = (
         own if threat is None and box else build_threat(ThreatConfig(spec=threat or own.spec, box=box), data)
     )
-    record = evaluate_model(
-        on_accelerator(model, accelerator),
-        data,
-        asked,
-        plan,
-        folder / "evaluation",
-        loss=loss,
-        weights=which,
-        progress=progress,
-    )
+    record, attacked = _evaluated(
+        on_accelerator(model, accelerator), data, asked, plan, folder / "evaluation", loss=loss, weights=which, progress=progress,
+    )  # fmt: skip
     # Figures of a sample, of other weights or of another threat do not replace the run's own.
     own_figures = asked == own and which == "last" and record["population"] is None
     proved = record["robust_loss"]["verified"]
@@ -113,7 +120,9 @@ def evaluate_run(
             "per_class": record["per_class"],
         }
         summary |= figures
-    write_json(folder / "summary.json", summary | {"evaluation": record})
+    with writer.together():
+        _write(writer.put, record, attacked, "evaluation/")
+        writer.summary(summary | {"evaluation": record})
     return record
 
 
@@ -132,6 +141,7 @@ def on_accelerator(model: nn.Module, accelerator: str) -> nn.Module:
         ) from error
 
 
+@stopping()
 def evaluate_model(
     model: nn.Module,
     data: Dataset,
@@ -147,10 +157,48 @@ def evaluate_model(
 
     A call that was killed goes on where it stopped when it is repeated.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        record, attacked = _evaluated(
+            model, data, threat, plan, out, loss=loss, weights=weights, progress=progress
+        )
+        files = Files(out)
+        with files.together():
+            _write(files.put, record, attacked, "")
+    return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """The evaluated examples with what attacks made of them."""
+
+    x: Tensor
+    result: Evaluation
+
+
+def _write(
+    put: Callable[[str, Callable[[Path], None]], None], record: dict[str, Any], attacked: Attacked, under: str
+) -> None:
+    put(f"{under}attacked.safetensors", attacked_writer(attacked.result, attacked.x))
+    put(f"{under}examples.csv", text_writer(attacked.result.table_text()))
+    put(f"{under}evaluation.json", json_writer(record))
+
+
+def _evaluated(
+    model: nn.Module,
+    data: Dataset,
+    threat: Threat,
+    plan: Plan,
+    out: Path,
+    *,
+    loss: Loss | None,
+    weights: str,
+    progress: bool,
+) -> tuple[dict[str, Any], Attacked]:
+    """Evaluate; the state of one that is not finished lies in ``out``."""
     seen, loss = Progress(enabled=progress), loss or CrossEntropy()
     x, y = _part(data, plan.part)
     x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
-    out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     population = None
     rows = drawn(len(x), plan.sample, plan.seed)
@@ -168,9 +216,6 @@ def evaluate_model(
     else:
         with seen.named() as report:
             result = evaluate(model, x, y, threat, plan.attacks, progress=report, notice=seen.say, **settings)
-    file = out / "attacked.safetensors"
-    save_attacked(result, x, file)
-    result.write_table(out / "examples.csv")
     with seen.counted("looking for signs that the attacks failed") as share:
         verdict = examine(
             model, x, y, threat, result, seed=plan.seed,
@@ -178,13 +223,16 @@ def evaluate_model(
         )  # fmt: skip
     with seen.named() as report:
         curve = _curve(model, x, y, threat, plan, result, report)
+    with tempfile.TemporaryDirectory() as place:  # what is read back has been on a disk
+        file = Path(place) / "attacked.safetensors"
+        save_attacked(result, x, file)
+        checked = recheck(file, model, threat, loss=loss)
     record = _record(
-        plan, threat, result, population, verdict, recheck(file, model, threat, loss=loss), curve, data,
+        plan, threat, result, population, verdict, checked, curve, data,
         time.perf_counter() - began,
         weights,
     )  # fmt: skip
-    write_json(out / "evaluation.json", record)
-    return record
+    return record, Attacked(x=x, result=result)
 
 
 def _part(data: Dataset, name: str) -> tuple[Tensor, Tensor]:

@@ -1,30 +1,13 @@
 """Where a run is written: a folder that is free and can be written, found out before anything is computed."""
 
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from holdfast._record import free
 from holdfast.errors import RunFolderError
 from holdfast.jobs.config import RunConfig
-
-# All that a run writes; only these are removed when one is overwritten.
-FILES = (
-    "config.yaml",
-    "summary.json",
-    "metrics.jsonl",
-    "gallery.safetensors",
-    "log.txt",
-    "model.safetensors",
-    "last.safetensors",
-    "initial.safetensors",
-    "certificate.json",
-    "report.html",
-)
-FOLDERS = ("trace", "checkpoints")
 
 
 def output_folder(
@@ -51,38 +34,19 @@ def output_folder(
         raise RunFolderError(
             f"--resume needs a run that has begun, but {folder} holds none; give its folder as --out, or leave --resume out."
         )
-    if overwrite and not run and _occupied(folder):
+    if overwrite and not run and not free(folder):
         raise RunFolderError(
             f"--overwrite replaces a run, but {folder} holds something else (no config.yaml); choose another folder."
         )
-    if not resume and not overwrite and _occupied(folder):
+    if not resume and not overwrite and not free(folder):
         if asked:
             raise RunFolderError(
                 f"--out must be a new or empty folder, but {folder} holds files; choose another, or add --resume to go on"
                 " or --overwrite to replace the run in it."
             )
-        folder = next(free for n in count(2) if not _occupied(free := folder.with_name(f"{folder.name}-{n}")))
+        folder = next(other for n in count(2) if free(other := folder.with_name(f"{folder.name}-{n}")))
     _check_writable(folder)
     return folder
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[None]:
-    """The run in ``folder`` set aside while another is made there, and put back if none was begun; what else lies there stays."""
-    held = [folder / name for name in (*FILES, *FOLDERS) if (folder / name).exists()]
-    if not held:
-        yield
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for path in held:
-            path.rename(aside / path.name)
-        yield
-    finally:
-        if not (folder / "config.yaml").exists():
-            for path in aside.iterdir():
-                path.rename(folder / path.name)
-        shutil.rmtree(aside)
 
 
 def check_file(path: Path) -> None:
@@ -97,10 +61,6 @@ def _default_name(config: RunConfig) -> str:
     if config.seed:
         parts.append(f"seed{config.seed}")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-.") or "run"
-
-
-def _occupied(folder: Path) -> bool:
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def _check_writable(folder: Path) -> None:

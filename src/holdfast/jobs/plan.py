@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from holdfast._arguments import MODEL
 from holdfast._files import write_json
 from holdfast._rules import COUNT, FLAG, PATH, SEED, kind, maybe, real, several, takes, whole
+from holdfast._signals import stopping
 from holdfast._tensors import flatten
 from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.certificates.required_width import CurvatureTerm, curvature_term
@@ -131,6 +132,7 @@ def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
     }
 
 
+@stopping()
 @takes(
     data=DATASET,
     threat=kind(Threat, str, what="a Threat or text such as linf:0.1"),

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import yaml
 from torch import nn
 
 from holdfast.data import Dataset
@@ -12,7 +11,7 @@ from holdfast.jobs.config import RunConfig
 from holdfast.jobs.reading import read_config
 from holdfast.jobs.setting import Setting, load_setting
 from holdfast.losses import Loss
-from holdfast.runs.run import read_weights
+from holdfast.runs.run import read_config_file, read_weights
 from holdfast.threats import Threat
 
 FILES = {"last": "last.safetensors", "best": "model.safetensors"}
@@ -64,12 +63,8 @@ def run_data(folder: Path) -> Dataset:
 
 def _configuration(folder: Path) -> RunConfig | None:
     """What ``config.yaml`` describes; nothing for a run started from Python."""
-    path = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RunFolderError(f"{path} must be readable YAML, but is not ({error}); train again.") from error
-    if not isinstance(values, dict) or values.get("started_from") == "python":
+    path, values = folder / "config.yaml", read_config_file(folder)
+    if values.get("started_from") == "python" or not values:
         return None
     try:
         return read_config([str(path)])[0]

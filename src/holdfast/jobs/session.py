@@ -94,24 +94,28 @@ class Session:
             fixed=fingerprints(self.recorder.fixed),
         )
 
-    def save(self) -> None:
-        """A checkpoint, and all that a reader of an unfinished run finds."""
+    def save(self, summary: dict[str, Any], *, checkpoint: bool = True) -> None:
+        """All that a reader of an unfinished run finds, and what a resumed one needs, in one step."""
+        writer, current = self.writer, self.model.state_dict()
+        with writer.together():
+            writer.trace(self.trace())
+            writer.metrics(self.rows)
+            writer.weights("last", current)
+            writer.weights("model", self.best.weights or current)
+            writer.summary(summary)
+            if checkpoint:
+                save_state(writer, self.model, self.optimizer, self.recorder, self.state, self.best)
         self.saved = time.perf_counter()
-        save_state(
-            self.writer,
-            self.model,
-            self.optimizer,
-            self.recorder,
-            self.trace(),
-            self.state,
-            self.best,
-            self.rows,
-        )
 
-    def save_now_and_then(self) -> None:
-        """`save`, where the last one is some time ago."""
-        if time.perf_counter() - self.saved > SAVE_EVERY:
-            self.save()
+    def due(self) -> bool:
+        """Whether the last checkpoint is some time ago."""
+        return self.folder is not None and time.perf_counter() - self.saved > SAVE_EVERY
+
+    def position(self) -> str:
+        """How far training has come, in words."""
+        within = self.state.within
+        steps = "" if within is None else f" and {within.steps} steps of epoch {self.state.epoch + 1}"
+        return f"after {self.state.epoch} epochs{steps} (round {self.state.rounds})"
 
     def current(self) -> Weights:
         """A copy of the weights as they are."""

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast._files import write_json, write_tensors
+from holdfast._record import checked
 from holdfast.errors import RunFolderError
 from holdfast.losses import LOSSES, Loss
 from holdfast.networks import Dense, MNISTConv, TwoLayer
 from holdfast.networks.exact import why_not_exact
+from holdfast.runs import RunWriter
 from holdfast.threats import LpBall, SphereSlice, Threat
 
 FILE = "setting"
@@ -35,13 +36,14 @@ class Setting:
 
 
 def save_setting(
-    folder: Path, model: nn.Module, threat: Threat, loss: Loss, example_weights: Tensor | None
+    writer: RunWriter, model: nn.Module, threat: Threat, loss: Loss, example_weights: Tensor | None
 ) -> None:
-    """Write ``setting.json`` and ``setting.safetensors``."""
+    """Write ``setting.json`` and ``setting.safetensors`` into the run's ``trace`` folder."""
     tensors = {} if example_weights is None else {"example_weights": example_weights}
     values = {"network": _network(model), "threat": _threat(threat, tensors), "loss": _loss(loss)}
-    write_tensors(folder / f"{FILE}.safetensors", tensors)
-    write_json(folder / f"{FILE}.json", values)
+    with writer.together():
+        writer.tensors(f"trace/{FILE}.safetensors", tensors)
+        writer.json(f"trace/{FILE}.json", values)
 
 
 def load_setting(folder: Path) -> Setting:
@@ -51,8 +53,8 @@ def load_setting(folder: Path) -> Setting:
         RunFolderError: a file is missing or cut short.
     """
     try:
-        values = json.loads((folder / f"{FILE}.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / f"{FILE}.safetensors")
+        values = json.loads(checked(folder / f"{FILE}.json").read_text(encoding="utf-8"))
+        tensors = load_file(checked(folder / f"{FILE}.safetensors"))
         network, threat, loss = values["network"], values["threat"], values["loss"]
         return Setting(
             model=None if network is None else _made_network(**network),
@@ -60,6 +62,8 @@ def load_setting(folder: Path) -> Setting:
             loss=None if loss is None else LOSSES[loss.pop("name")](**loss),
             example_weights=tensors.get("example_weights"),
         )
+    except RunFolderError:
+        raise
     except Exception as error:  # json, safetensors and key errors all mean the same to the user
         raise RunFolderError(
             f"what {folder} says of its run cannot be read ({type(error).__name__}: {error}); train again or resume the run."

@@ -4,18 +4,17 @@ import math
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from holdfast._files import write_tensors
 from holdfast.certificates import Certificate, FrozenPass
 from holdfast.data import Dataset
 from holdfast.evaluation import Evaluation
 from holdfast.jobs.session import Session
 from holdfast.losses import predictions
+from holdfast.runs import RunWriter
 from holdfast.trace import Evaluated
 
 GALLERY = 12
@@ -100,7 +99,7 @@ def summarise(session: Session, results: Results) -> dict[str, Any]:
         "per_class": [] if on_test is None else _per_class(on_test, data),
     }  # fmt: skip
     if folder is not None and on_test is not None:
-        _write_gallery(model, data, on_test, folder)
+        _write_gallery(model, data, on_test, session.writer)
     return summary
 
 
@@ -186,7 +185,7 @@ def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, folder: Path) -> None:
+def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: RunWriter) -> None:
     """Examples with their attacked points: half of them broken by the attack, where there are as many, half holding."""
     part = data.test if len(data.test) else data.train
     # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a group.
@@ -198,8 +197,8 @@ def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, folder: 
     device = next(model.parameters()).device
     with torch.no_grad():
         before, after = (predictions(model(v[chosen].to(device))).cpu() for v in (part.x, result.x))
-    write_tensors(
-        folder / "gallery.safetensors",
+    writer.tensors(
+        "gallery.safetensors",
         {
             "x": part.x[chosen], "attacked": result.x[chosen], "label": part.y[chosen],
             "predicted_clean": before, "predicted_attacked": after,

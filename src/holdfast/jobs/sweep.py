@@ -13,7 +13,9 @@ from typing import Any
 from rich.text import Text
 
 from holdfast._files import write_json
-from holdfast.errors import InterruptedRunError, RunFolderError
+from holdfast._record import locked
+from holdfast._signals import stopping
+from holdfast.errors import RunFolderError
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.summary import versions
 from holdfast.jobs.sweep_backends import Backend
@@ -24,6 +26,7 @@ from holdfast.report.formats import duration
 FILE, CELLS = "sweep.json", "cells"
 
 
+@stopping()
 def run_sweep(
     grid: Grid, out: Path, backend: Backend, *, threads: int = 1, progress: bool = True
 ) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def run_sweep(
     Raises:
         InputError: data or a threat that cannot be had; nothing is written then.
         RunFolderError: ``out`` holds another sweep, or something else.
-        InterruptedRunError: a signal came; everything done is kept.
+        KeyboardInterrupt, SystemExit: a signal came; everything done is kept.
     """
     done = _records(grid, out)
     todo = [cell for cell in grid.cells if cell.slug not in done]
@@ -46,13 +49,11 @@ def run_sweep(
     write_json(out / FILE, _described(grid, done))
     if progress and done:
         _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
-    with ExitStack() as stack:
+    with locked(out), ExitStack() as stack:
         report = stack.enter_context(seen.named()) if seen.live and todo else None
         try:
             records = backend([asdict(cell) for cell in todo], str(folder), threads)
             for number, record in enumerate(records, start=1):
-                if record["status"] == "interrupted":
-                    raise KeyboardInterrupt
                 done[record["slug"]] = record
                 write_json(folder / f"{record['slug']}.json", record)
                 write_json(out / FILE, _described(grid, done))
@@ -61,11 +62,12 @@ def run_sweep(
                     report("cells", number, len(todo))
                 rest = f"; about {duration(left)} left" if number < len(todo) else ""
                 _say(seen, f"{number} of {len(todo)}: {_line(record)}{rest}")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
             finished = sum(record["status"] == "done" for record in done.values())
-            raise InterruptedRunError(
+            error.add_note(
                 f"interrupted with {finished} of {len(grid.cells)} cells done; give the same command again to go on."
-            ) from None
+            )
+            raise
     return _described(grid, done)
 
 

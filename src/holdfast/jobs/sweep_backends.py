@@ -4,6 +4,7 @@ Each yields records as cells end, in any order. A process that dies takes its ce
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ Backend = Callable[[Cells, str, int], Iterator[Record]]
 def in_turn(cells: Cells, folder: str, threads: int) -> Iterator[Record]:
     """In this process."""
     for cell in cells:
-        yield run_cell(cell, folder, threads)
+        record = run_cell(cell, folder, threads)
+        if record["status"] == "interrupted":
+            raise KeyboardInterrupt if record["code"] is None else SystemExit(record["code"])
+        yield record
 
 
 def in_processes(processes: int) -> Backend:
@@ -29,6 +33,7 @@ def in_processes(processes: int) -> Backend:
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         left = {cell["slug"]: cell for cell in cells}
+        stopped: Counter[str] = Counter()
         alone = False
         try:
             while left:
@@ -38,7 +43,15 @@ def in_processes(processes: int) -> Backend:
                     work = Parallel(return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
                     try:
                         for record in work(delayed(run_cell)(cell, folder, threads) for cell in batch):
-                            left.pop(record["slug"])
+                            slug = record["slug"]
+                            if (
+                                record["status"] == "interrupted"
+                            ):  # its process alone was told to stop: once more
+                                stopped[slug] += 1
+                                if stopped[slug] == TRIES:
+                                    yield _died(left.pop(slug))
+                                continue
+                            left.pop(slug)
                             yield record
                     except BrokenProcessPool:
                         if alone:
@@ -82,7 +95,8 @@ def on_ray(address: str | None) -> Backend:
                 [ready], _ = ray.wait(list(waiting), num_returns=1)
                 cell = waiting.pop(ready)
                 try:
-                    yield ray.get(ready)
+                    record = ray.get(ready)
+                    yield _died(cell) if record["status"] == "interrupted" else record
                 except ray.exceptions.RayError:
                     yield _died(cell)
         finally:

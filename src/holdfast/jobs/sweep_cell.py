@@ -1,14 +1,13 @@
 """One cell of a sweep, in whatever process it falls to: a whole training run or a search for the smallest width, and its figures."""
 
 import math
-import shutil
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_json
-from holdfast.errors import HoldfastError, InputError, InterruptedRunError
+from holdfast.errors import HoldfastError, InputError
 
 TRIES = 2  # of a cell that fails, for whatever else than its own settings
 FIGURES = (
@@ -40,8 +39,14 @@ def run_cell(cell: dict[str, Any], folder: str, threads: int) -> Record:
         try:
             figures = _capacity(cell, run) if cell["widths"] is not None else _train(cell, run)
             record |= {"status": "done", "figures": figures, "reason": None}
-        except (KeyboardInterrupt, InterruptedRunError):
-            return record | {"status": "interrupted", "tries": tries, "seconds": time.perf_counter() - began}
+        except (KeyboardInterrupt, SystemExit) as error:
+            code = error.code if isinstance(error, SystemExit) else None
+            return record | {
+                "status": "interrupted",
+                "tries": tries,
+                "seconds": time.perf_counter() - began,
+                "code": code,
+            }
         except InputError as error:  # settings stay wrong however often they are tried
             record |= {"reason": str(error), "tries": tries, "seconds": time.perf_counter() - began}
             break
@@ -71,13 +76,8 @@ def _train(cell: dict[str, Any], run: Path) -> dict[str, Any]:
     config = replace(config, out=str(run))
     job = build(config)
     resume = (run / "checkpoints" / "last.pt").exists()
-    if run.exists() and not resume:
-        shutil.rmtree(run)
     settings = {**job.options, "out": run, "resume": resume, "progress": False, "config": to_dict(config)}
-    done = train(job.model, job.data, job.threat, **settings)
-    if done.summary.get("interrupted"):
-        raise InterruptedRunError("interrupted")
-    return _figures(done.summary)
+    return _figures(train(job.model, job.data, job.threat, **settings).summary)
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, Any]:

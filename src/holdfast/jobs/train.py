@@ -6,6 +6,7 @@ adds: checks before anything is spent, checkpoints, interruption.
 
 import inspect
 import math
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._arguments import MODEL, TENSOR, Array, as_weights
+from holdfast._record import locked
 from holdfast._rules import (
     COUNT,
     FLAG,
@@ -34,15 +36,18 @@ from holdfast._rules import (
     whole,
     word,
 )
+from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
-from holdfast.jobs.checkpoint import Best, resume_state, stopping
+from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model
-from holdfast.jobs.conclude import conclude, unfinished
+from holdfast.jobs.conclude import conclude, save
 from holdfast.jobs.config import PRECISIONS
+from holdfast.jobs.identity import FILE as IDENTITY
+from holdfast.jobs.identity import Identity, check_same, identity_of, read_identity, to_json
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row, kernel_row, metrics_row
 from holdfast.jobs.session import Session
@@ -54,7 +59,7 @@ from holdfast.runs import Run, RunWriter
 from holdfast.runs.run import read_weights
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat, as_threat
-from holdfast.trace import TraceRecorder, save_trace
+from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
@@ -62,19 +67,11 @@ from holdfast.training.optimizers import OPTIMIZERS, SCHEDULES, OptimizerFactory
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
-OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors")
+OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", "gallery.safetensors")
 """What a resumed run writes anew."""
-STALE = (
-    *OVERTAKEN,
-    "summary.json",
-    "metrics.jsonl",
-    "gallery.safetensors",
-    "trace/trace.json",
-    "checkpoints/last.pt",
-)
-"""What a run in a folder of another one must not leave there."""
 
 
+@stopping()
 @takes(
     model=MODEL,
     data=DATASET,
@@ -177,12 +174,13 @@ def train(
         trace_every: record one epoch in so many; default: as many as cost at most a tenth of training.
         tighten: evaluations of the bound spent on raising it after training.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier exists).
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what `docs/runs.md` names.
 
     Returns:
         The run: figures, certificate, metrics.
 
     Raises:
+        KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM (status 143) or SIGHUP (129), came; the folder holds the state reached.
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
@@ -207,6 +205,17 @@ def train(
         model.double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
+    batch = min(batch_size or len(data.train), len(data.train))
+    evaluation = PGD(steps=10) if evaluation_attack is None else as_attack(evaluation_attack)
+    identity = identity_of(
+        model=model, data=data, threat=threat, loss=loss, attack=attack, validation_attack=evaluation, example_weights=example_weights,
+        epochs=epochs, batch_size=batch, optimizer=optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
+        schedule=schedule, seed=seed, parameter_radius=parameter_radius, project=project, precision=precision, start=start, best_by=best_by,
+        evaluate_every=evaluate_every, kernel_examples=kernel_examples, trace=trace,
+    )  # fmt: skip
+    folder = None if out is None else Path(out)
+    if resume and folder is not None:
+        identity = check_same(read_identity(folder), identity)
     x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
@@ -219,67 +228,91 @@ def train(
         processes=fabric.world_size, reduce=partial(summed, fabric),
     )  # fmt: skip
     wrapped, torch_optimizer = fabric.setup(model, torch_optimizer)
-    state, best, rows = TrainingState(), Best(), list[Row]()
-    if resume and out is not None:
-        state, best, rows = resume_state(Path(out), model, torch_optimizer, recorder)
-    kernel = _kernel(
-        model,
-        x,
-        y,
-        classes=data.classes,
-        examples=kernel_examples,
-        seed=seed,
-        resumed=Path(out) if resume and out is not None else None,
-    )
-    session = Session(
-        name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
-        evaluation=PGD(steps=10) if evaluation_attack is None else as_attack(evaluation_attack),
-        final=PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack),
-        example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
-        best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
-        reason=reason, recorder=recorder,
-        ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
-        kernel=kernel,
-        writer=RunWriter(Path(out) if out is not None and fabric.is_global_zero else None),
-        progress=seen, started=started,
-        state=state, best=best, rows=rows,
-    )  # fmt: skip
-    _begin(session, None if resume else config or _described(locals()), start)
-    batch = min(batch_size or len(y), len(y))
-    failure, interrupted = _fitted(
-        session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
-        project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
-        every=trace_every or record_every(model, len(y), batch, attack.passes),
-    )  # fmt: skip
-    _keep_weights(session)
-    run = unfinished(
-        session,
-        f"training stopped: {failure}" if failure else "the run was interrupted before it was certified",
-    )
-    if failure is not None:
-        session.writer.log(str(failure))
-        raise failure
-    if interrupted:
-        session.writer.log("interrupted")
-        return run
-    return conclude(session, tighten=tighten)
+    with ExitStack() as held:
+        if folder is not None and fabric.is_global_zero:
+            held.enter_context(locked(folder))
+        state, best, rows = TrainingState(), Best(), list[Row]()
+        if resume and folder is not None:
+            state, best, rows = resume_state(folder, model, torch_optimizer, recorder)
+        kernel = _kernel(
+            model, x, y, classes=data.classes, examples=kernel_examples, seed=seed, resumed=folder if resume else None,
+        )  # fmt: skip
+        session = Session(
+            name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
+            evaluation=evaluation,
+            final=PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack),
+            example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
+            best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
+            reason=reason, recorder=recorder,
+            ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
+            kernel=kernel, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
+            progress=seen, started=started, state=state, best=best, rows=rows,
+        )  # fmt: skip
+        if resume and folder is not None:
+            _go_on(session, identity, config or kept_config(folder, _described(locals()), epochs))
+        else:
+            _begin(session, identity, config or _described(locals()), start)
+        run = _fitted(
+            session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
+            project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
+            every=trace_every or record_every(model, len(y), batch, attack.passes),
+        )  # fmt: skip
+        return conclude(session, tighten=tighten) if run is None else run
 
 
-def _begin(session: Session, config: dict[str, Any] | None, start: nn.Module | str) -> None:
-    """The folder at the beginning: nothing of another run in it, and this one resumable at once. No ``config`` when resumed."""
+def _check_settings(
+    *,
+    epochs: int,
+    batch_size: int | None,
+    evaluate_every: int,
+    schedule: str,
+    best_by: str,
+    parameter_radius: float | None,
+    certificate_radius: float | None,
+) -> None:
+    for what, word, allowed in (("schedule", schedule, SCHEDULES), ("best_by", best_by, BEST_BY)):
+        if word not in allowed:
+            raise unknown(what, word, allowed)
+    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
+        if count is not None and count < 1:
+            raise InputError(
+                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
+            )
+    for radius in (parameter_radius, certificate_radius):
+        if radius is not None:
+            check_radius(radius)
+
+
+def _begin(session: Session, identity: Identity, config: dict[str, Any], start: nn.Module | str) -> None:
+    """The folder at the beginning: this run whole and resumable, and nothing of another one, from one moment to the next."""
     writer, model = session.writer, session.model
-    writer.clear(OVERTAKEN if config is None else STALE)
-    if config is not None:
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start_from(session, start)
+    with writer.together():
         writer.config(config)
-        writer.weights("initial", model.state_dict())
-    if writer.folder is not None:
-        save_setting(writer.folder / "trace", model, session.threat, session.loss, session.example_weights)
+        writer.json(IDENTITY, to_json(identity))
+        writer.weights("initial", initial)
+        save_setting(writer, model, session.threat, session.loss, session.example_weights)
+        save(session)
     writer.log(
         f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
     )
-    if config is not None:
-        start_from(session, start)
-        session.save()
+
+
+def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None:
+    """The folder when a run is resumed: only what was of its earlier end is gone, once the new state is on disk."""
+    said = f"going on {session.position()}"
+    if session.state.within is not None:
+        said += "; the window that was open there is dropped, so this epoch has no bound of its own"
+    session.writer.log(said)
+    session.progress.say(said)
+    writer = session.writer
+    with writer.together():
+        writer.config(config)
+        writer.json(IDENTITY, to_json(identity))
+        writer.drop(*OVERTAKEN)
+        writer.drop_evaluation()
+        save(session)
 
 
 def _fitted(
@@ -293,39 +326,52 @@ def _fitted(
     project: bool,
     recorded: bool,
     every: int,
-) -> tuple[NonFiniteLossError | None, bool]:
-    """Train; return why the loss stopped being finite, if it did, and whether the run was interrupted."""
+) -> Run | None:
+    """Train, and save where training ended. Nothing is returned unless it ended early and its caller is to go on."""
     seen, state = session.progress, session.state
 
     def observe(record: EpochRecord, now: TrainingState) -> None:
-        last = record.epoch == epochs
         row = metrics_row(record, session.recorder.names)
-        if last or record.epoch % evaluate_every == 0:
+        if record.epoch == epochs or record.epoch % evaluate_every == 0:
             row |= validate(session, record) if len(session.data.validation) else {}
             row |= {} if session.kernel is None else kernel_row(session.kernel.look(session.model))
         session.rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
-        if last:
-            session.save()
-        else:
-            session.save_now_and_then()
+        if record.epoch < epochs and session.due():
+            save(session)
         seen.epoch(row)
 
     session.model.train()
     steps = epochs * -(-len(session.y) // batch_size)
     devices = [session.device] if session.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), stopping() as stop, seen.training(steps, state.rounds):
-        try:
-            done = fit(
-                session.fabric, session.model, wrapped, session.optimizer, session.x, session.y, session.threat,
-                session.attack, session.loss, epochs=epochs, batch_size=batch_size, schedule=schedule,
-                seed=session.seed, ball=session.ball, project=project, recorder=session.recorder if recorded else None,
-                record_every=every, state=state, observe=observe, on_step=seen.step, stop=stop,
-                example_weights=session.example_weights,
-            )  # fmt: skip
-        except NonFiniteLossError as error:
-            return error, False
-    return None, done.interrupted
+    try:
+        with stopping(at_safe_points=True) as stop:
+            with torch.random.fork_rng(devices), seen.training(steps, state.rounds):
+                done = fit(
+                    session.fabric, session.model, wrapped, session.optimizer, session.x, session.y, session.threat,
+                    session.attack, session.loss, epochs=epochs, batch_size=batch_size, schedule=schedule,
+                    seed=session.seed, ball=session.ball, project=project, recorder=session.recorder if recorded else None,
+                    record_every=every, state=state, observe=observe, on_step=seen.step, stop=stop, due=session.due,
+                    checkpoint=partial(save, session), example_weights=session.example_weights,
+                )  # fmt: skip
+            session.model.eval()
+            if session.best.weights is None:
+                session.best.weights, session.best.epoch = session.current(), state.epoch
+            run = save(session)
+            if done.interrupted:
+                session.writer.log(f"interrupted {session.position()}")
+    except NonFiniteLossError as error:
+        session.model.eval()
+        save(session, f"training stopped: {error}", checkpoint=False)
+        session.writer.log(str(error))
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        if session.folder is not None:
+            error.add_note(f"{session.folder} holds the run {session.position()}; go on with resume=True.")
+        raise
+    if done.interrupted and not stop():  # another process of the run got the signal
+        raise KeyboardInterrupt
+    return run if done.interrupted else None
 
 
 def _kernel(
@@ -345,18 +391,6 @@ def _kernel(
         model = deepcopy(model)
         model.load_state_dict(read_weights(resumed / "initial.safetensors"))
     return KernelWatch(model, x, y, classes=classes, examples=examples, seed=seed)
-
-
-def _keep_weights(session: Session) -> None:
-    """Last and best weights and the trace, as training left them."""
-    session.model.eval()
-    current = session.current()
-    if session.best.weights is None:
-        session.best.weights, session.best.epoch = current, session.state.epoch
-    session.writer.weights("last", current)
-    session.writer.weights("model", session.best.weights)
-    if session.folder is not None:
-        save_trace(session.trace(), session.folder / "trace")
 
 
 def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:

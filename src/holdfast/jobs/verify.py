@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from holdfast._signals import stopping
 from holdfast.evaluation.properties import Answer, check_property
 from holdfast.external import ImportedNetwork, Property
 from holdfast.jobs.progress import Progress
 
 
+@stopping()
 def verify_property(
     imported: ImportedNetwork, prop: Property, *, seconds: float | None, seed: int = 0, progress: bool = True
 ) -> Answer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_json
+from holdfast._signals import stopping
 from holdfast.errors import InputError, RunFolderError
 from holdfast.jobs.progress import Progress
 from holdfast.reproduce import capacity, convergence, drift, iterations, optimal_loss, small_rho, width
@@ -37,6 +38,7 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
     return [experiment for name, experiment in EXPERIMENTS.items() if name in wanted]
 
 
+@stopping()
 def reproduce(
     names: Sequence[str] = (),
     *,
@@ -73,8 +75,12 @@ def reproduce(
         found = known.get(experiment.name)
         if found is None or found["settings"] != settings(experiment, setting):
             began, spent = time.perf_counter(), time.process_time()
-            with seen.counted(f"{experiment.name}, {number} of {len(experiments)}") as report:
-                measured = experiment.measure(setting, report)
+            try:
+                with seen.counted(f"{experiment.name}, {number} of {len(experiments)}") as report:
+                    measured = experiment.measure(setting, report)
+            except (KeyboardInterrupt, SystemExit) as error:
+                error.add_note("interrupted; start the command again: finished experiments are kept.")
+                raise
             found = record(
                 experiment, setting, measured, time.perf_counter() - began, time.process_time() - spent
             )

@@ -6,7 +6,6 @@ import torch
 
 from holdfast.attacks import FGSM, PGD, Attack
 from holdfast.data import Dataset, digits
-from holdfast.errors import InterruptedRunError
 from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.train import train
 from holdfast.losses import CrossEntropy
@@ -67,18 +66,11 @@ def trained(
     seed: int = 0,
     certify: bool = True,
 ) -> Run:
-    """Full-batch gradient descent with step `STEP`, projected to the ball where there is one; surrogate loss with the attack of training.
-
-    Raises:
-        InterruptedRunError: stopped by a signal.
-    """
-    run = train(
+    """Full-batch gradient descent with step `STEP`, projected to the ball where there is one; surrogate loss with the attack of training."""
+    return train(
         model, data, threat, attack=attack, final_attack=attack, parameter_radius=radius, epochs=rounds,
         learning_rate=STEP, momentum=momentum, seed=seed, trace=certify, tighten=40 if certify else 1, progress=False,
     )  # fmt: skip
-    if run.summary["interrupted"]:
-        raise InterruptedRunError("interrupted; start the command again: finished experiments are kept.")
-    return run
 
 
 def worst_loss(model: torch.nn.Module, data: Dataset, threat: LpBall, seed: int = 0) -> float:

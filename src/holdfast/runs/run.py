@@ -1,11 +1,13 @@
 """A run and its folder.
 
 ``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line an epoch), ``trace/``, ``model.safetensors`` (best on
-validation), ``last.safetensors``, ``initial.safetensors``, ``gallery.safetensors``, ``checkpoints/``, ``log.txt``, ``report.html``.
+validation), ``last.safetensors``, ``initial.safetensors``, ``gallery.safetensors``, ``checkpoints/``, ``evaluation/``, and
+``digests.json``, which all these are checked against whenever they are read; ``log.txt`` and ``report.html``, which are not.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +18,11 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast._files import without_nan, write_atomically, write_json, write_tensors, write_text
+from holdfast._files import json_writer, tensor_writer, text_writer, without_nan
+from holdfast._record import RECORD, RECORDED, Files, belongings, checked, free
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
-from holdfast.trace import FrozenPoints, save_points
+from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -30,7 +33,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(checked(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         what = "has no summary.json" if folder.is_dir() else "does not exist"
         raise RunFolderError(
@@ -44,12 +47,32 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{path} must hold a table of figures, got {type(summary).__name__}; train again."
         )
+    if RECORDED in summary and not (folder / RECORD).is_file():
+        raise RunFolderError(
+            f"{folder / RECORD} is missing, without which no file of the run can be checked; restore it, or train again."
+        )
     return summary
 
 
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """What ``config.yaml`` holds.
+
+    Raises:
+        RunFolderError: missing, damaged, or no YAML.
+    """
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(checked(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunFolderError(
+            f"{path} must be readable YAML, but is not ({' '.join(str(error).split())}); train again."
+        ) from error
+    return values if isinstance(values, dict) else {}
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last line that was cut short is left out."""
-    path = folder / "metrics.jsonl"
+    """The lines of ``metrics.jsonl``; a last line that was cut short is left out (of a run of version 0.1, which kept no digests)."""
+    path = checked(folder / "metrics.jsonl")
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
@@ -68,7 +91,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         RunFolderError: missing, cut short or not safetensors.
     """
     try:
-        return load_file(path)
+        return load_file(checked(path))
+    except RunFolderError:
+        raise
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} is missing; train again or resume the run.") from error
     except Exception as error:
@@ -85,7 +110,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     """
     path = folder / "checkpoints" / "last.pt"
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(checked(path), map_location="cpu", weights_only=True)
+    except RunFolderError:
+        raise
     except FileNotFoundError as error:
         raise RunFolderError(
             f"a run is resumed from its checkpoint, but {path} is missing; start it without resume."
@@ -156,59 +183,115 @@ def _tuples(values: list[Any]) -> tuple[Any, ...]:
 
 
 class RunWriter:
-    """Writes a run folder, each file whole or not at all. With ``folder=None`` it writes nothing."""
+    """Writes a run folder, each group of files whole or not at all. With ``folder=None`` it writes nothing.
 
-    def __init__(self, folder: Path | None) -> None:
+    Args:
+        fresh: a new run: what lies there of another one goes, once this one's first files are on disk.
+    """
+
+    def __init__(self, folder: Path | None, *, fresh: bool = False) -> None:
         self.folder = folder
+        self._files: Files | None = None
+        self._began = not fresh
+        self._lines: list[str] = []
         if folder is None:
             return
         try:
-            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-            (folder / "trace").mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            # A run of version 0.1 is written to as it was: a record of some of its files would disown the others.
+            self._files = Files(
+                folder, recorded=fresh or free(folder) or (folder / RECORD).is_file(), fresh=fresh
+            )
         except OSError as error:
             raise RunFolderError(
                 f"{folder} must be a folder that can be written, but {error.strerror or error}; choose another with --out."
             ) from error
+        self._files.tidy()
 
-    def clear(self, names: Iterable[str]) -> None:
-        """Remove what an earlier run left here and this one writes only later: it would be taken for this one's."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is written within becomes the run's in one step, or not at all."""
+        if self._files is None or self.folder is None:
+            yield
+            return
+        with self._files.together():
+            yield
+            if not self._began:
+                self._files.drop(belongings(self.folder))
+        if not self._began:
+            self._began = True
+            (self.folder / "log.txt").unlink(missing_ok=True)
+        self.log()
+
+    def drop(self, *names: str) -> None:
+        """Remove files of the run that are no longer true."""
+        if self._files is not None:
+            self._files.drop(names)
+
+    def drop_evaluation(self) -> None:
+        """Remove what was found of other weights."""
         if self.folder is not None:
-            for name in names:
-                self._path(name).unlink(missing_ok=True)
+            self.drop(*(name for name in belongings(self.folder) if name.startswith("evaluation/")))
 
-    def _path(self, name: str) -> Path:
-        if self.folder is None:
-            raise RuntimeError("this run has no folder")
-        return self.folder / name
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """Any file."""
+        if self._files is not None:
+            with self.together():
+                self._files.put(name, write)
+
+    def _put(self, name: str, writer: Callable[[], Callable[[Path], None]]) -> None:
+        if self._files is not None:
+            self.put(name, writer())
 
     def config(self, values: dict[str, Any]) -> None:
-        if self.folder is not None:
-            write_text(self._path("config.yaml"), yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        """The configuration."""
+        self._put(
+            "config.yaml", lambda: text_writer(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        )
+
+    def json(self, name: str, values: Any) -> None:
+        """A file of plain values."""
+        self._put(name, lambda: json_writer(values))
+
+    def tensors(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """A file of tensors."""
+        self._put(name, lambda: tensor_writer(tensors))
 
     def weights(self, name: str, state: dict[str, Tensor]) -> None:
-        if self.folder is not None:
-            write_tensors(self._path(f"{name}.safetensors"), state)
+        """``last``, ``model`` (the best) or ``initial`` weights."""
+        self.tensors(f"{name}.safetensors", state)
+
+    def trace(self, trace: Trace) -> None:
+        """The trace; windows that are on disk are not written again."""
+        if self._files is not None and self.folder is not None:
+            with self.together():
+                save_trace(trace, self.folder / "trace", self._files)
 
     def attacked(self, points: FrozenPoints) -> None:
-        if self.folder is not None:
-            save_points(points, self._path("trace"))
+        """The points of the last frozen pass."""
+        if self._files is not None and self.folder is not None:
+            with self.together():
+                save_points(points, self.folder / "trace", self._files)
 
     def metrics(self, rows: list[dict[str, Any]]) -> None:
-        if self.folder is not None:
-            lines = [json.dumps(without_nan(row), allow_nan=False) for row in rows]
-            write_text(self._path("metrics.jsonl"), "".join(f"{line}\n" for line in lines))
+        """A line an epoch."""
+        lines = [json.dumps(without_nan(row), allow_nan=False) for row in rows]
+        self._put("metrics.jsonl", lambda: text_writer("".join(f"{line}\n" for line in lines)))
 
     def summary(self, values: dict[str, Any]) -> None:
-        if self.folder is not None:
-            write_json(self._path("summary.json"), values)
+        """All figures."""
+        recorded = {RECORDED: RECORD} if self._files is not None and self._files.recorded else {}
+        self.json("summary.json", values | recorded)
 
-    def log(self, text: str) -> None:
-        """One dated line in ``log.txt``."""
-        if self.folder is not None:
-            with self._path("log.txt").open("a", encoding="utf-8") as file:
-                file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+    def log(self, *texts: str) -> None:
+        """A dated line each in ``log.txt``: of a new run, after its first files are on disk."""
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._lines += [f"{now} {text}\n" for text in texts]
+        if self.folder is not None and self._began and self._lines:
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.writelines(self._lines)
+            self._lines = []
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """The state that training goes on from; loaded with ``weights_only=True``."""
-        if self.folder is not None:
-            write_atomically(self._path("checkpoints/last.pt"), lambda part: torch.save(state, part))
+        self._put("checkpoints/last.pt", lambda: lambda part: torch.save(state, part))

@@ -1,6 +1,8 @@
 """The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on loading)."""
 
 import json
+import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,13 +14,15 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from holdfast._files import write_json, write_tensors
+from holdfast._files import json_writer, tensor_writer
+from holdfast._record import Files, checked
 from holdfast._tensors import raw_bytes
 from holdfast.errors import RunFolderError
 from holdfast.trace.lower_model import Block, LowerModel
 from holdfast.trace.window import Rounding, Window
 
 FORMAT = 2
+WINDOW = re.compile(r"window-\d{8,}-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,46 +90,51 @@ def kept(windows: list[Window], budget: int) -> list[Window]:
     return result
 
 
-def save_trace(trace: Trace, folder: Path) -> None:
-    """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # A folder may hold another run's files: only those that this record's digests name count as written.
-    initial = _digest(trace.initial)
-    if _written_digest(folder) != initial:
-        write_tensors(folder / "initial.safetensors", trace.initial)
-    rows = []
-    for window in trace.windows:
-        row: dict[str, Any] = {
-            "first": window.first, "last": window.last, "epoch": window.epoch, "online_loss": window.online_loss,
-            "drift": list(window.drift), "lower_bound": window.lower_bound, "void": window.void,
-            "frozen": window.frozen, "reach": window.reach, "rounding": vars(window.rounding),
+def save_trace(trace: Trace, folder: Path, files: Files | None = None) -> None:
+    """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as they are.
+
+    ``files``: of the run that ``folder`` lies in, which keeps a record of them; default none.
+    """
+    files, under = _files_of(folder, files)
+    with files.together():
+        start = f"{under}initial.safetensors"
+        # Without a record nobody knows whose file it is; with one it is this run's.
+        if not files.recorded or start not in files:
+            files.put(start, tensor_writer(trace.initial))
+        rows = []
+        for window in trace.windows:
+            row: dict[str, Any] = {
+                "first": window.first, "last": window.last, "epoch": window.epoch, "online_loss": window.online_loss,
+                "drift": list(window.drift), "lower_bound": window.lower_bound, "void": window.void,
+                "frozen": window.frozen, "reach": window.reach, "rounding": vars(window.rounding),
+            }  # fmt: skip
+            if window.lower is not None:
+                tensors = _block_tensors(window.lower)
+                file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
+                row["file"], row["constant"] = file, window.lower.constant
+                if window.lower.radii:
+                    row["radii"] = list(window.lower.radii)
+                row["eigenvalues"] = [[block.eigenvalue for block in ball] for ball in window.lower.balls]
+                if f"{under}{file}" not in files:
+                    files.put(f"{under}{file}", tensor_writer(tensors))
+            rows.append(row)
+        record = {
+            "format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason,
+            "initial": _digest(trace.initial), "fixed": trace.fixed, "windows": rows,
         }  # fmt: skip
-        if window.lower is not None:
-            tensors = _block_tensors(window.lower)
-            file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
-            row["file"], row["constant"] = file, window.lower.constant
-            if window.lower.radii:
-                row["radii"] = list(window.lower.radii)
-            row["eigenvalues"] = [[block.eigenvalue for block in ball] for ball in window.lower.balls]
-            if not (folder / file).exists():
-                write_tensors(folder / file, tensors)
-        rows.append(row)
-    files = {row.get("file") for row in rows}
-    for stale in folder.glob("window-*.safetensors"):
-        if stale.name not in files:
-            stale.unlink()
-    write_json(
-        folder / "trace.json",
-        {
-            "format": FORMAT,
-            "names": trace.names,
-            "rigorous": trace.rigorous,
-            "reason": trace.reason,
-            "initial": initial,
-            "fixed": trace.fixed,
-            "windows": rows,
-        },
-    )
+        files.put(f"{under}trace.json", json_writer(record))
+        # Removed after the record that no longer names them is on disk.
+        wanted = {row.get("file") for row in rows}
+        stale = (path.name for path in folder.glob("window-*.safetensors"))
+        files.drop(f"{under}{name}" for name in stale if name not in wanted)
+
+
+def _files_of(folder: Path, files: Files | None) -> tuple[Files, str]:
+    """Where a trace's files are written, and what goes before their names there."""
+    if files is not None:
+        return files, f"{folder.name}/"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Files(folder, recorded=False), ""
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> int:
@@ -135,15 +144,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> int:
         value = zlib.crc32(name.encode(), value)
         value = zlib.crc32(raw_bytes(tensors[name]), value)
     return value
-
-
-def _written_digest(folder: Path) -> int | None:
-    """The digest of ``initial.safetensors`` that the record beside it names; nothing where there is no such pair."""
-    try:
-        record = json.loads((folder / "trace.json").read_text())
-        return int(record["initial"]) if (folder / "initial.safetensors").exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _block_tensors(lower: LowerModel) -> dict[str, Tensor]:
@@ -165,13 +165,14 @@ def load_trace(folder: Path) -> Trace:
         RunFolderError: a file is missing, cut short or of another format.
     """
     try:
-        record = json.loads((folder / "trace.json").read_text())
+        record = json.loads(checked(folder / "trace.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise RunFolderError(
                 f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; use the version of Holdfast that "
                 "its summary.json names, or train again."
             )
-        initial = load_file(folder / "initial.safetensors")
+        initial = load_file(checked(folder / "initial.safetensors"))
+        _refuse_not_finite(folder / "initial.safetensors", initial)
         windows = tuple(_window(row, folder) for row in record["windows"])
         return Trace(
             names=tuple(tuple(ball) for ball in record["names"]), initial=initial, windows=windows,
@@ -192,15 +193,17 @@ def load_trace(folder: Path) -> Trace:
 def _window(row: dict[str, Any], folder: Path) -> Window:
     lower = None
     if "file" in row:
-        tensors = load_file(folder / row["file"])
+        path = _window_file(row["file"], folder)
+        tensors = load_file(checked(path))
+        _refuse_not_finite(path, tensors)
         lower = LowerModel(
-            constant=row["constant"],
+            constant=_finite(row, "constant", folder),
             balls=tuple(
                 tuple(
                     Block(
                         linear=tensors[f"{k}.{j}.linear"],
                         matrices=tensors.get(f"{k}.{j}.matrices"),
-                        eigenvalue=eigenvalue,
+                        eigenvalue=_finite({"eigenvalue": eigenvalue}, "eigenvalue", folder),
                         basis=tensors.get(f"{k}.{j}.basis"),
                     )
                     for j, eigenvalue in enumerate(ball)
@@ -209,11 +212,39 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
             ),
             radii=_radii(row),
         )
+        for name in row["rounding"]:
+            _finite(row["rounding"], name, folder)
     return Window(
         first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),
         drift=tuple(_number(d) for d in row["drift"]), lower=lower, lower_bound=_number(row["lower_bound"]),
         void=row["void"], frozen=row["frozen"], reach=row["reach"], rounding=Rounding(**row["rounding"]),
     )  # fmt: skip
+
+
+def _window_file(name: Any, folder: Path) -> Path:
+    """A window's file, which has the name that windows get and lies in the trace's own folder, not behind a link."""
+    path = folder / str(name)
+    if not WINDOW.fullmatch(str(name)) or path.is_symlink():
+        raise RunFolderError(
+            f"{folder / 'trace.json'} must name windows in its own folder, but names {str(name)[:80]!r}, which leads elsewhere; train again."
+        )
+    return path
+
+
+def _refuse_not_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """No proof follows from NaN or infinity."""
+    wrong = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise RunFolderError(f"{path} must hold finite numbers, but {wrong[0]} has others; train again.")
+
+
+def _finite(row: Mapping[str, Any], name: str, folder: Path) -> Any:
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RunFolderError(
+            f"{folder / 'trace.json'} must hold finite numbers, but {name} is {value!r}; train again."
+        )
+    return value
 
 
 def _radii(row: dict[str, Any]) -> tuple[float, ...]:
@@ -228,17 +259,21 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def save_points(points: FrozenPoints, folder: Path) -> None:
+def save_points(points: FrozenPoints, folder: Path, files: Files | None = None) -> None:
     """Write ``final_pass.safetensors``: what a certificate at another radius needs besides the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "final_pass.safetensors", {"x": points.x, "points": points.points, "y": points.y})
+    files, under = _files_of(folder, files)
+    tensors = {"x": points.x, "points": points.points, "y": points.y}
+    files.put(f"{under}final_pass.safetensors", tensor_writer(tensors))
 
 
 def load_points(folder: Path) -> FrozenPoints:
     """The points that `save_points` wrote."""
     try:
-        tensors = load_file(folder / "final_pass.safetensors")
+        tensors = load_file(checked(folder / "final_pass.safetensors"))
+        _refuse_not_finite(folder / "final_pass.safetensors", tensors)
         return FrozenPoints(x=tensors["x"], points=tensors["points"], y=tensors["y"].to(torch.int64))
+    except RunFolderError:
+        raise
     except Exception as error:
         raise RunFolderError(
             f"the attacked points in {folder} cannot be read ({type(error).__name__}: {error}); resume the run to write them again."

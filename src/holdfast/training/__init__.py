@@ -4,5 +4,6 @@ from holdfast.training.ball import ParameterBall as ParameterBall
 from holdfast.training.loop import EpochRecord as EpochRecord
 from holdfast.training.loop import Fit as Fit
 from holdfast.training.loop import TrainingState as TrainingState
+from holdfast.training.loop import Within as Within
 from holdfast.training.loop import fit as fit
 from holdfast.training.loop import summed as summed

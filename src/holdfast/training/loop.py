@@ -1,12 +1,13 @@
 """The main path: attack, gradient, record, step, project.
 
 Read top to bottom: `fit` is the whole of training. Data order, attacks and therefore the run are fixed by the seed, and
-the state that `fit` hands to its observer after each epoch is enough to go on from there bit for bit.
+the state that `fit` hands out after each epoch, and within one where it is asked to, is enough to go on from there bit for bit.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -38,15 +39,35 @@ class EpochRecord:
     window: Window | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """Where training stands within an epoch.
+
+    Attributes:
+        steps: of the epoch that are done.
+        loss: their share of the epoch's online loss.
+        seconds: they took.
+        noise, random, device_random: states of the attacks' generator, of torch's own and of the device's.
+    """
+
+    steps: int
+    loss: float
+    seconds: float
+    noise: Tensor
+    random: Tensor
+    device_random: Tensor | None
+
+
 @dataclass
 class TrainingState:
-    """All that changes while training; saved and loaded by checkpoints."""
+    """All that changes while training; saved and loaded by checkpoints. ``epoch`` counts those that are finished."""
 
     epoch: int = 0
     rounds: int = 0
     seconds: float = 0.0
     generator_state: Tensor | None = None
     windows: list[Window] = field(default_factory=list)
+    within: Within | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +104,8 @@ def fit(
     observe: Observer,
     on_step: Callable[[int, float], None],
     stop: Callable[[], bool],
+    due: Callable[[], bool],
+    checkpoint: Callable[[], object],
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> Fit:
     """Train ``model`` in place on the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
@@ -92,6 +115,8 @@ def fit(
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
         recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
         observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each step, which is finished all the same.
+        due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called then. What goes on from there
+            does so without the window that is open: the rest of that epoch is not recorded.
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
@@ -109,14 +134,21 @@ def fit(
             (epoch_seed(seed, epoch) + fabric.global_rank) % 2**63
         )  # what dropout in the model draws from
         began, recording = time.perf_counter(), recorder is not None and _due(epoch, epochs, record_every)
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        within, state.within = state.within, None
+        if within is not None:  # an earlier process did the first steps, and took their window with it
+            recording = False
+            total += within.loss
+            began -= within.seconds
+            noise.set_state(within.noise)
+            _set_random(within, x.device)
         if recorder is not None and recording:
             recorder.open()
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
-        rate = 0.0
+        rate, asked, done = 0.0, 0.0, 0 if within is None else within.steps
         batches = epoch_batches(
             n, batch_size, seed=seed, epoch=epoch, rank=fabric.global_rank, processes=fabric.world_size
         )
-        for batch in batches:
+        for step, batch in enumerate(islice(batches, done, None), start=done + 1):
             factor = learning_rate_factor(schedule, (state.rounds) / (epochs * steps_an_epoch))
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate = peak * factor
@@ -155,9 +187,14 @@ def fit(
             state.rounds += 1
             total += value.detach() * (batch.round_size / n)
             on_step(state.rounds, seen)
-            if asked:
-                optimizer.zero_grad(set_to_none=True)
-                return Fit(state=state, interrupted=True)
+            if step < steps_an_epoch and (asked or due()):
+                seconds = time.perf_counter() - began
+                state.within = _within(step, float(total), seconds, noise, x.device)
+                if asked:
+                    optimizer.zero_grad(set_to_none=True)
+                    return Fit(state=state, interrupted=True)
+                checkpoint()
+                state.within = None
         window = recorder.close(epoch=epoch + 1) if recorder is not None and recording else None
         if window is not None:
             state.windows.append(window)
@@ -173,7 +210,22 @@ def fit(
             ),
             state,
         )  # fmt: skip
+        if asked:
+            return Fit(state=state, interrupted=True)
     return Fit(state=state, interrupted=False)
+
+
+def _within(steps: int, loss: float, seconds: float, noise: torch.Generator, device: torch.device) -> Within:
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return Within(
+        steps=steps, loss=loss, seconds=seconds, noise=noise.get_state(), random=torch.get_rng_state(), device_random=on_device
+    )  # fmt: skip
+
+
+def _set_random(within: Within, device: torch.device) -> None:
+    torch.set_rng_state(within.random)
+    if within.device_random is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(within.device_random, device)
 
 
 def summed(fabric: Fabric, values: Tensor) -> Tensor:
