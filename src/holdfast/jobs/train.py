@@ -260,29 +260,6 @@ def train(
         return conclude(session, tighten=tighten) if run is None else run
 
 
-def _check_settings(
-    *,
-    epochs: int,
-    batch_size: int | None,
-    evaluate_every: int,
-    schedule: str,
-    best_by: str,
-    parameter_radius: float | None,
-    certificate_radius: float | None,
-) -> None:
-    for what, word, allowed in (("schedule", schedule, SCHEDULES), ("best_by", best_by, BEST_BY)):
-        if word not in allowed:
-            raise unknown(what, word, allowed)
-    for what, count in (("epochs", epochs), ("batch_size", batch_size), ("evaluate_every", evaluate_every)):
-        if count is not None and count < 1:
-            raise InputError(
-                f"{what} must be a whole number >= 1, got {count}; leave it out for the default."
-            )
-    for radius in (parameter_radius, certificate_radius):
-        if radius is not None:
-            check_radius(radius)
-
-
 def _begin(session: Session, identity: Identity, config: dict[str, Any], start: nn.Module | str) -> None:
     """The folder at the beginning: this run whole and resumable, and nothing of another one, from one moment to the next."""
     writer, model = session.writer, session.model
