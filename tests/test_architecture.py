@@ -1,4 +1,4 @@
-"""The shape of the code: imports go one way, modules stay small, and the command line answers without torch."""
+"""The shape of the code: imports go one way, modules say what they are for, and the command line answers without torch."""
 
 import ast
 import subprocess
@@ -48,7 +48,6 @@ LAYERS = (
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-LONGEST_MODULE = 400
 
 
 def dotted(path: Path) -> tuple[str, ...]:
@@ -116,12 +115,8 @@ def test_the_import_check_sees_every_way_to_import(source, wrong):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: ".".join(dotted(path)))
-def test_modules_are_short_and_say_what_they_are_for(path):
+def test_modules_say_what_they_are_for(path):
     source = path.read_text(encoding="utf-8")
-    lines = source.count("\n")
-    assert lines <= LONGEST_MODULE, (
-        f"{path.name} has {lines} lines, at most {LONGEST_MODULE} are allowed: split it"
-    )
     assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{path.name} has no docstring"
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from holdfast.cli.main import main
 from holdfast.evaluation.store import load_attacked, recheck
 from holdfast.jobs.reload import run_parts
+from sealed_cases import sealed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
@@ -135,4 +136,5 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(capsys, run, weights, 
 
 def test_a_run_started_from_python_names_the_remedy(capsys, run):
     (run / "config.yaml").write_text("started_from: python\n")
+    sealed(run)
     assert "described nowhere" in refusal(capsys, run)

@@ -199,13 +199,14 @@ def _evaluated(
     seen, loss = Progress(enabled=progress), loss or CrossEntropy()
     x, y = _part(data, plan.part)
     x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
+    out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     population = None
     rows = drawn(len(x), plan.sample, plan.seed)
     if rows is not None:
         x, y, population = x[rows], y[rows], len(x)
     settings: dict[str, Any] = {
-        "verify": plan.verify, "verify_seconds": plan.verify_seconds, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
+        "verify": plan.verify, "verify_seconds": plan.verify_seconds if plan.verify else None, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
         "resume_from": out / "unfinished.safetensors",
     }  # fmt: skip
     if plan.processes > 1:
@@ -267,7 +268,7 @@ def _curve(
         others,
         CURVE_ATTACKS,
         verify=plan.verify,
-        verify_seconds=plan.verify_seconds,
+        verify_seconds=plan.verify_seconds if plan.verify else None,
         batch_size=plan.batch_size,
         seed=plan.seed,
         progress=report,
