@@ -56,23 +56,15 @@ def digits_run(folder: Path, **changes: object) -> Path:
         "and the curvature of softplus is at most 1/4.",
         "robust_loss_upper_bound": 0.4391,
         "robust_loss_upper_kind": "verified",
-        "gaps": {
-            "optimisation": {
-                "value": 0.0414,
-                "claim": "proved",
-                "verdict": "At most 0.0414 can be won by training longer; most of it is the bound's own slack, which a wider network removes.",
-            },
-            "attack": {
-                "value": 0.0064,
-                "claim": "proved",
-                "verdict": "The training attack is strong enough: no attack raises the loss by more.",
-            },
-            "capacity": {
-                "low": 0.3913,
-                "high": 0.4391,
-                "claim": "bounded",
-                "verdict": "No network in this ball does better than 0.3913: give it a larger radius, and width to match.",
-            },
+        "robust_loss_attacked": 0.4385,
+        "training_attack_loss": 0.4327,
+        "certificate_informative": True,
+        "certificate_floor": 0.0,
+        "attack_missed": 0.0,
+        "closing": {
+            "attacks": ["pgd-40", "apgd-margin-20", "square-250"],
+            "train": {"examples": 54, "population": 250, "robust": 48, "under_training_attack": 49},
+            "test": {"examples": 54, "robust": 47},
         },
         "width_factor": 3.18,
         "bound_source": "final pass, tightened",
@@ -152,23 +144,12 @@ def ten_class_run(folder: Path, **changes: object) -> Path:
         robust_loss_upper_bound=0.2014,
         robust_loss_upper_kind="strongest attack",
         robust_accuracy_verified=None,
-        gaps={
-            "optimisation": {
-                "value": 0.1561,
-                "claim": "estimated",
-                "verdict": "Training longer or a larger batch may win up to 0.1561.",
-            },
-            "attack": {
-                "value": 0.0141,
-                "claim": "observed",
-                "verdict": "A stronger attack raised the loss by 0.0141.",
-            },
-            "capacity": {
-                "low": 0.0312,
-                "high": 0.2014,
-                "claim": "estimated",
-                "verdict": "The network is large enough.",
-            },
+        robust_loss_attacked=0.2014,
+        training_attack_loss=0.1873,
+        closing={
+            "attacks": ["pgd-40"],
+            "train": {"examples": 10000, "population": 54000, "robust": 9410, "under_training_attack": 9650},
+            "test": {"examples": 10000, "robust": 9105},
         },
         drift=[
             {"layer": name, "value": value, "radius": None}
@@ -209,25 +190,32 @@ def void_run(folder: Path, **changes: object) -> Path:
         "robust_loss_upper_kind": "strongest attack",
         "gap": None,
         "width_factor": None,
-        "gaps": {
-            "optimisation": {
-                "value": None,
-                "claim": "none",
-                "verdict": "No bound, so nothing to compare with.",
-            },
-            "attack": {
-                "value": 0.0064,
-                "claim": "observed",
-                "verdict": "A stronger attack raised the loss by 0.0064.",
-            },
-            "capacity": {"low": None, "high": None, "claim": "none", "verdict": "Unknown."},
-        },
         "bounds_at_radii": [{"radius": 20.0, "lower_bound": 0.3812, "status": "void"}],
     }
     digits_run(folder, **(void | changes))
     rows = [row | {"void": "dropout was active"} for row in epoch_rows()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def unsayable_run(folder: Path, **changes: object) -> Path:
+    """An ordinary convolutional net: an estimate that comes to no more than the trivial bound, at its radius and at most others."""
+    silent: dict[str, object] = {
+        "name": "ordinary-conv",
+        "surrogate_loss": 1.502,
+        "training_attack_loss": 1.502,
+        "robust_loss_lower_bound": 0.0,
+        "robust_loss_upper_bound": 1.779,
+        "robust_loss_attacked": 1.779,
+        "gap": None,
+        "certificate_informative": False,
+        "width_factor": 0.0,
+        "bounds_at_radii": [
+            {"radius": r, "lower_bound": b, "status": "estimate"}
+            for r, b in ((1.2, 0.842), (2.4, 0.0), (6.0, 0.0), (12.0, 0.0))
+        ],
+    }
+    return ten_class_run(folder, **(silent | changes))
 
 
 def interrupted_run(folder: Path) -> Path:
@@ -248,7 +236,6 @@ def interrupted_run(folder: Path) -> Path:
             "robust_loss_lower_bound": None,
             "gap": None,
             "certificate_status": None,
-            "gaps": None,
             "parameter_radius": float("inf"),
         },
     )
@@ -295,7 +282,7 @@ def evaluated_run(folder: Path, *, images: bool = True, pictures: bool = True, *
             {"radius": 0.1, "verified": 0.55, "not_broken": 0.875},
         ],
         "hardest": [{"example": k, "label": ("three", "eight")[k % 2], "loss": float(loss[k])} for k in rows],
-        "verdict": {"word": "trust", "doubts": []},
+        "verdict": {"word": "trust", "warnings": []},
         "recheck": {"examples": 40, "outside": 0, "wrong_flags": 0, "wrong_losses": 0, "sound": True},
         "seconds": 6.1,
         "versions": {"holdfast": "0.1.0"},

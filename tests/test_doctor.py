@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from holdfast.data import from_tensors
+from holdfast.diagnosis.rules import RULES
 from holdfast.errors import RunFolderError
-from holdfast.jobs.doctor import CHECKS, FINE, NEEDED, examine
+from holdfast.jobs.doctor import NEEDED, examine
 from holdfast.jobs.surroundings import data_and_threat, environment
 from holdfast.threats import CustomThreat, LpBall
 
@@ -32,11 +33,14 @@ HEALTHY = {
     "certificate_status": "certified",
     "certificate_reason": "the two-layer curvature bound is a proof",
     "width_factor": 0.5,
-    "gaps": {
-        "optimisation": {"value": 0.002, "claim": "proved", "verdict": "small"},
-        "attack": {"value": 0.001, "claim": "observed", "verdict": "small"},
-        "capacity": {"low": 0.118, "high": 0.121, "claim": "proved", "verdict": "small"},
+    "certificate_informative": True,
+    "robust_loss_attacked": 0.121,
+    "training_attack_loss": 0.12,
+    "closing": {
+        "train": {"examples": 200, "population": 800, "robust": 188, "under_training_attack": 190},
+        "test": {"examples": 200, "robust": 186},
     },
+    "evaluation": {"verdict": {"word": "trust", "warnings": []}},
     "drift": [{"layer": "weight", "value": 20.0, "radius": 20.0}],
     "per_class": [
         {"class_name": str(k), "examples": 100, "clean_accuracy": 1, "robust_accuracy": 1} for k in (3, 8)
@@ -47,7 +51,7 @@ SETTLED = [0.69, 0.4, 0.25, 0.17, 0.14, 0.125, 0.1205, 0.1201, 0.12, 0.12]
 
 
 def run_folder(folder, changes=None, losses=SETTLED, void="", extra=""):
-    """A run like the healthy one but for some entries: ``{"gaps.attack.value": 0.3}``; ``None`` removes."""
+    """A run like the healthy one but for some entries: ``{"closing.test.robust": 3}``; ``None`` removes."""
     summary = copy.deepcopy(HEALTHY)
     for path, value in (changes or {}).items():
         *parents, name = path.split(".")
@@ -74,31 +78,37 @@ def run_folder(folder, changes=None, losses=SETTLED, void="", extra=""):
 
 
 def troubles(findings):
-    return {finding.area: finding for finding in findings if finding.state != "ok"}
+    return {finding.name: finding for finding in findings if finding.level != "good"}
 
 
-def test_a_healthy_run_has_one_good_word_for_every_area(tmp_path):
+def test_a_healthy_run_has_one_good_word_for_everything(tmp_path):
     findings = examine(run_folder(tmp_path))
-    assert [(finding.area, finding.state) for finding in findings] == [(area, "ok") for area in CHECKS]
-    assert [finding.what for finding in findings] == list(FINE.values())
+    assert [(finding.name, finding.level) for finding in findings] == [
+        (name, "good") for name in ("files", *RULES)
+    ]
     assert not any(finding.remedy for finding in findings)
 
 
 TROUBLES = [
-    ("run", "warn", {"interrupted": True}, {}, "interrupted", "--resume"),
+    ("run", "warning", {"interrupted": True}, {}, "interrupted", "--resume"),
     (
-        "run",
-        "warn",
+        "files",
+        "warning",
         {},
         {"extra": '\n{"epoch": 11, "rou'},
-        "1 lines of metrics.jsonl",
+        "1 line of metrics.jsonl",
         "nothing need be done",
     ),
-    ("data", "warn", {"data.test": 40}, {}, "40 test examples", "--data.test"),
+    ("data", "warning", {"data.test": 40}, {}, "40 test examples", "--data.test"),
     (
         "data",
-        "warn",
-        {"per_class": [{"class_name": "cat", "examples": 500}, {"class_name": "owl", "examples": 3}]},
+        "warning",
+        {
+            "per_class": [
+                {"class_name": "cat", "examples": 500, "robust_accuracy": 0.93},
+                {"class_name": "owl", "examples": 3},
+            ]
+        },
         {},
         "class owl",
         "collect more",
@@ -118,12 +128,48 @@ TROUBLES = [
         "1,234 pairs",
         "below 0.075",
     ),
-    ("threat", "warn", {"compatibility.smallest_distance": 0.21}, {}, "95 % of the way", "below 0.105"),
-    ("attack", "warn", {"gaps.attack.value": 0.05}, {}, "0.05 more loss", "--attack.steps"),
-    ("optimisation", "bad", {}, {"losses": [0.5, 0.6, 0.9, 1.4]}, "rose from 0.5 to 1.4", "--learning-rate"),
+    ("threat", "warning", {"compatibility.smallest_distance": 0.21}, {}, "95 % of the way", "below 0.105"),
+    ("attack", "warning", {"robust_loss_attacked": 0.17}, {}, "0.0500 more loss", "--attack.steps"),
     (
-        "optimisation",
-        "warn",
+        "attack",
+        "warning",
+        {"closing.train.under_training_attack": 199},
+        {},
+        "5.5 points of accuracy",
+        "--attack.steps",
+    ),
+    (
+        "attack",
+        "warning",
+        {"attack_missed": 0.07},
+        {},
+        "the attack missed at least 0.0700 of loss",
+        "--attack.steps",
+    ),
+    (
+        "evaluation",
+        "warning",
+        {
+            "evaluation.verdict": {
+                "word": "doubt",
+                "warnings": [
+                    {
+                        "name": "randomness",
+                        "level": "warning",
+                        "sentence": "it is random",
+                        "remedy": "average",
+                    }
+                ],
+            }
+        },
+        {},
+        "randomness: it is random",
+        "average",
+    ),
+    ("training", "bad", {}, {"losses": [0.5, 0.6, 0.9, 1.4]}, "rose from 0.5000 to 1.400", "--learning-rate"),
+    (
+        "training",
+        "warning",
         {},
         {"losses": [0.69, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2]},
         "still falling",
@@ -131,36 +177,42 @@ TROUBLES = [
     ),
     (
         "optimisation",
-        "warn",
-        {"gaps.optimisation.value": 0.06, "drift": [{"layer": "weight", "value": 5.0, "radius": 20.0}]},
+        "warning",
+        {"gap": 0.06, "drift": [{"layer": "weight", "value": 5.0, "radius": 20.0}]},
         {},
         "25 % of the parameter radius",
         "smaller ball",
     ),
     (
         "optimisation",
-        "warn",
-        {"gaps.optimisation.value": 0.06, "width_factor": 7.3},
+        "warning",
+        {"gap": 0.06, "width_factor": 7.3},
         {},
         "no longer falls",
-        "about 7.3 times with --width",
+        "about 7.3 times (--width)",
     ),
-    ("optimisation", "warn", {"gaps.optimisation.value": 0.06}, {}, "no longer falls", "centre its inputs"),
+    ("optimisation", "warning", {"gap": 0.06}, {}, "no longer falls", "centre its inputs"),
     (
         "capacity",
-        "warn",
-        {"surrogate_loss": 0.5, "robust_loss_lower_bound": 0.49, "gaps.optimisation.value": 0.01},
+        "warning",
+        {
+            "surrogate_loss": 0.5,
+            "robust_loss_lower_bound": 0.49,
+            "robust_loss_upper_bound": 0.51,
+            "gap": 0.01,
+        },
         {},
-        "no network in this ball is below 0.49",
+        "no network in this ball is below 0.4900",
         "--parameter-radius",
     ),
     (
         "capacity",
-        "warn",
+        "warning",
         {
             "surrogate_loss": 0.5,
             "robust_loss_lower_bound": 0.49,
-            "gaps.optimisation.value": 0.01,
+            "robust_loss_upper_bound": 0.51,
+            "gap": 0.01,
             "drift": [{"layer": "weight", "value": 12.0, "radius": 20.0}],
         },
         {},
@@ -169,13 +221,13 @@ TROUBLES = [
     ),
     (
         "generalisation",
-        "warn",
-        {"robust_accuracy": 0.7},
+        "warning",
+        {"closing.test.robust": 140},
         {},
-        "95.0 % on the training part and 70.0 %",
+        "94.00 % on 200 of 800 training examples and 70.00 % on 200 test examples: 24 points apart",
         "more examples",
     ),
-    ("trace", "warn", {}, {"void": "batch norm in training mode"}, "10 of 10 epochs", "void"),
+    ("trace", "warning", {}, {"void": "batch norm in training mode"}, "10 of 10 epochs", "void"),
     (
         "certificate",
         "bad",
@@ -184,10 +236,9 @@ TROUBLES = [
         "void: dropout",
         "mend",
     ),
-    ("certificate", "warn", {"certificate_status": None}, {}, "no certificate", "holdfast certify"),
     (
         "certificate",
-        "warn",
+        "warning",
         {"certificate_status": "estimate", "certificate_reason": "no curvature bound is known"},
         {},
         "no curvature bound is known",
@@ -199,23 +250,30 @@ TROUBLES = [
 @pytest.mark.parametrize(("area", "state", "changes", "files", "what", "remedy"), TROUBLES)
 def test_each_trouble_is_found_alone_with_its_remedy(tmp_path, area, state, changes, files, what, remedy):
     found = troubles(examine(run_folder(tmp_path, changes, **files)))
+    if changes.get("certificate_status") == "void":
+        assert found.pop("optimisation").sentence == "the certificate is void"
     assert set(found) == {area}
-    assert found[area].state == state
-    assert what in found[area].what
+    assert found[area].level == state
+    assert what in found[area].sentence
     assert remedy in found[area].remedy
+
+
+def test_a_run_without_a_certificate_is_told_how_to_have_one(tmp_path):
+    found = troubles(examine(run_folder(tmp_path, {"certificate_status": None})))
+    assert found["certificate"].level == "warning"
+    assert "holdfast certify" in found["certificate"].remedy
+    assert found["optimisation"].level == "not-measured"
 
 
 def test_what_was_not_measured_is_not_called_fine(tmp_path):
     run_folder(tmp_path, losses=[])
     (tmp_path / "summary.json").write_text("{}")
-    findings = {finding.area: finding for finding in examine(tmp_path)}
-    measured = {"run", "certificate"}  # known without figures: whole or not, there or not
-    assert {area for area, finding in findings.items() if finding.what == FINE[area]} == {"run"}
-    assert all(
-        finding.what == "not measured in this run"
-        for area, finding in findings.items()
-        if area not in measured
-    )
+    findings = examine(tmp_path)
+    assert {finding.name for finding in findings if finding.level == "good"} == {"files", "run"}
+    assert {finding.name for finding in findings if finding.level == "warning"} == {"certificate"}
+    assert {finding.level for finding in findings if finding.name not in ("files", "run", "certificate")} == {
+        "not-measured"
+    }
 
 
 def test_noise_that_goes_down_by_chance_is_not_called_falling(tmp_path):
@@ -231,17 +289,17 @@ def test_a_run_cut_short_is_refused(tmp_path, text):
 
 
 def test_this_machine_is_described_without_trouble_in_the_installation(tmp_path):
-    findings = {finding.area: finding for finding in environment(tmp_path / "not" / "there")}
+    findings = {finding.name: finding for finding in environment(tmp_path / "not" / "there")}
     assert {"torch", "packages", "processors", "accelerator", "memory", "disk"} == set(findings)
-    assert findings["torch"].what == f"torch {torch.__version__}"
-    assert findings["packages"].state == "ok"
-    assert findings["disk"].state != "bad"
+    assert findings["torch"].sentence == f"torch {torch.__version__}"
+    assert findings["packages"].level == "good"
+    assert findings["disk"].level != "bad"
 
 
 def test_a_place_that_cannot_be_written_is_bad(tmp_path):
     (tmp_path / "file").write_text("")
-    disk = next(finding for finding in environment(tmp_path / "file") if finding.area == "disk")
-    assert disk.state == "bad"
+    disk = next(finding for finding in environment(tmp_path / "file") if finding.name == "disk")
+    assert disk.level == "bad"
     assert "--out" in disk.remedy
 
 
@@ -256,9 +314,9 @@ def test_threats_are_weighed_against_the_nearest_labels():
     small = troubles(data_and_threat(data, LpBall("inf", 0.1, bounds=(0.0, 1.0))))
     assert not small
     near = troubles(data_and_threat(data, LpBall("inf", 0.19, bounds=(0.0, 1.0))))
-    assert near["threat"].state == "warn"
+    assert near["threat"].level == "warning"
     meeting = troubles(data_and_threat(data, LpBall("inf", 0.3, bounds=(0.0, 1.0))))
-    assert meeting["threat"].state == "bad"
+    assert meeting["threat"].level == "bad"
     assert "0.2" in meeting["threat"].remedy
     grey = troubles(data_and_threat(data, LpBall("inf", 0.5, bounds=(0.0, 1.0))))
     assert set(grey) == {"threat", "box"}
@@ -267,7 +325,7 @@ def test_threats_are_weighed_against_the_nearest_labels():
 def test_a_threat_the_data_cannot_bear_is_bad():
     data = line(0.0, 0.1, 0.5, 0.6, labels=[0, 0, 1, 1])
     outside = troubles(data_and_threat(data, LpBall("inf", 0.1, bounds=(0.2, 1.0))))
-    assert outside["threat"].state == "bad"
+    assert outside["threat"].level == "bad"
 
 
 def test_own_threats_are_judged_by_their_reach():
@@ -275,7 +333,7 @@ def test_own_threats_are_judged_by_their_reach():
     own = CustomThreat(
         lambda points, x: torch.minimum(torch.maximum(points, x - 0.3), x + 0.3), radius_hint=0.3
     )
-    assert troubles(data_and_threat(data, own))["threat"].state == "bad"
+    assert troubles(data_and_threat(data, own))["threat"].level == "bad"
 
 
 def test_rare_classes_are_found():
@@ -283,7 +341,7 @@ def test_rare_classes_are_found():
     data = from_tensors(
         torch.rand(62, 3, generator=torch.Generator().manual_seed(0)), y, validation=0.0, test=0.0
     )
-    assert "class 1" in troubles(data_and_threat(data))["classes"].what
+    assert "class 1" in troubles(data_and_threat(data))["classes"].sentence
 
 
 def test_files_cut_short_are_named(tmp_path):
@@ -291,13 +349,13 @@ def test_files_cut_short_are_named(tmp_path):
     save_file({"weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "checkpoints").mkdir()
     torch.save({"epoch": 3}, tmp_path / "checkpoints" / "last.pt")
-    assert all(f.state == "ok" for f in examine(tmp_path) if f.area == "run")
+    assert all(f.level == "good" for f in examine(tmp_path) if f.name == "files")
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-8])
-    found = next(f for f in examine(tmp_path) if f.area == "run")
-    assert found.state == "bad"
-    assert "model.safetensors" in found.what
-    assert "last.safetensors" not in found.what
+    found = next(f for f in examine(tmp_path) if f.name == "files")
+    assert found.level == "bad"
+    assert "model.safetensors" in found.sentence
+    assert "last.safetensors" not in found.sentence
 
 
 @pytest.mark.parametrize("name", ["trace/trace.json", "trace/setting.json", "checkpoints/last.pt"])
@@ -308,38 +366,38 @@ def test_other_files_cut_short_are_named(tmp_path, name):
         torch.save({"epoch": 3}, path)
     else:
         path.write_text('{"format": 1, "names": []}')
-    assert all(f.state == "ok" for f in examine(tmp_path) if f.area == "run")
+    assert all(f.level == "good" for f in examine(tmp_path) if f.name == "files")
     path.write_bytes(path.read_bytes()[:-8])
-    found = next(f for f in examine(tmp_path) if f.area == "run")
-    assert found.state == "bad"
-    assert f"{name} cannot be read" in found.what
+    found = next(f for f in examine(tmp_path) if f.name == "files")
+    assert found.level == "bad"
+    assert f"{name} cannot be read" in found.sentence
 
 
 def test_missing_files_are_named(tmp_path):
     run_folder(tmp_path)
     shutil.rmtree(tmp_path / "trace")
-    found = next(f for f in examine(tmp_path) if f.area == "run")
-    assert found.state == "bad"
-    assert "trace/trace.json" in found.what
-    assert "last.safetensors" not in found.what
+    found = next(f for f in examine(tmp_path) if f.name == "files")
+    assert found.level == "bad"
+    assert "trace/trace.json" in found.sentence
+    assert "last.safetensors" not in found.sentence
 
 
 def test_a_class_far_below_the_others_is_named(tmp_path):
     rows = [{"class_name": "cat", "examples": 100, "clean_accuracy": 1, "robust_accuracy": 0.98}]
     rows += [{"class_name": "owl", "examples": 100, "clean_accuracy": 1, "robust_accuracy": 0.3}]
     found = troubles(examine(run_folder(tmp_path, {"per_class": rows})))
-    assert "class owl (30 %)" in found["generalisation"].what
+    assert "class owl (30 %)" in found["classes"].sentence
     few = [rows[0], rows[1] | {"examples": 5}]
-    assert "generalisation" not in troubles(examine(run_folder(tmp_path, {"per_class": few})))
+    assert "classes" not in troubles(examine(run_folder(tmp_path, {"per_class": few})))
 
 
 def test_curvature_is_named_even_where_the_loss_still_falls(tmp_path):
     falling = [0.69, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25]
-    changes = {"gaps.optimisation.value": 0.2, "gap": 0.2, "surrogate_loss": 0.3, "width_factor": 34.0}
+    changes = {"gap": 0.2, "surrogate_loss": 0.3, "width_factor": 34.0}
     run_folder(tmp_path, changes, falling)
-    found = next(f for f in examine(tmp_path) if f.area == "optimisation")
+    found = next(f for f in examine(tmp_path) if f.name == "optimisation")
     assert "train longer" in found.remedy
     assert "widen the network about 34 times" in found.remedy
     run_folder(tmp_path, changes | {"width_factor": 0.5}, falling)
-    found = next(f for f in examine(tmp_path) if f.area == "optimisation")
+    found = next(f for f in examine(tmp_path) if f.name == "optimisation")
     assert "widen" not in found.remedy

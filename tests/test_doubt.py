@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast import data as datasets
 from holdfast.attacks import FGSM, PGD
 from holdfast.evaluation import evaluate
-from holdfast.evaluation.doubt import INDICATORS, examine
+from holdfast.evaluation.doubt import INDICATORS, examined
 from holdfast.threats import LpBall
 
 
@@ -46,10 +46,11 @@ def doubts(
     model: nn.Module, x: Tensor, y: Tensor, attacks="fast", threat=THREAT, **options
 ) -> dict[str, str]:
     result = evaluate(model, x, y, threat, attacks)
-    verdict = examine(model, x, y, threat, result, **options)
-    assert (verdict.word == "trust") == (not verdict.doubts)
-    assert all(doubt.remedy for doubt in verdict.doubts)
-    return {doubt.indicator: doubt.severity for doubt in verdict.doubts}
+    if options:
+        result = examined(model, x, y, threat, result, **options)
+    assert (result.verdict == "trust") == (not result.warnings)
+    assert all(sign.remedy for sign in result.warnings)
+    return {sign.name: sign.level for sign in result.warnings}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def rough(x: Tensor) -> Tensor:
 def test_labels_that_do_not_fit_make_the_figure_void(net, digits):
     x, y = digits
     found = doubts(net, x, (y + 1) % 3)
-    assert found["labels"] == "void"
+    assert found["labels"] == "bad"
 
 
 def test_a_model_left_in_training_mode(digits):
@@ -156,6 +157,10 @@ def test_masked_gradients_do_not_reach_zero_accuracy(net, digits):
     assert "unlimited radius" in found
 
 
+def test_without_an_attack_nothing_is_said_of_attacks(net, digits):
+    assert doubts(net, *digits, attacks="clean") == {"no attack": "warning"}
+
+
 def test_an_attack_that_stops_early(net, digits):
     threat = LpBall("2", 0.6, bounds=(0.0, 1.0))
     weak = [PGD(steps=2, step_size=0.02, start="example")]
@@ -172,6 +177,7 @@ def test_every_indicator_was_made_to_fire():
 def test_progress_counts_every_indicator(net, digits):
     x, y = digits
     seen = []
-    result = evaluate(net, x, y, THREAT, [FGSM()])
-    examine(net, x, y, THREAT, result, progress=lambda *call: seen.append(call))
-    assert [name for name, _, _ in seen] == list(INDICATORS)
+    result = evaluate(net, x, y, THREAT, [FGSM()], examine=False)
+    assert result.warnings is result.verdict is None
+    examined(net, x, y, THREAT, result, progress=lambda *call: seen.append(call))
+    assert [done for _, done, _ in seen] == list(range(1, len(INDICATORS) + 1))

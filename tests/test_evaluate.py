@@ -81,14 +81,13 @@ class Seen(nn.Module):
 def test_broken_examples_are_not_attacked_again() -> None:
     (x, y), model, threat = points(), Seen(), LpBall("2", 0.25)
     calls = []
-    evaluate(model, x, y, threat, [FGSM(), CleanAttack()], progress=lambda *call: calls.append(call))
+    record = {"progress": lambda *call: calls.append(call), "examine": False}
+    evaluate(model, x, y, threat, [FGSM(), CleanAttack()], **record)
     standing = int(evaluate(line(), x, y, threat, [FGSM()]).robust.sum())
     assert calls == [("clean", 41, 41), ("fgsm", 39, 39), ("clean", standing, standing)]
     assert max(len(rows) for rows in model.rows[-2:]) == standing
     calls.clear()
-    evaluate(
-        model, x, y, threat, [FGSM()], drop_broken=False, batch_size=30, progress=lambda *c: calls.append(c)
-    )
+    evaluate(model, x, y, threat, [FGSM()], drop_broken=False, batch_size=30, **record)
     assert calls == [("clean", 30, 41), ("clean", 41, 41), ("fgsm", 30, 41), ("fgsm", 41, 41)]
 
 

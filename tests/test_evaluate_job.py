@@ -107,7 +107,7 @@ def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
     assert "void" in shown  # untrained: no better than guessing
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["threat"] == "linf:0.05"
-    assert {doubt["indicator"] for doubt in record["verdict"]["doubts"]} == {"labels"}
+    assert {sign["name"] for sign in record["verdict"]["warnings"]} == {"labels"}
 
 
 @pytest.mark.parametrize(

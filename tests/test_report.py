@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save_file
 
+from holdfast import _formats as formats
 from holdfast.errors import InputError, RunFolderError
 from holdfast.report import bracket as bracket_module
-from holdfast.report import formats, images, page, read_run, svg, write_report
+from holdfast.report import images, page, read_run, svg, write_report
 from holdfast.report.html import labels, loss_shares
 from report_folders import digits_run, interrupted_run, ten_class_run, void_run, write_summary
 
@@ -102,7 +103,8 @@ def test_an_estimate_never_reads_as_a_proof(tmp_path):
     assert "lower estimate" in text
     before_glossary = text.split("What the words mean")[0]
     assert "certified" not in before_glossary
-    assert not re.search(r"\bproved\b(?! for)", before_glossary.replace("not proved", ""))
+    unclaimed = before_glossary.replace("not proved", "").replace("nothing is proved", "")
+    assert not re.search(r"\bproved\b(?! for)", unclaimed)
 
 
 def test_a_void_run_claims_no_lower_bound_even_where_the_folder_holds_one(tmp_path):
@@ -136,9 +138,32 @@ def test_a_folder_of_an_empty_summary_alone_has_a_page(tmp_path):
     assert "No loss was recorded: not measured." in seen(tmp_path).text
 
 
-def test_a_bound_below_zero_says_no_more_than_zero(tmp_path):
-    folder = digits_run(tmp_path / "run", robust_loss_lower_bound=-0.2, gap=0.6327)
-    assert "lies between 0 and 0.4391" in lead(folder)
+@pytest.mark.parametrize("status", ["certified", "estimate"])
+@pytest.mark.parametrize("bound", [-527.0, -0.2, 0.0])
+def test_a_bound_that_is_the_trivial_one_is_no_figure(tmp_path, status, bound):
+    folder = digits_run(
+        tmp_path / "run", robust_loss_lower_bound=bound, gap=264.2, certificate_status=status,
+        certificate_informative=bound > 0,
+        bounds_at_radii=[{"radius": r, "lower_bound": bound * r, "status": status} for r in (1.0, 20.0)],
+    )  # fmt: skip
+    text = seen(folder).text
+    assert lead(folder).startswith(
+        "Nothing can be said at this radius (20) of how far this network is from the best"
+    )
+    assert "264.2" not in text
+    assert f"{formats.MINUS}527" not in text
+    assert "to 0.4391" not in text, "no bracket from the trivial bound"
+
+
+def test_the_trivial_bound_need_not_be_zero(tmp_path):
+    changes = {
+        "robust_loss_lower_bound": 0.3250830,
+        "certificate_floor": 0.3250830,
+        "certificate_informative": False,
+    }
+    folder = digits_run(tmp_path / "run", **changes)
+    assert "Nothing can be said at this radius" in lead(folder)
+    assert read_run(folder).claimed_lower is None
 
 
 def test_without_an_upper_bound_the_bracket_is_half_open(tmp_path):
@@ -158,8 +183,8 @@ def test_several_runs_stand_side_by_side(tmp_path):
     table = re.search(r"Side by side (.*?) Where the loss comes from", text)[1]
     for row in (
         "Certificate certified estimate void no certificate",
-        "Lower bound 0.3913 0.0312 not claimed not measured",
-        "Gap 0.0414 0.1561 not claimed not measured",
+        "Lower bound 0.3913 0.0312 estimated not claimed not measured",
+        "Gap 0.0414 0.1561 estimated not claimed not measured",
         "Threat l2:0.1 linf:0.1 l2:0.1 linf:0.1",
     ):
         assert row in table
@@ -224,7 +249,6 @@ def test_everything_users_typed_is_escaped(tmp_path):
         accuracy_on=EVIL,
         data={"name": EVIL, "examples": 2, "class_names": [EVIL, EVIL]},
         network={"name": EVIL, "parameters": 1, "activation": EVIL},
-        gaps={"attack": {"value": 1.0, "claim": EVIL, "verdict": EVIL}},
         robust_loss_upper_kind=EVIL,
         drift=[{"layer": EVIL, "value": 1.0, "radius": 2.0}],
         per_class=[{"class_name": EVIL, "examples": 1}],
@@ -432,14 +456,14 @@ def test_the_parts_of_the_loss_sum_to_the_whole(tmp_path, lower, surrogate, uppe
             "certificate_status": "certified",
             "robust_loss_lower_bound": lower,
             "surrogate_loss": surrogate,
+            "gap": max(0.0, surrogate - lower),
             "robust_loss_upper_bound": upper,
         },
     )
     shares = loss_shares(read_run(tmp_path))
     assert all(0 <= share <= 1 for share in shares.values())
-    assert sum(shares.values()) == pytest.approx(1.0) or (
-        not shares and max(lower, surrogate, upper or 0) <= 1e-100
-    )
+    assert bool(shares) == (lower > 1e-100), "nothing is divided where nothing is claimed"
+    assert not shares or sum(shares.values()) == pytest.approx(1.0)
 
 
 def test_png_holds_the_very_pixels(tmp_path):

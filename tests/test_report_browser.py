@@ -84,12 +84,11 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     hostile = ten_class_run(
         root / "hostile", name=f"<script>console.error(1)</script>{LONG}", certificate_reason=LONG, attack=LONG, threat=LONG,
         drift=[{"layer": LONG, "value": 1.0, "radius": 2.0}], per_class=[{"class_name": LONG, "examples": 1, "clean_accuracy": 1.0}],
-        gaps={"attack": {"value": 0.1, "claim": "observed", "verdict": LONG}},
     )  # fmt: skip
     doubted = evaluated_run(
         root / "doubted", threat=LONG, attacks=LONG, data=LONG, part=LONG,
         stages=[{"name": LONG, "kind": "attack", "entered": 39, "left": 35, "seconds": 1e4, "note": LONG}],
-        verdict={"word": "doubt", "doubts": [{"indicator": LONG, "severity": "void", "what": LONG, "remedy": LONG}]},
+        verdict={"word": "doubt", "warnings": [{"name": LONG, "level": "bad", "sentence": LONG, "remedy": LONG}]},
         hardest=[{"example": 31, "label": LONG, "loss": None}],
         per_class=[{"class_name": LONG, "examples": 1, "verified_accuracy": 1.0}],
     )  # fmt: skip

@@ -109,22 +109,22 @@ def test_a_closed_bracket_is_one_figure(tmp_path):
     )
 
 
-@pytest.mark.parametrize("word", ["doubt", "void"])
-def test_doubts_stand_with_their_remedies(tmp_path, word):
-    doubt = {
-        "indicator": "zero gradients",
-        "severity": word,
-        "what": "12 % have none",
+@pytest.mark.parametrize(("word", "level"), [("doubt", "warning"), ("void", "bad")])
+def test_doubts_stand_with_their_remedies(tmp_path, word, level):
+    sign = {
+        "name": "zero gradients",
+        "level": level,
+        "sentence": "12 % have none",
         "remedy": "attack the logits",
     }
-    text = section(evaluated_run(tmp_path / "run", verdict={"word": word, "doubts": [doubt]}))
-    assert f"{word} zero gradients : 12 % have none attack the logits" in text
+    text = section(evaluated_run(tmp_path / "run", verdict={"word": word, "warnings": [sign]}))
+    assert f"{level} zero gradients : 12 % have none attack the logits" in text
     assert "No sign that the attacks failed" not in text
     assert ("read nothing into the figure observed" in text) == (word == "void")
 
 
 @pytest.mark.parametrize(
-    "verdict", [None, {}, {"word": "certainly"}, "trust", {"word": None, "doubts": "many"}]
+    "verdict", [None, {}, {"word": "certainly"}, "trust", {"word": None, "warnings": "many"}]
 )
 def test_what_is_no_verdict_is_not_taken_for_trust(tmp_path, verdict):
     text = section(evaluated_run(tmp_path / "run", verdict=verdict))
@@ -161,7 +161,10 @@ def test_several_runs_compare_their_brackets(tmp_path):
         evaluated_run(tmp_path / "a"),
         digits_run(tmp_path / "b"),
         evaluated_run(
-            tmp_path / "c", verify=None, robust_accuracy_verified=None, verdict={"word": "void", "doubts": []}
+            tmp_path / "c",
+            verify=None,
+            robust_accuracy_verified=None,
+            verdict={"word": "void", "warnings": []},
         ),
     ]
     found = seen(*folders)
@@ -330,7 +333,7 @@ def test_everything_in_an_evaluation_is_escaped(tmp_path):
         stages=[{"name": EVIL, "kind": "attack", "entered": 2, "left": 1, "seconds": 1.0, "note": EVIL}],
         per_class=[{"class_name": EVIL, "examples": 1, "verified_accuracy": 1.0}],
         hardest=[{"example": 31, "label": EVIL, "loss": None}],
-        verdict={"word": "doubt", "doubts": [{"indicator": EVIL, "severity": EVIL, "what": EVIL, "remedy": EVIL}]},
+        verdict={"word": "doubt", "warnings": [{"name": EVIL, "level": EVIL, "sentence": EVIL, "remedy": EVIL}]},
     )  # fmt: skip
     for folders in ([folder], [folder, folder]):
         found = seen(*folders)
@@ -344,7 +347,7 @@ def test_everything_in_an_evaluation_is_escaped(tmp_path):
 ROW = st.dictionaries(
     st.sampled_from(
         ["name", "kind", "entered", "left", "seconds", "note", "radius", "verified", "not_broken", "example", "label", "loss",
-         "indicator", "severity", "what", "remedy", "word", "doubts", "attacked", "sound", "outside", "examples",
+         "level", "sentence", "remedy", "word", "warnings", "attacked", "sound", "outside", "examples",
          "class_name", "verified_accuracy", "clean", "robust"]
     ),
     ANYTHING | st.lists(st.floats(), max_size=3),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from holdfast import attacks as attacks
     from holdfast import capacity as capacity
     from holdfast import data as data
+    from holdfast import diagnosis as diagnosis
     from holdfast import evaluation as evaluation
     from holdfast import external as external
     from holdfast import losses as losses
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from holdfast.evaluation import Evaluation as Evaluation
     from holdfast.evaluation import evaluate as evaluate
     from holdfast.external import load_model as load_model
+    from holdfast.jobs.diagnose import Diagnosis as Diagnosis
+    from holdfast.jobs.diagnose import diagnose as diagnose
     from holdfast.jobs.plan import plan as plan
     from holdfast.jobs.train import train as train
     from holdfast.losses import CrossEntropy as CrossEntropy
@@ -67,6 +70,7 @@ _MODULES = (
     "attacks",
     "capacity",
     "data",
+    "diagnosis",
     "evaluation",
     "external",
     "losses",
@@ -102,6 +106,8 @@ _NAMES = {
     "Dataset": "data.base",
     "HoldfastError": "errors",
     "InputError": "errors",
+    "Diagnosis": "jobs.diagnose",
+    "diagnose": "jobs.diagnose",
     "plan": "jobs.plan",
     "train": "jobs.train",
     "CrossEntropy": "losses",

@@ -9,7 +9,7 @@ from holdfast.errors import InputError
 from holdfast.jobs.options import options_help, spelled
 
 if TYPE_CHECKING:
-    from holdfast.jobs.doctor import Finding
+    from holdfast.diagnosis import Finding
 
 FLAGS = {"--help": "show this help and stop"}
 
@@ -46,16 +46,16 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.cli.terminal import console, show_findings
 
     show_findings(console(), findings)
-    return int(any(finding.state == "bad" for finding in findings))
+    return int(any(finding.level == "bad" for finding in findings))
 
 
-def _of_run(folder: Path) -> "list[Finding]":
+def _of_run(folder: Path) -> "Sequence[Finding]":
     from holdfast.jobs.doctor import examine
 
     return examine(folder)
 
 
-def _of_surroundings(arguments: Sequence[str]) -> "list[Finding]":
+def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
     from holdfast.jobs.reading import read_config
 
     config, _ = read_config(arguments, FLAGS)

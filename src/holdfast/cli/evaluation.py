@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from holdfast._formats import duration, number, percent, setting
 from holdfast.cli.terminal import table
-from holdfast.report.formats import duration, number, percent, setting
 
 VERDICT = {
     "trust": ("trust: no sign that the attacks failed was found", "bold green"),
@@ -35,9 +35,9 @@ def show_evaluation(out: Console, record: Mapping[str, Any], folder: Path) -> No
         out.print(_curve(record))
     word, style = VERDICT[record["verdict"]["word"]]
     out.print(Text(word, style=style))
-    for doubt in record["verdict"]["doubts"]:
+    for sign in record["verdict"]["warnings"]:
         out.print(
-            f"  {escape(doubt['indicator'])}: {escape(doubt['what'])}\n  [bold]-> {escape(doubt['remedy'])}[/bold]"
+            f"  {escape(sign['name'])}: {escape(sign['sentence'])}\n  [bold]-> {escape(sign['remedy'])}[/bold]"
         )
     if not record["recheck"]["sound"]:
         out.print(

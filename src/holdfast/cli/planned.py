@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from holdfast._formats import number, percent, setting
 from holdfast.cli.terminal import table
-from holdfast.report.formats import number, percent, setting
 from holdfast.report.plan import sentences, width_text
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.report.formats import duration, setting
+from holdfast._formats import duration, setting
 from holdfast.report.reproduced import decided, figure, table_rows
 
 if TYPE_CHECKING:

@@ -10,27 +10,26 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.jobs.doctor import Finding
-from holdfast.report.collect import BoundAtRadius, Gap, Run, read_run
-from holdfast.report.formats import count, duration, number, percent, setting
-from holdfast.report.html import gap_text
+from holdfast._formats import NOT_MEASURED, count, duration, number, percent, setting
+from holdfast.diagnosis import NOTHING, Finding, summed_up
+from holdfast.report.collect import BoundAtRadius, Run, read_run
 
 if TYPE_CHECKING:
     from holdfast.certificates import Certificate
 
-# What each word of a claim means to a reader, and how sure it looks.
-CLAIM_STYLE = {"proved": "green", "bounded": "green", "estimated": "yellow", "observed": "cyan"}
+# How sure each kind of claim looks, and what each status means to a reader.
+KIND_STYLE = {"proved": "green", "estimated": "yellow", "observed": "cyan"}
 STATUS = {
     "certified": ("proved", "bold green"),
     "estimate": ("estimated, not proved", "bold yellow"),
     "void": ("void: nothing is claimed", "bold red"),
 }
-GAPS = {
-    "optimisation": "optimisation gap",
-    "attack": "attack gap",
-    "capacity": "capacity gap",
+LEVEL = {
+    "good": ("ok", "green"),
+    "warning": ("look", "yellow"),
+    "bad": ("bad", "bold red"),
+    "not-measured": ("-", "dim"),
 }
-FINDING_STYLE = {"ok": ("ok", "green"), "warn": ("look", "yellow"), "bad": ("bad", "bold red")}
 
 
 def console(*, error: bool = False) -> Console:
@@ -45,10 +44,10 @@ def show_run(out: Console, folder: Path, page: Path | None) -> None:
     out.print()
     out.print(_heading(run))
     out.print(_bracket_table(run))
-    out.print(_gap_table(run))
     out.print(_accuracy_table(run))
     if run.bounds_at_radii:
         out.print(_radius_table(run.bounds_at_radii))
+    show_findings(out, run.findings)
     if page is not None:
         # never wrapped, so that it can be clicked and copied
         out.print(Text(str(page)), soft_wrap=True)
@@ -60,35 +59,39 @@ def show_certificate(out: Console, certificate: "Certificate", file: Path) -> No
     rows = table("Certificate", "", "")
     rows.add_row("status", Text(certificate.status, style=style), words)
     rows.add_row("parameter radius", setting(certificate.radius), "")
-    rows.add_row("lower bound", number(certificate.lower_bound), certificate.source or "")
+    said = certificate.status == "void" or certificate.informative
+    lower, gap = (
+        (number(value), "") if said else (NOTHING, "the bound is the trivial one")
+        for value in (certificate.lower_bound, certificate.gap)
+    )
+    rows.add_row("lower bound", lower[0], certificate.source if said else lower[1])
     rows.add_row(
         "surrogate",
         number(certificate.surrogate_loss),
         f"of {certificate.weights}" if certificate.weights else "",
     )
-    rows.add_row("gap", Text(number(certificate.gap), style=style), certificate.reason)
+    name = "estimated gap" if certificate.status == "estimate" else "gap"
+    rows.add_row(name, Text(gap[0], style=style), certificate.reason)
     out.print(rows)
     out.print(Text(str(file)), soft_wrap=True)
 
 
 def show_findings(out: Console, findings: Sequence[Finding]) -> None:
-    """One line a finding, with its remedy below where there is one."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column()
+    """One line a finding, with its figures and how they are known, its remedy below where there is one."""
+    rows = table("Diagnosis", "", "")
     for finding in findings:
-        word, style = FINDING_STYLE[finding.state]
-        text = Text(finding.what)
+        word, style = LEVEL[finding.level]
+        text = Text(finding.sentence)
+        if finding.kinds:
+            known = Text(" to ").join(Text(kind, style=KIND_STYLE[kind]) for kind in finding.kinds)
+            text = Text.assemble(text, "  (", known, ")")
         if finding.remedy:
             text.append(f"\n-> {finding.remedy}", style="bold")
-        table.add_row(Text(word, style=style), finding.area, text)
-    out.print(table)
-    bad, look = (sum(finding.state == state for finding in findings) for state in ("bad", "warn"))
-    if bad or look:
-        out.print(Text(f"{bad} bad, {look} worth a look; start with the first."))
-    else:
-        out.print(Text("Nothing is wrong."))
+        rows.add_row(finding.name, Text(word, style=style), text)
+    out.print(rows)
+    urgent = [finding for finding in findings if finding.level in ("bad", "warning")]
+    more = "; start with the first" if len(urgent) > 1 else ""
+    out.print(Text(f"{summed_up(findings)}{more}."))
 
 
 def _heading(run: Run) -> Text:
@@ -113,49 +116,57 @@ def _bracket_table(run: Run) -> Table:
     """lower bound <= surrogate loss <= upper bound, and what stands behind the two ends."""
     words, style = STATUS.get(run.status or "", ("not computed", ""))
     rows = table("Robust loss", "", "")
-    radius = run.summary.number("parameter_radius")
-    ball = "" if radius is None else f" within {setting(radius)} of the initial weights"
+    ball = "" if run.known.radius is None else f" within {setting(run.known.radius)} of the initial weights"
     behind = "" if run.claimed_lower is None else f"no network{ball} is below: "
-    rows.add_row("lower bound", number(run.claimed_lower), Text.assemble(behind, (words, style)))
+    name, gap = ("lower estimate", "estimated gap") if run.status == "estimate" else ("lower bound", "gap")
+    if run.unsayable:
+        rows.add_row(
+            name,
+            NOTHING,
+            Text(f"{number(run.known.floor)}, the trivial bound, is the {run.known.kind} one{ball}"),
+        )
+    else:
+        rows.add_row(name, number(run.claimed_lower), Text.assemble(behind, (words, style)))
     of = {"the best weights": "the best weights"}.get(
         run.summary.text("surrogate_weights") or "", "this network"
     )
-    rows.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training")
-    kind = run.summary.text("robust_loss_upper_kind")
-    behind = "verified" if kind == "verified" else f"this network under the {kind}: observed" if kind else ""
-    rows.add_row("upper bound", number(run.upper), behind)
-    gap = run.summary.number("gap")
+    rows.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training: observed")
+    if run.known.upper_proved:
+        rows.add_row("upper bound", number(run.upper), "this network, verified: proved")
+    else:
+        rows.add_row(
+            "strongest attack", number(run.upper), "" if run.upper is None else "this network: observed"
+        )
     reason = run.summary.text("certificate_reason") or ""
-    rows.add_row("gap", Text(number(gap), style=style), escape(reason))
+    rows.add_row(
+        gap,
+        Text(NOTHING if run.unsayable else number(run.gap), style=style),
+        "" if run.unsayable else escape(reason),
+    )
     return rows
-
-
-def _gap_table(run: Run) -> Table:
-    rows = table("Gap", "", "claim", "verdict")
-    for key, name in GAPS.items():
-        gap = run.gaps[key]
-        rows.add_row(name, _value(gap), _claim(gap), escape(gap.verdict or ""))
-    return rows
-
-
-def _claim(gap: Gap) -> Text:
-    """``proved``, or where the ends of a bracket are known in different ways ``proved to observed``."""
-    ends = [claim for claim in dict.fromkeys((gap.claim, gap.high_claim)) if claim]
-    return Text(" to ").join(Text(claim, style=CLAIM_STYLE.get(claim, "")) for claim in ends)
-
-
-def _value(gap: Gap) -> Text:
-    """The figure; a `Text`, since rich would take ``[1, 2]`` for markup where an end is a word."""
-    if gap.low is not None and gap.high is not None:
-        return Text(f"[{number(gap.low)}, {number(gap.high)}]")
-    return Text(gap_text(gap))
 
 
 def _accuracy_table(run: Run) -> Table:
-    summary = run.summary
-    rows = table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part (last weights)")
-    for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
-        rows.add_row(name, percent(summary.number(key)), percent(summary.number(f"train_{key}")))
+    summary, train, test = run.summary, run.known.train, run.known.test
+    rows = table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part")
+    rows.add_row(
+        "clean", percent(summary.number("clean_accuracy")), percent(summary.number("train_clean_accuracy"))
+    )
+    robust = summary.share("robust_accuracy")
+    if train is None:
+        rows.add_row("robust", percent(robust), "")
+    else:
+        # An evaluation with other attacks replaces the test part's figure: the two of one kind then have a row of their own.
+        both = NOT_MEASURED if test is None else percent(test.robust / test.examples)
+        same = test is None or robust is None or percent(robust) == both
+        if not same:
+            rows.add_row("robust", percent(robust), "")
+        sample = f" (of {count(train.examples)})" if train.examples < train.population else ""
+        rows.add_row(
+            "robust, same attacks" if same else "the same under the attacks that ended training",
+            percent(robust) if same else both,
+            f"{percent(train.robust / train.examples)}{sample}",
+        )
     verified = summary.number("robust_accuracy_verified")
     if verified is not None:
         rows.add_row("verified", percent(verified), "")
@@ -163,10 +174,17 @@ def _accuracy_table(run: Run) -> Table:
 
 
 def _radius_table(bounds: Sequence[BoundAtRadius]) -> Table:
-    rows = table("Parameter radius", "lower bound", "")
+    estimated = any(bound.status == "estimate" for bound in bounds)
+    rows = table("Parameter radius", "lower estimate" if estimated else "lower bound", "")
     for bound in bounds:
         words, style = STATUS.get(bound.status or "", ("", ""))
-        rows.add_row(setting(bound.radius), number(bound.lower_bound), Text(words, style=style))
+        if bound.status == "void" or bound.informative:
+            rows.add_row(
+                setting(bound.radius), NOT_MEASURED if bound.status == "void" else number(bound.lower_bound), Text(words, style=style)
+            )  # fmt: skip
+    silent = [bound.radius for bound in bounds if bound.status != "void" and not bound.informative]
+    if silent:
+        rows.add_row(setting(min(silent)) + (" and more" if len(silent) > 1 else ""), "-", Text(NOTHING))
     return rows
 
 

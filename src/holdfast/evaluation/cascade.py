@@ -17,6 +17,7 @@ from holdfast._signals import stopping
 from holdfast.attacks import Attack, CleanAttack, in_mode
 from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
 from holdfast.errors import InputError
+from holdfast.evaluation.doubt import examined
 from holdfast.evaluation.memory import batch_size_for, halving
 from holdfast.evaluation.progress_file import Position, ProgressFile, fingerprint
 from holdfast.evaluation.result import Evaluation, Stage, together
@@ -69,8 +70,10 @@ def evaluate(
     resume_from: str | Path | None = None,
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
+    examine: bool = True,
 ) -> Evaluation:
-    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be proved.
+    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be proved; at last look for signs
+    that the attacks failed.
 
     Args:
         model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; batches go to its device.
@@ -91,6 +94,7 @@ def evaluate(
         resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from there, with the same
             result. Removed when all is done. One of another evaluation is started over.
         progress: called with (name of the attack, examples done, examples to do) after each batch.
+        examine: look for signs that the attacks failed, on a sample of the examples: `Evaluation.verdict` and `Evaluation.warnings`.
 
     Raises:
         InputError: an unknown suite, or anything `Attack.run` refuses.
@@ -110,11 +114,17 @@ def evaluate(
         parts = [
             evaluate(
                 model, x[rows], y[rows], ball, attacks, verify=verify, verify_seconds=verify_seconds, loss=loss,
-                batch_size=batch_size, drop_broken=drop_broken, seed=seed, progress=progress, notice=notice,
+                batch_size=batch_size, drop_broken=drop_broken, seed=seed, progress=progress, notice=notice, examine=False,
             )
             for rows, ball in groups
         ]  # fmt: skip
-        return together(parts, torch.cat([rows for rows, _ in groups]))
+        result = together(parts, torch.cat([rows for rows, _ in groups]))
+        return (
+            examined(model, x, y, threat, result, radii=radii, seed=seed, progress=progress)
+            if examine
+            else result
+        )
+    training = model.training
     device = _tensors.device_of(model, x)
     checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None
@@ -146,9 +156,12 @@ def evaluate(
                 position.stage += position.rows is None
             if keep is not None and stop():
                 keep.save(position, now=True)
+    result = position.evaluation(y, population)
+    if examine:
+        result = examined(model, x, y, threat, result, training=training, seed=seed, progress=progress)
     if keep is not None:
         keep.remove()
-    return position.evaluation(y, population)
+    return result
 
 
 def drawn(examples: int, sample: int | None, seed: int) -> Tensor | None:

@@ -52,7 +52,7 @@ def accuracy_curve(
         )
     ordered = sorted({float(radius) for radius in radii})
     x, y = x.detach().cpu(), y.cpu()
-    broken = ~evaluate(model, x, y, threat, "clean", batch_size=batch_size).robust
+    broken = ~evaluate(model, x, y, threat, "clean", batch_size=batch_size, examine=False).robust
     clean = ~broken
     standing = []
     for radius in ordered:
@@ -60,7 +60,7 @@ def accuracy_curve(
         if len(rows):
             found = evaluate(
                 model, x[rows], y[rows], threat.with_radius(radius), attacks, batch_size=batch_size, seed=seed,
-                progress=progress,
+                progress=progress, examine=False,
             )  # fmt: skip
             broken[rows] = ~found.robust
         standing.append(~broken)

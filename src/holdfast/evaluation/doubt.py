@@ -6,7 +6,7 @@ where it finds none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast.attacks import PGD, Attack, MultiTarget, RandomAttack, attacking
-from holdfast.attacks.base import Aim, AttackResult
+from holdfast.attacks.base import Aim, AttackResult, balls_by_radius
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import margin
 from holdfast.attacks.square import Square
+from holdfast.diagnosis import Finding
 from holdfast.errors import InputError
 from holdfast.evaluation.result import Evaluation
 from holdfast.losses import CrossEntropy, Outputs
@@ -33,58 +34,41 @@ HIGHER = 0.1  # share of the loss gained so far that further steps may add
 SMALL_STEP = 1e-3  # of the radius: within it a network is not constant
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """One sign that figures mislead; ``void`` where they mean nothing at all."""
-
-    indicator: str
-    severity: Literal["doubt", "void"]
-    what: str
-    remedy: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """``trust`` (no sign of failure found: not a proof), ``doubt`` (with reasons) or ``void``."""
-
-    word: Literal["trust", "doubt", "void"]
-    doubts: tuple[Doubt, ...]
-
-
-def examine(
+def examined(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     threat: Threat,
     result: Evaluation,
     *,
+    radii: Tensor | None = None,
     training: bool = False,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Verdict:
-    """Look for every indicator.
+) -> Evaluation:
+    """The evaluation with its warnings: every indicator that found a sign. Those are ``bad`` that leave the figures without meaning.
 
     Args:
         model, x, y, threat: as they were evaluated; x and y row by row those of ``result``.
         result: what `evaluate` found.
+        radii: of each example's own ball.
         training: whether the model was handed over in training mode.
         seed: of the sample and of the searches.
-        progress: called with (indicator, number done, number of all).
+        progress: called with (words, number of indicators done, number of all).
     """
-    subject = Subject(model, x, y, threat, result, training, seed)
-    doubts = []
+    subject = Subject(model, x, y, threat, result, training, seed, radii)
+    signs = []
     for number, (name, indicator) in enumerate(INDICATORS.items()):
         found = indicator(subject)
         if found is not None:
-            severity, what, remedy = found
-            doubts.append(Doubt(indicator=name, severity=severity, what=what, remedy=remedy))
+            level, what, remedy = found
+            signs.append(Finding(name=name, level=level, sentence=what, remedy=remedy))
         if progress is not None:
-            progress(name, number + 1, len(INDICATORS))
-    words = {doubt.severity for doubt in doubts}
-    return Verdict(word="void" if "void" in words else "doubt" if words else "trust", doubts=tuple(doubts))
+            progress("signs of failed attacks", number + 1, len(INDICATORS))
+    return replace(result, warnings=tuple(signs))
 
 
-Found = tuple[Literal["doubt", "void"], str, str]
+Found = tuple[Literal["warning", "bad"], str, str]
 
 
 class Subject:
@@ -99,8 +83,10 @@ class Subject:
         result: Evaluation,
         training: bool,
         seed: int,
+        radii: Tensor | None = None,
     ) -> None:
         self.model, self.threat, self.result, self.training, self.seed = model, threat, result, training, seed
+        self._radii = None if radii is None else radii.cpu()
         self.device = _tensors.device_of(model, x)
         self._x, self._y = x.detach().cpu(), y.cpu().long()
         self._order = torch.randperm(len(x), generator=_tensors.generator(seed))
@@ -123,6 +109,20 @@ class Subject:
             self._y[rows].to(self.device),
             self.result.x[rows].to(self.device),
         )
+
+    @cached_property
+    def radii(self) -> Tensor | None:
+        """Of the balls of `standing`, where they differ."""
+        return (
+            None
+            if self._radii is None
+            else self._radii[self._rows(self.result.robust & ~self.result.verified)]
+        )
+
+    @property
+    def attacked_at_all(self) -> bool:
+        """Whether an attack ran: else nothing can be said of attacks."""
+        return any(stage.kind == "attack" and not stage.note for stage in self.result.stages)
 
     @cached_property
     def differentiable(self) -> bool:
@@ -149,7 +149,9 @@ class Subject:
             return outputs
 
     def attacked(self, attack: Attack, x: Tensor, y: Tensor, threat: Threat | None = None) -> AttackResult:
-        return attack.run(self.model, x, y, threat or self.threat, seed=self.seed + 17)
+        """In this threat; by default each example in its own, and these are then those of `standing`."""
+        radii = self.radii if threat is None else None
+        return attack.run(self.model, x, y, threat or self.threat, radii=radii, seed=self.seed + 17)
 
     def gradient(self, x: Tensor, value: Callable[[Outputs], Tensor]) -> Tensor:
         with attacking(self.model, "eval"):
@@ -167,9 +169,19 @@ def _labels(subject: Subject) -> Found | None:
     if accuracy > guess or len(set(y.tolist())) == 1:
         return None
     return (
-        "void",
+        "bad",
         f"clean accuracy {accuracy:.1%} is no better than always guessing the commonest label ({guess:.1%})",
         "check the labels' numbering, the scaling of the inputs and the weights",
+    )
+
+
+def _no_attack(subject: Subject) -> Found | None:
+    if subject.attacked_at_all:
+        return None
+    return (
+        "warning",
+        "no attack was run, so the robust accuracy is the accuracy without an adversary",
+        "evaluate with the suite standard",
     )
 
 
@@ -178,7 +190,7 @@ def _training_mode(subject: Subject) -> Found | None:
     if not subject.training or len(x) == 0 or not _differ(subject.outputs(x), subject.outputs(x, "train")):
         return None
     return (
-        "doubt",
+        "warning",
         "the model was handed over in training mode, where its outputs differ; it was evaluated in evaluation mode",
         "call model.eval() before, and make sure that this is how the model is used",
     )
@@ -188,7 +200,7 @@ def _randomness(subject: Subject) -> Found | None:
     if not subject.random:
         return None
     return (
-        "doubt",
+        "warning",
         "two passes over the same examples give different outputs: the model is random or keeps a state",
         "attack the mean over its randomness, with holdfast.attacks.ExpectedGradient",
     )
@@ -202,7 +214,7 @@ def _batches(subject: Subject) -> Found | None:
     if not _differ(one, all_) or subject.random:
         return None
     return (
-        "doubt",
+        "warning",
         "the output of an example depends on the others in its batch",
         "make the model treat rows apart (batch norm in evaluation mode), or evaluate with batch_size=1",
     )
@@ -214,7 +226,7 @@ def _zero_gradients(subject: Subject) -> Found | None:
         return None
     if not subject.differentiable:
         return (
-            "doubt",
+            "warning",
             "the outputs carry no gradient",
             "attack with holdfast.attacks.Square, or give the model a differentiable form",
         )
@@ -223,14 +235,14 @@ def _zero_gradients(subject: Subject) -> Found | None:
     flat = float((by_margin == 0).all(1).float().mean())
     if flat > MANY:
         return (
-            "doubt",
+            "warning",
             f"the margin's gradient is exactly 0 for {flat:.0%} of the examples: gradient attacks see nothing there",
             "remove what masks the gradient (rounding, saturation), or replace it by a differentiable form in the attack",
         )
     faded = float((by_loss == 0).all(1).float().mean())
     if faded > MANY:
         return (
-            "doubt",
+            "warning",
             f"the loss's gradient is exactly 0 for {faded:.0%} of the examples, the margin's is not: outputs are so large that the loss"
             " saturates",
             "attack with a margin loss (the suites' targeted APGD does), or divide the outputs by a constant",
@@ -259,7 +271,7 @@ def _quantisation(subject: Subject) -> Found | None:
     if share <= MANY:
         return None
     return (
-        "doubt",
+        "warning",
         f"outputs do not change under tiny changes of the input for {share:.0%} of the examples: the model rounds its inputs",
         "attack through a differentiable form of the rounding, and look at the black-box attack's figure",
     )
@@ -267,7 +279,7 @@ def _quantisation(subject: Subject) -> Found | None:
 
 def _loss_rises(subject: Subject) -> Found | None:
     x, y, _ = subject.standing
-    if len(x) < 5 or not subject.differentiable:
+    if not subject.attacked_at_all or len(x) < 5 or not subject.differentiable:
         return None
     chance = subject.attacked(RandomAttack(samples=10), x, y).loss
     led = subject.attacked(PGD(steps=20), x, y).loss
@@ -275,7 +287,7 @@ def _loss_rises(subject: Subject) -> Found | None:
     if stuck <= 0.5:
         return None
     return (
-        "doubt",
+        "warning",
         f"twenty gradient steps find no higher loss than ten random points for {stuck:.0%} of the examples: gradients do not lead uphill",
         "look at the loss along the gradient; smooth the model for the attack, or average the gradient over nearby points",
     )
@@ -283,15 +295,15 @@ def _loss_rises(subject: Subject) -> Found | None:
 
 def _black_box(subject: Subject) -> Found | None:
     x, y, _ = subject.standing
-    if len(x) == 0 or Square().refuses(subject.threat):
+    if not subject.attacked_at_all or len(x) == 0 or Square().refuses(subject.threat):
         return None
     broken = int(subject.attacked(Square(queries=500), x, y).success.sum())
     if broken <= max(1, SOME * len(x)):
         return None
     return (
-        "doubt",
-        f"a black-box search breaks {broken} of {len(x)} examples that the attacks left: their gradients mislead",
-        "find what masks the gradient, and report the black-box figure",
+        "warning",
+        f"a black-box search breaks {broken} of {len(x)} examples that the attacks left: they are too weak, or their gradients mislead",
+        "evaluate with the suite standard; where this sign stays, find what masks the gradient, and report the black-box figure",
     )
 
 
@@ -315,7 +327,7 @@ def _unbounded(subject: Subject) -> Found | None:
     if share <= 0.05:
         return None
     return (
-        "doubt",
+        "warning",
         f"{share:.0%} of the examples withstand gradient attacks of unlimited size, which any classifier fails: gradients are masked",
         "find what masks the gradient before trusting the robust accuracy",
     )
@@ -337,7 +349,7 @@ def _everything(threat: LpBall, x: Tensor) -> float:
 
 def _stopped_early(subject: Subject) -> Found | None:
     x, y, points = subject.standing
-    if len(x) < 5 or not subject.differentiable:
+    if not subject.attacked_at_all or len(x) < 5 or not subject.differentiable:
         return None
     aim = Aim(loss=CrossEntropy())
     gap = _stationarity(subject, x, y, points)
@@ -352,7 +364,7 @@ def _stopped_early(subject: Subject) -> Found | None:
     ):
         return None
     return (
-        "doubt",
+        "warning",
         f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} examples they left and raise the mean loss"
         f" by {gained:.3g}",
         "give the attacks more steps or restarts, or use a suite (standard)",
@@ -365,7 +377,14 @@ def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Ten
 
     def gap(at: Tensor) -> Tensor:
         gradient = subject.gradient(at, lambda outputs: -margin(outputs, y)).reshape(at.shape)
-        best = subject.threat.maximise(gradient, x)
+        balls = (
+            [(torch.arange(len(x)), subject.threat)]
+            if subject.radii is None
+            else balls_by_radius(subject.threat, subject.radii, len(x))
+        )
+        best = x.clone()
+        for rows, ball in balls:
+            best[rows] = ball.maximise(gradient[rows], x[rows])
         return (_tensors.flatten(gradient) * _tensors.flatten(best - at)).sum(1).clamp_min(0)
 
     return gap(points) / gap(x).clamp_min(1e-30)
@@ -373,6 +392,7 @@ def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Ten
 
 INDICATORS: dict[str, Callable[[Subject], Found | None]] = {
     "labels": _labels,
+    "no attack": _no_attack,
     "training mode": _training_mode,
     "randomness": _randomness,
     "batch dependence": _batches,

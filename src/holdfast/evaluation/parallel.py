@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import start_processes
 from holdfast.attacks import Attack
 from holdfast.errors import HoldfastError, InputError
 from holdfast.evaluation.cascade import evaluate
+from holdfast.evaluation.doubt import examined
 from holdfast.evaluation.result import Evaluation, together
 from holdfast.evaluation.store import load_attacked, save_attacked
 from holdfast.threats.base import Threat
@@ -28,6 +29,7 @@ def evaluate_in_processes(
     *,
     processes: int,
     resume_from: str | Path | None = None,
+    examine: bool = True,
     **settings: Any,
 ) -> Evaluation:
     """`evaluate` with the examples dealt out to ``processes``; on GPUs each takes the next device.
@@ -42,7 +44,7 @@ def evaluate_in_processes(
             f"processes must be between 1 and the number of examples ({len(x)}), got {processes}; leave it out for one."
         )
     if processes == 1:
-        return evaluate(model, x, y, threat, attacks, resume_from=resume_from, **settings)
+        return evaluate(model, x, y, threat, attacks, resume_from=resume_from, examine=examine, **settings)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.pickle"
         try:
@@ -58,7 +60,12 @@ def evaluate_in_processes(
             raise InputError(failed.read_text(encoding="utf-8"))
         parts = [load_attacked(Path(folder) / f"{rank}.safetensors")[0] for rank in range(processes)]
     rows = torch.cat([torch.arange(rank, len(x), processes) for rank in range(processes)])
-    return together(parts, rows)
+    result = together(parts, rows)
+    return (
+        examined(model, x, y, threat, result, training=model.training, seed=settings.get("seed", 0))
+        if examine
+        else result
+    )
 
 
 def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -> None:
@@ -72,7 +79,9 @@ def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -
     rows = torch.arange(rank, len(x), processes)
     state = None if kept is None else Path(f"{kept}.{rank}of{processes}")
     try:
-        done = evaluate(model, x[rows], y[rows], threat, attacks, resume_from=state, **settings)
+        done = evaluate(
+            model, x[rows], y[rows], threat, attacks, resume_from=state, examine=False, **settings
+        )
     except HoldfastError as error:
         (Path(folder) / "error.txt").write_text(str(error), encoding="utf-8")
         return

@@ -14,6 +14,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from holdfast._files import write_atomically, write_text
+from holdfast.diagnosis import Finding, verdict
 from holdfast.errors import InputError
 
 CONFIDENCE = 0.95
@@ -65,6 +66,7 @@ class Evaluation:
         broken_by: number of the stage that broke it; -1: wrong to begin with, or not broken.
         stages: the cascade, in order.
         population: examples of which these are a random sample; ``None`` where they are all.
+        warnings: signs that the figures mislead, each with its remedy; ``None`` where they were not looked for.
     """
 
     y: Int[Tensor, " examples"]
@@ -78,6 +80,13 @@ class Evaluation:
     broken_by: Int[Tensor, " examples"]
     stages: tuple[Stage, ...]
     population: int | None = None
+    warnings: tuple[Finding, ...] | None = None
+
+    @property
+    def verdict(self) -> Literal["trust", "doubt", "void"] | None:
+        """``trust``: no sign was found that the attacks failed, which is no proof; ``doubt``: `warnings` has the reasons; ``void``: the
+        robust accuracy means nothing. ``None`` where signs were not looked for."""
+        return None if self.warnings is None else verdict(self.warnings)
 
     @property
     def clean_accuracy(self) -> float:
@@ -181,6 +190,22 @@ def together(parts: Sequence[Evaluation], rows: Int[Tensor, " examples"]) -> Eva
     }
     return Evaluation(
         **joined, stages=tuple(_sum(same) for same in zip(*(part.stages for part in parts), strict=True))
+    )
+
+
+def continued(first: Evaluation, rows: Int[Tensor, " some"], further: Evaluation) -> Evaluation:
+    """``first`` after further attacks on these rows of it, all of them still robust: their stages follow, losses are the larger."""
+    robust, broken_by, x, loss = (
+        tensor.clone() for tensor in (first.robust, first.broken_by, first.x, first.loss)
+    )
+    by = further.broken_by
+    robust[rows] = further.robust
+    broken_by[rows] = torch.where(by >= 0, by + len(first.stages), by)
+    stronger = ~further.robust | (further.loss > loss[rows])
+    x[rows[stronger]] = further.x[stronger]
+    loss[rows[stronger]] = further.loss[stronger].to(loss)
+    return replace(
+        first, robust=robust, broken_by=broken_by, x=x, loss=loss, stages=(*first.stages, *further.stages)
     )
 
 

@@ -1,14 +1,12 @@
 """What follows training: frozen passes, the certificate, a stronger attack, the summary."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
 from holdfast.certificates.certificate import void
-from holdfast.evaluation import evaluate
-from holdfast.evaluation.suites import suite
+from holdfast.evaluation.closing import close
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise
@@ -29,8 +27,7 @@ def save(session: Session, why: str = INTERRUPTED, *, checkpoint: bool = True) -
 
 def conclude(session: Session, *, tighten: int) -> Run:
     """Certify and evaluate the last weights."""
-    seen = session.progress
-    with seen.stage("attacking every example once more, at frozen weights"):
+    with session.progress.stage("attacking every example once more, at frozen weights"):
         passed = session.frozen("the last weights", seed=session.seed + 1)
         session.writer.attacked(passed.points)
         others = _best_pass(session)
@@ -38,23 +35,16 @@ def conclude(session: Session, *, tighten: int) -> Run:
     session.writer.log(
         f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
     )
-    model, data, device = session.model, session.data, session.device
-    # On the training part every example is attacked to the end: its loss is wanted, not only whether it broke.
-    with seen.counted("attacking the trained network harder") as report:
-        on_train = evaluate(
-            model, session.x, session.y, session.threat, attacks=(session.final,), loss=session.loss,
-            drop_broken=False, seed=session.seed, progress=_share(report),
+    data = session.data
+    test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
+    with session.progress.counted("attacking the trained network harder, on both parts alike") as report:
+        closing = close(
+            session.model, (session.x, session.y), test, session.threat, session.final, loss=session.loss, seed=session.seed,
+            progress=report,
         )  # fmt: skip
-        test = data.test if len(data.test) else data.train
-        # The targeted searches of the quick suite find what one led by the loss misses: several points of accuracy.
-        attacks = (session.final, *suite("fast", session.threat))
-        on_test = evaluate(
-            model, test.x.to(device), test.y.to(device), session.threat, attacks, seed=session.seed
-        )
-    results = Results(
-        certificate=certificate, passed=passed, others=tuple(others), on_train=on_train, on_test=on_test
+    return _written(
+        session, Results(certificate=certificate, passed=passed, others=tuple(others), closing=closing)
     )
-    return _written(session, results)
 
 
 def _best_pass(session: Session) -> list[Evaluated]:
@@ -108,7 +98,3 @@ def _run(session: Session, results: Results, summary: dict[str, Any]) -> Run:
         certificate=results.certificate,
         best=session.best.weights or session.current(),
     )
-
-
-def _share(report: Callable[[float], None]) -> Callable[[str, int, int], None]:
-    return lambda _, done, total: report(done / max(1, total))

@@ -18,7 +18,6 @@ from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation, evaluate
 from holdfast.evaluation.cascade import drawn
 from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
-from holdfast.evaluation.doubt import Verdict, examine
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.store import Recheck, attacked_writer, recheck, save_attacked
 from holdfast.jobs.build import build_threat
@@ -109,9 +108,6 @@ def _evaluate_run(
     proved = record["robust_loss"]["verified"]
     if own_figures and plan.part == "train" and setting.example_weights is None and math.isfinite(proved):
         summary |= {"robust_loss_upper_bound": proved, "robust_loss_upper_kind": "verified"}
-        capacity = (summary.get("gaps") or {}).get("capacity")
-        if isinstance(capacity, dict):
-            capacity |= {"high": proved, "high_claim": "proved"}
     if own_figures and plan.part == summary.get("accuracy_on"):
         figures = {
             "clean_accuracy": record["clean_accuracy"],
@@ -217,11 +213,6 @@ def _evaluated(
     else:
         with seen.named() as report:
             result = evaluate(model, x, y, threat, plan.attacks, progress=report, notice=seen.say, **settings)
-    with seen.counted("looking for signs that the attacks failed") as share:
-        verdict = examine(
-            model, x, y, threat, result, seed=plan.seed,
-            progress=lambda _, done, total: share(done / total),
-        )  # fmt: skip
     with seen.named() as report:
         curve = _curve(model, x, y, threat, plan, result, report)
     with tempfile.TemporaryDirectory() as place:  # what is read back has been on a disk
@@ -229,7 +220,7 @@ def _evaluated(
         save_attacked(result, x, file)
         checked = recheck(file, model, threat, loss=loss)
     record = _record(
-        plan, threat, result, population, verdict, checked, curve, data,
+        plan, threat, result, population, checked, curve, data,
         time.perf_counter() - began,
         weights,
     )  # fmt: skip
@@ -281,7 +272,6 @@ def _record(
     threat: Threat,
     result: Evaluation,
     population: int | None,
-    verdict: Verdict,
     checked: Recheck,
     curve: Sequence[RadiusPoint],
     data: Dataset,
@@ -323,7 +313,7 @@ def _record(
         "hardest": [
             {"example": int(k), "label": names[int(result.y[k])], "loss": float(result.loss[k])} for k in hardest
         ],
-        "verdict": {"word": verdict.word, "doubts": [asdict(doubt) for doubt in verdict.doubts]},
+        "verdict": {"word": result.verdict, "warnings": [sign.as_dict() for sign in result.warnings or ()]},
         "recheck": asdict(checked) | {"sound": checked.sound},
         "seconds": seconds,
         "versions": versions(),

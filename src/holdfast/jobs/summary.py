@@ -12,6 +12,7 @@ from torch import nn
 from holdfast.certificates import Certificate, FrozenPass
 from holdfast.data import Dataset
 from holdfast.evaluation import Evaluation
+from holdfast.evaluation.closing import Closing
 from holdfast.jobs.session import Session
 from holdfast.losses import predictions
 from holdfast.runs import RunWriter
@@ -27,14 +28,23 @@ class Results:
 
     Attributes:
         passed: the frozen pass at the last weights; ``others`` competed with them for the surrogate loss.
-        on_train, on_test: how the strongest attack did on either part.
+        closing: what the strongest attacks left on either part.
     """
 
     certificate: Certificate
     passed: FrozenPass | None = None
     others: tuple[Evaluated, ...] = ()
-    on_train: Evaluation | None = None
-    on_test: Evaluation | None = None
+    closing: Closing | None = None
+
+    @property
+    def on_train(self) -> Evaluation | None:
+        """The training part under the strongest attacks."""
+        return None if self.closing is None else self.closing.on_train
+
+    @property
+    def reported(self) -> Evaluation | None:
+        """The part that accuracies are reported of: the test part, or where there is none the training part."""
+        return None if self.closing is None else self.closing.on_test or self.closing.on_train
 
 
 def versions() -> dict[str, str]:
@@ -51,8 +61,9 @@ def versions() -> dict[str, str]:
 def summarise(session: Session, results: Results) -> dict[str, Any]:
     """The summary; also writes the gallery next to it when there is a folder."""
     data, model, certificate = session.data, session.model, results.certificate
-    on_train, on_test, folder = results.on_train, results.on_test, session.folder
+    on_train, reported, folder = results.on_train, results.reported, session.folder
     upper = attacked_loss(results)
+    closing = _closing(results)
     best, moved = session.best, session.ball.distances(model)
     summary: dict[str, Any] = {
         "name": session.name or (folder.name if folder is not None else type(model).__name__),
@@ -83,28 +94,32 @@ def summarise(session: Session, results: Results) -> dict[str, Any]:
         "parameter_radius": session.parameter_radius,
         "accuracy_on": "test" if len(data.split.test) else "train",
         "accuracy_weights": "last",
-        "clean_accuracy": None if on_test is None else on_test.clean_accuracy,
-        "robust_accuracy": None if on_test is None else on_test.robust_accuracy,
+        "clean_accuracy": None if reported is None else reported.clean_accuracy,
+        "robust_accuracy": None if reported is None else reported.robust_accuracy,
         "robust_accuracy_verified": None,
         "train_clean_accuracy": None if on_train is None else on_train.clean_accuracy,
-        "train_robust_accuracy": None if on_train is None else on_train.robust_accuracy,
+        "train_robust_accuracy": None if closing is None else closing["train"]["robust"] / closing["train"]["examples"],
+        "train_fitted": None if on_train is None else bool(on_train.robust.all()),
+        "closing": closing,
+        "training_attack_loss": None if results.passed is None else results.passed.surrogate_loss,
+        "robust_loss_attacked": upper,
         "robust_loss_upper_bound": upper,
         "robust_loss_upper_kind": None if on_train is None else "strongest attack",
-        **certified(certificate, upper),
+        **certified(certificate),
         "evaluated": [asdict(other) for other in results.others],
         "drift": [
             {"layer": " + ".join(names), "value": float(distance), "radius": certificate.radius}
             for names, distance in zip(session.ball.names, moved, strict=True)
         ],
-        "per_class": [] if on_test is None else _per_class(on_test, data),
+        "per_class": [] if reported is None else _per_class(reported, data),
     }  # fmt: skip
-    if folder is not None and on_test is not None:
-        _write_gallery(model, data, on_test, session.writer)
+    if folder is not None and reported is not None:
+        _write_gallery(model, data, reported, session.writer)
     return summary
 
 
-def certified(certificate: Certificate, upper: float) -> dict[str, Any]:
-    """The certificate's part of the summary; ``upper`` is the robust loss that attacks found."""
+def certified(certificate: Certificate) -> dict[str, Any]:
+    """The certificate's part of the summary."""
     return {
         "surrogate_loss": certificate.surrogate_loss,
         "robust_loss_lower_bound": certificate.lower_bound,
@@ -120,8 +135,18 @@ def certified(certificate: Certificate, upper: float) -> dict[str, Any]:
             for radius, bound in certificate.at_radii
         ],
         "certificate": certificate.as_dict(),
-        "gaps": gaps(certificate, upper),
+        "certificate_informative": certificate.informative,
+        "certificate_floor": certificate.floor,
+        "attack_missed": certificate.attack_missed,
     }
+
+
+def _closing(results: Results) -> dict[str, Any] | None:
+    """Counts of both parts under the same attacks, and of the training part under the attack of training alone."""
+    if results.closing is None or results.passed is None:
+        return None
+    final = results.passed
+    return results.closing.record(predictions(final.outputs) == final.points.y)
 
 
 def attacked_loss(results: Results) -> float:
@@ -131,47 +156,6 @@ def attacked_loss(results: Results) -> float:
     final = results.passed
     known = final.loss(final.outputs, final.points.y)
     return float((final.weights * torch.maximum(known, results.on_train.loss.to(known))).sum())
-
-
-def gaps(certificate: Certificate, upper: float) -> dict[str, Any]:
-    """The three gaps with their claims: optimisation (train longer), attack (too weak), capacity (network too small)."""
-    proved = {"certified": "proved", "estimate": "estimated", "void": "none"}[certificate.status]
-    reached, low = certificate.surrogate_loss, certificate.lower_bound
-    attack = max(0.0, upper - reached) if math.isfinite(upper) and math.isfinite(reached) else math.nan
-    parts = {
-        "optimisation": certificate.gap,
-        "attack": attack,
-        "capacity": max(0.0, low) if math.isfinite(low) else math.nan,
-    }
-    known = {k: v for k, v in parts.items() if math.isfinite(v)}
-    worst = max(known, key=lambda k: known[k]) if known else ""
-    curved = certificate.width_factor > 1.5
-    remedies = {
-        "optimisation": "most of it is curvature: widen the network about "
-        f"{certificate.width_factor:.2g} times, or ask for a smaller parameter radius"
-        if curved
-        else "train longer, or with another step size",
-        "attack": "the attack of training is too weak: give it more steps or restarts",
-        "capacity": "no network in this ball does better: give it a larger radius and more width",
-    }
-
-    def verdict(part: str) -> str:
-        if part not in known:
-            return "not measured"
-        if known[part] < 0.01:
-            return "small: nothing to gain here"
-        if part == "capacity" and known.get("optimisation", 0.0) > known[part]:
-            return "not known to be the limit: close the optimisation gap first"
-        return f"{'the largest of the three: ' if part == worst else ''}{remedies[part]}"
-
-    return {
-        "optimisation": {"value": certificate.gap, "claim": proved, "verdict": verdict("optimisation")},
-        "attack": {"value": attack, "claim": "observed", "verdict": verdict("attack")},
-        "capacity": {
-            "low": parts["capacity"], "high": upper, "claim": proved, "high_claim": "observed", "verdict": verdict("capacity"),
-        },
-        "largest": worst,
-    }  # fmt: skip
 
 
 def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ import torch
 from holdfast._tensors import flatten
 from holdfast.data.base import Dataset
 from holdfast.data.separation import separation
+from holdfast.diagnosis import Finding
+from holdfast.diagnosis.rules import rare_classes
+from holdfast.diagnosis.thresholds import TIGHT
 from holdfast.errors import InputError
-from holdfast.jobs.doctor import RARE, TIGHT, Finding
 from holdfast.threats.base import Threat
 from holdfast.threats.lp import LpBall
 
@@ -46,7 +48,7 @@ def data_and_threat(data: Dataset, threat: Threat | None = None) -> list[Finding
 
 def _finding(area: str, what: str, remedy: str = "", *, bad: bool = False) -> Finding:
     return Finding(
-        area=area, state="ok" if not remedy else "bad" if bad else "warn", what=what, remedy=remedy
+        name=area, level="good" if not remedy else "bad" if bad else "warning", sentence=what, remedy=remedy
     )
 
 
@@ -151,7 +153,7 @@ def _examples(data: Dataset) -> Iterator[Finding]:
 
 def _balance(data: Dataset) -> Iterator[Finding]:
     counts = torch.bincount(data.y.cpu(), minlength=data.classes)
-    rare = [str(k) for k in range(data.classes) if counts[k] < RARE * len(data.y) / data.classes]
+    rare = rare_classes({str(k): float(counts[k]) for k in range(data.classes)})
     if rare:
         what = f"class {', '.join(rare)} has less than a tenth of an even share"
         yield _finding("classes", what, "collect more of it, or leave it out with --classes")

@@ -13,6 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from holdfast._files import write_json
+from holdfast._formats import duration
 from holdfast._record import locked
 from holdfast._signals import stopping
 from holdfast.errors import RunFolderError
@@ -21,7 +22,6 @@ from holdfast.jobs.summary import versions
 from holdfast.jobs.sweep_backends import Backend
 from holdfast.jobs.sweep_cell import Record, check
 from holdfast.jobs.sweep_grid import SEED, Cell, Grid
-from holdfast.report.formats import duration
 
 FILE, CELLS = "sweep.json", "cells"
 

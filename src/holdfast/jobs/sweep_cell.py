@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_json
+from holdfast.diagnosis import from_record
 from holdfast.errors import HoldfastError, InputError
 
 TRIES = 2  # of a cell that fails, for whatever else than its own settings
@@ -82,14 +83,16 @@ def _train(cell: dict[str, Any], run: Path) -> dict[str, Any]:
 
 def _figures(summary: dict[str, Any]) -> dict[str, Any]:
     found = {name: _number(summary.get(name)) for name in FIGURES}
-    if summary.get("certificate_status") == "void":
+    known = from_record(summary)
+    if known.claimed is None:
         found |= {"robust_loss_lower_bound": None, "gap": None}
     both = summary.get("compatibility") or {}
     distance = _number(both.get("smallest_distance"))
     found["rho"] = both["reach"] / distance if distance else None
-    robust = found["train_robust_accuracy"]
-    found["fits"] = None if robust is None else float(robust == 1.0)
+    fitted = summary.get("train_fitted")
+    found["fits"] = None if fitted is None else float(fitted)
     return found | {
+        "certificate_informative": known.kind is None or known.informative,
         "certificate_status": summary.get("certificate_status"),
         "accuracy_on": summary.get("accuracy_on"),
     }

@@ -21,6 +21,7 @@ def validate(session: Session, record: EpochRecord) -> dict[str, Any]:
     result = evaluate(
         model, part.x.to(session.device), part.y.to(session.device), session.threat, (session.evaluation,),
         loss=session.loss, drop_broken=False, seed=session.seed, batch_size=attacked_at_once(model),
+        examine=False,
     )  # fmt: skip
     model.train()
     best, robust, loss = session.best, result.robust_accuracy, float(result.loss.mean())

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from holdfast._formats import count, percent, setting
 from holdfast.report.bracket import AXIS, BAND_HEIGHT, BAND_TOP, PAD, dimension, end_mark, label, labels_below
 from holdfast.report.evaluated import AtRadius, Evaluated, Span
 from holdfast.report.figures import Figure, Point, Series, chart, thinned
-from holdfast.report.formats import count, percent, setting
 from holdfast.report.svg import Scale, Svg
 
 ASIDE = 16.0  # height of the line of small print under the ends

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from holdfast._formats import Real, number
 from holdfast.report.collect import Run
-from holdfast.report.formats import Real, number
 from holdfast.report.svg import Scale, Svg, text_width
 
 WIDE, NARROW = 940.0, 343.0
@@ -41,9 +41,9 @@ def ends(run: Run) -> Ends:
         upper=run.upper,
         surrogate=run.surrogate,
         start=run.start,
-        gap=run.summary.number("gap"),
+        gap=run.gap,
         proved_lower=run.status == "certified",
-        proved_upper=run.summary.text("robust_loss_upper_kind") == "verified",
+        proved_upper=run.known.upper_proved,
     )
 
 
@@ -83,7 +83,9 @@ def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
 def describe(run: Run) -> str:
     """The picture in words."""
     shown = ends(run)
-    named = (("lower bound", shown.lower), ("this network", shown.surrogate), ("upper bound", shown.upper))
+    lower = "lower bound" if shown.proved_lower or shown.lower is None else "estimated lower bound"
+    upper = "upper bound" if shown.proved_upper or shown.upper is None else "strongest attack"
+    named = ((lower, shown.lower), ("this network", shown.surrogate), (upper, shown.upper))
     return (
         "Number line of the robust loss: "
         + ", ".join(f"{name} {number(value)}" for name, value in named)
@@ -171,7 +173,8 @@ def _gap(svg: Svg, shown: Ends, scale: Scale) -> None:
         return
     # the recorded gap, which allows for rounding, so that drawing and sentence agree to the last digit
     gap = number(shown.surrogate - shown.lower if shown.gap is None else shown.gap)
-    dimension(svg, scale(shown.lower), scale(shown.surrogate), f"gap {gap}")
+    word = "gap" if shown.proved_lower else "estimated gap"
+    dimension(svg, scale(shown.lower), scale(shown.surrogate), f"{word} {gap}")
 
 
 def dimension(svg: Svg, left: Real, right: Real, text: str) -> None:

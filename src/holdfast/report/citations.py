@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from holdfast._fields import Fields
 from holdfast.report.collect import Run
-from holdfast.report.fields import Fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,36 +15,25 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from holdfast.report.fields import CONTROL
-from holdfast.report.fields import Fields as Fields
+from holdfast._fields import CONTROL
+from holdfast._fields import Fields as Fields
+from holdfast.diagnosis import Finding, Known, diagnose, from_record
 from holdfast.runs import read_summary
 
 LOG_BYTES = 16_384
 LOG_LINES = 40
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STATUSES = ("certified", "estimate", "void")
-CLAIMS = ("proved", "bounded", "estimated", "observed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gap:
-    """One of the three gaps: a value, or for the capacity a bracket ``low`` to ``high``, whose ends have a claim each."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    claim: str | None
-    high_claim: str | None
-    verdict: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoundAtRadius:
-    """The lower bound over the ball of this parameter radius."""
+    """The lower bound over the ball of this parameter radius; ``informative``: it is more than the trivial one."""
 
     radius: float
     lower_bound: float | None
     status: str | None
+    informative: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +103,8 @@ class Run:
     lower: float | None
     upper: float | None
     surrogate: float | None
-    gaps: dict[str, Gap]
+    known: Known
+    findings: tuple[Finding, ...]
     bounds_at_radii: tuple[BoundAtRadius, ...]
     drift: tuple[LayerDrift, ...]
     per_class: tuple[ClassRow, ...]
@@ -128,12 +118,22 @@ class Run:
 
     @property
     def claimed_lower(self) -> float | None:
-        """The lower end of the bracket: nothing where the certificate is void; never below 0, since no loss is."""
-        return (
-            None
-            if self.status is None or self.status == "void" or self.lower is None
-            else max(0.0, self.lower)
-        )
+        """The lower end of the bracket: nothing where the certificate is void, or the bound is the trivial one."""
+        return self.known.claimed
+
+    @property
+    def gap(self) -> float | None:
+        """The gap, where there is a lower bound that says something."""
+        return None if self.claimed_lower is None else self.known.gap
+
+    @property
+    def unsayable(self) -> bool:
+        """Whether there is a lower bound, and it is the trivial one."""
+        return self.known.kind is not None and self.lower is not None and not self.known.informative
+
+    def finding(self, name: str) -> Finding:
+        """The first finding of this name."""
+        return next(finding for finding in self.findings if finding.name == name)
 
     @property
     def start(self) -> float | None:
@@ -146,8 +146,10 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
-    summary = Fields(read_summary(folder))
-    epochs, unread = _epochs(folder / "metrics.jsonl")
+    record = read_summary(folder)
+    summary = Fields(record)
+    lines, unread = _lines(folder / "metrics.jsonl")
+    epochs, known = _epochs(lines), from_record(record, lines)
     gallery, problem = _gallery(folder / "gallery.safetensors")
     status = summary.text("certificate_status")
     return Run(
@@ -158,8 +160,9 @@ def read_run(folder: Path) -> Run:
         lower=summary.number("robust_loss_lower_bound"),
         upper=summary.number("robust_loss_upper_bound"),
         surrogate=summary.number("surrogate_loss"),
-        gaps={key: _gap(summary.inner("gaps").inner(key)) for key in ("optimisation", "attack", "capacity")},
-        bounds_at_radii=_bounds(summary.rows("bounds_at_radii")),
+        known=known,
+        findings=diagnose(known),
+        bounds_at_radii=_bounds(summary.rows("bounds_at_radii"), known.floor),
         drift=tuple(
             LayerDrift(layer=row.text("layer") or "?", value=row.number("value"), radius=row.number("radius"))
             for row in summary.rows("drift")
@@ -189,27 +192,18 @@ def class_rows(rows: tuple[Fields, ...]) -> tuple[ClassRow, ...]:
     )
 
 
-def _gap(fields: Fields) -> Gap:
-    claim, high_claim = fields.text("claim"), fields.text("high_claim")
-    return Gap(
-        value=fields.number("value"),
-        low=fields.number("low"),
-        high=fields.number("high"),
-        claim=claim if claim in CLAIMS else None,
-        high_claim=high_claim if high_claim in CLAIMS and fields.number("high") is not None else None,
-        verdict=fields.text("verdict"),
-    )
-
-
-def _bounds(rows: tuple[Fields, ...]) -> tuple[BoundAtRadius, ...]:
+def _bounds(rows: tuple[Fields, ...], floor: float) -> tuple[BoundAtRadius, ...]:
     found = [(row.number("radius"), row) for row in rows]
     return tuple(
-        BoundAtRadius(radius=radius, lower_bound=row.number("lower_bound"), status=row.text("status"))
+        BoundAtRadius(
+            radius=radius, lower_bound=bound, status=row.text("status"), informative=bound is not None and bound > floor
+        )
         for radius, row in sorted(((r, row) for r, row in found if r is not None), key=lambda pair: pair[0])
-    )
+        for bound in [row.number("lower_bound")]
+    )  # fmt: skip
 
 
-def _epochs(path: Path) -> tuple[tuple[Epoch, ...], int]:
+def _lines(path: Path) -> tuple[list[dict[str, object]], int]:
     """The lines that can be read, and how many cannot: an interrupt may leave the last one half-written."""
     rows, unread = [], 0
     for line in (_text(path) or "").splitlines():
@@ -219,7 +213,12 @@ def _epochs(path: Path) -> tuple[tuple[Epoch, ...], int]:
             row = "unreadable"
         unread += row is not None and not isinstance(row, dict)
         if isinstance(row, dict):
-            rows.append(Fields(row))
+            rows.append(row)
+    return rows, unread
+
+
+def _epochs(lines: list[dict[str, object]]) -> tuple[Epoch, ...]:
+    rows = [Fields(line) for line in lines]
     rounds = [row.number("rounds") or 0.0 for row in rows]
     if any(later <= earlier for earlier, later in pairwise(rounds)):
         # not a running count, so counts of each epoch: epochs of a run are of one length, or nearly
@@ -240,7 +239,7 @@ def _epochs(path: Path) -> tuple[tuple[Epoch, ...], int]:
             kernel={key: value for key in KERNEL if (value := row.number(key)) is not None},
         )
         for index, (row, done) in enumerate(zip(rows, rounds, strict=True))
-    ), unread
+    )
 
 
 def _gallery(path: Path) -> tuple[Gallery | None, str | None]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from holdfast._fields import Fields
+from holdfast.diagnosis import Finding
 from holdfast.report.collect import ClassRow, Gallery, Run, class_rows
-from holdfast.report.fields import Fields
 
 VERDICTS = {
     "trust": "No sign that the attacks failed was found. That is no proof.",
@@ -61,16 +62,6 @@ class Hard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """One sign that figures mislead."""
-
-    indicator: str
-    severity: str
-    what: str
-    remedy: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """What an evaluation found. ``verified`` is proved, ``not_broken`` observed; spans are 95 % intervals of a sample."""
 
@@ -88,7 +79,7 @@ class Evaluated:
     pictures: Gallery | None
     pictures_problem: str | None
     verdict: str | None
-    doubts: tuple[Doubt, ...]
+    warnings: tuple[Finding, ...]
     faults: tuple[str, ...]
 
 
@@ -124,7 +115,7 @@ def read_evaluation(run: Run) -> Evaluated | None:
         pictures=pictures,
         pictures_problem=problem,
         verdict=word if word in VERDICTS else None,
-        doubts=tuple(_doubt(row) for row in verdict.rows("doubts")),
+        warnings=run.known.doubts,
         faults=_faults(record, verified, not_broken),
     )
 
@@ -158,16 +149,6 @@ def _curve(record: Fields, bounded: bool) -> tuple[AtRadius, ...]:
         if radius is not None and radius >= 0:
             found.append(AtRadius(radius=radius, verified=low if bounded else None, not_broken=high))
     return tuple(sorted(found, key=lambda point: point.radius))
-
-
-def _doubt(row: Fields) -> Doubt:
-    severity = row.text("severity")
-    return Doubt(
-        indicator=row.text("indicator") or "?",
-        severity=severity if severity in ("doubt", "void") else "doubt",
-        what=row.text("what") or "reason not recorded",
-        remedy=row.text("remedy"),
-    )
 
 
 def _faults(record: Fields, verified: float | None, not_broken: float | None) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from holdfast._formats import number, percent, setting
 from holdfast.report.collect import BoundAtRadius, Epoch, Run
-from holdfast.report.formats import number, percent, setting
 from holdfast.report.svg import Scale, Svg
 
 WIDTH, HEIGHT = 420.0, 258.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 38.0
 MOST_POINTS = 400
+BELOW = -1.0
+"""Where bounds that say nothing are drawn: as arrows on the floor."""
 LAYER_STYLES = ("s-blue", "s-vermillion", "s-green", "s-purple", "s-sky", "s-grey")
 
 Point = tuple[float, float]
@@ -90,7 +92,7 @@ def _draw(svg: Svg, series: Series, x: Scale, y: Scale) -> None:
     if series.kind == "line" and len(points) > 1:
         svg.path([(a, min(b, y.start)) for a, b in points], f"stroke {series.style}")
     for a, b in points:
-        if b > y.start:  # a lower bound below 0: true, and says nothing
+        if b > y.start:  # below the axis: a bound that says nothing
             svg.path(
                 [(a - 3.5, y.start - 7), (a + 3.5, y.start - 7), (a, y.start - 1)],
                 f"mark {series.style}",
@@ -128,7 +130,12 @@ def loss_top(runs: list[Run]) -> float:
 def loss_figure(run: Run, top: float) -> Figure:
     title = "Loss and its bounds over rounds"
     online = tuple((e.rounds, e.online_loss) for e in run.epochs if e.online_loss is not None)
-    bounds = tuple((e.rounds, e.lower_bound) for e in run.epochs if e.lower_bound is not None and not e.void)
+    floor = run.known.floor
+    bounds = tuple(
+        (e.rounds, e.lower_bound if e.lower_bound > floor else BELOW)
+        for e in run.epochs
+        if e.lower_bound is not None and not e.void
+    )
     void = tuple(
         (e.rounds, 0.0) for e in run.epochs if e.void
     )  # on the floor: whatever was computed, nothing is claimed
@@ -137,13 +144,23 @@ def loss_figure(run: Run, top: float) -> Figure:
         Series(
             label="online loss: mean over moving weights, not a surrogate loss", points=online, style="s-grey"
         ),
-        Series(label="lower bound from this window", points=bounds, style="s-blue", kind="points"),
+        Series(
+            label=f"lower {'estimate' if run.status == 'estimate' else 'bound'} from this window",
+            points=bounds,
+            style="s-blue",
+            kind="points",
+        ),
         Series(label="void window: no claim", points=void, style="s-vermillion", kind="void"),
     )
     series = (
         *(s for s in candidates if s.points),
         *_level("surrogate loss reached", run.surrogate, "s-ink", extent),
-        *_level("best lower bound", run.claimed_lower, "s-blue long", extent),
+        *_level(
+            "best lower estimate" if run.status == "estimate" else "best lower bound",
+            run.claimed_lower,
+            "s-blue long",
+            extent,
+        ),
         *_level(
             "upper bound" if run.summary.text("robust_loss_upper_kind") == "verified" else "strongest attack",
             run.upper,
@@ -160,8 +177,8 @@ def loss_figure(run: Run, top: float) -> Figure:
     )
     said += "".join(f"; {s.label}" for s in series if s.kind == "level") + "."
     notes = []
-    if any(value < 0 for _, value in bounds):
-        notes.append("Arrows on the floor: bounds below 0, which say nothing since no loss is negative.")
+    if any(value == BELOW for _, value in bounds):
+        notes.append("Arrows on the floor: bounds that are the trivial one, which say nothing.")
     if reasons := sorted({e.void for e in run.epochs if e.void}):
         notes.append(f"Void: {'; '.join(reasons)}")
     return Figure(
@@ -302,7 +319,11 @@ def radius_figure(run: Run) -> Figure:
         )
 
     def points(rows: list[BoundAtRadius]) -> tuple[Point, ...]:
-        return tuple((row.radius, row.lower_bound) for row in rows if row.lower_bound is not None)
+        return tuple(
+            (row.radius, row.lower_bound if row.informative else BELOW)
+            for row in rows
+            if row.lower_bound is not None
+        )
 
     joined = Series(label="", points=points([r for r in rows if r.status != "void"]), style="s-blue")
     kinds = (
@@ -322,12 +343,15 @@ def radius_figure(run: Run) -> Figure:
     reached = _level("surrogate loss of this network", run.surrogate, "s-ink", points(rows))
     values = [value for s in series for _, value in s.points] + [s.points[0][1] for s in reached]
     radii = [row.radius for row in rows]
-    told = (f"{'void' if r.status == 'void' else number(r.lower_bound)} at {setting(r.radius)}" for r in rows)
+    told = (
+        f"{'void' if r.status == 'void' else number(r.lower_bound) if r.informative else 'nothing can be said'} at {setting(r.radius)}"
+        for r in rows
+    )
     said = f"Lower bound against radius: {', '.join(told)}."
     own = run.summary.number("parameter_radius")
     notes = [f"This run's radius is {setting(own)}."] if own is not None else []
     if any(value < 0 for value in values):
-        notes.append("Arrows on the floor: bounds below 0, which say nothing.")
+        notes.append("Arrows on the floor: nothing can be said at this radius.")
     return Figure(
         title=title,
         run=run.name,

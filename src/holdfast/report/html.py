@@ -10,12 +10,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from holdfast import _formats as formats
+from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.errors import InputError, RunFolderError
-from holdfast.report import formats
 from holdfast.report.accuracy import Part, accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
 from holdfast.report.citations import citations
-from holdfast.report.collect import Gap, Run, read_run
+from holdfast.report.collect import Run, read_run
 from holdfast.report.evaluated import VERDICTS, Evaluated, read_evaluation
 from holdfast.report.figures import (
     Figure,
@@ -47,9 +48,7 @@ class Card:
     question: str
     meaning: str
     figure: str
-    claim: str | None
-    high_claim: str | None
-    verdict: str | None
+    finding: Finding
     share: float | None
     largest: bool
 
@@ -80,6 +79,7 @@ class View:
     gallery: Drawn | None
     config: Markup | None
     evaluation: Evaluation | None
+    summed_up: str
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
@@ -120,6 +120,7 @@ def page(runs: Sequence[Run]) -> str:
             gallery=draw(run, run.gallery),
             config=None if run.config is None else pretty(run.config),
             evaluation=evaluation(run),
+            summed_up=summed_up(run.findings),
         )
         for label, run in zip(labels(runs), runs, strict=True)
     ]
@@ -165,12 +166,16 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def cards(run: Run) -> tuple[Card, ...]:
-    """The three gaps, with each one's share of the robust loss: upper end = lower bound + optimisation + attack."""
+    """The three gaps, with each one's share of the robust loss: lower bound + optimisation + attack."""
     shares = loss_shares(run)
     largest = max(shares, key=lambda key: shares[key]) if len(shares) > 1 else None
     words = {
         "optimisation": ("Optimisation", "Train longer?", f"surrogate loss {formats.MINUS} lower bound"),
-        "attack": ("Attack", "Attack too weak?", f"upper bound {formats.MINUS} surrogate loss"),
+        "attack": (
+            "Attack",
+            "Attack too weak?",
+            f"loss under stronger attacks {formats.MINUS} loss trained against",
+        ),
         "capacity": ("Capacity", "Network too small?", "where the optimum lies"),
     }
     return tuple(
@@ -179,10 +184,8 @@ def cards(run: Run) -> tuple[Card, ...]:
             title=title,
             question=question,
             meaning=meaning,
-            figure=gap_text(run.gaps[key]),
-            claim=run.gaps[key].claim,
-            high_claim=run.gaps[key].high_claim,
-            verdict=run.gaps[key].verdict,
+            figure=_figure(run, key),
+            finding=run.finding(key),
             share=shares.get(key),
             largest=key == largest,
         )
@@ -190,27 +193,25 @@ def cards(run: Run) -> tuple[Card, ...]:
     )
 
 
-def gap_text(gap: Gap) -> str:
-    """``0.0414``, or the bracket ``0.3913 to 0.4402``."""
-    if gap.low is None and gap.high is None:
-        return formats.number(gap.value)
-    if gap.high is None:
-        return f"at least {formats.number(gap.low)}"
-    if gap.low is None:
-        return f"at most {formats.number(gap.high)}"
-    return f"{formats.number(gap.low)} to {formats.number(gap.high)}"
+def _figure(run: Run, key: str) -> str:
+    finding = run.finding(key)
+    if key == "optimisation" and run.unsayable:
+        return NOTHING
+    if key == "capacity" and len(finding.values) == 1:  # one end of the bracket alone
+        return f"{'at most' if run.claimed_lower is None else 'at least'} {finding.figure}"
+    return finding.figure
 
 
 def loss_shares(run: Run) -> dict[str, float]:
     """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what the
     optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
-    lower, surrogate = run.claimed_lower, run.surrogate
-    if lower is None or surrogate is None:
+    lower, gap, missed = run.claimed_lower, run.gap, run.finding("attack").value
+    if lower is None or gap is None:
         return {}
-    total = max(surrogate, run.upper or 0.0, lower)
-    parts = {"capacity": min(lower, total), "optimisation": max(0.0, surrogate - lower)}
-    if run.upper is not None:
-        parts["attack"] = max(0.0, run.upper - max(surrogate, lower))
+    parts = {"capacity": lower, "optimisation": max(0.0, gap)}
+    if missed is not None:
+        parts["attack"] = missed.number
+    total = sum(parts.values())
     return {key: part / total for key, part in parts.items()} if total > 0 else {}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from holdfast._formats import setting
 from holdfast.report.collect import Gallery, Run
-from holdfast.report.formats import setting
 from holdfast.report.svg import Svg
 
 MOST_ITEMS = 24

@@ -5,7 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from holdfast.report import formats
+from holdfast import _formats as formats
+from holdfast.diagnosis import NOTHING
 
 
 def render(template: str, **values: Any) -> str:
@@ -25,4 +26,5 @@ def _environment() -> Environment:
     for name in ("number", "setting", "percent", "rough_percent", "count", "duration", "moment"):
         environment.filters[name] = getattr(formats, name)
     environment.globals["not_measured"] = formats.NOT_MEASURED
+    environment.globals["nothing"] = NOTHING
     return environment

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_text
+from holdfast._formats import count, duration, number, percent, setting
 from holdfast.certificates.required_width import WIDE
 from holdfast.report.figures import Figure, Series, chart
-from holdfast.report.formats import count, duration, number, percent, setting
 from holdfast.report.pages import render
 
 HUGE = 1e9  # beyond any machine: said in words instead

@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from holdfast._files import write_text
+from holdfast._formats import NOT_MEASURED, Real, count, number, percent, setting
 from holdfast.report.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Figure, Series
-from holdfast.report.formats import NOT_MEASURED, Real, count, number, percent, setting
 from holdfast.report.pages import render
 from holdfast.report.svg import Scale, Svg
 

@@ -9,7 +9,7 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup
 
-from holdfast.report.formats import MINUS, Real
+from holdfast._formats import MINUS, Real
 
 GLYPH = 0.62  # mean width of a glyph in ems: what text takes, near enough to keep labels apart
 

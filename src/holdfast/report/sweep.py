@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._files import write_text
+from holdfast._formats import MINUS, Real, count, number
 from holdfast.errors import RunFolderError
 from holdfast.report.figures import Figure, Series, chart
-from holdfast.report.formats import MINUS, Real, count, number
 from holdfast.report.heat import Box, heat_map
 from holdfast.report.pages import render
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from holdfast._files import json_writer, tensor_writer, text_writer, without_nan
 from holdfast._record import RECORD, RECORDED, Files, belongings, checked, free
 from holdfast.certificates import Certificate
+from holdfast.diagnosis import Finding, diagnose_record
 from holdfast.errors import RunFolderError
 from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
 
@@ -166,6 +167,11 @@ class Run:
             folder=folder, model=None, summary=summary, metrics=read_metrics(folder), certificate=Certificate(**record),
             best=read_weights(folder / "model.safetensors"),
         )  # fmt: skip
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The diagnosis: what held this run back, most urgent first, as its page, the terminal and ``holdfast doctor`` have it."""
+        return diagnose_record(self.summary, self.metrics)
 
     def weights(self, which: str = "last") -> dict[str, Tensor]:
         """``last`` or ``best`` weights by name, for ``model.load_state_dict``."""

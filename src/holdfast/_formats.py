@@ -57,6 +57,19 @@ def percent(share: Real | None) -> str:
     return NOT_MEASURED if share is None or not isfinite(share) else f"{number(100 * share)} %"
 
 
+def points(share: Real | None) -> str:
+    """A difference of two shares in percentage points.
+
+    >>> points(0.0316), points(0.0), points(1e-5)
+    ('3.2 points', '0 points', '<0.1 points')
+    """
+    if share is None or not isfinite(share):
+        return NOT_MEASURED
+    size = 100 * abs(share)
+    text = "0" if size == 0 else "<0.1" if size < 0.05 else f"{size:.1f}".removesuffix(".0")
+    return f"{MINUS if share < 0 and size >= 0.05 else ''}{text} points"
+
+
 def rough_percent(share: Real | None) -> str:
     """A share in whole percents: for how a sum divides, where digits would feign precision.
 

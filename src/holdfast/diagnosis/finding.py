@@ -1,0 +1,112 @@
+"""What a diagnosis says: findings, each with how it is known and what to do."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from holdfast._fields import Fields
+from holdfast._formats import NOT_MEASURED, number, points
+
+Level = Literal["good", "warning", "bad", "not-measured"]
+Kind = Literal["proved", "estimated", "observed"]
+Unit = Literal["loss", "accuracy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A figure and how it is known: ``proved``, ``estimated`` (under an assumption that was not proved) or ``observed``.
+
+    ``unit`` is ``loss``, or ``accuracy`` for a share of the examples.
+    """
+
+    number: float
+    kind: Kind
+    unit: Unit = "loss"
+
+    @property
+    def text(self) -> str:
+        """As people read it: ``0.0414``, or ``3.2 points`` of accuracy."""
+        return number(self.number) if self.unit == "loss" else points(self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what was looked at, e.g. ``attack``.
+        level: ``good``; ``warning``: it costs accuracy or tightness; ``bad``: figures are meaningless, or cannot be reached;
+            ``not-measured``: nothing can be said.
+        sentence: what was found.
+        remedy: what to do; empty where all is well.
+        values: the figures behind it, the first the one that decides; two losses are the ends of a bracket.
+
+    >>> Finding(name="attack", level="good", sentence="stronger attacks find hardly more").remedy
+    ''
+    """
+
+    name: str
+    level: Level
+    sentence: str
+    remedy: str = ""
+    values: tuple[Value, ...] = ()
+
+    @property
+    def value(self) -> Value | None:
+        """The figure that decides."""
+        return self.values[0] if self.values else None
+
+    @property
+    def figure(self) -> str:
+        """The figures as people read them: ``0.0414``, ``0.39 to 0.44`` for a bracket, ``0.006, 1.2 points``."""
+        if not self.values:
+            return NOT_MEASURED
+        bracket = len({value.unit for value in self.values}) < len(self.values)
+        return (" to " if bracket else ", ").join(value.text for value in self.values)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """How the figures are known, in order, each kind once."""
+        return tuple(dict.fromkeys(value.kind for value in self.values))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for records."""
+        return asdict(self)
+
+
+LEVELS: tuple[Level, ...] = ("good", "warning", "bad", "not-measured")
+
+
+def from_dict(row: Fields) -> Finding:
+    """A finding that a record holds, without its figures; of an unknown level it is a warning."""
+    level = row.text("level")
+    return Finding(
+        name=row.text("name") or "?",
+        level=next((known for known in LEVELS if known == level), "warning"),
+        sentence=row.text("sentence") or "reason not recorded",
+        remedy=row.text("remedy") or "",
+    )
+
+
+def verdict(findings: Iterable[Finding]) -> Literal["trust", "doubt", "void"]:
+    """Whether figures can be trusted: ``void`` where one finding is bad, ``doubt`` where one is a warning."""
+    levels = {finding.level for finding in findings}
+    return "void" if "bad" in levels else "doubt" if "warning" in levels else "trust"
+
+
+def summed_up(findings: Iterable[Finding]) -> str:
+    """One line: how many findings of each level, the troubles by name."""
+    found = list(findings)
+
+    def named(level: Level) -> list[str]:
+        return [finding.name for finding in found if finding.level == level]
+
+    urgent: tuple[tuple[Level, str], ...] = (("bad", "bad"), ("warning", "worth a look"))
+    others: tuple[tuple[Level, str], ...] = (("good", "good"), ("not-measured", "not measured"))
+    said = [
+        f"{len(names)} {word}: {', '.join(dict.fromkeys(names))}"
+        for level, word in urgent
+        if (names := named(level))
+    ]
+    said += [f"{len(names)} {word}" for level, word in others if (names := named(level))]
+    return "; ".join(said) or "nothing was looked at"

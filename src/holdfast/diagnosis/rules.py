@@ -1,0 +1,404 @@
+"""The diagnosis: from the figures of a record to findings, by one rule each.
+
+The order is that in which to mend: a threat no classifier can meet hides everything after it, an attack too weak to train
+against hides what the optimiser does, and so on to the certificate.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from holdfast._formats import count, number, percent, points, setting
+from holdfast.diagnosis.finding import Finding, Level, Value
+from holdfast.diagnosis.intervals import difference
+from holdfast.diagnosis.known import Known, from_record
+from holdfast.diagnosis.thresholds import (
+    AT_EDGE,
+    CURVED,
+    FALLING,
+    FEW,
+    FEW_OF_CLASS,
+    FEWEST_EPOCHS,
+    GENEROUS,
+    LAGGING,
+    OVERFITTED,
+    RARE,
+    RISING,
+    SMALL,
+    STUCK,
+    TIGHT,
+    WEAK,
+    WEAK_ACCURACY,
+    WIDE_GAP,
+)
+
+NOTHING = "nothing can be said at this radius"
+"""In place of every figure that follows from a lower bound which is the trivial one."""
+
+UNKNOWN = "not measured"
+
+
+def diagnose_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> tuple[Finding, ...]:
+    """Findings about a run, from its ``summary.json`` and the lines of its ``metrics.jsonl``."""
+    return diagnose(from_record(summary, metrics))
+
+
+def diagnose(known: Known) -> tuple[Finding, ...]:
+    """Findings by every rule, in the order in which to mend; each rule gives at least one."""
+    found: list[Finding] = []
+    for name, rule in RULES.items():
+        if known.of_run or name not in OF_RUNS:
+            said = rule(known)
+            found += (replace(f, name=name) for f in ([said] if isinstance(said, Finding) else said))
+    return tuple(found)
+
+
+def _found(level: Level, sentence: str, remedy: str = "", *values: Value) -> Finding:
+    return Finding(name="", level=level, sentence=sentence, remedy=remedy, values=values)
+
+
+def _run(known: Known) -> Finding:
+    if known.interrupted:
+        return _found(
+            "warning", "training was interrupted", "go on with `holdfast train RUN/config.yaml --resume`"
+        )
+    return _found("good", "trained to its end")
+
+
+def _data(known: Known) -> list[Finding]:
+    found = []
+    sizes = {row.name: row.examples for row in known.per_class if row.examples is not None}
+    if rare := rare_classes(sizes):
+        found.append(
+            _found(
+                "warning",
+                f"class {', '.join(rare)} has less than a tenth of an even share of the examples",
+                "collect more of it, or weigh the accuracy of each class alone (see the per-class table)",
+            )
+        )
+    test = known.test_examples
+    if test is not None and 0 < test < FEW:
+        found.append(
+            _found(
+                "warning",
+                f"{test:.0f} test examples: accuracies are uncertain by about {100 / math.sqrt(test):.0f} percentage points",
+                "keep more of them for the test (--data.test)",
+            )
+        )
+    if not sizes and test is None:
+        return [_found("not-measured", UNKNOWN)]
+    return found or [_found("good", "no class is rare, and there are enough examples to tell accuracies")]
+
+
+def rare_classes(sizes: Mapping[str, float]) -> list[str]:
+    """Names of the classes with far less than an even share of the examples."""
+    even = sum(sizes.values()) / len(sizes) if sizes else 0.0
+    return [name for name, size in sizes.items() if size < RARE * even]
+
+
+def _threat(known: Known) -> Finding:
+    distance, reach = known.smallest_distance, known.reach
+    if known.compatible is False:
+        pairs = "some" if known.pairs_meeting is None else count(known.pairs_meeting)
+        below = f" below {setting(distance / 2)}" if distance else ""
+        return _found(
+            "bad",
+            f"the threat sets of {pairs} pairs of differently labelled examples meet: no classifier is robust on both",
+            f"choose a radius{below} (--threat), or remove the mislabelled examples",
+        )
+    if distance is None or reach is None:
+        return _found("not-measured", UNKNOWN)
+    if reach > TIGHT * distance:
+        return _found(
+            "warning",
+            f"the threat reaches {100 * reach / distance:.0f} % of the way between the nearest examples of different labels",
+            f"choose a radius well below {setting(distance / 2)} (--threat), unless this is the question",
+        )
+    return _found("good", "threat sets of different labels are well apart")
+
+
+def _attack(known: Known) -> Finding:
+    more = "train against more steps or restarts (--attack.steps 20 --attack.restarts 2)"
+    against, train = known.trained_against, known.train
+    if known.missed > SMALL:
+        return _found(
+            "warning",
+            f"the proved bound shows that the attack missed at least {number(known.missed)} of loss",
+            more,
+            Value(number=known.missed, kind="proved"),
+        )
+    if known.attacked is None or against is None:
+        return _found("not-measured", UNKNOWN)
+    gap = max(0.0, known.attacked - against)
+    values = [Value(number=gap, kind="observed")]
+    taken, fewer = 0.0, ""
+    if train is not None and train.under_training_attack is not None:
+        before, after = train.under_training_attack / train.examples, train.robust / train.examples
+        taken = max(0.0, before - after)
+        values.append(Value(number=taken, kind="observed", unit="accuracy"))
+        fewer = f", and take {points(taken)} of accuracy (of {count(train.examples)} training examples)"
+    against_what = known.attack or "the attack of training"
+    if gap > max(SMALL, WEAK * against) or taken > WEAK_ACCURACY:
+        return _found(
+            "warning",
+            f"stronger attacks find {number(gap)} more loss than {against_what} found ({number(against)}){fewer}",
+            more,
+            *values,
+        )
+    return _found(
+        "good", f"stronger attacks find hardly more: {number(gap)} of loss over {number(against)}{fewer}", "", *values
+    )  # fmt: skip
+
+
+def _evaluation(known: Known) -> list[Finding]:
+    if known.doubts:
+        return [
+            replace(doubt, sentence=f"{doubt.name}: {doubt.sentence}")
+            for doubt in known.doubts
+            if doubt.level in ("warning", "bad")
+        ]
+    if known.evaluated:
+        return [_found("good", "no sign that the attacks failed was found, which is no proof")]
+    return [
+        _found(
+            "not-measured",
+            "whether the attacks failed was not looked into",
+            "evaluate the run: `holdfast evaluate RUN`",
+        )
+    ]
+
+
+def _training(known: Known) -> Finding:
+    losses = known.online
+    if len(losses) < FEWEST_EPOCHS:
+        few = f"{len(losses)} epoch{'s' if len(losses) != 1 else ''} of losses: too few to tell a trend"
+        return _found("not-measured", few if losses else UNKNOWN)
+    last = Value(number=losses[-1], kind="observed")
+    if losses[-1] > RISING * losses[0]:
+        return _found(
+            "bad",
+            f"the loss rose from {number(losses[0])} to {number(losses[-1])}",
+            "lower the learning rate by 3 (--learning-rate)",
+            last,
+        )
+    if falling(losses):
+        return _found(
+            "warning", "the loss was still falling when training ended", f"train longer (--epochs {2 * known.epochs})", last
+        )  # fmt: skip
+    return _found("good", f"the loss has settled, at {number(losses[-1])}", "", last)
+
+
+def falling(losses: Sequence[float]) -> bool:
+    """Whether the last quarter of epochs still lowered the loss, steadily rather than by noise."""
+    last = losses[-max(2, len(losses) // 4 + 1) :]
+    if len(losses) < FEWEST_EPOCHS or last[0] - last[-1] <= max(FALLING * last[0], SMALL / 10):
+        return False
+    downs = sum(later < earlier for earlier, later in pairwise(last))
+    return downs > 0.6 * (len(last) - 1)
+
+
+def _optimisation(known: Known) -> Finding:
+    gap, reached, kind = known.gap, known.surrogate, known.kind
+    if kind is None:
+        return _found("not-measured", "the certificate is void" if known.status == "void" else UNKNOWN)
+    if not known.informative:
+        at = "this radius" if known.radius is None else f"radius {setting(known.radius)}"
+        return _found(
+            "not-measured",
+            f"nothing can be said at {at}: the {kind} lower bound is {number(known.floor)}, which no network goes below",
+            _tighter(known),
+        )
+    if gap is None or reached is None:
+        return _found("not-measured", UNKNOWN)
+    value = Value(number=gap, kind=kind)
+    most = (
+        "no network of the ball gains more than"
+        if kind == "proved"
+        else "by the estimate no network of the ball gains more than"
+    )
+    if gap <= max(SMALL, WIDE_GAP * reached):
+        return _found("good", f"{most} {number(gap)} on a loss of {number(reached)}", "", value)
+    if falling(known.online):
+        what, remedy = "and the loss was still falling", f"train longer (--epochs {2 * known.epochs})"
+        if _curved(known):
+            remedy += f"; besides, {_wider(known)}"
+    elif known.drift is not None and known.drift < GENEROUS:
+        what = f"and the weights use {100 * known.drift:.0f} % of the parameter radius"
+        remedy = "ask for a smaller ball, whose bound is tighter (--parameter-radius just above the drift)"
+    elif kind == "proved":
+        what, remedy = "and the loss no longer falls", _wider(known)
+    else:
+        what, remedy = "of which the bound's own slack is a part", _tighter(known)
+    return _found(
+        "warning",
+        f"the {'' if kind == 'proved' else 'estimated '}gap is {number(gap)} at a loss of {number(reached)}, {what}",
+        remedy,
+        value,
+    )
+
+
+def _curved(known: Known) -> bool:
+    return (known.width_factor or 0.0) > CURVED
+
+
+def _wider(known: Known) -> str:
+    if known.width_factor is not None and _curved(known):
+        return (
+            f"the bound pays for curvature: widen the network about {known.width_factor:.2g} times (--width)"
+        )
+    return "the bound pays for curvature: widen the network (--width), or centre its inputs"
+
+
+def _tighter(known: Known) -> str:
+    """How to a bound that says something, or more: the largest radius known to have one, else the network."""
+    inside = [
+        (radius, bound) for radius, bound in known.at_radii
+        if bound > known.floor and (known.radius is None or radius < known.radius)
+    ]  # fmt: skip
+    if known.kind == "proved" and _curved(known):
+        return _wider(known)
+    if inside:
+        radius, bound = max(inside)
+        return f"train in a smaller ball: at radius {setting(radius)} the {known.kind} bound is {number(bound)} (--parameter-radius)"
+    if known.kind == "proved":
+        return "train in a smaller ball (--parameter-radius), or widen the network (--width)"
+    return "train in a much smaller ball (--parameter-radius), or a two-layer network, which has a proof (--network two-layer)"
+
+
+def _capacity(known: Known) -> Finding:
+    low, high, reached, gap, kind = known.claimed, known.upper, known.surrogate, known.gap, known.kind
+    values = [Value(number=max(low, known.floor), kind=kind)] if low is not None and kind is not None else []
+    if high is not None:
+        values.append(Value(number=high, kind="proved" if known.upper_proved else "observed"))
+    stuck = None if known.classes is None or known.classes < 2 else STUCK * math.log(known.classes)
+    attained = reached if high is None else high
+    if attained is not None and stuck is not None and attained <= stuck:
+        return _found(
+            "good", f"there is room for a low loss: this network reaches {number(attained)}", "", *values
+        )
+    most = "" if high is None else f": the best of this ball has a loss of at most {number(high)}"
+    if low is None or gap is None or reached is None or stuck is None:
+        return _found(
+            "not-measured", UNKNOWN if known.informative or kind is None else f"{NOTHING}{most}", "", *values
+        )  # fmt: skip
+    if gap > max(SMALL, WIDE_GAP * reached):
+        ends = number(low) if high is None else f"{number(low)} and {number(high)}"
+        between = f"{'lies' if kind == 'proved' else 'is estimated to lie'} {'above' if high is None else 'between'} {ends}"
+        return _found(
+            "not-measured",
+            f"not known to be the limit: the best of this ball {between}, so close the optimisation gap first",
+            "",
+            *values,
+        )
+    more = "--parameter-radius" if known.drift is None or known.drift >= AT_EDGE else "--width"
+    below = "no network in this ball is" if kind == "proved" else "by the estimate no network in this ball is"
+    return _found(
+        "warning",
+        f"the loss is {number(reached)} and {below} below {number(low)}: the ball is the limit",
+        f"give the network more room ({more}), or lower the radius of the threat",
+        *values,
+    )
+
+
+def _generalisation(known: Known) -> Finding:
+    train, test = known.train, known.test
+    if train is None or test is None:
+        return _found("not-measured", UNKNOWN)
+    over = train.robust / train.examples - test.robust / test.examples
+    low, high = difference(
+        (train.robust, train.examples),
+        (test.robust, test.examples),
+        first_whole=train.examples == train.population,
+    )
+    sample = (
+        f"{count(train.examples)} of {count(train.population)}"
+        if train.examples < train.population
+        else f"all {count(train.examples)}"
+    )
+    said = (
+        f"under the same attacks robust accuracy is {percent(train.robust / train.examples)} on {sample} training examples and "
+        f"{percent(test.robust / test.examples)} on {count(test.examples)} test examples: "
+        f"{points(over)} apart (95 % interval {points(low).removesuffix(' points')} to {points(high)})"
+    )
+    value = Value(number=over, kind="observed", unit="accuracy")
+    if over > OVERFITTED and low > 0:
+        remedy = "train on more examples (--examples), in a smaller ball (--parameter-radius), or for fewer epochs (--epochs)"
+        return _found("warning", said, remedy, value)
+    return _found("good", said, "", value)
+
+
+def _classes(known: Known) -> Finding:
+    overall = known.robust_accuracy
+    rows = [row for row in known.per_class if row.robust is not None and (row.examples or 0) >= FEW_OF_CLASS]
+    if overall is None or not rows:
+        return _found("not-measured", UNKNOWN)
+    low = [
+        f"{row.name} ({100 * (row.robust or 0):.0f} %)"
+        for row in rows
+        if (row.robust or 0) < overall - LAGGING
+    ]
+    if low:
+        return _found(
+            "warning",
+            f"robust accuracy of class {', '.join(low)} is far below that of all ({100 * overall:.0f} %)",
+            "look at its examples in the report's gallery and table, and collect more of it",
+        )
+    return _found("good", "no class is far behind the others")
+
+
+def _trace(known: Known) -> Finding:
+    if known.void_windows:
+        (reason, times), *others = Counter(known.void_windows).most_common()
+        more = f" (and {len(others)} other reason{'s' if len(others) > 1 else ''})" if others else ""
+        return _found(
+            "warning",
+            f"{times} of {known.epochs} epochs give no bound: {reason.rstrip('.')}{more}",
+            "train without what makes these rounds void; the certificate counts the other epochs and the final pass",
+        )
+    if known.windows == 0:
+        return _found("not-measured", UNKNOWN)
+    return _found("good", "every recorded epoch gives a bound")
+
+
+def _certificate(known: Known) -> Finding:
+    reason = (known.reason or "no reason was recorded").rstrip(".")
+    if known.status is None:
+        return _found("warning", "there is no certificate", "compute it with `holdfast certify RUN`") if known.of_run else _found(
+            "not-measured", "no initial weights were given, so there is no ball to certify in"
+        )  # fmt: skip
+    if known.status == "void":
+        return _found(
+            "bad",
+            f"the certificate is void: {reason}",
+            "mend that cause and train again: a void certificate proves nothing",
+        )
+    if known.status == "estimate":
+        return _found(
+            "warning",
+            f"the lower bound is an estimate, nothing is proved: {reason}",
+            "train a two-layer network for a proof (--network two-layer)",
+        )
+    if not known.informative:
+        return _found("warning", f"{NOTHING}: the proved bound is the trivial one", _tighter(known))
+    return _found("good", "the lower bound is proved")
+
+
+RULES: dict[str, Callable[[Known], Finding | list[Finding]]] = {
+    "run": _run,
+    "data": _data,
+    "threat": _threat,
+    "evaluation": _evaluation,
+    "attack": _attack,
+    "training": _training,
+    "optimisation": _optimisation,
+    "capacity": _capacity,
+    "generalisation": _generalisation,
+    "classes": _classes,
+    "trace": _trace,
+    "certificate": _certificate,
+}
+OF_RUNS = ("run", "training", "trace")
+"""Rules that look at how a network was trained; one from elsewhere is spared them."""

@@ -1,0 +1,202 @@
+"""The diagnosis of any network, trained here or elsewhere: the same rules and thresholds as a run's page, terminal and doctor."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast import _tensors, diagnosis
+from holdfast._files import without_nan
+from holdfast._tensors import batches
+from holdfast.attacks import PGD, Attack, attacking
+from holdfast.certificates import Certificate, certify
+from holdfast.certificates.convergence import attacked_points
+from holdfast.curvature import curvature_for
+from holdfast.data.separation import separation
+from holdfast.diagnosis import Finding, Known, summed_up
+from holdfast.diagnosis.known import ClassKnown, Counted, from_record
+from holdfast.errors import InputError
+from holdfast.evaluation import Evaluation
+from holdfast.evaluation.closing import Examples, close
+from holdfast.evaluation.doubt import examined
+from holdfast.jobs.summary import certified
+from holdfast.losses import CrossEntropy, Loss, predictions
+from holdfast.threats import LpBall, Threat
+from holdfast.training import ParameterBall
+
+BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Diagnosis:
+    """What `holdfast.diagnose` found.
+
+    ``print(found)`` shows a table, ``found["attack"]`` is the first finding of a name, and iteration gives all in the order in which
+    to mend.
+
+    Attributes:
+        findings: what was looked at, each with its level, its figures and one remedy.
+        evaluation: the examples under the strongest attacks.
+        certificate: how far the network is from the best of its ball; ``None`` without initial weights.
+    """
+
+    findings: tuple[Finding, ...]
+    evaluation: Evaluation
+    certificate: Certificate | None
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, name: str) -> Finding:
+        for finding in self.findings:
+            if finding.name == name:
+                return finding
+        raise KeyError(name)
+
+    def __repr__(self) -> str:
+        return f"Diagnosis({summed_up(self.findings)})"
+
+    def __str__(self) -> str:
+        """A table, one line a finding, its remedy below."""
+        names, levels = (
+            max(map(len, column), default=0)
+            for column in ([f.name for f in self.findings], [f.level for f in self.findings])
+        )
+        lines = []
+        for f in self.findings:
+            known = f" ({', '.join(f.kinds)})" if f.kinds else ""
+            lines.append(f"{f.name:<{names}}  {f.level:<{levels}}  {f.sentence}{known}")
+            if f.remedy:
+                lines.append(f"{'':<{names}}  {'':<{levels}}  -> {f.remedy}")
+        return "\n".join([*lines, f"{summed_up(self.findings)}."])
+
+
+def diagnose(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    initial: nn.Module | Mapping[str, Tensor] | None = None,
+    attack: Attack | None = None,
+    radius: float | None = None,
+    test: Examples | None = None,
+    loss: Loss | None = None,
+    final_attack: Attack | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Diagnosis:
+    """What holds a network back: the threat, the attack, the optimiser, the network's size, or the number of examples.
+
+    Args:
+        model: any network, trained anywhere; it is left as it is and looked at in evaluation mode.
+        x, y: the examples it was trained on, and their labels.
+        initial: its weights before training, as a network or by name: the centre of the ball that it is compared in. Without them
+            nothing is said of optimisation, and of capacity only what the network itself shows.
+        attack: that it was trained against, default ``PGD(steps=10)``; the attack gap is over it.
+        radius: of the parameter ball, default the distance that the weights moved.
+        test: (x, y) it was not trained on, for the gap between both parts; under the same attacks.
+        loss: default cross-entropy.
+        final_attack: the stronger attack, default PGD with 40 steps and 2 restarts; short targeted searches and queries follow.
+        seed: of all searches.
+
+    Returns:
+        Findings in the order in which to mend, with the evaluation and the certificate behind them.
+
+    Raises:
+        InputError: anything `evaluate` or `certify` refuses.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.digits(classes=(3, 8))
+    >>> net = hf.networks.TwoLayer(data.features, 2, width=20)
+    >>> found = hf.diagnose(net, data.train.x[:20], data.train.y[:20], hf.LpBall("2", 0.1, bounds=data.bounds))
+    >>> found["optimisation"].level
+    'not-measured'
+    """
+    attack = PGD(steps=10) if attack is None else attack
+    loss = CrossEntropy() if loss is None else loss
+    final = PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else final_attack
+    report = progress or (lambda share: None)
+    training, device = model.training, _tensors.device_of(model, x)
+    x, y = x.to(device), y.to(device)
+    if test is not None:
+        test = test[0].to(device), test[1].to(device)
+    closing = close(
+        model, (x, y), test, threat, final, loss=loss, seed=seed, progress=lambda share: report(0.8 * share)
+    )
+    points = attacked_points(model, x, y, threat, attack, loss, seed=seed + 1, batch_size=BATCH)
+    against, holds = _at(model, points.points, y, loss)
+    certificate = None
+    if initial is not None:
+        certificate = certify(
+            model, initial, x, y, threat, attack, radius=radius or _distance(model, initial), loss=loss, seed=seed
+        )  # fmt: skip
+    reported, of = (closing.on_train, (x, y)) if test is None else (closing.on_test, test)
+    assert reported is not None  # there is one where there is a test part
+    evaluation = examined(model, *of, threat, reported, training=training, seed=seed)
+    report(1.0)
+    record = closing.record(holds)
+    attacked = float(torch.maximum(against.cpu().double(), closing.on_train.loss.double()).mean())
+    known = replace(
+        _certified(certificate),
+        of_run=False, attack=attack.name, classes=float(max(2, int(y.max()) + 1)),
+        train=Counted(**record["train"]),
+        test=None if record["test"] is None else Counted(**record["test"], population=record["test"]["examples"]),
+        test_examples=None if test is None else float(len(test[1])),
+        trained_against=float(against.mean()), attacked=attacked, upper=attacked,
+        robust_accuracy=evaluation.robust_accuracy,
+        per_class=tuple(
+            ClassKnown(name=str(row.label), examples=float(row.examples), robust=row.robust_accuracy)
+            for row in evaluation.per_class()
+        ),
+        evaluated=True, doubts=evaluation.warnings or (), **_separation(x, y, threat),
+    )  # fmt: skip
+    return Diagnosis(findings=diagnosis.diagnose(known), evaluation=evaluation, certificate=certificate)
+
+
+@torch.no_grad()
+def _at(model: nn.Module, points: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """The loss at these points, and whether each is classified as its label."""
+    with attacking(model, "eval"):
+        outputs = torch.cat([model(part) for part in batches(points, BATCH)])
+    return loss(outputs, y), predictions(outputs) == y
+
+
+def _distance(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> float:
+    """The radius of the smallest balls that hold the weights; of any size where they have not moved."""
+    start = initial.state_dict() if isinstance(initial, nn.Module) else initial
+    names = curvature_for(model)[0].parameters(model)
+    absent = [name for ball in names for name in ball if name not in start]
+    if absent:
+        raise InputError(
+            f"initial must hold the starting weights of every trained parameter, got none for {absent[0]!r}; give the network as it was "
+            "before training."
+        )
+    moved = ParameterBall(names=names, initial=start, radius=math.inf).distances(model)
+    return max(float(distance) for distance in moved) * (1 + 1e-6) or 1.0
+
+
+def _separation(x: Tensor, y: Tensor, threat: Threat) -> dict[str, Any]:
+    """Whether threat sets of different labels meet; nothing where no exact test is known."""
+    if not isinstance(threat, LpBall):
+        return {}
+    found = separation(x, y, norm=threat.norm, radius=float(threat.radius), fixed=threat.fixed)
+    return {
+        "compatible": found.count == 0, "pairs_meeting": float(found.count), "reach": threat.reach,
+        "smallest_distance": found.distance if math.isfinite(found.distance) else None,
+    }  # fmt: skip
+
+
+def _certified(certificate: Certificate | None) -> Known:
+    """What a certificate says, as a run's summary says it."""
+    if certificate is None:
+        return Known()
+    known = from_record(without_nan(certified(certificate)))
+    moved = max(certificate.drift, default=math.nan) / certificate.radius
+    return replace(known, drift=moved if math.isfinite(moved) else None)

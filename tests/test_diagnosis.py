@@ -1,0 +1,460 @@
+"""One diagnosis: page, terminal, doctor and Python say the same; like is compared with like; nothing unsayable is a number."""
+
+import copy
+import doctest
+import io
+import json
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from torch import nn
+
+import holdfast as hf
+from holdfast._fields import Fields
+from holdfast.certificates import Certificate
+from holdfast.cli.terminal import show_certificate, show_findings, show_run
+from holdfast.diagnosis import Known, diagnose, diagnose_record, finding, intervals, summed_up, verdict
+from holdfast.diagnosis.finding import Finding, from_dict
+from holdfast.diagnosis.known import Counted
+from holdfast.diagnosis.rules import OF_RUNS, RULES
+from holdfast.diagnosis.thresholds import OVERFITTED, SMALL, WEAK_ACCURACY
+from holdfast.errors import InputError
+from holdfast.evaluation import evaluate
+from holdfast.evaluation.closing import close, closing_attacks
+from holdfast.evaluation.parallel import evaluate_in_processes
+from holdfast.evaluation.result import continued
+from holdfast.evaluation.suites import suite
+from holdfast.jobs.doctor import examine
+from holdfast.report import page, read_run
+from holdfast.runs import Run
+from report_folders import digits_run, evaluated_run, interrupted_run, ten_class_run, unsayable_run, void_run
+from test_report import Seen
+
+SIGN = {
+    "name": "zero gradients",
+    "level": "warning",
+    "sentence": "12 % have none",
+    "remedy": "attack the logits",
+}
+
+
+def doubted_run(folder):
+    return evaluated_run(folder, verdict={"word": "doubt", "warnings": [SIGN]})
+
+
+def contradicted_run(folder):
+    """The proved bound lies above the loss that the attack of training found."""
+    return digits_run(folder, attack_missed=0.0377)
+
+
+RUNS = [
+    digits_run, ten_class_run, void_run, unsayable_run, interrupted_run, evaluated_run, doubted_run, contradicted_run,
+]  # fmt: skip
+
+
+def printed(show, *values) -> str:
+    """What the terminal shows, on one line: wrapping is not in question."""
+    out = Console(width=110, file=io.StringIO(), highlight=False)
+    show(out, *values)
+    return plain(out.file.getvalue())
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
+
+
+@pytest.mark.parametrize("build", RUNS)
+def test_page_terminal_doctor_and_python_say_the_same(tmp_path, build):
+    folder = build(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    run = Run(
+        folder=folder, model=None, summary=summary, metrics=[], best={},
+        certificate=Certificate(status="void", reason="not read", radius=1.0),
+    )  # fmt: skip
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line.endswith("}")
+    ]
+    expected = diagnose_record(summary, rows)
+    assert examine(folder)[-len(expected) :] == expected
+    assert read_run(folder).findings == expected
+    by_python = [f for f in run.findings if f.name not in OF_RUNS]
+    assert [f.level for f in by_python] == [f.level for f in expected if f.name not in OF_RUNS]
+
+    terminal, doctor = printed(show_run, folder, None), printed(show_findings, examine(folder))
+    shown = Seen(page([read_run(folder)])).text
+    words = {"good": "ok", "warning": "look", "bad": "bad", "not-measured": "-"}
+    for found in expected:
+        for text in (terminal, doctor):
+            assert f"{found.name} {words[found.level]} {plain(found.sentence)}" in text
+            assert plain(found.remedy) in text
+        assert f"{found.level.replace('-', ' ')} {found.name} : {plain(found.sentence)}" in plain(shown)
+        assert plain(found.remedy) in plain(shown)
+
+
+@pytest.mark.parametrize("build", RUNS)
+def test_the_cards_of_the_page_have_the_levels_and_figures_of_the_findings(tmp_path, build):
+    run = read_run(build(tmp_path / "run"))
+    html = page([run])
+    cards = re.split(r'<div class="card(?: largest)?">', html.split("<h2>Accuracy</h2>")[0])[1:]
+    for card, name in zip(cards, ("optimisation", "attack", "capacity"), strict=True):
+        found = run.finding(name)
+        assert f'badge {found.level}"' in card
+        assert all(f"chip {kind}" in card for kind in found.kinds)
+        assert all(value.text in card for value in found.values)
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.floats(), st.floats(0, 2), st.integers(-5, 10**6),
+    st.sampled_from([10**400, "text", [], {}, [{}], [{"radius": 1.0, "lower_bound": -3.0}], "certified", "estimate", "void"]),
+)  # fmt: skip
+KEYS = (
+    "surrogate_loss", "robust_loss_lower_bound", "robust_loss_upper_bound", "robust_loss_upper_kind", "robust_loss_attacked", "gap",
+    "certificate_status", "certificate_informative", "certificate_floor", "attack_missed", "training_attack_loss", "width_factor",
+    "parameter_radius", "bounds_at_radii", "closing", "compatibility", "drift", "per_class", "data", "robust_accuracy", "evaluation",
+    "interrupted", "certificate_reason", "attack",
+)  # fmt: skip
+COUNTS = st.dictionaries(
+    st.sampled_from(["examples", "robust", "population", "under_training_attack"]), st.integers(-1, 50)
+)
+
+
+@settings(max_examples=150)
+@given(
+    summary=st.dictionaries(st.sampled_from(KEYS), ANYTHING, min_size=5),
+    closing=st.one_of(st.none(), st.fixed_dictionaries({"train": COUNTS, "test": COUNTS})),
+    losses=st.lists(ANYTHING, max_size=9),
+)
+def test_whatever_a_record_holds_every_trouble_has_a_remedy_and_no_figure_is_raw(summary, closing, losses):
+    if closing is not None:
+        summary["closing"] = closing
+    found = diagnose_record(summary, [{"online_loss": loss} for loss in losses])
+    assert {f.name for f in found} == set(RULES)
+    for f in found:
+        assert f.sentence
+        assert bool(f.remedy) or f.level in ("good", "not-measured")
+        assert f.level != "good" or not f.remedy
+        assert all(math.isfinite(value.number) for value in f.values)
+        assert not re.search(r"\b(nan|inf|None)\b", f.sentence + f.remedy)
+
+
+@settings(max_examples=100)
+@given(
+    status=st.sampled_from(["certified", "estimate"]),
+    floor=st.sampled_from([0.0, 0.325]),
+    below=st.floats(0, 600),
+    surrogate=st.floats(0.4, 3),
+    informative=st.sampled_from([None, False, True]),
+)
+def test_from_the_trivial_bound_no_figure_follows(status, floor, below, surrogate, informative):
+    summary = {
+        "certificate_status": status, "robust_loss_lower_bound": floor - below, "gap": surrogate - floor + below,
+        "surrogate_loss": surrogate, "robust_loss_upper_bound": surrogate + 0.01, "certificate_floor": floor,
+        "certificate_informative": informative, "data": {"classes": 10}, "parameter_radius": 12.0,
+    }  # fmt: skip
+    found = {f.name: f for f in diagnose_record(summary)}
+    assert found["optimisation"].level == "not-measured"
+    assert not found["optimisation"].values
+    assert "nothing can be said at radius 12" in found["optimisation"].sentence
+    assert {kind for f in found.values() for kind in f.kinds} <= {"observed"}
+
+
+def test_a_loss_that_has_come_down_to_its_infimum_leaves_nothing_to_say_but_that():
+    summary = {
+        "certificate_status": "certified", "robust_loss_lower_bound": 0.0, "gap": 0.0, "surrogate_loss": 0.0, "certificate_floor": 0.0,
+        "certificate_informative": True,
+    }  # fmt: skip
+    found = {f.name: f for f in diagnose_record(summary)}
+    assert found["optimisation"].level == found["certificate"].level == "good"
+
+
+def test_the_largest_radius_that_says_something_is_named():
+    known = Known(
+        status="estimate", informative=False, lower=0.0, surrogate=1.0, radius=60.0,
+        at_radii=((6.0, 0.4), (12.0, 0.1), (18.0, 0.0), (90.0, 0.3)),
+    )  # fmt: skip
+    found = {f.name: f for f in diagnose(known)}
+    assert "at radius 12 the estimated bound is 0.1000" in found["optimisation"].remedy
+
+
+def gap(train, test, population=None, under=None):
+    known = Known(
+        train=Counted(examples=train[1], robust=train[0], population=population or train[1], under_training_attack=under),
+        test=Counted(examples=test[1], robust=test[0], population=test[1]),
+        trained_against=1.0, attacked=1.001,
+    )  # fmt: skip
+    return {f.name: f for f in diagnose(known)}
+
+
+def test_overfitting_needs_a_gap_that_chance_does_not_explain():
+    sure, chance = gap((900, 1000), (700, 1000)), gap((9, 10), (7, 10), population=50)
+    assert sure["generalisation"].level == "warning"
+    assert sure["generalisation"].value.number == pytest.approx(0.2)
+    assert chance["generalisation"].level == "good"
+    assert gap((800, 1000), (round(1000 * (0.8 - OVERFITTED)) + 1, 1000))["generalisation"].level == "good"
+
+
+def test_a_sample_of_the_training_part_is_less_sure_than_all_of_it():
+    whole, sample = gap((90, 100), (75, 100)), gap((90, 100), (75, 100), population=5000)
+    assert "all 100" in whole["generalisation"].sentence
+    assert "100 of 5,000" in sample["generalisation"].sentence
+    assert whole["generalisation"].sentence != sample["generalisation"].sentence
+
+
+def test_the_attack_gap_is_told_in_accuracy_too():
+    found = gap((700, 1000), (690, 1000), under=700 + int(1000 * WEAK_ACCURACY) + 1)["attack"]
+    assert found.level == "warning"
+    assert [value.unit for value in found.values] == ["loss", "accuracy"]
+    assert gap((700, 1000), (690, 1000), under=720)["attack"].level == "good"
+
+
+def test_a_proved_bound_above_the_attack_s_loss_is_said_and_proved():
+    found = {f.name: f for f in diagnose(Known(missed=2 * SMALL, trained_against=1.0, attacked=1.0))}[
+        "attack"
+    ]
+    assert found.level == "warning"
+    assert found.kinds == ("proved",)
+    assert "missed at least 0.0200 of loss" in found.sentence
+
+
+def test_the_attack_is_judged_on_the_network_it_attacked():
+    """The surrogate loss may be that of other weights: those of the lowest loss."""
+    summary = {"surrogate_loss": 0.5, "training_attack_loss": 0.8, "robust_loss_attacked": 0.805}
+    found = {f.name: f for f in diagnose_record(summary)}["attack"]
+    assert found.value.number == pytest.approx(0.005)
+    assert found.level == "good"
+
+
+def test_a_verified_upper_end_is_no_stronger_attack():
+    summary = {"surrogate_loss": 0.5, "robust_loss_upper_bound": 0.9, "robust_loss_upper_kind": "verified"}
+    found = {f.name: f for f in diagnose_record(summary)}
+    assert found["attack"].level == "not-measured"
+    assert found["capacity"].kinds == ("proved",)
+
+
+def test_networks_from_elsewhere_are_spared_the_rules_about_training():
+    assert {f.name for f in diagnose(Known(of_run=False))} == set(RULES) - set(OF_RUNS)
+
+
+@settings(max_examples=100)
+@given(trials=st.integers(1, 400), share=st.floats(0, 1))
+def test_intervals_hold_the_share_and_shrink(trials, share):
+    successes = round(share * trials)
+    low, high = intervals.wilson(successes, trials)
+    assert 0 <= low <= successes / trials <= high <= 1
+    wider = intervals.wilson(successes, trials), intervals.wilson(4 * successes, 4 * trials)
+    assert wider[1][1] - wider[1][0] < wider[0][1] - wider[0][0]
+
+
+def test_the_interval_of_a_difference_covers():
+    """Exact coverage over all outcomes of two binomials, against the nominal 95 %."""
+    n, p, q = 40, 0.8, 0.6
+    chance = [[math.comb(n, k) * r**k * (1 - r) ** (n - k) for k in range(n + 1)] for r in (p, q)]
+    covered = sum(
+        chance[0][a] * chance[1][b]
+        for a in range(n + 1)
+        for b in range(n + 1)
+        for low, high in [intervals.difference((a, n), (b, n), first_whole=False)]
+        if low <= p - q <= high
+    )
+    assert 0.94 <= covered <= 0.98
+
+
+@pytest.mark.parametrize("module", [finding, intervals])
+def test_doctests(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert not found.failed
+
+
+def test_findings_survive_a_record():
+    kept = Finding(name="labels", level="bad", sentence="no better than guessing", remedy="renumber")
+    assert from_dict(Fields(json.loads(json.dumps(kept.as_dict())))) == kept
+    assert verdict([kept]) == "void"
+    assert verdict([]) == "trust"
+    assert summed_up([kept, kept]) == "2 bad: labels"
+    assert from_dict(Fields({})).level == "warning", "what is no level is not taken for a good one"
+
+
+@pytest.mark.parametrize("status", ["certified", "estimate"])
+def test_a_certificate_shown_again_says_nothing_where_nothing_can_be_said(tmp_path, status):
+    silent = Certificate(
+        status=status, reason="why", radius=20.0, surrogate_loss=1.5, lower_bound=0.0, gap=1.5
+    )
+    text = printed(show_certificate, silent, tmp_path / "certificate.json")
+    assert text.count("nothing can be said at this radius") == 2
+    said = Certificate(
+        status=status, reason="why", radius=20.0, surrogate_loss=1.5, lower_bound=1.1, gap=0.4, floor=0.0
+    )
+    text = printed(show_certificate, said, tmp_path / "certificate.json")
+    assert "nothing can be said" not in text
+    assert ("estimated gap 0.4000" in text) == (status == "estimate")
+
+
+# Networks from elsewhere
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A small net trained by nobody's library but torch, its start, and its data."""
+    data = hf.data.digits(classes=(3, 8, 5))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 3))
+    start = copy.deepcopy(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    x, y = data.train.x[:150], data.train.y[:150].long()
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net, start, (x, y), (data.test.x[:60], data.test.y[:60].long())
+
+
+THREAT = hf.LpBall("2", 0.2, bounds=(0.0, 1.0))
+QUICK = {"final_attack": hf.PGD(steps=5), "seed": 3}
+
+
+def test_a_network_from_elsewhere_is_diagnosed(elsewhere):
+    net, _, (x, y), test = elsewhere
+    found = hf.diagnose(net.train(), x, y, THREAT, test=test, **QUICK)
+    assert net.training, "left as it was"
+    assert {f.name for f in found} == set(RULES) - set(OF_RUNS)
+    assert found["optimisation"].level == found["certificate"].level == "not-measured"
+    assert found["generalisation"].level in ("good", "warning")
+    assert "of 150 training examples" in found["generalisation"].sentence
+    assert [value.unit for value in found["attack"].values] == ["loss", "accuracy"]
+    assert found.certificate is None
+    assert found.evaluation.verdict is not None
+    assert repr(found).startswith("Diagnosis(")
+    assert "\n" not in repr(found)
+    assert len(repr(found)) < 160
+    table = str(found)
+    assert all(f"{f.name} " in table and f.sentence in table and f.remedy in table for f in found)
+    with pytest.raises(KeyError):
+        found["nothing of this name"]
+
+
+def test_with_its_start_it_is_compared_with_the_best_of_its_ball(elsewhere):
+    net, start, (x, y), _ = elsewhere
+    far = hf.diagnose(net, x, y, THREAT, initial=start, **QUICK)
+    assert far.certificate is not None
+    assert far["certificate"].level == "warning", "an estimate"
+    assert far["optimisation"].level != "good", "so far from the start the linear estimate says nothing"
+    near = hf.networks.TwoLayer(64, 3, width=66, scale=0.4)
+    proved = hf.diagnose(
+        near, x, y, THREAT, initial=copy.deepcopy(near), attack=hf.FGSM(), radius=0.1, **QUICK
+    )
+    assert proved["certificate"].level == "good"
+    assert proved["optimisation"].kinds == ("proved",)
+    assert proved["optimisation"].value.number == pytest.approx(proved.certificate.gap)
+    with pytest.raises(InputError, match="starting weights"):
+        hf.diagnose(near, x, y, THREAT, initial={}, **QUICK)
+
+
+def test_a_weak_training_attack_is_named(elsewhere):
+    net, _, (x, y), _ = elsewhere
+    found = hf.diagnose(net, x, y, THREAT.with_radius(0.8), attack=hf.RandomAttack(samples=1), **QUICK)[
+        "attack"
+    ]
+    assert found.level == "warning"
+    assert "random" in found.sentence
+
+
+def test_incompatible_labels_are_found(elsewhere):
+    net, _, (x, y), _ = elsewhere
+    wrong = y.clone()
+    x = torch.cat([x, x[:1]])
+    wrong = torch.cat([wrong, (wrong[:1] + 1) % 3])
+    found = hf.diagnose(net, x, wrong, THREAT, **QUICK)["threat"]
+    assert found.level == "bad"
+
+
+# Both parts under the same attacks
+
+
+class Counting(nn.Module):
+    """Counts the rows it is asked about."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.rows = net, 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        return self.net(x)
+
+
+def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(elsewhere):
+    net, _, train, test = elsewhere
+    final = hf.PGD(steps=40, restarts=2, keep_best=True)
+    counted = Counting(net)
+    closing = close(counted, train, test, THREAT, final, loss=hf.CrossEntropy(), seed=0)
+    spent, counted.rows = counted.rows, 0
+    evaluate(counted, *train, THREAT, (final,), drop_broken=False, seed=0, examine=False)
+    evaluate(counted, *test, THREAT, (final, *suite("fast", THREAT)), seed=0, examine=False)
+    assert spent <= counted.rows
+    record = closing.record(torch.ones(150, dtype=torch.bool))
+    assert record["attacks"][0] == final.name
+    assert record["train"]["examples"] == record["test"]["examples"] == 60
+    assert record["train"]["population"] == 150
+    alike = evaluate(
+        net, train[0][closing.rows], train[1][closing.rows], THREAT, (final, *closing_attacks(THREAT)), seed=0, examine=False
+    )  # fmt: skip
+    assert abs(record["train"]["robust"] - int(alike.robust.sum())) <= 1, "up to the random starts"
+
+
+def test_further_attacks_break_more_and_keep_the_books(elsewhere):
+    net, _, (x, y), _ = elsewhere
+    threat = THREAT.with_radius(0.8)
+    first = evaluate(net, x, y, threat, [hf.RandomAttack(samples=1)], examine=False)
+    rows = first.robust.nonzero().squeeze(1)[::2]
+    more = evaluate(net, x[rows], y[rows], threat, [hf.PGD(steps=20)], examine=False)
+    both = continued(first, rows, more)
+    assert int(first.robust.sum()) - int(both.robust.sum()) == int((~more.robust).sum()) > 0
+    assert set(both.broken_by[rows][~more.robust].tolist()) == {1}
+    assert [stage.name for stage in both.stages] == [stage.name for stage in (*first.stages, *more.stages)]
+    assert (both.loss >= first.loss).all()
+    assert bool(threat.contains(both.x, x).all())
+    broken = ~both.robust & first.robust
+    assert bool((net(both.x[broken]).argmax(1) != y[broken]).all())
+
+
+# The verdict of an evaluation
+
+
+def test_an_evaluation_carries_its_verdict(elsewhere):
+    net, _, _, (x, y) = elsewhere
+    trusted = hf.evaluate(net.eval(), x, y, THREAT, attacks="fast")
+    assert (trusted.verdict, trusted.warnings) == ("trust", ())
+    void = hf.evaluate(net, x, (y + 1) % 3, THREAT, attacks="fast")
+    assert void.verdict == "void"
+    assert [(sign.name, sign.level) for sign in void.warnings if sign.level == "bad"] == [("labels", "bad")]
+    assert all(sign.sentence and sign.remedy for sign in void.warnings)
+    doubted = hf.evaluate(net, x, y, THREAT, attacks="clean")
+    assert doubted.verdict == "doubt"
+    assert hf.evaluate(net, x, y, THREAT, attacks="fast", examine=False).verdict is None
+
+
+def test_a_model_handed_over_in_training_mode_is_noticed(elsewhere):
+    net, _, _, (x, y) = elsewhere
+    model = nn.Sequential(net, nn.Dropout(0.5)).train()
+    found = hf.evaluate(model, x, y, THREAT, attacks=[hf.FGSM()])
+    assert "training mode" in {sign.name for sign in found.warnings}
+
+
+def test_each_example_s_own_radius_counts_in_the_search_for_signs(elsewhere):
+    net, _, _, (x, y) = elsewhere
+    radii = torch.where(torch.arange(len(x)) % 2 == 0, 0.05, 0.2)
+    found = hf.evaluate(net.eval(), x, y, THREAT.with_radius(5.0), attacks="fast", radii=radii)
+    assert found.verdict == "trust", "in balls of radius 5 a further search would break most"
+    assert bool(THREAT.contains(found.x, x).all())
+
+
+def test_processes_give_a_verdict_too(elsewhere):
+    net, _, _, (x, y) = elsewhere
+    found = evaluate_in_processes(net.eval(), x, (y + 1) % 3, THREAT, [hf.FGSM()], processes=2)
+    assert found.verdict == "void"
