@@ -1,9 +1,13 @@
 """Small tensor helpers shared by all: rows as vectors, devices, chunks."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+COARSE = (torch.float16, torch.bfloat16)
+"""Dtypes whose rounding is of the size of what adversaries change."""
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -25,6 +29,31 @@ def chunks(total: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most ``size`` rows covering ``range(total)``."""
     for start in range(0, total, max(1, size)):
         yield slice(start, min(total, start + size))
+
+
+def called(model: nn.Module, points: Tensor) -> object:
+    """``model(points)``, whatever that is: the one place where a user's model is called. It works on a copy and answers with one.
+
+    So a model that changes its input in place leaves the points as they are, and one that writes every answer into the same
+    storage leaves earlier answers as they were.
+    """
+    found = model(points.clone())
+    return found.clone() if isinstance(found, Tensor) else found
+
+
+def applied(model: nn.Module, points: Tensor) -> Tensor:
+    """`called`, for a model known to answer with a tensor."""
+    return cast(Tensor, called(model, points))
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half-precision numbers in float32, others as they are: differences and losses of the former round to nothing or overflow."""
+    return values.float() if values.dtype in COARSE else values
+
+
+def answers(model: nn.Module, points: Tensor) -> Tensor:
+    """`applied`, in float32 at least: outputs that are to be judged."""
+    return widened(applied(model, points))
 
 
 def batches(x: Tensor, size: int) -> Iterator[Tensor]:

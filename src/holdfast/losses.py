@@ -295,14 +295,19 @@ def _other_loss(value: Any) -> str:
 LOSS = Rule(what=f"a holdfast Loss or one of {', '.join(LOSSES)}", read=_read_loss, hint=_other_loss)
 
 
+def finite(outputs: Outputs) -> Tensor:
+    """Whether all outputs of an example and their differences are finite numbers (bool per example)."""
+    return (outputs.amax(1) - outputs.amin(1)).isfinite()
+
+
 def predictions(outputs: Outputs) -> Labels:
     """Predicted class of each example; one output means class 1 where it is > 0."""
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
 def correct(outputs: Outputs, labels: Labels) -> Tensor:
-    """Whether each example is classified correctly (bool per example); a tie is not a correct answer."""
+    """Whether each example is classified correctly (bool per example); a tie or outputs that are not `finite` are no correct answer."""
     if outputs.shape[1] == 1:
-        return (signs(labels, outputs) * outputs > 0).squeeze(1)
+        return (signs(labels, outputs) * outputs > 0).squeeze(1) & finite(outputs)
     at_label = outputs.gather(1, labels[:, None])
-    return (outputs >= at_label).sum(1) == 1
+    return ((outputs >= at_label).sum(1) == 1) & finite(outputs)

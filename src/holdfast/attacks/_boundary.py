@@ -32,7 +32,7 @@ def nearest_boundary(
     """
     with torch.enable_grad():
         points = points.detach().requires_grad_(True)
-        outputs = model(points)
+        outputs = _tensors.answers(model, points)
         if not outputs.requires_grad:
             raise InputError(
                 "model must be differentiable in its input for FAB, but its outputs carry no gradient; remove no_grad or"

@@ -6,9 +6,10 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from holdfast._rules import COUNT, FLAG, either, maybe, real, takes, word
+from holdfast._tensors import answers
 from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
@@ -135,7 +136,7 @@ class APGD(Attack):
             yield lambda outputs, y, target: own.value(outputs, y), y
             return
         with torch.no_grad():
-            outputs: Tensor = model(x)
+            outputs = answers(model, x)
         for target in wrong_classes(outputs, y)[:, : self.targets].unbind(1):
             yield _towards(loss), target
 
@@ -168,7 +169,7 @@ class APGD(Attack):
                 outputs, gradient = outputs_and_gradient(model, points, value)
             else:
                 with torch.no_grad():
-                    outputs, gradient = model(points), rows.gradient
+                    outputs, gradient = answers(model, points), rows.gradient
             rows.arrive(points, finite(gradient), goal(outputs, rows.y, rows.target))
             if drop:
                 stay = ~broken(model, points, outputs, rows.x, rows.y, threat, aim)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -29,9 +30,10 @@ from holdfast._arguments import (
 )
 from holdfast._memory import out_of_memory
 from holdfast._rules import SEED, maybe, takes, word
+from holdfast.attacks._logits import refuse_probabilities
 from holdfast.attacks.modes import Mode, attacking, in_mode
 from holdfast.errors import HoldfastError, InputError
-from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss, correct
+from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss, correct, finite
 from holdfast.threats import THREAT, LpBall, Threat, as_threat
 from holdfast.threats.base import Points
 
@@ -48,10 +50,20 @@ class Aim:
         loss = self.loss(outputs, y)
         return -loss if self.targeted else loss
 
+    def judge(self, outputs: Outputs, y: Labels) -> tuple[PerExample, Bool[Tensor, " batch"]]:
+        """The one judgement of points, by every attack and evaluation: the number maximised, never NaN, and whether the aim is reached.
+
+        That is: whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. A tie is no prediction. Nor are outputs,
+        their difference or a loss that are not finite: there the model is broken, at infinite loss, and no class is reached.
+        """
+        loss, right = self.loss(outputs, y), correct(outputs, y)
+        sound = loss.isfinite() & finite(outputs)
+        loss = torch.where(sound, loss, torch.inf)
+        return (-loss, right & sound) if self.targeted else (loss, ~(right & sound))
+
     def reached(self, outputs: Outputs, y: Labels) -> Bool[Tensor, " batch"]:
-        """Whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. Ties are no prediction."""
-        right = correct(outputs, y)
-        return right if self.targeted else ~right
+        """The second half of `judge`."""
+        return self.judge(outputs, y)[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +76,21 @@ class Scored:
 
 
 def scored(points: Points, outputs: Outputs, y: Labels, aim: Aim) -> Scored:
-    """Points with their outputs judged by ``aim``."""
-    return Scored(x=points, value=aim.value(outputs, y), reached=aim.reached(outputs, y))
+    """Points with their outputs judged by ``aim``; one that is not finite itself lies in no threat set, and serves no aim."""
+    value, reached = aim.judge(outputs, y)
+    point = _tensors.flatten(points).sum(1).isfinite()
+    return Scored(x=points, value=torch.where(point, value, -torch.inf), reached=reached & point)
 
 
 def score(model: nn.Module, points: Points, y: Labels, aim: Aim) -> Scored:
     """`scored` after one forward pass without gradients."""
     with torch.no_grad():
-        return scored(points, model(points), y, aim)
+        return scored(points, _tensors.answers(model, points), y, aim)
 
 
 def stronger(first: Scored, second: Scored) -> Scored:
-    """For each row the point that reaches the aim, else that of higher value; ``first`` on ties or if ``second`` is not finite."""
-    higher = torch.where(first.reached == second.reached, second.value > first.value, second.reached)
-    take = higher & second.value.isfinite()
+    """For each row the point that reaches the aim, else that of higher value; ``first`` on ties."""
+    take = torch.where(first.reached == second.reached, second.value > first.value, second.reached)
     return Scored(
         x=torch.where(_tensors.per_example(take, first.x), second.x, first.x),
         value=torch.where(take, second.value, first.value),
@@ -91,7 +104,7 @@ class AttackResult:
 
     Attributes:
         x: a point of each threat set, in float64 and without tolerance.
-        loss: loss at the true label in ``x``.
+        loss: loss at the true label in ``x``; infinite where outputs or loss are not finite.
         success: whether ``x`` is misclassified; in a targeted attack, whether it is classified as its target.
     """
 
@@ -181,8 +194,8 @@ class Attack(ABC):
         """Attack each example and return the strongest point known: that found, or the example itself.
 
         A point that reaches the attack's aim is stronger than one that does not; among equals the higher loss is.
-        Points outside the threat set or with a loss that is not finite are discarded. The model keeps its
-        parameters' gradients, its training flags and its running statistics.
+        Points outside the threat set are discarded; one where the outputs or the loss are not finite is misclassified, at infinite
+        loss. The model works on copies, and keeps its parameters' gradients, its training flags and its running statistics.
 
         Args:
             model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
@@ -281,7 +294,7 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
 
     Raises:
         InputError: ``x`` is empty, not floating point or not finite; ``y`` is not one integer label in range an example;
-            the outputs are not finite (batch, outputs) of the same batch size.
+            the outputs are not finite (batch, outputs) of the same batch size, or are probabilities.
     """
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         raise InputError(
@@ -303,18 +316,22 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
             f"model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for two classes, got"
             f" {came}; wrap it in a module that returns the logits."
         )
+    outputs = _tensors.widened(outputs)
     if len(outputs) != len(x):
         raise InputError(
             f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; return one row of"
             " outputs an example."
         )
-    if not outputs.isfinite().all():
-        rows = int((~outputs.isfinite().all(1)).sum())
+    sound = finite(outputs)
+    if not sound.all():
+        rows = int((~sound).sum())
         raise InputError(
-            f"model must return finite outputs on clean examples, got NaN or infinity for {rows} of {len(x)}; check its"
-            " weights."
+            f"model must return finite outputs, with finite differences, on clean examples, got NaN or infinity for {rows} of"
+            f" {len(x)}; check its weights."
         )
     _check_range("labels", y, outputs)
+    with torch.no_grad():
+        refuse_probabilities(partial(_tensors.answers, model), x, outputs)
     return outputs
 
 
@@ -338,7 +355,7 @@ def answered(model: nn.Module, x: Tensor) -> Any:
     """
     try:
         with torch.no_grad():
-            return model(x)
+            return _tensors.called(model, x)
     except HoldfastError:
         raise
     except Exception as error:

@@ -96,7 +96,7 @@ class FAB(Attack):
     ) -> Points:
         ball = checked_ball(threat, "FAB", "PGD")
         with torch.no_grad():
-            outputs = model(x)
+            outputs = _tensors.answers(model, x)
             nothing = _nothing_found(x, y, ball, self.patience or 0)
             nearest = replace(nothing, found=nothing.x.clone(), distance=nothing.distance.clone())
             left = ~aim.reached(outputs, y)
@@ -136,7 +136,10 @@ class FAB(Attack):
                 with torch.enable_grad():
                     outputs, gradient = outputs_and_gradient(model, points, value)
                 led = value(outputs)
-            reached = aim.reached(outputs, front.y) & led.isfinite()
+            reached = aim.reached(outputs, front.y)
+            led = led.nan_to_num(
+                nan=0.0, posinf=0.0, neginf=0.0
+            )  # no boundary is known there: the way back alone
             front = front.with_found(reached, ball.norm)
             slope = _tensors.flatten(finite(gradient))
             leaves = front.done | front.hopeless(self.steps - step)
@@ -147,8 +150,8 @@ class FAB(Attack):
                     return
                 front, led, slope, reached = front.take(kept), led[kept], slope[kept], reached[kept]
             front = replace(front, now=self._step(front, led, slope, reached, ball.norm))
-        outputs = model(front.now.reshape(-1, *shape))
-        reached = aim.reached(outputs, front.y) & outputs.isfinite().all(1)
+        outputs = _tensors.answers(model, front.now.reshape(-1, *shape))
+        reached = aim.reached(outputs, front.y)
         yield _with_last_try(model, front.with_found(reached, ball.norm), slope, shape, ball, aim)
 
     def _step(
@@ -276,8 +279,8 @@ def _with_last_try(
     """With the maximiser of the last linearisation over the threat set, where that is misclassified and nothing in the set was."""
     x = front.x.reshape(-1, *shape)
     points = ball.settle(ball.maximise(slope.reshape(x.shape), x), x)
-    outputs = model(points)
-    broken = aim.reached(outputs, front.y) & outputs.isfinite().all(1) & ~front.done
+    outputs = _tensors.answers(model, points)
+    broken = aim.reached(outputs, front.y) & ~front.done
     return replace(
         front,
         found=torch.where(broken[:, None], _tensors.flatten(points), front.found),

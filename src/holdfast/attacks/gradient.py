@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from holdfast import _tensors
 from holdfast.acceleration import closed_form
 from holdfast.errors import InputError
 from holdfast.losses import Outputs, PerExample
@@ -28,7 +29,7 @@ def outputs_and_gradient(model: nn.Module, points: Points, value: Value) -> tupl
         with torch.no_grad():
             return closed(points, lambda outputs: _slopes(outputs, value))
     points = points.detach().requires_grad_(True)
-    outputs = model(points)
+    outputs = _tensors.answers(model, points)
     worth = _differentiable(value(outputs))
     (gradient,) = torch.autograd.grad(worth.sum(), points)
     return outputs.detach(), gradient

@@ -160,7 +160,7 @@ class DeepFool(Attack):
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
         with torch.no_grad():
-            outputs: Tensor = model(x)
+            outputs = _tensors.answers(model, x)
         others = wrong_classes(outputs, y)[:, : 1 if aim.targeted else self.classes]
         result, points = x.clone(), x
         left, centre, labels = torch.arange(len(x), device=x.device), x, y
@@ -178,7 +178,7 @@ class DeepFool(Attack):
             move = self._move(model, points, labels, others, outputs, threat, aim)
             points = into_set(points + move)
             with torch.no_grad():
-                outputs = model(points)
+                outputs = _tensors.answers(model, points)
         return result
 
     def _move(

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, nn
 
 from holdfast._rules import COUNT, maybe, takes
+from holdfast._tensors import answers
 from holdfast.attacks.base import Aim, Attack, score, stronger
 from holdfast.attacks.by_name import ATTACK
 from holdfast.attacks.margins import wrong_classes
@@ -82,7 +83,7 @@ class MultiTarget(Attack):
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
         with torch.no_grad():
-            outputs = model(x)
+            outputs = answers(model, x)
         wrong = outputs.shape[1] - 1
         if wrong == 0 or aim.targeted:
             return self.attack.search(model, x, y, threat, aim=aim, generator=generator)

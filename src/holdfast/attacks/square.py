@@ -75,7 +75,7 @@ class Square(Attack):
         grid, shape = self._grid(x), x.shape[1:]
         found = x.clone()
         with torch.no_grad():
-            left = ~aim.reached(model(x), y)
+            left = ~aim.reached(outputs_of(model, x), y)
             for _ in range(self.restarts):
                 rows = left.nonzero().squeeze(1)
                 if len(rows) == 0:
@@ -125,8 +125,7 @@ def _climb(
     every = 1 if now.device.type == "cpu" else _LOOK
     outputs = outputs_of(model, now.reshape(-1, *shape))
     known = incremental(model, now, shape) if windows.single else None
-    best = _value(outputs, y, aim)
-    reached = aim.reached(outputs, y) & best.isfinite()
+    best, reached = _value(outputs, y, aim), aim.reached(outputs, y)
     for query, draw in enumerate(plan):
         if query % every == 0:
             broken = int(reached.sum())
@@ -141,8 +140,7 @@ def _climb(
                     known.take(kept, now)
         before = windows.change(now, draw)
         outputs = outputs_of(model, now.reshape(-1, *shape)) if known is None else known.propose(draw.area)
-        value = _value(outputs, y, aim)
-        breaks = aim.reached(outputs, y) & value.isfinite()
+        value, breaks = _value(outputs, y, aim), aim.reached(outputs, y)
         better = torch.where(breaks == reached, value > best, breaks)
         for window, old in before:
             now[window] = torch.where(better[:, None, None, None], now[window], old)
@@ -162,4 +160,4 @@ def _value(outputs: Outputs, y: Labels, aim: Aim) -> PerExample:
     else:
         at_label = outputs.gather(1, y[:, None]).squeeze(1)
         value = outputs.scatter(1, y[:, None], -torch.inf).amax(1) - at_label
-    return value.nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    return value.nan_to_num(nan=-torch.inf, posinf=torch.inf)

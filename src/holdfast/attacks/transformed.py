@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from holdfast._arguments import MODEL
 from holdfast._rules import COUNT, takes
+from holdfast._tensors import applied
 from holdfast.attacks.base import Aim, Attack
 from holdfast.attacks.by_name import ATTACK
 from holdfast.losses import Labels, Outputs
@@ -27,9 +28,9 @@ class MeanOutputs(nn.Module):
         self.model, self.samples = model, samples
 
     def forward(self, x: Points) -> Outputs:
-        total: Tensor = self.model(x)
+        total = applied(self.model, x)
         for _ in range(self.samples - 1):
-            total = total + self.model(x)
+            total = total + applied(self.model, x)
         return total / self.samples
 
 

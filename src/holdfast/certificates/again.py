@@ -31,7 +31,7 @@ def attacked_again(passed: FrozenPass, *, seed: int) -> FrozenPass:
         ]
     )
     with torch.no_grad():
-        outputs = torch.cat([passed.model(part) for part in batches(found, BATCH)])
+        outputs = torch.cat([applied(passed.model, part) for part in batches(found, BATCH)])
     inside = torch.cat(
         [
             passed.threat.contains(a, b)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from holdfast._tensors import batches
+from holdfast._tensors import applied, batches
 from holdfast.certificates.frozen import BATCH, Candidate, FrozenPass
 from holdfast.trace.lower_model import Radius, per_ball
 from holdfast.training.ball import ParameterBall
@@ -114,7 +114,7 @@ def _losses(
 def _loss(passed: FrozenPass, model: nn.Module) -> float:
     total = 0.0
     for points, y, p in _parts(passed):
-        total += float((p * passed.loss(model(points), y)).sum())
+        total += float((p * passed.loss(applied(model, points), y)).sum())
     return total
 
 
@@ -122,7 +122,7 @@ def _gradient(passed: FrozenPass, model: nn.Module, parameters: list[nn.Paramete
     sums = [torch.zeros_like(w) for w in parameters]
     for points, y, p in _parts(passed):
         with torch.enable_grad():
-            found = torch.autograd.grad((p * passed.loss(model(points), y)).sum(), parameters)
+            found = torch.autograd.grad((p * passed.loss(applied(model, points), y)).sum(), parameters)
         for one, more in zip(sums, found, strict=True):
             one += more
     return sums

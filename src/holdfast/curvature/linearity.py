@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._tensors import as_matrix
+from holdfast._tensors import applied, as_matrix
 from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
 
 
@@ -54,7 +54,7 @@ def _gradient(
     if not len(points):
         return torch.zeros_like(slopes), zeros
     with torch.enable_grad():
-        outputs = model(points)
+        outputs = applied(model, points)
         value = (slopes.to(outputs.dtype) * outputs).sum()
         found = torch.autograd.grad(value, parameters, allow_unused=True)
     return outputs.detach(), [zero if g is None else g for g, zero in zip(found, zeros, strict=True)]

@@ -14,7 +14,7 @@ from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor
 from holdfast._deadline import Deadline
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
 from holdfast._signals import stopping
-from holdfast.attacks import Attack, CleanAttack, in_mode
+from holdfast.attacks import Attack, CleanAttack
 from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
 from holdfast.errors import InputError
 from holdfast.evaluation.doubt import examined
@@ -136,7 +136,6 @@ def evaluate(
         model=model, x=x, y=y, threat=threat, loss=loss, device=device, seed=seed,
         batch_size=batch_size or batch_size_for(model, x), progress=progress, notice=notice or (lambda text: None),
     )  # fmt: skip
-    refuse_probabilities(model, x[:4].to(device))
     keep = None
     if resume_from is not None:
         key = fingerprint(model, x, y, threat, cascade, verify, loss, seed, batch_size, drop_broken)
@@ -304,24 +303,6 @@ class _Cascade:
             generator=noise,
         )  # fmt: skip
         return AttackResult(x=found.x.cpu(), loss=found.loss.cpu(), success=found.success.cpu())
-
-
-def refuse_probabilities(model: nn.Module, x: Tensor) -> None:
-    """Attacks need logits: on probabilities the losses saturate, and accuracies come out too high.
-
-    Raises:
-        InputError: the model's outputs are rows of numbers >= 0 that add up to 1.
-    """
-    with in_mode(model, "eval"), torch.no_grad():
-        outputs = model(x)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        return
-    sums = outputs.sum(1)
-    if bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        raise InputError(
-            "model must return logits, got probabilities (rows that add up to 1); leave out its softmax, or take the logarithm with"
-            " holdfast.networks.LogOutputs(model) or --log-outputs."
-        )
 
 
 def _loss_bound(proof: Verification, loss: Loss) -> Tensor:

@@ -140,13 +140,12 @@ class Subject:
         if len(x) == 0:
             return False
         with attacking(self.model, "eval"), torch.no_grad():
-            return _differ(self.model(x), self.model(x))
+            return _differ(_tensors.applied(self.model, x), _tensors.applied(self.model, x))
 
     def outputs(self, x: Tensor, mode: Literal["eval", "train"] = "eval") -> Outputs:
         with attacking(self.model, mode), torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            outputs: Outputs = self.model(x)
-            return outputs
+            return _tensors.answers(self.model, x)
 
     def attacked(self, attack: Attack, x: Tensor, y: Tensor, threat: Threat | None = None) -> AttackResult:
         """In this threat; by default each example in its own, and these are then those of `standing`."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast._memory import free_bytes, out_of_memory
-from holdfast._tensors import device_of
+from holdfast._tensors import applied, device_of
 from holdfast.attacks.modes import attacking
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with attacking(model, "eval"), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x.detach().clone().requires_grad_(True))
+        applied(model, x.detach().clone().requires_grad_(True))
     return sum(seen.values())
 
 

@@ -66,7 +66,7 @@ class Part(nn.Module):
             self.row.bias.fill_(-limit)
 
     def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.row(self.model(x))
+        value: Tensor = self.row(_tensors.applied(self.model, x))
         return value
 
 
@@ -140,7 +140,10 @@ class _Check:
         if found is not None:
             with torch.no_grad():
                 return Answer(
-                    status="sat", x=found, outputs=self.model(found[None])[0], parts=len(self.parts)
+                    status="sat",
+                    x=found,
+                    outputs=_tensors.applied(self.model, found[None])[0],
+                    parts=len(self.parts),
                 )
         still = len(self._open())
         return Answer(

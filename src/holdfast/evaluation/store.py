@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from holdfast._files import Writer, tensor_writer, write_atomically
 from holdfast._record import checked
 from holdfast._tensors import chunks, device_of
+from holdfast.attacks.base import Aim, score
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import RunFolderError
 from holdfast.evaluation.result import Evaluation, Stage
-from holdfast.losses import CrossEntropy, Loss, correct
+from holdfast.losses import CrossEntropy, Loss
 from holdfast.threats.base import Threat
 
 ROUNDING = 1e-4
@@ -90,9 +91,10 @@ def recheck(
     with in_mode(model, "eval"), torch.no_grad():
         for part in chunks(len(x), batch_size):
             points, y = result.x[part].to(device), result.y[part].to(device)
-            outputs = model(points)
             outside += int((~threat.contains(points, x[part].to(device))).sum())
-            flags += int((correct(outputs, y).cpu() != result.robust[part]).sum())
-            again, held = loss(outputs, y).cpu(), result.loss[part]
-            losses += int(((again - held).abs() > ROUNDING * held.abs().clamp_min(1e-2)).sum())
+            found = score(model, points, y, Aim(loss=loss))
+            flags += int((found.reached.cpu() == result.robust[part]).sum())
+            again, held = found.value.cpu(), result.loss[part]
+            close = (again - held).abs() <= ROUNDING * held.abs().clamp_min(1e-2)
+            losses += int((~(close | (again == held))).sum())
     return Recheck(examples=len(x), outside=outside, wrong_flags=flags, wrong_losses=losses)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast._tensors import applied
 from holdfast.certificates import Certificate, FrozenPass
 from holdfast.data import Dataset
 from holdfast.evaluation import Evaluation
@@ -180,7 +181,7 @@ def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: 
     chosen = torch.cat([broken[:half], holding, broken[half:], wrong])[:GALLERY]
     device = next(model.parameters()).device
     with torch.no_grad():
-        before, after = (predictions(model(v[chosen].to(device))).cpu() for v in (part.x, result.x))
+        before, after = (predictions(applied(model, v[chosen].to(device))).cpu() for v in (part.x, result.x))
     writer.tensors(
         "gallery.safetensors",
         {

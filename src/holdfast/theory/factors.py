@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from holdfast._memory import require_memory
+from holdfast._tensors import applied
 from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.exact import exact_core
@@ -56,7 +57,7 @@ def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> lis
 def numbers_held(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> int:
     """About how many numbers `factors_of` holds for one point: what each layer is given, and the gradients in what it gives."""
     with torch.no_grad(), _watching(model, 1) as seen:
-        model(x[:1])
+        applied(model, x[:1])
     units = sum(parameter.shape[0] for parameter in model.parameters() if parameter.ndim > 1)
     held = units * (classes + 2)
     for layer, calls in seen.items():
@@ -120,7 +121,7 @@ def _watched(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, list[
     """The outputs, and the calls of the layers known here as they were: of copies, where something works in place on them."""
     for copies in (False, True):
         with torch.enable_grad(), _watching(model, len(x), copies=copies) as seen:
-            outputs = model(x.detach().requires_grad_(True))
+            outputs = applied(model, x.detach().requires_grad_(True))
         values = [value for calls in seen.values() for call in calls for value in call]
         if copies or all(value._version == 0 for value in values):
             break

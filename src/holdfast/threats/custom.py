@@ -68,7 +68,7 @@ class CustomThreat(Threat):
         rows = x.detach().double()
         draw = generator(0)
         far = rows + 2 * self._radius * geometry.gaussian(rows.flatten(1), draw).reshape(x.shape)
-        near = self._project(far, rows)
+        near = self._nearest(far, rows)
         if near.shape != x.shape:
             raise InputError(
                 f"project must keep the shape {tuple(x.shape)}, got {tuple(near.shape)}; return one point for each row."
@@ -88,12 +88,16 @@ class CustomThreat(Threat):
                 f" a point at {float(self.distance(near, rows).max()):g}; raise it."
             )
 
+    def _nearest(self, points: Points, x: Points) -> Points:
+        """The user's projection, of copies: one that works in place changes nothing of the caller's."""
+        return self._project(points.clone(), x.clone())
+
     def project(self, points: Points, x: Points) -> Points:
-        return self._project(points, x)
+        return self._nearest(points, x)
 
     def settle(self, points: Points, x: Points) -> Points:
         """Projection, drawn towards ``x`` (convexity keeps it inside) by the first of the shares 1e-5, 1e-4 ... 1/2, 1 that passes."""
-        near = self._project(points, x)
+        near = self._nearest(points, x)
         result = x
         for share in (0.5, 1e-1, 1e-2, 1e-3, 1e-4, SHRINK):
             drawn = torch.lerp(near, x, share)
@@ -104,8 +108,8 @@ class CustomThreat(Threat):
         p, centre = points.double(), x.double()
         finite = p.flatten(1).isfinite().all(1)
         if self._contains is not None:
-            return self._contains(p, centre) & finite
-        return (self._project(p, centre) == p).flatten(1).all(1) & finite
+            return self._contains(p.clone(), centre.clone()) & finite
+        return (self._nearest(p, centre) == p).flatten(1).all(1) & finite
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
         """Uniform in the l2 ball of radius ``radius_hint``, then projected; settled."""
@@ -122,7 +126,7 @@ class CustomThreat(Threat):
         """
         rows = x.flatten(1).double()
         far = rows + _FAR * self._radius * geometry.unit_l2(direction.flatten(1).double())
-        return self._project(far.reshape(x.shape), x.double()).to(x.dtype)
+        return self._nearest(far.reshape(x.shape), x.double()).to(x.dtype)
 
     def step(self, gradient: Points, size: float) -> Points:
         """``size g / ||g||_2``."""

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._tensors import applied
+
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _BATCH_NORM = (nn.modules.batchnorm._BatchNorm,)
 
@@ -41,7 +43,7 @@ def probed_fault(model: nn.Module, x: Float[Tensor, "batch ..."]) -> str:
     if fault or len(x) < 2:
         return fault
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        first, second, part = model(x), model(x), model(x[: len(x) // 2])
+        first, second, part = applied(model, x), applied(model, x), applied(model, x[: len(x) // 2])
     size = 1e-3 * (1.0 + first.abs().max())
     if bool((first - second).abs().max() > size):
         return "the model gives different outputs for the same batch (randomness inside), so the rounds are not of one network"

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from holdfast._tensors import generator
+from holdfast._tensors import applied, generator
 from holdfast.attacks import Attack
 from holdfast.errors import NonFiniteLossError
 from holdfast.losses import Loss
@@ -159,7 +159,7 @@ def fit(
                     points = attack.points(
                         module, points, y[rows], threat, generator=noise, loss=loss, mode="keep"
                     )
-            outputs = model(points)
+            outputs = applied(model, points)
             # The mean over the whole round; processes average their gradients, hence the factor.
             share = torch.full((len(rows),), 1 / batch.round_size, dtype=outputs.dtype, device=x.device)
             if example_weights is not None:

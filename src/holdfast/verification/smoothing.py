@@ -17,6 +17,7 @@ from holdfast import _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
 from holdfast._rules import COUNT, SEED, real, takes
 from holdfast.attacks import checked_outputs, in_mode
+from holdfast.losses import correct, predictions
 
 ABSTAIN = -1
 
@@ -131,8 +132,9 @@ def _counts(
     for part in _tensors.chunks(samples, batch_size):
         shape = (part.stop - part.start, *example.shape)
         noise = torch.randn(shape, dtype=example.dtype, device=example.device, generator=generator)
-        outputs = model(example + sigma * noise)
-        chosen = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
+        outputs = _tensors.answers(model, example + sigma * noise)
+        chosen = predictions(outputs)
+        chosen = chosen[correct(outputs, chosen)]  # a tie, NaN or infinity is a vote for no class
         counts = torch.bincount(chosen, minlength=max(2, outputs.shape[1]))
         total = counts if total is None else total + counts
     return torch.zeros(2, dtype=torch.long) if total is None else total

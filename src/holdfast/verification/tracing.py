@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast._tensors import applied
 from holdfast.errors import InputError
 from holdfast.verification.affine_operations import AFFINE
 from holdfast.verification.graph import Affine, Graph, Source, Step
@@ -95,7 +96,7 @@ def _check_agreement(graph: Graph, model: nn.Module, x: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(x.device)
     for points in (rows, rows + noise, noise - rows):
-        expected = model(points).flatten(1)
+        expected = applied(model, points).flatten(1)
         far = (graph(points) - expected).abs().amax() if expected.shape[1] == graph.outputs else torch.inf
         if not far <= AGREEMENT * (1 + expected.abs().amax()):
             raise InputError(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast import _tensors
 from holdfast.errors import InputError
 from holdfast.networks import Linearised
 from holdfast.networks.exact import exact_core
@@ -105,7 +106,7 @@ class TangentClass(FunctionClass):
     def __init__(self, model: nn.Module, x: Float[Tensor, "n ..."]) -> None:
         self.model = deepcopy(model).double().eval()
         with torch.no_grad():
-            self.outputs = self.rows = int(self.model(x[:1].double()).shape[1])
+            self.outputs = self.rows = int(_tensors.applied(self.model, x[:1].double()).shape[1])
         self.what = f"this {type(model).__name__}, linear in its weights"
 
     def gram(
@@ -116,7 +117,7 @@ class TangentClass(FunctionClass):
 
     def start(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n outputs"]:
         with torch.no_grad():
-            result: Tensor = self.model(x)
+            result = _tensors.applied(self.model, x)
         return result
 
     def predictor(
@@ -141,7 +142,7 @@ def weight_step(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
     for at in range(0, len(points), block):
-        outputs = model(points[at : at + block])
+        outputs = _tensors.applied(model, points[at : at + block])
         found = torch.autograd.grad(
             outputs, list(trained.values()), coefficients[at : at + block], allow_unused=True
         )

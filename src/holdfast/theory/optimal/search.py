@@ -395,4 +395,6 @@ def _ascend(
 
 def _in_blocks(model: nn.Module, points: Points) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(points[part]) for part in _tensors.chunks(len(points), BLOCK)])
+        return torch.cat(
+            [_tensors.applied(model, points[part]) for part in _tensors.chunks(len(points), BLOCK)]
+        )
