@@ -307,16 +307,16 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
             f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these rows."
         )
     _check_integers("labels", y, len(x))
-    outputs: Any = answered(model, x)
-    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim != 2:
-        came = type(outputs).__name__
-        if isinstance(outputs, Tensor):
-            came = f"{outputs.dtype} of shape {tuple(outputs.shape)}"
+    found: Any = answered(model, x)
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim != 2:
+        came = type(found).__name__
+        if isinstance(found, Tensor):
+            came = f"{found.dtype} of shape {tuple(found.shape)}"
         raise InputError(
             f"model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for two classes, got"
             f" {came}; wrap it in a module that returns the logits."
         )
-    outputs = _tensors.widened(outputs)
+    outputs = _tensors.widened(found)
     if len(outputs) != len(x):
         raise InputError(
             f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; return one row of"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from holdfast._tensors import batches, generator, per_example
+from holdfast._tensors import applied, batches, generator, per_example
 from holdfast.attacks import PGD
 from holdfast.certificates.frozen import BATCH, FrozenPass
 from holdfast.threats import Threat
