@@ -9,6 +9,7 @@ from torch import nn
 import holdfast as hf
 from holdfast import _deadline
 from holdfast.errors import InputError
+from holdfast.evaluation import cascade
 from holdfast.verification import verify
 from verification_cases import BALLS, NETWORKS, examples, margins, network, predictions
 
@@ -175,6 +176,42 @@ def test_what_changes_a_network_is_seen_or_refused(name, method, dtype):
         assert not proof.verified[y != outputs.argmax(1)].any()
 
 
+class Renamed(hf.networks.TwoLayer):
+    """Overrides nothing."""
+
+
+def test_second_order_bounds_are_had_for_exact_networks_alone():
+    x, threat = examples(3).float(), hf.LpBall("inf", 0.01, bounds=(0.0, 1.0))
+    y = predictions(paired(), x)
+    plain = verify(paired(), x, y, threat, "second-order")
+    renamed = paired()
+    renamed.__class__ = Renamed
+    for same in (renamed, nn.Sequential(paired()), nn.Sequential(nn.Flatten(), paired())):
+        assert torch.equal(verify(same, x, y, threat, "second-order").margins, plain.margins)
+    for name, words in (
+        ("a hook that negates", "forward hook"), ("an overridden forward", "defines forward itself"),
+        ("a forward of the instance", "on the instance"), ("a parametrisation", "TwoLayer network exactly"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            verify(CHANGED[name]().double(), x.double(), y, threat, "second-order")
+
+
+def test_softplus_cut_low_is_bounded_as_torch_computes_it():
+    """Torch returns ``x`` above the threshold: a step down that neither the graph nor its bounds may smooth over."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.Softplus(beta=1.0, threshold=0.5), nn.Linear(2, 2)).double()
+    with torch.no_grad():
+        for layer, weight in ((net[0], [[1.0], [0.0]]), (net[2], [[1.0, 0.0], [0.0, 0.0]])):
+            layer.weight.copy_(torch.tensor(weight))
+            layer.bias.zero_()
+        net[2].bias[1] = 0.6
+    x, y = torch.tensor([[0.55]], dtype=torch.float64), torch.tensor([1])  # 0.55 there, 0.97 just left of 0.5
+    near, far = (verify(net, x, y, hf.LpBall("inf", radius), "crown") for radius in (0.01, 0.2))
+    points = torch.linspace(0.35, 0.75, 1001, dtype=torch.float64)[:, None]
+    least = 0.6 - net(points).detach()[:, 0].max()
+    assert float(far.margin_lower_bound) <= float(least)
+    assert float(near.margin_lower_bound) <= float(0.6 - net(x).detach()[0, 0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused(dtype):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
@@ -183,6 +220,35 @@ def test_half_precision_is_refused(dtype):
         verify(copy.deepcopy(net).to(dtype), x.to(dtype), y, BALLS[0], "crown")
     with pytest.raises(InputError, match="float32 or float64"):
         verify(nn.Flatten(), x.to(dtype), y, BALLS[0], "ibp")
+
+
+def test_an_evaluation_with_bounds_refuses_half_precision_before_anything_is_spent():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).half()
+    calls = []
+    with pytest.raises(InputError, match="float32 or float64"):
+        hf.evaluate(
+            net, examples(2).half(), torch.tensor([0, 1]), BALLS[0], "fast", verify="crown",
+            progress=lambda *call: calls.append(call),
+        )  # fmt: skip
+    assert calls == []
+
+
+def test_the_seconds_of_bounds_are_shared_by_the_examples_own_balls(monkeypatch):
+    """One limit for all radii, not one for each."""
+    given = []
+    real = cascade.verified_bounds
+
+    def noted(*args, seconds, **rest):
+        given.append(seconds)
+        return real(*args, seconds=seconds, **rest)
+
+    monkeypatch.setattr(cascade, "verified_bounds", noted)
+    net, x = network("relu"), examples(4)
+    y = predictions(net, x)
+    radii = torch.tensor([0.01, 0.01, 0.02, 0.03])
+    hf.evaluate(net, x, y, BALLS[0], "fast", verify="ibp", verify_seconds=100.0, radii=radii)
+    assert len(given) >= 3
+    assert max(given) <= 50.0
 
 
 def test_a_copy_that_is_another_function_is_refused():

@@ -26,7 +26,7 @@ from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.verification import Verification
 from holdfast.verification import verify as verified_bounds
-from holdfast.verification.methods import Method
+from holdfast.verification.methods import Method, check_precision
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,6 +106,8 @@ def evaluate(
         raise InputError(
             "verify_seconds limits the bounds that verify asks for, got it without verify; add verify='auto' or leave it out."
         )
+    if verify is not None:
+        check_precision(model, x)
     if radii is not None:
         radii = as_tensor("radii", radii)
         if sample is not None or resume_from is not None:
@@ -113,7 +115,8 @@ def evaluate(
         groups = balls_by_radius(threat, radii, len(x))
         parts = [
             evaluate(
-                model, x[rows], y[rows], ball, attacks, verify=verify, verify_seconds=verify_seconds, loss=loss,
+                model, x[rows], y[rows], ball, attacks, verify=verify, loss=loss,
+                verify_seconds=None if verify_seconds is None else verify_seconds * len(rows) / len(x),
                 batch_size=batch_size, drop_broken=drop_broken, seed=seed, progress=progress, notice=notice, examine=False,
             )
             for rows, ball in groups

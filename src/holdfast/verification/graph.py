@@ -142,7 +142,7 @@ def evaluate(step: Step, inputs: list[Tensor], x: Tensor) -> Tensor:
             parts = [linear.apply(value) for (_, linear), value in zip(step.terms, inputs, strict=True)]
             return step.shifted(total(parts))
         case Unit():
-            return step.scalar.value(inputs[0])
+            return (step.scalar.computed or step.scalar.value)(inputs[0])
         case Maximum():
             return step.windows(inputs[0], -math.inf).amax(2).reshape(len(x), *step.shape)
 

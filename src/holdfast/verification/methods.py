@@ -15,7 +15,7 @@ from holdfast._rules import COUNT, FUNCTION, maybe, real, takes, word
 from holdfast.attacks import PGD, checked_outputs, in_mode
 from holdfast.attacks.margins import margin
 from holdfast.errors import InputError
-from holdfast.threats import THREAT, LpBall, Threat, as_threat
+from holdfast.threats import THREAT, Threat, as_threat, is_ball
 from holdfast.verification import crown
 from holdfast.verification.alpha import optimised_margins
 from holdfast.verification.branching import branch, can_branch, kinks, refuting
@@ -91,7 +91,7 @@ def verify(
     deadline = Deadline.after(seconds)
     threat = as_threat(threat)
     x, y = paired(model, x, y)
-    _check_precision(model, x)
+    check_precision(model, x)
     device = _tensors.device_of(model, x)
     with torch.inference_mode(False), torch.no_grad(), in_mode(model, "eval"):
         # Copies of tensors made in inference mode, which slopes could not be optimised for.
@@ -117,8 +117,8 @@ def verify(
     return work.result(method)
 
 
-def _check_precision(model: nn.Module, x: Tensor) -> None:
-    """Refuse half precision: the bounds are of a function of real numbers, from which its outputs are far."""
+def check_precision(model: nn.Module, x: Tensor) -> None:
+    """Refuse half precision with an `InputError`: the bounds are of a function of real numbers, from which its outputs are far."""
     for name, value in (*model.named_parameters(), *model.named_buffers(), ("x", x)):
         if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
             raise InputError(
@@ -190,7 +190,7 @@ class _Work:
         self, method: str, chosen: Int[Tensor, " batch"], margins: Float[Tensor, "batch outputs"]
     ) -> None:
         """Refuse bounds above the margins at the examples themselves, which lie in their balls: they are of another function."""
-        if not isinstance(self.threat, LpBall):
+        if not is_ball(self.threat):
             return
         outputs, y = self.graph(self.x[chosen].double()), self.y[chosen]
         there = (margin_rows(y, self.graph.outputs) @ outputs[:, :, None]).squeeze(2)

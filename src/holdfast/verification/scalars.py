@@ -26,6 +26,7 @@ class Scalar:
         convex_first: whether the leftmost piece is convex.
         kinked: slopes below and above 0 of a function that is linear on either side of it; then ``act(0) = 0``.
         slack: how far ``value`` may lie below and above the function bounded (torch cuts softplus at a threshold).
+        computed: that function, where it is not ``value``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Scalar:
     convex_first: bool = True
     kinked: tuple[float, float] | None = None
     slack: float = 0.0
+    computed: Callable[[Values], Values] | None = None
 
     @property
     def convex(self) -> bool:
@@ -122,6 +124,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Scalar:
         value=lambda x: torch.logaddexp(beta * x, torch.zeros_like(x)) / beta,
         slope=lambda x: torch.sigmoid(beta * x),
         slack=0.0 if cut < 1e-17 else cut,
+        computed=lambda x: torch.nn.functional.softplus(x, beta, threshold),
     )
 
 

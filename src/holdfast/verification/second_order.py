@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from holdfast._deadline import NEVER, Deadline
 from holdfast.errors import InputError
 from holdfast.networks import TwoLayer
+from holdfast.networks.exact import exact_core, why_not_exact
 from holdfast.threats import LpBall, Threat, is_ball
 from holdfast.verification.region import region_of
 
@@ -96,13 +97,31 @@ def pairs_of(model: TwoLayer) -> Pairs:
 
 def has_second_order(model: nn.Module, threat: Threat) -> bool:
     """Whether the second-order bound can be had for this network and threat."""
-    if not isinstance(model, TwoLayer) or not is_ball(threat):
-        return False
     try:
-        pairs_of(model)
+        pairs_of(_taken(model, threat)[0])
     except InputError:
         return False
-    return model.activation.name in DERIVATIVES
+    return True
+
+
+def _taken(model: nn.Module, threat: Threat) -> tuple[TwoLayer, LpBall]:
+    """The two-layer network that ``model`` is exactly, and the ball; an `InputError` where the bound does not apply."""
+    core = exact_core(model)
+    if core is None or not isinstance(core.network, TwoLayer):
+        why = why_not_exact(model) or "it is no TwoLayer"
+        raise InputError(
+            f"model must be a TwoLayer network exactly for method 'second-order', but {why}; use method='crown'."
+        )
+    if not is_ball(threat):
+        raise InputError(
+            f"threat must be a ball for method 'second-order', got {type(threat).__name__}; use method='crown'."
+        )
+    name = core.network.activation.name
+    if name not in DERIVATIVES:
+        raise InputError(
+            f"activation must be one of {', '.join(DERIVATIVES)} for method 'second-order', got {name!r}; use method='crown'."
+        )
+    return core.network, threat
 
 
 def second_order_margins(
@@ -121,22 +140,13 @@ def second_order_margins(
         OutOfTime: the deadline is over before all is known.
         InputError: a network without pairs, an activation without bounded derivatives, a threat that is no ball.
     """
-    if not isinstance(model, TwoLayer) or not is_ball(threat):
-        raise InputError(
-            f"method 'second-order' needs a TwoLayer network and a ball, got {type(model).__name__} and {type(threat).__name__};"
-            " use method='crown'."
-        )
-    name = model.activation.name
-    if name not in DERIVATIVES:
-        raise InputError(
-            f"activation must be one of {', '.join(DERIVATIVES)} for method 'second-order', got {name!r}; use method='crown'."
-        )
-    pairs = pairs_of(model)
+    network, ball = _taken(model, threat)
+    pairs = pairs_of(network)
     points = x.detach().double().flatten(1)
     found = []
     for point, rows in zip(points, specification, strict=True):
         deadline.check()
-        found.append(_margins(model, pairs, point, rows, threat))
+        found.append(_margins(network, pairs, point, rows, ball))
     result = torch.stack(found)
     region = region_of(threat, x)
     gradient, rest = result[..., :-1], result[..., -1]
