@@ -244,9 +244,12 @@ def test_own_classes_are_trained_by_import_path(capsys, monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("network: {class_path: my_own_nets.Net, init_args: {hidden: 8}}\n")
+    assert "add --trusted" in refusal(capsys, "train", "run.yaml", *QUICK, "--out", "own")
+    assert "my_own_nets" not in sys.modules
     argv = [
         "train",
         "run.yaml",
+        "--trusted",
         *QUICK,
         "--optimizer",
         "torch.optim.RMSprop",

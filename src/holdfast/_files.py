@@ -91,6 +91,14 @@ def without_nan(value: Any) -> Any:
     return value
 
 
+def yaml_text(values: Any) -> str:
+    """Plain values as YAML; what only behaves as text or a number becomes that."""
+    import yaml
+
+    text: str = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True)
+    return text
+
+
 def json_writer(value: Any) -> Writer:
     """Writes JSON that any reader accepts to a path; NaN and infinity become null."""
     return text_writer(json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")

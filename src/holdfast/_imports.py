@@ -1,27 +1,51 @@
-"""Objects by import path: ``my_package.module:Net``, ``my_package.module.Net``."""
+"""Objects by import path: ``my_package.module:Net``, ``my_package.module.Net``. The one gate through which code of others runs.
+
+A path runs only as `Trusted`: text that the user wrote in a call or on the command line, or that stands in a file for which they passed
+``--trusted``. What files say is plain text, so it runs nothing: the mark goes with the text, through copies and to other processes.
+"""
 
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 from holdfast.errors import HoldfastError, InputError
 
 
+class Trusted(str):
+    """An import path that the user stands for.
+
+    >>> Trusted("a.b:Net") == "a.b:Net"
+    True
+    """
+
+    __slots__ = ()
+
+
+LIBRARY = re.compile(r"torch\.optim[.:][A-Z][A-Za-z]*")
+"""What runs in any case: the optimisers of torch."""
+
+
 def find(path: str) -> Any:
     """The object at an import path; modules are also looked for in the working directory.
 
     Raises:
-        InputError: the module cannot be imported, or has nothing of that name.
+        InputError: nobody stands for the path, the module cannot be imported, or has nothing of that name.
     """
+    if not isinstance(path, Trusted) and not LIBRARY.fullmatch(path):
+        raise InputError(
+            f"{path} is named by a file, and importing it runs its code; add --trusted (trusted=True in Python) if you trust it, or write it"
+            " on the command line."
+        )
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        with _working_directory():
+            module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(
             f"{path} must be importable, but importing {module_name} failed ({error}); run where it lies, or install it."
@@ -31,6 +55,22 @@ def find(path: str) -> Any:
             f"{path} must name something in {module_name}, which has no {name}; check its spelling."
         )
     return getattr(module, name)
+
+
+@contextmanager
+def _working_directory() -> Iterator[None]:
+    """Modules of the working directory found first for this import, and last from then on: what they import later must be found,
+    and nothing there may stand in for a package that is installed."""
+    here = os.getcwd()
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        sys.path.append(here)
 
 
 def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> Any:

@@ -23,6 +23,11 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--per-unit", action="store_true", help="a curvature matrix a hidden unit: tighter, slower"
     )
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="run the code that the run's configuration names: only from a source you trust",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     given = parser.read(argv)
     check_run(given.run)
@@ -35,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
         radius=given.radius,
         tighten=given.tighten,
         per_unit=given.per_unit,
+        trusted=given.trusted,
         progress=not given.quiet,
     )
     show_certificate(console(), certificate, given.run / "certificate.json")

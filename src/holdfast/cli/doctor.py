@@ -11,7 +11,10 @@ from holdfast.jobs.options import options_help, spelled
 if TYPE_CHECKING:
     from holdfast.diagnosis import Finding
 
-FLAGS = {"--help": "show this help and stop"}
+FLAGS = {
+    "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
+    "--help": "show this help and stop",
+}
 
 USAGE = """usage: holdfast doctor [RUN]
        holdfast doctor [CONFIG.yaml] [--data NAME] [--threat SPEC] [options of `holdfast train`]

@@ -80,7 +80,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="load TorchScript or torch.export, which can run code: only from a source you trust",
+        help="run the code that a run's configuration names, or a model's file (TorchScript, torch.export): only from a source you trust",
     )
     parser.add_argument(
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
@@ -106,6 +106,7 @@ def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
         threat=given.threat,
         box=not given.no_box,
         accelerator=given.accelerator,
+        trusted=given.trusted,
         progress=not given.quiet,
     )
     if (given.target / "report.html").exists():
@@ -119,14 +120,15 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     for name in ("data", "threat"):
         if getattr(given, name) is None:
             raise InputError(f"a model's file needs --{name}, got none; name it as in `holdfast train`.")
+    from holdfast._imports import Trusted
     from holdfast.external import load_model
     from holdfast.jobs.build import build_data, build_threat
     from holdfast.jobs.config import DataConfig, ThreatConfig
     from holdfast.jobs.evaluate import evaluate_model, on_accelerator
     from holdfast.networks import LogOutputs
 
-    data = build_data(DataConfig(name=given.data, classes=classes(given.classes)), seed=given.seed)
-    threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
+    data = build_data(DataConfig(name=Trusted(given.data), classes=classes(given.classes)), seed=given.seed)
+    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
     model = (
         load_model(given.network, weights=given.target)
         if given.network

@@ -27,6 +27,7 @@ def run(argv: Sequence[str]) -> int:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out must be a folder, got {out}, which is a file; choose another.")
 
+    from holdfast._imports import Trusted
     from holdfast.cli.planned import show_plan
     from holdfast.cli.terminal import console
     from holdfast.jobs.build import build_data, build_network, build_threat
@@ -34,12 +35,12 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
     data = build_data(
-        DataConfig(name=given.data, classes=classes(given.classes)),
+        DataConfig(name=Trusted(given.data), classes=classes(given.classes)),
         seed=given.seed,
     )
-    threat = build_threat(ThreatConfig(spec=given.threat, box=not given.no_box), data)
+    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
     network = NetworkConfig(
-        name=given.network,
+        name=Trusted(given.network),
         width=PROBE_WIDTH,
         depth=given.depth,
         activation=given.activation,

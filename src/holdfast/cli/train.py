@@ -11,6 +11,7 @@ from holdfast.jobs.options import options_help, spelled
 FLAGS = {
     "--resume": "go on with an interrupted run",
     "--overwrite": "replace the run that lies in --out",
+    "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
     "--quiet": "no progress bar",
     "--print-config": "print the complete configuration as YAML and stop",
     "--help": "show this help and stop",
@@ -45,7 +46,9 @@ def run(argv: Sequence[str]) -> int:
 
     config, given = read_config(argv, FLAGS)
     if given.get("print_config"):
-        print(_as_yaml(config), end="")
+        from holdfast._files import yaml_text
+
+        print(yaml_text(to_dict(config)), end="")
         return 0
     return _train(config, given)
 
@@ -104,10 +107,3 @@ def _show(out: Path) -> None:
 
         write_report([out], page)
     show_run(console(), out, page)
-
-
-def _as_yaml(config: RunConfig) -> str:
-    import yaml
-
-    text: str = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-    return text

@@ -62,7 +62,7 @@ def load_model(
                 f"weights and init_args must go with an import path, but {path} is a file; leave them out, or name the class."
             )
         return _from_file(path, trusted)
-    model = _made(str(source), init_args or {})
+    model = _made(_imports.Trusted(source), init_args or {})  # whoever calls this wrote the path
     if weights is not None:
         _fill(model, read_weights(weights), Path(weights))
     return model.eval()

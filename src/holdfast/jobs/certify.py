@@ -23,6 +23,7 @@ def certify_run(
     radius: float | None = None,
     tighten: int = 40,
     per_unit: bool = False,
+    trusted: bool = False,
     progress: bool = True,
 ) -> Certificate:
     """Re-evaluate a run's last weights at its stored attacked points, and certify with its trace. No attack is run.
@@ -34,6 +35,7 @@ def certify_run(
         folder: what `holdfast.train` wrote.
         radius: of the parameter ball; default the run's.
         tighten: evaluations of the bound while it is tightened; 0 or 1 takes the pass as it stands.
+        trusted: import the network, threat or loss that the run's configuration names, which runs their code.
         per_unit: a curvature matrix a hidden unit: tighter, and slower.
 
     Raises:
@@ -43,11 +45,13 @@ def certify_run(
     folder = Path(folder)
     read_summary(folder)
     with locked(folder):
-        return _certify(folder, radius=radius, tighten=tighten, per_unit=per_unit, progress=progress)
+        return _certify(
+            folder, radius=radius, tighten=tighten, per_unit=per_unit, trusted=trusted, progress=progress
+        )
 
 
 def _certify(
-    folder: Path, *, radius: float | None, tighten: int, per_unit: bool, progress: bool
+    folder: Path, *, radius: float | None, tighten: int, per_unit: bool, trusted: bool, progress: bool
 ) -> Certificate:
     summary = read_summary(folder)
     own = _radius(summary)
@@ -56,7 +60,7 @@ def _certify(
         raise RunFolderError(f"{folder} holds no radius to certify at; resume the run, or give a radius.")
     check_radius(at)
     trace, points = load_trace(folder / "trace"), load_points(folder / "trace")
-    model, threat, loss, setting = run_parts(folder)
+    model, threat, loss, setting = run_parts(folder, trusted=trusted)
     load_weights(model, folder)
     curvature, _ = curvature_for(model)
     passed = frozen_pass(

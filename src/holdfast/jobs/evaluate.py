@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast._files import json_writer, text_writer
+from holdfast._imports import Trusted
 from holdfast._record import Files, locked
 from holdfast._signals import stopping
 from holdfast.data import Dataset
@@ -69,6 +70,7 @@ def evaluate_run(
     threat: str | None = None,
     box: bool = True,
     accelerator: str = "cpu",
+    trusted: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a run's weights on a part of its data; the record goes to ``evaluation/`` in its folder, its figures to ``summary.json``.
@@ -76,6 +78,7 @@ def evaluate_run(
     Args:
         which: ``last`` or ``best`` weights.
         threat: as on the command line, e.g. ``linf:0.1``; default the run's own.
+        trusted: import what the run's configuration names: its data, network, threat or loss, whose code runs then.
         box: whether attacked examples stay within the data's valid box.
 
     Raises:
@@ -86,19 +89,36 @@ def evaluate_run(
     read_summary(folder)
     with locked(folder):
         return _evaluate_run(
-            folder, plan, which=which, threat=threat, box=box, accelerator=accelerator, progress=progress
+            folder,
+            plan,
+            which=which,
+            threat=threat,
+            box=box,
+            accelerator=accelerator,
+            trusted=trusted,
+            progress=progress,
         )
 
 
 def _evaluate_run(
-    folder: Path, plan: Plan, *, which: str, threat: str | None, box: bool, accelerator: str, progress: bool
+    folder: Path,
+    plan: Plan,
+    *,
+    which: str,
+    threat: str | None,
+    box: bool,
+    accelerator: str,
+    trusted: bool,
+    progress: bool,
 ) -> dict[str, Any]:
     summary, writer = read_summary(folder), RunWriter(folder)
-    data = run_data(folder)
-    model, own, loss, setting = run_parts(folder)
+    data = run_data(folder, trusted=trusted)
+    model, own, loss, setting = run_parts(folder, trusted=trusted)
     load_weights(model, folder, which)
     asked = (
-        own if threat is None and box else build_threat(ThreatConfig(spec=threat or own.spec, box=box), data)
+        own
+        if threat is None and box
+        else build_threat(ThreatConfig(spec=own.spec if threat is None else Trusted(threat), box=box), data)
     )
     record, attacked = _evaluated(
         on_accelerator(model, accelerator), data, asked, plan, folder / "evaluation", loss=loss, weights=which, progress=progress,

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+from holdfast._imports import Trusted
 from holdfast.errors import InputError
-from holdfast.jobs.config import RunConfig, from_dict, optional, resolved
+from holdfast.jobs.config import RunConfig, from_dict, is_path, optional, resolved
 from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
 
 # What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
@@ -28,8 +29,12 @@ SHORTHAND = {
 HELP = "see `holdfast train --help`"
 
 
-def read_config(argv: Sequence[str], flags: Iterable[str] = ()) -> tuple[RunConfig, dict[str, Any]]:
+def read_config(
+    argv: Sequence[str], flags: Iterable[str] = (), *, trusted: bool = False
+) -> tuple[RunConfig, dict[str, Any]]:
     """The run that ``[CONFIG.yaml] --option value ...`` describes: options over file over defaults; and all that was given.
+
+    Import paths among the options are `Trusted`; those of the file only where ``trusted``, or where the flag ``--trusted`` is given.
 
     Raises:
         InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that cannot be read.
@@ -44,9 +49,26 @@ def read_config(argv: Sequence[str], flags: Iterable[str] = ()) -> tuple[RunConf
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from error
     options = {key: value for key, value in given.items() if key in SECTIONS}
-    values = _merged(_with_arguments(typed, sections), options)
+    values = _with_arguments(typed, sections)
+    if trusted or given.get("trusted"):
+        values = _stood_for(values)
+    values = _merged(values, _stood_for(options))
     _check_nulls(values)
     return resolved(from_dict(values)), given
+
+
+def _stood_for(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its import paths as `Trusted`."""
+
+    def marked(value: Any) -> Any:
+        return Trusted(value) if isinstance(value, str) and is_path(value) else value
+
+    return {
+        key: {name: marked(inner) for name, inner in value.items()}
+        if isinstance(value, dict)
+        else marked(value)
+        for key, value in values.items()
+    }
 
 
 @cache

@@ -17,8 +17,10 @@ from holdfast.threats import Threat
 FILES = {"last": "last.safetensors", "best": "model.safetensors"}
 
 
-def run_parts(folder: Path) -> tuple[nn.Module, Threat, Loss, Setting]:
+def run_parts(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Threat, Loss, Setting]:
     """Network (without its weights), threat and loss: as the run wrote them down, else from its configuration.
+
+    The import paths of a configuration run only where ``trusted``.
 
     Raises:
         RunFolderError: cut short, or started from Python with parts that no file can hold.
@@ -30,7 +32,7 @@ def run_parts(folder: Path) -> tuple[nn.Module, Threat, Loss, Setting]:
     missing = [
         word for word, part in (("network", model), ("threat", threat), ("loss", loss)) if part is None
     ]
-    job = _configured(folder, " and ".join(missing))
+    job = _configured(folder, " and ".join(missing), trusted)
     return model or job.model, threat or job.threat, loss or job.options["loss"], setting
 
 
@@ -46,13 +48,13 @@ def load_weights(model: nn.Module, folder: Path, which: str = "last") -> None:
         ) from error
 
 
-def run_data(folder: Path) -> Dataset:
+def run_data(folder: Path, *, trusted: bool = False) -> Dataset:
     """The run's data, split as it was.
 
     Raises:
         RunFolderError: the run was started from Python, whose data no file describes.
     """
-    config = _configuration(folder)
+    config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
             f"{folder} was written from Python, and its data is described nowhere; evaluate it there with holdfast.evaluate, or"
@@ -61,20 +63,20 @@ def run_data(folder: Path) -> Dataset:
     return build_data(config.data, seed=config.seed)
 
 
-def _configuration(folder: Path) -> RunConfig | None:
+def _configuration(folder: Path, trusted: bool) -> RunConfig | None:
     """What ``config.yaml`` describes; nothing for a run started from Python."""
     path, values = folder / "config.yaml", read_config_file(folder)
     if values.get("started_from") == "python" or not values:
         return None
     try:
-        return read_config([str(path)])[0]
+        return read_config([str(path)], trusted=trusted)[0]
     except InputError as error:
         raise RunFolderError(f"{path} no longer describes a run that can be made ({error})") from error
 
 
-def _configured(folder: Path, missing: str) -> Job:
+def _configured(folder: Path, missing: str, trusted: bool) -> Job:
     """The job that ``config.yaml`` describes: the only place where the user's own classes are imported."""
-    config = _configuration(folder)
+    config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
             f"{folder} was written from Python with a {missing} of its own, which no file can hold; "

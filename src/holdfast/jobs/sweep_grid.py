@@ -24,10 +24,11 @@ OWN = {
     "--threads": "threads of each cell (left out, the processors shared out; with ray 1)",
     "--backend": "joblib: processes of this machine; ray: a cluster (joblib)",
     "--address": "of the Ray cluster; left out, a running one or a new one on this machine",
+    "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
     "--quiet": "no progress",
     "--help": "show this help and stop",
 }
-SWITCHES = ("--capacity", "--quiet", "--help")
+SWITCHES = ("--capacity", "--trusted", "--quiet", "--help")
 _SHORT_OF = {long: short for short, long in SHORT.items()}
 
 
@@ -111,7 +112,14 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     if layers > 2:
         raise InputError(f"--hidden-layers must be 1 or 2, got {layers}; leave it out for 1.")
     cells = [
-        _cell(file, dict(zip((axis.option for axis in axes), values, strict=True)), axes, widths, layers)
+        _cell(
+            file,
+            dict(zip((axis.option for axis in axes), values, strict=True)),
+            axes,
+            widths,
+            layers,
+            "--trusted" in own,
+        )
         for values in itertools.product(*(axis.values for axis in axes))
     ]
     repeated = sorted({cell.slug for cell in cells if [c.slug for c in cells].count(cell.slug) > 1})
@@ -200,6 +208,7 @@ def _cell(
     axes: Sequence[Axis],
     widths: tuple[int, ...] | None,
     layers: int,
+    trusted: bool,
 ) -> Cell:
     from holdfast.jobs.reading import read_config
 
@@ -209,7 +218,7 @@ def _cell(
     if options.get("--data.name") in MADE_UP and "--data.examples" in options:
         options["--data.init-args.examples"] = options.pop("--data.examples")
     words = [f"{option}={text}" for option, text in options.items()]
-    config, _ = read_config([file, *words] if file else words)
+    config, _ = read_config([file, *words] if file else words, trusted=trusted)
     place = {axis.name: given[axis.option] for axis in axes if len(axis.values) > 1 or axis.option == SEED}
     return Cell(
         slug=_slug(place),

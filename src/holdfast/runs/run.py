@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast._files import json_writer, tensor_writer, text_writer, without_nan
+from holdfast._files import json_writer, tensor_writer, text_writer, without_nan, yaml_text
 from holdfast._record import RECORD, RECORDED, Files, belongings, checked, free
 from holdfast.certificates import Certificate
 from holdfast.diagnosis import Finding, diagnose_record
@@ -251,9 +251,7 @@ class RunWriter:
 
     def config(self, values: dict[str, Any]) -> None:
         """The configuration."""
-        self._put(
-            "config.yaml", lambda: text_writer(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        )
+        self._put("config.yaml", lambda: text_writer(yaml_text(values)))
 
     def json(self, name: str, values: Any) -> None:
         """A file of plain values."""
