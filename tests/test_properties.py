@@ -209,3 +209,39 @@ def test_properties_go_out_and_come_back(tmp_path) -> None:
     write_vnnlib(tmp_path / "p.vnnlib", prop)
     again = parse_vnnlib((tmp_path / "p.vnnlib").read_text())
     assert check_property(line(), again, (2,)).status == check_property(line(), prop, (2,)).status == "unsat"
+
+
+def test_the_command_says_why_it_does_not_know_and_what_it_did_not_take_from_the_file(
+    tmp_path, capsys
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    ones = onnx.helper.make_tensor("w", 10, [2, 1], [1.0, 1.0])
+    zeros = onnx.helper.make_tensor("z", 10, [1, 1], [0.0])
+    nodes = [
+        make("MatMul", ["x", "w"], ["s"]), make("Neg", ["s"], ["n"]), make("Tanh", ["s"], ["a"]), make("Tanh", ["n"], ["b"]),
+        make("Add", ["a", "b"], ["t"]), make("MatMul", ["s", "z"], ["o"]), make("Concat", ["t", "o"], ["y"], axis=1),
+    ]  # fmt: skip
+    graph = onnx.helper.make_graph(
+        nodes, "g", [info("x", 10, [1, 2])], [info("y", 10, [1, 2])], [ones, zeros]
+    )
+    opset = onnx.helper.make_opsetid("", 13)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "n.onnx")
+    (tmp_path / "p.vnnlib").write_text(box(-1, 1, "(<= Y_0 -0.001)"))
+    status = main(
+        [
+            "verify",
+            str(tmp_path / "p.vnnlib"),
+            "--model",
+            str(tmp_path / "n.onnx"),
+            "--quiet",
+            "--seconds",
+            "600",
+        ]
+    )
+    captured = capsys.readouterr()
+    assert status == 3
+    first, second = captured.out.splitlines()
+    assert first == "unknown"
+    assert "more seconds do not help" in second
+    assert "half precision" in captured.err

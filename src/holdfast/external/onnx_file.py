@@ -13,6 +13,14 @@ from holdfast.errors import InputError
 HALVES = {10, 16}  # float16 and bfloat16 among ONNX's types
 _FLOAT = 1
 _ROWS = 3  # of the probe where the file leaves the batch open: unlike most lengths, so that it shows where it is written out
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
 HALF_NOTE = (
     "numbers of half precision are computed in float32, so outputs differ from the file's own by its rounding"
 )
@@ -156,7 +164,7 @@ def _attribute(onnx: Any, proto: Any) -> Any:
 
 def is_random(schema: Any) -> bool:
     """Whether an operation draws random numbers."""
-    return schema is not None and schema.node_determinism == type(schema).NodeDeterminism.NonDeterministic
+    return schema is not None and schema.name in _RANDOM
 
 
 def types_allowed(schema: Any, place: int) -> set[str]:
@@ -176,13 +184,12 @@ def types_made(
     """
     if schema is None:
         return [None] * outputs
-    known = {
+    known: dict[str, torch.dtype | None] = {
         schema.inputs[min(place, len(schema.inputs) - 1)].type_str: kind for place, kind in inputs.items()
     }
     if to is not None and schema.name == "Cast":
-        known[schema.outputs[0].type_str] = NAMES.get(
-            f"tensor({onnx.TensorProto.DataType.Name(to).lower()})", torch.float32
-        )
+        name = onnx.TensorProto.DataType.Name(to).lower()
+        known[schema.outputs[0].type_str] = NAMES.get(f"tensor({name})")
     found: list[torch.dtype | None] = []
     for place in range(outputs):
         output = schema.outputs[min(place, len(schema.outputs) - 1)]
