@@ -419,6 +419,11 @@ REFUSED = {
     "random numbers": (
         [node("Identity", "x", "h"), helper.make_node("RandomUniform", [], ["r"], shape=[3]), node("Add", "h r")], {}, r"r \(RandomUniform\)",
     ),
+    "constants dropped at random": (
+        [node("Dropout", "c r t", "d"), node("Add", "x d")],
+        {"c": B4[:3], "r": np.float32(0.5), "t": np.bool_(True)},
+        r"d \(Dropout\) must not draw random numbers",
+    ),
     "places beyond the axis": ([node("Gather", "x i", axis=1)], {"i": i64(1, 3)}, r"y \(Gather\)"),
     "kernel shape of other weights": (
         [node("Unsqueeze", "x a", "h"), node("Conv", "h w", kernel_shape=[2])], {"a": i64(1), "w": array(1, 1, 3)}, r"kernel_shape \[3\]",

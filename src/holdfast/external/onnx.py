@@ -117,7 +117,9 @@ def _translated(
             node.declared,
         )
         if all(node.constant):
-            values.update(_folded(onnx, model, entry, values, node, kinds, onnx_file.is_random(schema)))
+            values.update(
+                _folded(onnx, model, entry, values, node, kinds, onnx_file.is_random(schema, node.inputs))
+            )
             continue
         modules = _modules(entry, node)
         _check_types(node, schema)

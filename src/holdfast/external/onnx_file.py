@@ -1,7 +1,7 @@
 """What an ONNX file holds: its checked model in float32 or float64, its weights, the shape of its input, its nodes' attributes and types."""
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,12 @@ def _attribute(onnx: Any, proto: Any) -> Any:
     return list(value) if proto.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
 
 
-def is_random(schema: Any) -> bool:
-    """Whether an operation draws random numbers."""
-    return schema is not None and schema.name in _RANDOM
+def is_random(schema: Any, inputs: Sequence[Tensor | None]) -> bool:
+    """Whether a node without live inputs draws random numbers."""
+    if schema is None:
+        return False
+    training = inputs[2] if schema.name == "Dropout" and len(inputs) > 2 else None
+    return schema.name in _RANDOM or (training is not None and bool(training.any()))
 
 
 def types_allowed(schema: Any, place: int) -> set[str]:
