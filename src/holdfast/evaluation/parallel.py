@@ -1,16 +1,20 @@
 """One evaluation on several processes of a machine: each takes every n-th example, and the first puts them together."""
 
+import multiprocessing
 import os
 import pickle
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 
+from holdfast._files import write_text
 from holdfast.attacks import Attack
 from holdfast.errors import HoldfastError, InputError
 from holdfast.evaluation.cascade import evaluate
@@ -18,6 +22,11 @@ from holdfast.evaluation.doubt import examined
 from holdfast.evaluation.result import Evaluation, together
 from holdfast.evaluation.store import load_attacked, save_attacked
 from holdfast.threats.base import Threat
+
+TRIES = 2
+"""At a share whose process is killed."""
+PATIENCE = 10.0
+"""Seconds that a process has to write its state when it is told to stop."""
 
 
 def evaluate_in_processes(
@@ -38,6 +47,7 @@ def evaluate_in_processes(
 
     Raises:
         InputError: fewer than one process, more than examples, or a model or attack that cannot be sent to another process.
+        HoldfastError: a process failed, or was killed twice.
     """
     if not 1 <= processes <= len(x):
         raise InputError(
@@ -54,10 +64,7 @@ def evaluate_in_processes(
                 f"model, threat and attacks must be such that other processes can have them, but {error}; use processes=1."
             ) from error
         kept = None if resume_from is None else str(resume_from)
-        start_processes(_share, (processes, str(job), folder, kept), nprocs=processes, start_method="spawn")  # type: ignore[no-untyped-call]
-        failed = Path(folder) / "error.txt"
-        if failed.exists():
-            raise InputError(failed.read_text(encoding="utf-8"))
+        _in_workers(processes, (processes, str(job), folder, kept), Path(folder) / "error.txt")
         parts = [load_attacked(Path(folder) / f"{rank}.safetensors")[0] for rank in range(processes)]
     rows = torch.cat([torch.arange(rank, len(x), processes) for rank in range(processes)])
     result = together(parts, rows)
@@ -66,6 +73,46 @@ def evaluate_in_processes(
         if examine
         else result
     )
+
+
+def _in_workers(processes: int, arguments: tuple[Any, ...], failed: Path) -> None:
+    """Every share in a process of its own. One that is killed has its share done again, once.
+
+    Raises:
+        InputError: what a share was refused with.
+        HoldfastError: a share failed, or was killed again.
+    """
+    context = multiprocessing.get_context("spawn")
+
+    def begin(rank: int) -> SpawnProcess:
+        process = context.Process(target=_share, args=(rank, *arguments))
+        process.start()
+        return process
+
+    tries, running = Counter(range(processes)), {rank: begin(rank) for rank in range(processes)}
+    try:
+        while running:
+            wait([process.sentinel for process in running.values()])
+            for rank, process in [entry for entry in running.items() if entry[1].exitcode is not None]:
+                del running[rank]
+                if failed.exists():
+                    kind, _, text = failed.read_text(encoding="utf-8").partition(":")
+                    raise InputError(text) if kind == "refused" else HoldfastError(text)
+                if process.exitcode == 0:
+                    continue
+                if tries[rank] == TRIES:
+                    raise HoldfastError(
+                        f"a process of the evaluation was killed twice (exit code {process.exitcode}), perhaps for lack of memory; take fewer"
+                        " processes or a smaller batch size."
+                    )
+                tries[rank] += 1
+                running[rank] = begin(rank)
+    finally:
+        for process in running.values():
+            process.terminate()  # it writes its state, where it keeps one
+        for process in running.values():
+            process.join(PATIENCE)
+            process.kill()
 
 
 def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -> None:
@@ -82,7 +129,20 @@ def _share(rank: int, processes: int, job: str, folder: str, kept: str | None) -
         done = evaluate(
             model, x[rows], y[rows], threat, attacks, resume_from=state, examine=False, **settings
         )
-    except HoldfastError as error:
-        (Path(folder) / "error.txt").write_text(str(error), encoding="utf-8")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # the first process has been told too
+    except Exception as error:
+        refused = isinstance(error, HoldfastError)
+        text = (
+            f"refused:{error}"
+            if refused
+            else f"failed:a process of the evaluation failed ({type(error).__name__}: {_line(error)}); take"
+        )
+        text += "" if refused else " one process to see where."
+        write_text(Path(folder) / "error.txt", text)
         return
     save_attacked(done, x[rows], Path(folder) / f"{rank}.safetensors")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
