@@ -17,7 +17,7 @@ from holdfast.jobs import sweep_cell
 from holdfast.jobs.sweep import run_sweep
 from holdfast.jobs.sweep_backends import in_processes, in_turn, on_ray
 from holdfast.jobs.sweep_grid import read_grid, split_values
-from holdfast.report.sweep import write_sweep_report
+from holdfast.report.sweep import columns, rows, write_sweep_report
 
 TINY = ["--data", "forced", "--threat", "l2:0.2", "--epochs", "2", "--quiet"]
 SMALL = ["--dimension", "3", "--final.steps", "2", "--certificate.tighten", "0"]
@@ -305,3 +305,44 @@ def test_a_local_ray_cluster_gives_the_same_figures(tmp_path):
         assert ray.is_initialized()  # a cluster that was there before stays
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "kind"),
+    [(("certified",) * 3, "proved"), (("estimate",) * 3, "estimated"), (("certified", "estimate", "estimate"), "partly estimated")],
+)  # fmt: skip
+def test_bounds_are_called_what_they_are_and_trivial_ones_are_no_figures(
+    tmp_path, monkeypatch, statuses, kind
+):
+    def figures(cell):
+        width = int(cell["place"]["width"])
+        number = (8, 16, 32).index(width)
+        said = {"robust_loss_lower_bound": 0.1, "gap": 0.25} if number else {}
+        return said | {
+            "certificate_status": statuses[number],
+            "certificate_informative": bool(number),
+            "surrogate_loss": 0.35,
+        }
+
+    monkeypatch.setattr(sweep_cell, "_train", stub(figures))
+    found = run_sweep(grid("--width", "8,16,32"), tmp_path, in_turn, progress=False)
+    labels = [label for _, label in columns(found)]
+    assert ("gap" if kind == "proved" else f"gap ({kind})") in labels
+    table = rows(found)
+    assert table[0]["values"][-2:] == ["nothing can be said"] * 2
+    assert table[1]["values"][-1] == "0.2500"
+    html = write_sweep_report(tmp_path, tmp_path / "report.html").read_text()
+    assert f'Gap to the best in the ball<span class="chip {kind}">{kind}</span>' in html
+    assert ("chip proved" in html) == (kind == "proved")
+
+
+def test_a_trivial_bound_of_a_cell_is_no_figure():
+    summary = {
+        "certificate_status": "estimate", "certificate_informative": False, "certificate_floor": 0.0, "robust_loss_lower_bound": 0.0,
+        "gap": 264.2, "train_fitted": True,
+    }  # fmt: skip
+    found = sweep_cell._figures(summary)
+    assert found["gap"] is None
+    assert found["robust_loss_lower_bound"] is None
+    assert found["certificate_informative"] is False
+    assert found["fits"] == 1.0

@@ -102,7 +102,7 @@ def _show(found: dict[str, Any], page: Path | None) -> None:
     made = table(*(names or ["cell"]), *(label for _, label in figures), "done")
     for point in found["points"]:
         where = list(point["place"].values()) or ["all"]
-        values = [value_text(name, point["figures"].get(name)) for name, _ in figures]
+        values = [value_text(name, point["figures"].get(name), point) for name, _ in figures]
         made.add_row(*where, *values, f"{point['done']} of {point['of']}")
     out.print()
     out.print(made)

@@ -147,9 +147,13 @@ def _points(grid: Grid, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
                 figures[name] = {
                     "median": statistics.median(known), "low": min(known), "high": max(known), "seeds": len(known),
                 }  # fmt: skip
+        figures.pop("certificate_informative", None)
         status = [cell["status"] for cell in here]
         points.append(
-            {"place": place, "figures": figures, "done": status.count("done"), "failed": status.count("failed"), "of": len(here)}
+            {
+                "place": place, "figures": figures, "done": status.count("done"), "failed": status.count("failed"), "of": len(here),
+                "unsayable": sum(cell["figures"].get("certificate_informative") is False for cell in here),
+            }
         )  # fmt: skip
     return points
 

@@ -165,7 +165,8 @@ def train(
             for each of them; refused where that does not fit into memory. Default: none.
         start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the solution of the kernel limit at
             ``parameter_radius`` (`holdfast.theory.into_network`); or another network like ``model``, whose weights training starts from.
-        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; on the test part the suite ``fast`` follows.
+        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches and queries follow, on both
+            parts alike.
         best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
         precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are not recorded: only

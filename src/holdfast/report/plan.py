@@ -49,26 +49,27 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     [aim] = [row for row in record["radius_for_loss"] if row["loss"] == record["loss_aim"]] or [None]
     if radius is None:
         said.append(
-            f"A robust loss of {loss} was not reached at any radius tried: take larger --radii, a smaller threat, or aim higher with --loss."
+            f"A robust loss of {loss} was not reached at any radius tried (observed): take larger --radii, a smaller threat, or aim higher with --loss."
         )
     else:
         below = (
             ""
             if aim is None or not aim["robust"]["above"]
-            else f"; below {setting(aim['robust']['above'])} none has it"
+            else f"; below {setting(aim['robust']['above'])} none has it, which is bounded"
         )
         said.append(
-            f"A robust loss of {loss} is reached within radius {setting(radius)}{below}: ask for that --parameter-radius."
+            f"In the limit of infinite width a robust loss of {loss} is reached within radius {setting(radius)}, as far as attacks tell{below}: ask "
+            "for that --parameter-radius."
         )
         if aim is not None and aim["clean"]["enough"]:
             said.append(
-                f"Without an adversary radius {setting(aim['clean']['enough'])} is enough: robustness costs "
+                f"Without an adversary radius {setting(aim['clean']['enough'])} is enough: by these, robustness costs "
                 f"{radius / aim['clean']['enough']:.1f} times the radius."
             )
     if record["width"] is not None:
         said.append(
-            f"From about {width_text(record['width'])} units on, curvature costs the certificate at most {setting(record['gap_aim'])} "
-            f"({record['width_reason']})."
+            f"From about {width_text(record['width'])} units on, by estimate, curvature costs the certificate at most "
+            f"{setting(record['gap_aim'])} ({record['width_reason']})."
         )
         cost = record["cost"]
         if cost is not None and record["width"] <= HUGE:

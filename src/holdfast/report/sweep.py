@@ -21,8 +21,14 @@ TRAINED: dict[str, tuple[str, str, str, float | None, float | None]] = {
     "clean_accuracy": ("Clean accuracy (test)", "observed", "percent", 0.0, 1.0),
     "fits": ("Fits every training example robustly (share of seeds)", "observed", "percent", 0.0, 1.0),
     "surrogate_loss": ("Surrogate loss reached", "observed", "number", 0.0, None),
-    "robust_loss_lower_bound": ("Lower bound of the loss in the ball", "proved", "number", 0.0, None),
-    "gap": ("Gap to the best in the ball", "proved", "number", 0.0, None),
+    "robust_loss_lower_bound": (
+        "Lower bound of the loss in the ball",
+        "",
+        "number",
+        0.0,
+        None,
+    ),  # known as `bound_kind` says
+    "gap": ("Gap to the best in the ball", "", "number", 0.0, None),
 }
 SEARCHED: dict[str, tuple[str, str, str, float | None, float | None]] = {
     "robust_width": ("Least width with a proved robust fit", "proved", "count", None, None),
@@ -39,6 +45,10 @@ SHORT = {
     "surrogate_loss": "surrogate", "robust_loss_lower_bound": "lower bound", "gap": "gap", "plain_width": "plain width",
     "impossible_below": "none below", "robust_width": "robust width", "width_ratio": "ratio",
 }  # fmt: skip
+
+BOUNDS = ("robust_loss_lower_bound", "gap")
+"""Figures of certificates: nothing can be said of them where the lower bound is the trivial one."""
+SILENT = "nothing can be said"
 
 LOW = 23.0  # height of a box that holds a word alone
 
@@ -77,7 +87,26 @@ def write_sweep_report(folder: Path, out: Path) -> Path:
 def columns(record: Record) -> list[tuple[str, str]]:
     """Figures a table of this sweep has, with their headings: those that some cell has."""
     known = {name for point in record["points"] for name in point["figures"]}
-    return [(name, SHORT[name]) for name in TABLED[record["kind"]] if name in known]
+    if any(point.get("unsayable") for point in record["points"]):
+        known |= set(BOUNDS)
+    kind = bound_kind(record)
+    aside = f" ({kind})" if kind not in ("", "proved") else ""
+    return [
+        (name, SHORT[name] + (aside if name in BOUNDS else ""))
+        for name in TABLED[record["kind"]]
+        if name in known
+    ]
+
+
+def bound_kind(record: Record) -> str:
+    """How the lower bounds of a sweep are known: ``proved`` only where every certificate is."""
+    found = {cell["figures"].get("certificate_status") for cell in record["cells"]} & {
+        "certified",
+        "estimate",
+    }
+    if len(found) == 2:
+        return "partly estimated"
+    return {"certified": "proved", "estimate": "estimated"}[found.pop()] if found else ""
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
@@ -85,17 +114,20 @@ def rows(record: Record) -> list[dict[str, Any]]:
     return [
         {
             "place": list(point["place"].values()),
-            "values": [value_text(name, point["figures"].get(name)) for name, _ in columns(record)],
+            "values": [value_text(name, point["figures"].get(name), point) for name, _ in columns(record)],
             "done": f"{point['done']} of {point['of']}",
         }
         for point in record["points"]
     ]
 
 
-def value_text(name: str, figure: Record | None) -> str:
-    """``0.81 (0.79 to 0.83)``: the median over seeds with its spread."""
+def value_text(name: str, figure: Record | None, point: Record | None = None) -> str:
+    """``0.81 (0.79 to 0.83)``: the median over seeds with its spread, of those of which something can be said."""
+    silent = 0 if point is None or name not in BOUNDS else point.get("unsayable", 0)
     if figure is None:
-        return "-"
+        return SILENT if silent else "-"
+    if silent:
+        return f"{value_text(name, figure)}; {SILENT} of {silent} of {point['of']}"  # type: ignore[index]
     middle = _written(name, figure["median"])
     if figure["low"] == figure["high"]:
         return middle
@@ -121,7 +153,7 @@ def groups(record: Record) -> list[tuple[str, str, list[Figure]]]:
             _lines(record, name, points, top) if numeric else _map(record, name, place, points, bottom, top)
             for place, points in _panels(record, 2)
         ]
-        found.append((title, claim, drawn))
+        found.append((title, bound_kind(record) if name in BOUNDS else claim, drawn))
     return [group for group in found if group[2]]
 
 
@@ -161,7 +193,7 @@ def _map(
         for up in ups
     ]
     said = "; ".join(
-        f"{', '.join(f'{k} {v}' for k, v in p['place'].items())}: {value_text(name, p['figures'].get(name))}"
+        f"{', '.join(f'{k} {v}' for k, v in p['place'].items())}: {value_text(name, p['figures'].get(name), p)}"
         for p in points
     )
     svg = heat_map(
@@ -178,7 +210,8 @@ def _map(
 def _box(name: str, point: Record | None, low: Real, high: Real) -> Box:
     figure = None if point is None else point["figures"].get(name)
     if figure is None:
-        return Box(shade=None, text="failed" if point and point["failed"] else "-")
+        silent = point is not None and name in BOUNDS and point.get("unsayable")
+        return Box(shade=None, text="failed" if point and point["failed"] else "no claim" if silent else "-")
     value = figure["median"]
     logarithmic = name in SEARCHED and low > 0
     share = (
