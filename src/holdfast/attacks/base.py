@@ -7,7 +7,7 @@ float64, scores it afresh and puts the clean example in its place where that is 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
 
@@ -113,6 +113,21 @@ class AttackResult:
     success: Bool[Tensor, " batch"]
 
 
+class Rounding(nn.Module):
+    """A half-precision model as searches in float32 see it: points are rounded to its dtype, outputs widened.
+
+    Steps shorter than half precision's own would leave an iterate where it is, and the model would look robust.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner, self.dtype = model, dtype
+        self.training = model.training
+
+    def forward(self, x: Points) -> Outputs:
+        return _tensors.answers(self.inner, x.to(self.dtype))
+
+
 class Attack(ABC):
     """A way to search threat sets for points where a model does badly."""
 
@@ -161,6 +176,11 @@ class Attack(ABC):
         Nothing is validated, scored again or waited for, so that a step costs what the search costs: `checked_outputs`
         validates a model once. Use `run` for figures.
         """
+        if x.dtype in _tensors.COARSE:
+            wide, grid = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
+            return self.points(wide, x.float(), y, grid, generator=generator, loss=loss, mode=mode).to(
+                x.dtype
+            )
         with attacking(model, mode):
             found = self.search(model, x, y, threat, aim=Aim(loss=loss), generator=generator)
             return threat.settle(found.detach(), x)
@@ -221,6 +241,25 @@ class Attack(ABC):
             return self._run_by_radius(
                 model, x, y, threat, as_tensor("radii", radii), loss, targets, mode, seed, generator
             )
+        if x.dtype not in _tensors.COARSE:
+            return self._attacked(model, x, y, threat, loss, targets, mode, seed, generator)
+        wide, steps = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
+        found = self._attacked(wide, x.float(), y, steps, loss, targets, mode, seed, generator)
+        return replace(found, x=found.x.to(x.dtype))
+
+    def _attacked(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        loss: Loss,
+        targets: Tensor | None,
+        mode: Mode,
+        seed: int,
+        generator: Generator | None,
+    ) -> AttackResult:
+        """`run`, in a dtype fine enough to search in."""
         aim = Aim(loss=loss, targeted=targets is not None)
         generator = _tensors.generator(seed, x.device) if generator is None else generator
         with self.judging(model, generator) as model, attacking(model, mode):

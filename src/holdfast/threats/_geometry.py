@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from holdfast import projections
 from holdfast.errors import InputError
+from holdfast.threats._half import neighbour
 
 Rows = Float[Tensor, "batch features"]
 Limit = Float[Tensor, "#batch #features"]
@@ -106,7 +107,7 @@ def _rounded(edge: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
     near = edge.to(dtype)
     wrong = near.double() < edge if up else near.double() > edge
     inward = torch.full_like(near, math.inf if up else -math.inf)
-    return torch.where(wrong, torch.nextafter(near, inward), near)
+    return torch.where(wrong, neighbour(near, inward), near)
 
 
 def checked_radius(radius: float | int) -> float:

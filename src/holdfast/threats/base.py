@@ -3,11 +3,17 @@
 ``x`` is a batch of examples, ``points`` a batch of the same shape; the threat set of row ``i`` is ``B(x_i)``.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+
+from holdfast._tensors import per_example
+from holdfast.threats._half import in_float32, representable
 
 Points = Float[Tensor, "batch ..."]
 
@@ -17,6 +23,29 @@ UNITS = 2.0**-22  # and share of the example's norm: four units of float32 round
 
 class Threat(ABC):
     """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Whatever the threat: half-precision points are worked on in float32, and what must lie in the set is rounded within it."""
+        super().__init_subclass__(**options)
+        for name, into_set in (("project", False), ("maximise", False), ("settle", True), ("sample", True)):
+            if name in cls.__dict__:
+                setattr(cls, name, in_float32(cls.__dict__[name], into_set=into_set))
+
+    def in_steps_of(self, dtype: torch.dtype) -> "Threat":
+        """The same sets for searches in a wider dtype whose points a model of this half-precision ``dtype`` must be able to take.
+
+        What is settled is a number of ``dtype``. Examples are numbers of ``dtype``, in the wider one.
+        """
+
+        def settle(points: Points, x: Points) -> Points:
+            fits = (points == points.to(dtype).to(points.dtype)).flatten(1).all(1) & self.contains(points, x)
+            settled = representable(self.contains, self.settle(points, x), x, dtype)
+            return torch.where(per_example(fits, x), points, settled)
+
+        coarse = copy.copy(self)
+        object.__setattr__(coarse, "settle", settle)
+        object.__setattr__(coarse, "check", lambda x: self.check(x.to(dtype)))
+        return coarse
 
     @property
     @abstractmethod

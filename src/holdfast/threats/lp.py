@@ -160,7 +160,8 @@ class LpBall(Threat):
             return
         rows = x.flatten(1).double()
         over = torch.maximum(bound.exact[0] - rows, rows - bound.exact[1])
-        outside = (over > UNITS * rows.abs()).any(1)
+        unit = max(UNITS, 2 * torch.finfo(x.dtype).eps)  # half precision rounds more
+        outside = (over > unit * rows.abs()).any(1)
         if bool(outside.any()):
             raise InputError(
                 f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, by up to"

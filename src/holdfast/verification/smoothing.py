@@ -131,8 +131,10 @@ def _counts(
     total: Tensor | None = None
     for part in _tensors.chunks(samples, batch_size):
         shape = (part.stop - part.start, *example.shape)
-        noise = torch.randn(shape, dtype=example.dtype, device=example.device, generator=generator)
-        outputs = _tensors.answers(model, example + sigma * noise)
+        # Half precision is the model's affair: the noise itself is drawn and added in float32.
+        centre = _tensors.widened(example)
+        noise = torch.randn(shape, dtype=centre.dtype, device=centre.device, generator=generator)
+        outputs = _tensors.answers(model, (centre + sigma * noise).to(example.dtype))
         chosen = predictions(outputs)
         chosen = chosen[correct(outputs, chosen)]  # a tie, NaN or infinity is a vote for no class
         counts = torch.bincount(chosen, minlength=max(2, outputs.shape[1]))
