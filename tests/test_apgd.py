@@ -383,3 +383,41 @@ def test_names_and_passes_tell_the_budget() -> None:
     assert APGD(targets=9).name == "apgd-100-targets-9"
     assert APGD(steps=50, restarts=5, loss=Hinge()).name == "apgd-hinge-50x5"
     assert APGD(targets=9).passes == 909
+
+
+class Plateau(nn.Module):
+    """Class 1 leads midway from the example towards one corner of its ball; farther away all is flat, and class 0 leads."""
+
+    def __init__(self, x: Tensor, radius: float) -> None:
+        super().__init__()
+        self.x, self.radius = x, radius
+        self.corner = torch.where(torch.arange(x.shape[1]) % 3 == 0, 1.0, -1.0)
+
+    def forward(self, points: Tensor) -> Tensor:
+        rows = torch.cdist(points.detach(), self.x).argmin(1)
+        away = (points - self.x[rows]) / self.radius
+        ahead = (away * self.corner).mean(1) - 0.3
+        lead = torch.where(away.detach().abs().mean(1) < 0.42, ahead, -1.0 + 0 * ahead)
+        return torch.stack([-lead, lead, -3 + 0 * lead], 1)
+
+
+@pytest.mark.parametrize("attack", [
+    APGD(steps=50), APGD(steps=50, targets=2), APGD(steps=50, targets=2, start="between"), APGD(steps=50, loss="dlr", drop_broken=True),
+], ids=lambda attack: f"{attack.name}-{attack.start}")  # fmt: skip
+def test_flat_far_from_the_example_hides_no_counterexample_midway(attack: APGD) -> None:
+    x = 5 * torch.rand(10, 60, generator=torch.Generator().manual_seed(0))
+    model, y = Plateau(x, 0.3), torch.zeros(10).long()
+    threat = LpBall("inf", 0.3)
+    far = threat.sample(x, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    assert not torch.autograd.grad(model(far).pow(2).sum(), far)[0].any(1).all()
+    result = attack.run(model, x, y, threat)
+    assert threat.contains(result.x, x).all()
+    assert result.success.all()
+
+
+def test_starts_between_lie_at_several_depths() -> None:
+    x, threat = torch.zeros(4, 500), LpBall("inf", 1.0)
+    draw = torch.Generator().manual_seed(0)
+    reach = [APGD(start="between")._start(threat, x, k, draw).abs().amax(1) for k in range(4)]
+    for depth, found in zip((0.5, 1.0, 0.25, 0.5), reach, strict=True):
+        assert ((found > 0.95 * depth) & (found <= depth)).all()

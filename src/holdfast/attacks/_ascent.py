@@ -86,6 +86,13 @@ class Rows:
         self.points = _pick(which, self.best, self.points)
         self.gradient = _pick(which, self.best_gradient, self.gradient)
 
+    def off_flat(self, moved: Points) -> Points:
+        """``moved``; for rows without a gradient, from where no step leads anywhere, the point halfway back to the example."""
+        flat = torch.linalg.vector_norm(_tensors.flatten(self.gradient), ord=torch.inf, dim=1) == 0
+        if flat.device.type == "cpu" and not bool(flat.any()):
+            return moved
+        return _pick(flat, torch.lerp(self.x, self.points, 0.5), moved)
+
     def kept(self, stay: Bool[Tensor, " batch"]) -> "Rows":
         return Rows(**{field.name: getattr(self, field.name)[stay] for field in fields(self)})
 

@@ -18,7 +18,9 @@ from holdfast.attacks.margins import DLR, Margin, TargetedDLR, difference, targe
 from holdfast.losses import LOSS, LOSSES, Labels, Loss, Outputs, PerExample, loss_named
 from holdfast.threats.base import Points, Threat
 
-Start = Literal["random", "example"]
+Start = Literal["random", "example", "between"]
+DEPTHS = (0.5, 1.0, 0.25)
+"""Of the way from the example to a random point of its set: where searches from `between` start, restart by restart."""
 Goal = Callable[[Outputs, Labels, Labels], PerExample]
 """What a climb maximises, from outputs, labels and the classes aimed at."""
 
@@ -44,7 +46,7 @@ class APGD(Attack):
 
     ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever closer together, a row's step ``s`` is
     halved, and the row goes back to its best point, if fewer than ``rho`` of its last steps raised the loss, or if neither step nor best loss changed
-    since the checkpoint before. ``P`` and ``step`` are the threat's own, so that any threat will do.
+    since the checkpoint before. Where the gradient is 0 a row goes halfway back to its example instead. ``P`` and ``step`` are the threat's own, so that any threat will do.
 
     In an l1 ball (arXiv 2103.01208) a step moves only the features of largest gradient, 2/3 as many as the best
     point has changed; ``s`` grows back while that number falls, and the search starts in balls of 3 and 2 times the radius.
@@ -57,7 +59,8 @@ class APGD(Attack):
         targets: one search for each of this many likeliest wrong classes; with ``dlr`` the targeted DLR, with ``margin`` ``z_target - z_y``, else a low loss at
             the target. ``None``: no targets; away from the label. Ignored where targets are given to `run`.
         rho: share of the steps between checkpoints that must raise the loss.
-        start: ``random``: a random point of the set; ``example``: the example itself, restarts after the first at random.
+        start: ``random``: a random point of the set; ``example``: the example itself, restarts after the first at random; ``between``: halfway to
+            a random point, restarts at the point and a quarter of the way to it, in turn: some networks are flat far from the example.
         wide: whether an l1 search begins in larger balls; elsewhere it never does.
         drop_broken: when only success matters: examples leave the search as soon as they are broken.
     """
@@ -97,9 +100,7 @@ class APGD(Attack):
         for goal, target in self._goals(model, x, y, aim):
             for restart in range(self.restarts):
                 # Drawn for all, so that what one example meets does not depend on which others are left.
-                start = (
-                    stages[0][0].sample(x, generator=generator) if self.start == "random" or restart else x
-                )
+                start = self._start(stages[0][0], x, restart, generator)
                 rows = torch.arange(len(x), device=x.device)
                 if self.drop_broken:
                     rows = rows[~best.reached]
@@ -113,6 +114,12 @@ class APGD(Attack):
                 found = score(model, threat.settle(points, x[rows]), y[rows], aim)
                 best = put(best, rows, stronger(taken(best, rows), found))
         return best.x
+
+    def _start(self, threat: Threat, x: Points, restart: int, generator: Generator) -> Points:
+        if self.start == "example" and restart == 0:
+            return x
+        drawn = threat.sample(x, generator=generator)
+        return torch.lerp(x, drawn, DEPTHS[restart % len(DEPTHS)]) if self.start == "between" else drawn
 
     def _stages(self, threat: Threat) -> list[tuple[Threat, int]]:
         """The sets to search in turn, with the steps spent in each."""
@@ -185,7 +192,7 @@ class APGD(Attack):
             if step in checkpoints:
                 rule.check(rows, checkpoints[step])
             if step < steps:
-                points = into_set(rule.move(rows, into_set, first=step == 0))
+                points = into_set(rows.off_flat(rule.move(rows, into_set, first=step == 0)))
         return result.index_copy(0, left, rows.best) if strongest is None else strongest.x
 
 

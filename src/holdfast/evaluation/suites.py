@@ -10,11 +10,13 @@ from holdfast.threats.base import Threat
 
 
 def standard(threat: Threat) -> tuple[Attack, ...]:
-    """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv 2003.01690; l1: 2021, arXiv 2103.01208)."""
+    """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv 2003.01690; l1: 2021, arXiv 2103.01208).
+
+    Targeted searches start halfway between the example and a random point, where networks that are flat far from it still have a slope."""
     sparse = is_l1(threat)
     return (
         APGD(steps=100, restarts=5 if sparse else 1, loss="cross-entropy", drop_broken=True),
-        APGD(steps=100, targets=5 if sparse else 9, loss="dlr", drop_broken=True),
+        APGD(steps=100, targets=5 if sparse else 9, loss="dlr", start="between", drop_broken=True),
         FAB(steps=100, targets=9),
         Square(queries=5000),
     )
@@ -36,7 +38,7 @@ def strong(threat: Threat) -> tuple[Attack, ...]:
         *standard(threat),
         APGD(steps=100, restarts=5, loss="margin", drop_broken=True),
         PGD(steps=100, restarts=5, start="near", momentum=0.9, keep_best=True, drop_broken=True),
-        APGD(steps=100, restarts=3, targets=9, loss="margin", drop_broken=True),
+        APGD(steps=100, restarts=3, targets=9, loss="margin", start="between", drop_broken=True),
         CarliniWagner(),
     )
 

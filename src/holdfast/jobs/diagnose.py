@@ -23,7 +23,7 @@ from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Examples, close
 from holdfast.evaluation.doubt import examined
 from holdfast.jobs.summary import certified
-from holdfast.losses import CrossEntropy, Loss, predictions
+from holdfast.losses import CrossEntropy, Loss, correct
 from holdfast.threats import LpBall, Threat
 from holdfast.training import ParameterBall
 
@@ -164,8 +164,8 @@ def diagnose(
 def _at(model: nn.Module, points: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """The loss at these points, and whether each is classified as its label."""
     with attacking(model, "eval"):
-        outputs = torch.cat([model(part) for part in batches(points, BATCH)])
-    return loss(outputs, y), predictions(outputs) == y
+        outputs = torch.cat([_tensors.answers(model, part) for part in batches(points, BATCH)])
+    return loss(outputs, y), correct(outputs, y)
 
 
 def _distance(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> float:
