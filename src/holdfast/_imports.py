@@ -4,6 +4,7 @@ A path runs only as `Trusted`: text that the user wrote in a call or on the comm
 ``--trusted``. What files say is plain text, so it runs nothing: the mark goes with the text, through copies and to other processes.
 """
 
+import difflib
 import importlib
 import inspect
 import os
@@ -86,6 +87,15 @@ def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> 
         parameters = inspect.signature(target).parameters
     except ValueError:  # some built-in classes have none to show
         parameters = MappingProxyType({})
+    known = [
+        name for name, one in parameters.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        for name in arguments:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                remedy = f"did you mean {close[0]}?" if close else "leave it out."
+                raise InputError(f"{path} takes {', '.join(known) or 'no arguments'}, got {name}; {remedy}")
     taken = {name: value for name, value in offers.items() if name in parameters and name not in arguments}
     try:
         return target(**arguments, **taken)

@@ -2,9 +2,10 @@
 
 import argparse
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
+from holdfast._rules import COUNT, SEED, Rule, real, shown, whole
 from holdfast.errors import InputError
 from holdfast.jobs.options import nearest
 
@@ -24,42 +25,71 @@ class Parser(argparse.ArgumentParser):
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments as a namespace. ``--help`` prints and raises `SystemExit` with status 0."""
         known = [name for action in self._actions for name in action.option_strings]
+        given: set[str] = set()
         for argument in argv:
             name = argument.partition("=")[0]
             if re.match(r"-+[A-Za-z]", name) and name not in known:
                 raise InputError(f"option {name} does not exist; {nearest(name, known)}")
-        return self.parse_args(argv)
+            if name in known:
+                given.add(name)
+        read = self.parse_args(argv)
+        read.given = frozenset(given)
+        return read
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.rstrip('.')}; see `{self.prog} --help`.")
 
 
+def refuse_others(given: Collection[str], of: Mapping[str, Sequence[str]], chosen: Collection[str]) -> None:
+    """Refuse options that belong to an alternative that was not chosen.
+
+    Args:
+        given: the options on the command line.
+        of: the options that belong to each alternative, by its name for people; what stands nowhere goes with all of them.
+        chosen: the alternatives at hand.
+
+    Raises:
+        InputError: an option of another alternative; the message names those that apply.
+    """
+    fit = {option for name in chosen for option in of[name]}
+    for name, options in of.items():
+        for option in options:
+            if option in given and option not in fit:
+                others = ", ".join(sorted(fit)) or "none of its own"
+                raise InputError(
+                    f"{option} is for {name}, got it with {' and '.join(chosen)}; leave it out (options for that: {others})."
+                )
+
+
+def _read(rule: Rule, text: str, as_type: Callable[[str], float]) -> Any:
+    """The text as a number that follows the rule; the Python functions have the same rules."""
+    try:
+        return rule.read(as_type(text))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"must be {rule.what}, got {shown(text)}") from error
+
+
 def positive(text: str) -> float:
     """A number above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text}")
+    value: float = _read(real(above=0), text, float)
     return value
 
 
 def count(text: str) -> int:
     """A whole number, 1 or more, for argparse."""
-    if natural(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
-    return int(text)
+    value: int = _read(COUNT, text, int)
+    return value
 
 
 def natural(text: str) -> int:
     """A whole number, 0 or more, for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
+    value: int = _read(whole(least=0), text, int)
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed, for argparse."""
+    value: int = _read(SEED, text, int)
     return value
 
 

@@ -61,6 +61,12 @@ def _of_run(folder: Path) -> "Sequence[Finding]":
 def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
     from holdfast.jobs.reading import read_config
 
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option.startswith("--") and not option.startswith(("--data.", "--threat.", "--seed")):
+            raise InputError(
+                f"{option} says nothing about data or threat, which is all that is looked at before training; leave it out."
+            )
     config, _ = read_config(arguments, FLAGS)
 
     from holdfast.jobs.build import build_data, build_threat

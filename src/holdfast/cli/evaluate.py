@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.cli.arguments import Parser, classes, count, numbers, positive
+from holdfast.cli.arguments import Parser, classes, count, numbers, positive, refuse_others, seed
 from holdfast.errors import InputError
 
 EXAMPLES = """\
@@ -17,6 +17,23 @@ EXAMPLES = """\
 A run's record goes to RUN/evaluation, its figures to its summary; repeated after a kill, the command goes on where it stopped."""
 
 
+RUN, WEIGHTS, PROGRAM, OTHER = (
+    "a run folder",
+    "a file of weights (with --network)",
+    "a model's file that is a program",
+    "another model's file",
+)
+FILE_OPTIONS = ("--data", "--classes", "--log-outputs", "--out")
+OF = {
+    RUN: ("--weights",),
+    WEIGHTS: (*FILE_OPTIONS, "--network"),
+    PROGRAM: (*FILE_OPTIONS, "--trusted"),
+    OTHER: FILE_OPTIONS,
+}
+"""Which options go with which kind of target; the others go with all."""
+BOUNDS_OPTIONS = {"bounds (--verify)": ("--verify-seconds",), "no bounds (--verify none)": ()}
+
+
 def run(argv: Sequence[str]) -> int:
     """Evaluate, show, and update the run's page."""
     given = _parser().read(argv)
@@ -24,6 +41,8 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(
             f"a run folder or a file of weights is needed, got {given.target}, which does not exist; check the path."
         )
+    refuse_others(given.given, OF, (_kind(given),))
+    refuse_others(given.given, BOUNDS_OPTIONS, tuple(BOUNDS_OPTIONS)[given.verify == "none" :][:1])
     radii = numbers("--radii", given.radii)
 
     from holdfast.cli.evaluation import show_evaluation
@@ -40,6 +59,15 @@ def run(argv: Sequence[str]) -> int:
         record, folder = _of_file(given, plan)
     show_evaluation(console(), record, folder)
     return 0
+
+
+def _kind(given: Any) -> str:
+    """Which of the alternatives the target is."""
+    if given.target.is_dir():
+        return RUN
+    if given.network or given.target.suffix == ".safetensors":
+        return WEIGHTS
+    return OTHER if given.target.name.endswith((".onnx", ".onnx.gz")) else PROGRAM
 
 
 def _parser() -> Parser:
@@ -88,7 +116,7 @@ def _parser() -> Parser:
     parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")
     parser.add_argument("--processes", type=count, default=1, help="of this machine (default: 1)")
     parser.add_argument("--accelerator", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--seed", type=int, default=0, help="of the searches and the sample (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the searches and the sample (default: 0)")
     parser.add_argument("--out", type=Path, help="folder for a model's file (default: runs/evaluation-NAME)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
@@ -97,8 +125,6 @@ def _parser() -> Parser:
 def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.jobs.evaluate import evaluate_run
 
-    if given.data or given.network:
-        raise InputError("--data and --network are for a model's file, got a run folder; leave them out.")
     record = evaluate_run(
         given.target,
         plan,

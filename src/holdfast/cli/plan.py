@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from holdfast.cli.arguments import Parser, classes, count, numbers, positive
+from holdfast.cli.arguments import Parser, classes, count, numbers, positive, seed
 from holdfast.errors import InputError
 
 EXAMPLES = """\
@@ -31,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.cli.planned import show_plan
     from holdfast.cli.terminal import console
     from holdfast.jobs.build import build_data, build_network, build_threat
-    from holdfast.jobs.config import DataConfig, NetworkConfig, ThreatConfig
+    from holdfast.jobs.config import NTK_SCALED, DataConfig, NetworkConfig, ThreatConfig, with_entries
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
     data = build_data(
@@ -39,13 +40,12 @@ def run(argv: Sequence[str]) -> int:
         seed=given.seed,
     )
     threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
-    network = NetworkConfig(
-        name=Trusted(given.network),
-        width=PROBE_WIDTH,
-        depth=given.depth,
-        activation=given.activation,
-        center=not given.no_center,
-    )
+    chosen: dict[str, Any] = {"name": Trusted(given.network)}
+    chosen |= {"width": PROBE_WIDTH} if given.network in NTK_SCALED else {}
+    chosen |= {"depth": given.depth} if "--depth" in given.given else {}
+    chosen |= {"activation": given.activation} if "--activation" in given.given else {}
+    chosen |= {"center": False} if "--no-center" in given.given else {}
+    network = with_entries(NetworkConfig(), chosen, "network")
     result = plan(
         data, threat, build_network(network, data, seed=given.seed), radii=radii or None, loss_aim=given.loss, gap_aim=given.gap,
         examples=given.examples, seed=given.seed, out=out, progress=not given.quiet,
@@ -82,7 +82,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of data, network and searches (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of data, network and searches (default: 0)")
     parser.add_argument("--out", type=Path, help="folder (default: runs/plan-DATA-THREAT)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

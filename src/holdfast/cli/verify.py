@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast._deadline import Deadline
-from holdfast.cli.arguments import Parser, positive
+from holdfast.cli.arguments import Parser, positive, seed
 from holdfast.errors import InputError
 
 EXAMPLES = """\
@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--counterexample", type=Path, help="file to write a counterexample to, as VNN-COMP has it"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the search (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the search (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     given = parser.read(argv)
     deadline = Deadline.after(given.seconds)

@@ -22,7 +22,6 @@ from holdfast.jobs.config import (
     ThreatConfig,
     TrainingConfig,
     is_path,
-    resolved,
 )
 from holdfast.jobs.selection import keep_examples
 from holdfast.losses import loss_named
@@ -31,6 +30,7 @@ from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
+from holdfast.training.optimizers import MOMENTUM
 
 DOMAIN_NORM = math.sqrt(3) / 2  # beside a constant 1/2, unit vectors: the domain of Gao et al. 2019
 
@@ -51,7 +51,6 @@ def build(config: RunConfig) -> Job:
     Raises:
         InputError: a name that is not known, or values that do not fit together.
     """
-    config = resolved(config)
     data = build_data(config.data, seed=config.seed)
     training, device = config.training, config.device
     return Job(
@@ -69,9 +68,7 @@ def build(config: RunConfig) -> Job:
             "epochs": training.epochs,
             "batch_size": training.batch_size,
             "optimizer": build_optimizer(training),
-            "learning_rate": training.learning_rate,
-            "momentum": training.momentum,
-            "weight_decay": training.weight_decay,
+            **_own_settings(training),
             "schedule": training.schedule,
             "best_by": training.best_by,
             "evaluate_every": training.evaluate_every,
@@ -223,6 +220,7 @@ def build_attack(config: AttackConfig) -> Attack:
             restarts=config.restarts,
             start=config.start,
             momentum=config.momentum,
+            keep_best=config.keep_best,
         ),
         "fgsm": lambda: FGSM(step_size=config.step_size, start=config.start),
         "random": lambda: RandomAttack(samples=config.restarts),
@@ -235,15 +233,24 @@ def build_attack(config: AttackConfig) -> Attack:
     return attack
 
 
+def _own_settings(training: TrainingConfig) -> dict[str, Any]:
+    """What `train` gives an optimiser it knows; one by import path, or with arguments, is made with its settings (`build_optimizer`)."""
+    if is_path(training.optimizer) or training.optimizer_args:
+        return {}
+    own = {"learning_rate": training.learning_rate, "weight_decay": training.weight_decay}
+    return own | ({"momentum": training.momentum} if training.optimizer == "sgd" else {})
+
+
 def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim.Optimizer]:
     """A name `train` knows, or a factory for any torch optimiser by import path."""
     if not is_path(config.optimizer) and not config.optimizer_args:
         return config.optimizer
     named = {"sgd": "torch.optim.SGD", "adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
     path = named.get(config.optimizer, config.optimizer)
-    offers = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    offers: dict[str, Any] = {"weight_decay": config.weight_decay}
+    offers |= {} if config.learning_rate is None else {"lr": config.learning_rate}
     if config.optimizer == "sgd":
-        offers["momentum"] = config.momentum
+        offers["momentum"] = MOMENTUM if config.momentum is None else config.momentum
     imports.find(path)
 
     def factory(parameters: Any) -> torch.optim.Optimizer:

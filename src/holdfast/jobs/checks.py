@@ -58,6 +58,36 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         )
 
 
+def check_together(
+    optimizer: object,
+    learning_rate: float | None,
+    momentum: float | None,
+    weight_decay: float,
+    trace: bool,
+    trace_every: int | None,
+) -> None:
+    """Refuse settings that mean nothing beside the others.
+
+    Raises:
+        InputError: settings of an optimiser that has its own, momentum for another than sgd, or rounds of a trace that is off.
+    """
+    own = not isinstance(optimizer, str)
+    given = {
+        "learning_rate": learning_rate is not None,
+        "momentum": momentum is not None,
+        "weight_decay": weight_decay != 0,
+    }
+    for name in given:
+        if given[name] and (own or (name == "momentum" and optimizer != "sgd")):
+            wanted = "sgd" if name == "momentum" else "sgd, adam and adamw"
+            came = "a function that makes an optimiser" if own else repr(optimizer)
+            raise InputError(
+                f"{name} is for the optimizer {wanted}, got it with {came}; leave it out or set it there."
+            )
+    if trace_every is not None and not trace:
+        raise InputError("trace_every is for a run with a trace, got it with trace=False; leave it out.")
+
+
 def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
     """Refuse batches that the model cannot be trained on: batch norm has no variance to divide by where a batch is of one example.
 

@@ -9,9 +9,10 @@ import math
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
+from holdfast._rules import LARGEST_SEED, shown
 from holdfast.errors import InputError
 
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
@@ -26,10 +27,15 @@ ACTIVATIONS = (
 )  # fmt: skip
 CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of that temperature)")
 ATTACKS = ("pgd", "fgsm", "random", "clean")
+NORMS = ("linf", "l2", "l1")
 LOSSES = ("cross-entropy", "logistic", "hinge", "squared", "huber")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+OWN = "your own"
+"""The alternative that an import path is."""
+MADE_UP = ("spheres", "forced", "shattering", "separated")
+NTK_SCALED = ("two-layer", "dense")
 
 
 def _option(
@@ -44,14 +50,24 @@ def _option(
     own: bool = True,
     family: tuple[str, str] | None = None,
     what: str | None = None,
+    most: float | int | None = None,
+    of: dict[str, tuple[Any, ...]] | None = None,
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
 
     With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of names, a pattern and
-    how to say it.
+    how to say it. ``of`` is the one place that says where a setting belongs: alternatives of another entry of its section, such as
+    ``{"name": ("pgd", "fgsm")}``; with any other alternative it does not apply, and is refused.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
-    facts |= {"names": names, "own": own, "family": family, "what": what or short}
+    facts |= {
+        "names": names,
+        "own": own,
+        "family": family,
+        "what": what or short,
+        "most": most,
+        "of": of or {},
+    }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
     return field(default=default, metadata=facts)
@@ -72,21 +88,88 @@ class _Checked:
                 _check_number(entry, value)
             if entry.metadata.get("names") and isinstance(value, str):
                 _check_name(entry, value)
+        for entry in fields(self):  # type: ignore[arg-type]
+            if getattr(self, entry.name) != plain_default(entry):
+                check_applies(self, entry.name)
+
+
+def plain_default(entry: Field[Any]) -> Any:
+    """The value of a field that is left out."""
+    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+
+
+def alternative(section: object, tag: str) -> Any:
+    """Which alternative the entry ``tag`` of a section is: its word, or `OWN` for an import path.
+
+    >>> alternative(NetworkConfig(name="my_nets:Net"), "name"), alternative(ThreatConfig(spec="linf:0.1"), "spec")
+    ('your own', 'ball')
+    """
+    value = getattr(section, tag)
+    if isinstance(section, ThreatConfig):
+        word = value.partition(":")[0].strip().lower()
+        return "sphere" if word == "sphere" else "ball" if word in NORMS or not is_path(value) else OWN
+    if isinstance(section, DataConfig):
+        return (
+            value if value in ("digits", *MADE_UP) else OWN if ":" in value and is_path(value) else "a file"
+        )
+    if tag == "parameter_radius":
+        return "null" if value is None else "a number"
+    return OWN if isinstance(value, str) and is_path(value) else value
+
+
+def applies(section: object, name: str) -> bool:
+    """Whether an entry of a section means anything beside the section's other entries."""
+    of = _entry(section, name).metadata.get("of") or {}
+    return all(alternative(section, tag) in allowed for tag, allowed in of.items())
+
+
+def check_applies(section: object, name: str, prefix: str = "") -> None:
+    """Refuse an entry that means nothing beside the section's other entries.
+
+    Raises:
+        InputError: what it is for, and what may be set in its place.
+    """
+    if applies(section, name):
+        return
+    of: dict[str, tuple[Any, ...]] = _entry(section, name).metadata["of"]
+    tag, allowed = next((t, a) for t, a in of.items() if alternative(section, t) not in a)
+    chosen = alternative(section, tag)
+    said = str(getattr(section, tag)) if chosen == OWN else _word(chosen)
+    others = [
+        entry.name
+        for entry in fields(section)  # type: ignore[arg-type]
+        if tag in (entry.metadata.get("of") or {}) and applies(section, entry.name)
+    ]
+    close = difflib.get_close_matches(name, others, n=1)
+    takes = f"{said} takes {', '.join(others)}" if others else f"{said} takes no such settings"
+    meant = f"; did you mean {prefix}{close[0]}?" if close else "; leave it out."
+    raise InputError(
+        f"{prefix}{name} must go with {prefix}{tag} {' or '.join(map(_word, allowed))}, got it with {said}, and {takes}{meant}"
+    )
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _entry(section: object, name: str) -> Field[Any]:
+    return next(entry for entry in fields(section) if entry.name == name)  # type: ignore[arg-type]
 
 
 def _check_number(entry: Field[Any], value: float | int) -> None:
-    least, above, below = (entry.metadata.get(key) for key in ("least", "above", "below"))
+    least, above, below, most = (entry.metadata.get(key) for key in ("least", "above", "below", "most"))
     wrong = (
-        not math.isfinite(value)
+        not (isinstance(value, int) or math.isfinite(value))
         or (least is not None and value < least)
         or (above is not None and value <= above)
         or (below is not None and value >= below)
+        or (most is not None and value > most)
     )
     if wrong:
         limits = [f">= {least:g}" if least is not None else "", f"> {above:g}" if above is not None else ""]
-        limits += [f"< {below:g}" if below is not None else ""]
+        limits += [f"< {below:g}" if below is not None else "", f"<= {most}" if most is not None else ""]
         allowed = " and ".join(limit for limit in limits if limit) or "finite"
-        raise InputError(f"{entry.name} must be {allowed}, got {value:g}; leave it out for the default.")
+        raise InputError(f"{entry.name} must be {allowed}, got {shown(value)}; leave it out for the default.")
 
 
 def is_path(name: str) -> bool:
@@ -120,7 +203,10 @@ class DataConfig(_Checked):
     )
     init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")
     classes: tuple[int, ...] | None = _option(
-        None, "keep these classes only and number them from 0, e.g. [3,8]", short="classes"
+        None,
+        "keep these classes only and number them from 0, e.g. [3,8]",
+        short="classes",
+        of={"name": ("digits", "a file", OWN)},
     )
     examples: int | None = _option(
         None, "keep this many examples, of every class its share", short="examples", least=2
@@ -150,7 +236,9 @@ class ThreatConfig(_Checked):
         "what an adversary may change: linf:0.1, l2:0.5, l1:3, linf:8/255, sphere:0.1",
         short="threat",
     )
-    box: bool = _option(True, "keep attacked examples within the data's valid box")
+    box: bool = _option(
+        True, "keep attacked examples within the data's valid box", of={"spec": ("ball", OWN)}
+    )
     fixed: tuple[int, ...] = _option(
         (), "numbers of the features no adversary may change, beside the data's own, e.g. [0,5]"
     )
@@ -159,7 +247,7 @@ class ThreatConfig(_Checked):
         "train although threat sets of different labels meet: no classifier is robust on those",
         short="allow-incompatible",
     )
-    init_args: Arguments = _option({}, "arguments of your own threat, as {key: value}")
+    init_args: Arguments = _option({}, "arguments of your own threat, as {key: value}", of={"spec": (OWN,)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,16 +257,19 @@ class NetworkConfig(_Checked):
     name: str = _option(
         "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network", names=NETWORKS
     )
-    init_args: Arguments = _option({}, "arguments of your own network, as {key: value}")
+    init_args: Arguments = _option({}, "arguments of your own network, as {key: value}", of={"name": (OWN,)})
     width: int = _option(
         2000,
         "hidden units in a layer (two layers: rounded up to as many of each sign for every output)",
         short="width",
         least=1,
+        of={"name": NTK_SCALED},
     )
-    depth: int = _option(2, "trained layers of a dense network", least=1)
+    depth: int = _option(2, "trained layers of a dense network", least=1, of={"name": ("dense",)})
     input_layer: bool = _option(
-        True, "a fixed random map before the first trained layer of a dense network, as the paper has"
+        True,
+        "a fixed random map before the first trained layer of a dense network, as the paper has",
+        of={"name": ("dense",)},
     )
     activation: str = _option(
         "softplus",
@@ -187,18 +278,36 @@ class NetworkConfig(_Checked):
         names=ACTIVATIONS,
         own=False,
         family=CENTRED_SOFTPLUS,
+        of={"name": NTK_SCALED},
     )
     outputs: Literal["signed", "dense"] = _option(
-        "signed", "output weights: one-hot rows with a sign, or dense rows (dense network: Gaussian ones)"
+        "signed",
+        "output weights: one-hot rows with a sign, or dense rows (dense network: Gaussian ones)",
+        of={"name": NTK_SCALED},
     )
-    paired: bool = _option(True, "start at output 0: each unit twice, with opposite output weights")
-    train_output: bool = _option(False, "train the output weights of a two-layer network too")
-    center: bool = _option(True, "subtract the mean of the training part (two layers): a tighter certificate")
+    paired: bool = _option(
+        True,
+        "start at output 0: each unit twice, with opposite output weights (two layers)",
+        of={"name": ("two-layer",)},
+    )
+    train_output: bool = _option(
+        False, "train the output weights of a two-layer network too", of={"name": ("two-layer",)}
+    )
+    center: bool = _option(
+        True,
+        "subtract the mean of the training part (two layers): a tighter certificate",
+        of={"name": ("two-layer",)},
+    )
     scale: float | None = _option(
-        None, "factor on the inputs (two layers); left out, their mean norm becomes sqrt(3)/2", above=0
+        None,
+        "factor on the inputs (two layers); left out, their mean norm becomes sqrt(3)/2",
+        above=0,
+        of={"name": ("two-layer",)},
     )
     constant: float | None = _option(
-        0.5, "constant appended to the inputs (two layers), as a bias; null for none"
+        0.5,
+        "constant appended to the inputs (two layers), as a bias; null for none",
+        of={"name": ("two-layer",)},
     )
     linearised: bool = _option(
         False,
@@ -214,12 +323,27 @@ class AttackConfig(_Checked):
     name: str = _option(
         "pgd", "pgd, fgsm, random, clean, or my_package.module:Attack", names=ATTACKS, what="attack"
     )
-    steps: int = _option(10, "gradient steps a restart (pgd)", least=1)
-    step_size: float | None = _option(None, "length of a step; left out, 2.5 radius / steps (pgd)", above=0)
-    restarts: int = _option(1, "searches an example (pgd), samples an example (random)", least=1)
-    start: Literal["random", "example", "near"] = _option("random", "where a search begins (pgd)")
-    momentum: float = _option(0.0, "share of the last step kept (pgd)", least=0)
-    init_args: Arguments = _option({}, "arguments of your own attack, as {key: value}")
+    steps: int = _option(10, "gradient steps a restart (pgd)", least=1, of={"name": ("pgd",)})
+    step_size: float | None = _option(
+        None,
+        "length of a step; left out, 2.5 radius / steps (pgd), or the radius (fgsm)",
+        above=0,
+        of={"name": ("pgd", "fgsm")},
+    )
+    restarts: int = _option(
+        1,
+        "searches an example (pgd), samples an example (random)",
+        least=1,
+        of={"name": ("pgd", "random")},
+    )
+    start: Literal["random", "example", "near"] = _option(
+        "random", "where a search begins (pgd, fgsm)", of={"name": ("pgd", "fgsm")}
+    )
+    momentum: float = _option(0.0, "share of the last step kept (pgd)", least=0, of={"name": ("pgd",)})
+    keep_best: bool = _option(
+        False, "the strongest point of a search, not its last (pgd)", of={"name": ("pgd",)}
+    )
+    init_args: Arguments = _option({}, "arguments of your own attack, as {key: value}", of={"name": (OWN,)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +356,8 @@ class TrainingConfig(_Checked):
         None, "examples a step; left out, all of them", short="batch-size", least=1
     )
     parameter_radius: float | None = _option(
-        60.0,
-        "radius of the ball around the initial weights; null for none",
+        None,
+        "radius of the ball around the initial weights; left out, none: the certificate's is then the distance they moved",
         short="parameter-radius",
         above=0,
     )
@@ -241,18 +365,22 @@ class TrainingConfig(_Checked):
         "initial",
         "where training starts: the centre of the ball, or the kernel limit's solution written into the weights",
     )
-    project: bool = _option(True, "return the weights to that ball after every step")
+    project: bool = _option(
+        True, "return the weights to that ball after every step", of={"parameter_radius": ("a number",)}
+    )
     optimizer: str = _option(
         "sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer", names=OPTIMIZERS
     )
     optimizer_args: Arguments = _option({}, "further arguments of the optimizer, as {key: value}")
     learning_rate: float | None = _option(
         None,
-        "step size; left out, 0.001 for adam and its kin, for sgd 20 with two layers and 0.1 with other networks",
+        "step size; left out, the inverse of the curvature measured at the start for sgd, 0.001 for adam and its kin",
         short="learning-rate",
         above=0,
     )
-    momentum: float = _option(0.9, "momentum of sgd", least=0, below=1)
+    momentum: float | None = _option(
+        None, "momentum of sgd; left out, 0.9", least=0, below=1, of={"optimizer": ("sgd",)}
+    )
     weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
     schedule: Literal["constant", "cosine", "linear", "steps"] = _option(
         "constant", "how the learning rate falls"
@@ -277,7 +405,10 @@ class CertificateConfig(_Checked):
 
     trace: bool = _option(True, "record the rounds of training for the certificate")
     trace_every: int | None = _option(
-        None, "epochs between recorded ones; left out, as often as costs at most 10 % of the time", least=1
+        None,
+        "epochs between recorded ones; left out, as often as costs at most 10 % of the time",
+        least=1,
+        of={"trace": (True,)},
     )
     tighten: int = _option(40, "evaluations spent on raising the lower bound after training", least=0)
     radius: float | None = _option(
@@ -315,31 +446,21 @@ class RunConfig(_Checked):
     evaluation: AttackConfig = _section(
         AttackConfig(steps=20), "attack after every epoch, on the validation part"
     )
-    final: AttackConfig = _section(AttackConfig(steps=40, restarts=2), "attack on the finished network")
+    final: AttackConfig = _section(
+        AttackConfig(steps=40, restarts=2, keep_best=True), "attack on the finished network"
+    )
     training: TrainingConfig = _section(TrainingConfig(), "training")
     certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
     device: DeviceConfig = _section(DeviceConfig(), "device")
-    seed: int = _option(0, "seed of the split, the weights, the order and the attacks", least=0)
+    seed: int = _option(
+        0, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
+    )
     out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
     name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """The configuration with a learning rate that suits optimizer and network, where none was given.
-
-    In NTK scaling the loss of two layers changes with ``W`` at rate ``m^(-1/2)``, whence the large steps.
-    """
-    training = config.training
-    if training.learning_rate is not None:
-        return config
-    rate = 0.001
-    if training.optimizer == "sgd":
-        rate = 20.0 if config.network.name == "two-layer" else 0.1
-    return replace(config, training=replace(training, learning_rate=rate))
-
-
 def to_dict(config: object) -> dict[str, Any]:
-    """The configuration as YAML can hold it: mappings, lists, numbers, text.
+    """The configuration as YAML can hold it: mappings, lists, numbers, text; settings that do not apply are left out.
 
     >>> to_dict(CertificateConfig())["tighten"]
     40
@@ -347,7 +468,11 @@ def to_dict(config: object) -> dict[str, Any]:
 
     def plain(value: object) -> Any:
         if is_dataclass(value):
-            return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+            return {
+                entry.name: plain(getattr(value, entry.name))
+                for entry in fields(value)
+                if applies(value, entry.name)
+            }
         return list(value) if isinstance(value, tuple) else value
 
     return {entry.name: plain(getattr(config, entry.name)) for entry in fields(config)}  # type: ignore[arg-type]
@@ -357,15 +482,36 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The configuration that these values, of the types the fields state, make up; what is left out is the default.
 
     Raises:
-        InputError: a number outside its limits.
+        InputError: a number outside its limits, or a setting that does not apply beside the others.
     """
     defaults = RunConfig()
-    sections = {key: _over(getattr(defaults, key), value) for key, value in values.items()}
+    sections = {key: _over(getattr(defaults, key), value, key) for key, value in values.items()}
     return replace(defaults, **sections)
 
 
-def _over(default: Any, value: Any) -> Any:
+def _over(default: Any, value: Any, key: str) -> Any:
     """A section with these entries replaced; anything else is the value itself."""
     if not is_dataclass(default) or isinstance(default, type):
         return value
-    return replace(default, **{name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
+    return with_entries(default, value, key)
+
+
+def with_entries(section: Any, given: Mapping[str, Any], key: str) -> Any:
+    """The section called ``key`` with these entries; others that no longer apply beside them go back to their plain defaults.
+
+    Raises:
+        InputError: an entry given that does not apply.
+    """
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values = {entry.name: getattr(section, entry.name) for entry in fields(section)} | given
+    probe = object.__new__(type(section))
+    vars(probe).update(values)  # its values are checked below, when it is made
+    for entry in fields(section):  # first what is chosen, then what goes with it
+        if entry.metadata["names"] and isinstance(values[entry.name], str):
+            _check_name(entry, values[entry.name])
+    for entry in fields(section):
+        if entry.name in given:
+            check_applies(probe, entry.name, f"{key}.")
+        elif not applies(probe, entry.name):
+            values[entry.name] = plain_default(entry)
+    return type(section)(**values)

@@ -5,6 +5,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from holdfast._imports import Trusted
 from holdfast.errors import InputError
-from holdfast.jobs.config import RunConfig, from_dict, is_path, optional, resolved
+from holdfast.jobs.config import RunConfig, from_dict, is_path, optional, with_entries
 from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
 
 # What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
@@ -49,12 +50,37 @@ def read_config(
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from error
     options = {key: value for key, value in given.items() if key in SECTIONS}
-    values = _with_arguments(typed, sections)
+    filed = _with_arguments(typed, sections)
     if trusted or given.get("trusted"):
-        values = _stood_for(values)
-    values = _merged(values, _stood_for(options))
-    _check_nulls(values)
-    return resolved(from_dict(values)), given
+        filed = _stood_for(filed)
+    options = _stood_for(options)
+    _check_nulls(filed)
+    _check_nulls(_merged(filed, options))
+    return _read_over(filed, options), given
+
+
+def _read_over(filed: dict[str, Any], options: dict[str, Any]) -> RunConfig:
+    """The file's settings with the options over them: an option that picks another alternative takes the place of what the file said of its own.
+
+    Raises:
+        InputError: a setting of either that does not apply.
+    """
+    base = from_dict(filed)
+    sections: dict[str, Any] = {}
+    for key, value in options.items():
+        held = getattr(base, key)
+        if not isinstance(value, dict) or not is_dataclass(held):
+            sections[key] = value
+            continue
+        own = filed.get(key, {})
+        entries = {
+            name: _merged(own[name], entry)
+            if isinstance(own.get(name), dict) and isinstance(entry, dict)
+            else entry
+            for name, entry in value.items()
+        }
+        sections[key] = with_entries(held, entries, key)
+    return replace(base, **sections)
 
 
 def _stood_for(values: Mapping[str, Any]) -> dict[str, Any]:

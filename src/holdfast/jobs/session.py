@@ -25,6 +25,7 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.step_size import StepSize
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints."""
@@ -40,6 +41,7 @@ class Session:
         x, y: the training part, on the run's device.
         attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the finished network.
         kernel: what the tangent kernel was at the start; None where it is not watched.
+        step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began with, None of an optimiser with its own.
         radius: at which windows are bounded while training; the certificate may be asked for another.
         state, best, rows: all that changes, besides the weights.
     """
@@ -67,6 +69,8 @@ class Session:
     recorder: TraceRecorder
     ball: ParameterBall
     kernel: KernelWatch | None
+    step: StepSize | None
+    learning_rate: float | None
     writer: RunWriter
     progress: Progress
     started: datetime

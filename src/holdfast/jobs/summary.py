@@ -93,6 +93,8 @@ def summarise(session: Session, results: Results) -> dict[str, Any]:
         },
         "compatibility": asdict(session.compatibility),
         "parameter_radius": session.parameter_radius,
+        "learning_rate": session.learning_rate,
+        "learning_rate_reason": "given" if session.step is None else session.step.reason,
         "accuracy_on": "test" if len(data.split.test) else "train",
         "accuracy_weights": "last",
         "clean_accuracy": None if reported is None else reported.clean_accuracy,

@@ -28,6 +28,7 @@ OWN = {
     "--quiet": "no progress",
     "--help": "show this help and stop",
 }
+CAPACITY_SETTINGS = ("--data.", "--threat.", SEED, RHO, WIDTH, DIMENSION)
 SWITCHES = ("--capacity", "--trusted", "--quiet", "--help")
 _SHORT_OF = {long: short for short, long in SHORT.items()}
 
@@ -111,6 +112,14 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     layers = whole("--hidden-layers", own.get("--hidden-layers", "1"))
     if layers > 2:
         raise InputError(f"--hidden-layers must be 1 or 2, got {layers}; leave it out for 1.")
+    if "--hidden-layers" in own and not capacity:
+        raise InputError("--hidden-layers is for --capacity, got it without; add that or leave it out.")
+    if capacity:
+        foreign = [option for option in options if not option.startswith(CAPACITY_SETTINGS)]
+        if foreign:
+            raise InputError(
+                f"{foreign[0]} is for training, got it with --capacity, which takes data, threat, width and seed; leave it out."
+            )
     cells = [
         _cell(
             file,

@@ -37,15 +37,16 @@ from holdfast._rules import (
     word,
 )
 from holdfast._signals import stopping
-from holdfast.attacks import ATTACK, PGD, Attack, as_attack
+from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
+from holdfast.jobs.build import build_attack
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
-from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model
+from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
-from holdfast.jobs.config import PRECISIONS
+from holdfast.jobs.config import PRECISIONS, RunConfig
 from holdfast.jobs.identity import FILE as IDENTITY
 from holdfast.jobs.identity import Identity, check_same, identity_of, read_identity, to_json
 from holdfast.jobs.progress import Progress
@@ -63,10 +64,13 @@ from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
-from holdfast.training.optimizers import OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
+from holdfast.training.optimizers import MOMENTUM, OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
+from holdfast.training.step_size import ADAM, StepSize, chosen_step
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
+DEFAULT = RunConfig()
+"""What is left out, on the command line and here."""
 OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", "gallery.safetensors")
 """What a resumed run writes anew."""
 
@@ -83,8 +87,8 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     epochs=COUNT,
     batch_size=maybe(COUNT),
     optimizer=either(word(*OPTIMIZERS), FUNCTION),
-    learning_rate=real(above=0),
-    momentum=real(least=0, below=1),
+    learning_rate=maybe(real(above=0)),
+    momentum=maybe(real(least=0, below=1)),
     weight_decay=real(least=0),
     schedule=word(*SCHEDULES),
     seed=SEED,
@@ -117,34 +121,34 @@ def train(
     *,
     attack: Attack | str | None = None,
     loss: Loss | str | None = None,
-    parameter_radius: float | None = None,
-    project: bool = True,
-    epochs: int = 30,
-    batch_size: int | None = None,
-    optimizer: str | OptimizerFactory = "sgd",
-    learning_rate: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    schedule: str = "constant",
-    seed: int = 0,
+    parameter_radius: float | None = DEFAULT.training.parameter_radius,
+    project: bool = DEFAULT.training.project,
+    epochs: int = DEFAULT.training.epochs,
+    batch_size: int | None = DEFAULT.training.batch_size,
+    optimizer: str | OptimizerFactory = DEFAULT.training.optimizer,
+    learning_rate: float | None = DEFAULT.training.learning_rate,
+    momentum: float | None = DEFAULT.training.momentum,
+    weight_decay: float = DEFAULT.training.weight_decay,
+    schedule: str = DEFAULT.training.schedule,
+    seed: int = DEFAULT.seed,
     out: str | Path | None = None,
     name: str | None = None,
-    accelerator: str = "auto",
-    devices: int = 1,
-    precision: str = "32-true",
-    strategy: str = "auto",
-    evaluate_every: int = 1,
-    kernel_examples: int | None = None,
-    start: nn.Module | str = "initial",
+    accelerator: str = DEFAULT.device.accelerator,
+    devices: int = DEFAULT.device.devices,
+    precision: str = DEFAULT.device.precision,
+    strategy: str = DEFAULT.device.strategy,
+    evaluate_every: int = DEFAULT.training.evaluate_every,
+    kernel_examples: int | None = DEFAULT.training.kernel_examples,
+    start: nn.Module | str = DEFAULT.training.start,
     evaluation_attack: Attack | str | None = None,
     final_attack: Attack | str | None = None,
-    best_by: str = "robust_loss",
+    best_by: str = DEFAULT.training.best_by,
     example_weights: Array | None = None,
-    trace: bool = True,
-    trace_every: int | None = None,
-    tighten: int = 40,
-    certificate_radius: float | None = None,
-    allow_incompatible: bool = False,
+    trace: bool = DEFAULT.certificate.trace,
+    trace_every: int | None = DEFAULT.certificate.trace_every,
+    tighten: int = DEFAULT.certificate.tighten,
+    certificate_radius: float | None = DEFAULT.certificate.radius,
+    allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     resume: bool = False,
     progress: bool = True,
     config: dict[str, Any] | None = None,
@@ -153,12 +157,17 @@ def train(
 
     Args:
         model: any module that maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
+        threat: or text such as ``linf:0.1``, which takes the data's box and fixed features.
         attack: the adversary of training, default ``PGD(steps=10)``; the surrogate loss is defined with it.
-        loss: default cross-entropy (logistic for one output).
+        loss: default cross-entropy (logistic for one output). An attack and a loss may be given by name.
         parameter_radius: radius ``R`` of the ball(s) around the initial weights; ``project`` returns the weights to it after
-            every step, as the paper does. Without one, the certificate's radius is the distance that the weights moved.
+            every step, as the paper does. By default there is none, since no number fits every network and data: the certificate's radius
+            is then the distance that the weights moved.
         batch_size: examples a round; default all of them.
-        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser.
+        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has its own settings.
+        learning_rate: default for sgd the inverse of the curvature at the start (`holdfast.training.step_size`), for adam its usual 0.001;
+            what was chosen, and why, stands in the log and in the summary.
+        momentum: of sgd, default 0.9.
         out: run folder; default: nothing is written.
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
             and ``weight_drift`` of ``metrics.jsonl`` (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
@@ -186,9 +195,11 @@ def train(
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
     check_start(start, parameter_radius)
+    check_together(optimizer, learning_rate, momentum, weight_decay, trace, trace_every)
+    momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
     if resume and out is None:
         raise InputError("resume needs the run's folder, got none; pass out=.")
-    attack = PGD(steps=10) if attack is None else as_attack(attack)
+    attack = build_attack(DEFAULT.attack) if attack is None else as_attack(attack)
     loss, threat = as_loss(loss), as_threat(threat, bounds=data.bounds, fixed=data.fixed)
     check_data(data, threat)
     if example_weights is not None:
@@ -207,7 +218,9 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
     batch = min(batch_size or len(data.train), len(data.train))
-    evaluation = PGD(steps=10) if evaluation_attack is None else as_attack(evaluation_attack)
+    evaluation = (
+        build_attack(DEFAULT.evaluation) if evaluation_attack is None else as_attack(evaluation_attack)
+    )
     identity = identity_of(
         model=model, data=data, threat=threat, loss=loss, attack=attack, validation_attack=evaluation, example_weights=example_weights,
         epochs=epochs, batch_size=batch, optimizer=optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
@@ -220,6 +233,15 @@ def train(
     x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
+    step = None
+    if learning_rate is None and isinstance(optimizer, str):
+        if resume:  # the checkpoint has it
+            step = StepSize(learning_rate=ADAM, reason="the one that the run began with")
+        else:
+            with seen.stage("measuring the curvature for a step size"):
+                step = chosen_step(model, x, loss, optimizer, seed=seed)
+            seen.say(f"learning rate {step.learning_rate:g}, chosen: {step.reason}")
+        learning_rate = step.learning_rate
     torch_optimizer = make_optimizer(
         optimizer, parameters, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
@@ -235,18 +257,22 @@ def train(
         state, best, rows = TrainingState(), Best(), list[Row]()
         if resume and folder is not None:
             state, best, rows = resume_state(folder, model, torch_optimizer, recorder)
+            if step is not None:
+                group = torch_optimizer.param_groups[0]
+                step = replace(step, learning_rate=group.get("initial_lr", group["lr"]))
+                learning_rate = step.learning_rate
         kernel = _kernel(
             model, x, y, classes=data.classes, examples=kernel_examples, seed=seed, resumed=folder if resume else None,
         )  # fmt: skip
         session = Session(
             name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
             evaluation=evaluation,
-            final=PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack),
+            final=build_attack(DEFAULT.final) if final_attack is None else as_attack(final_attack),
             example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
             best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
             reason=reason, recorder=recorder,
             ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
-            kernel=kernel, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
+            kernel=kernel, step=step, learning_rate=learning_rate, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
             progress=seen, started=started, state=state, best=best, rows=rows,
         )  # fmt: skip
         if resume and folder is not None:
@@ -275,6 +301,8 @@ def _begin(session: Session, identity: Identity, config: dict[str, Any], start: 
     writer.log(
         f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
     )
+    if session.step is not None:
+        writer.log(f"learning rate {session.step.learning_rate:g}, chosen: {session.step.reason}")
 
 
 def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None:

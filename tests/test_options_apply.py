@@ -1,0 +1,149 @@
+"""A setting that means nothing beside the others is refused, wherever it stands, and the refusal names what does apply."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from holdfast.cli.main import main
+from holdfast.errors import InputError
+from holdfast.jobs.config import (
+    OWN,
+    NetworkConfig,
+    RunConfig,
+    applies,
+    from_dict,
+    to_dict,
+    with_entries,
+)
+from holdfast.jobs.options import LEAVES
+from holdfast.jobs.reading import read_config
+
+# Every alternative of every entry that others depend on, by section and entry.
+ALTERNATIVES = {
+    ("data", "name"): {"digits": "digits", "spheres": "spheres", "forced": "forced", OWN: "my_package:data", "a file": "some.npz"},
+    ("threat", "spec"): {"ball": "linf:0.1", "sphere": "sphere:0.1", OWN: "my_package:Threat"},
+    ("network", "name"): {"two-layer": "two-layer", "dense": "dense", "mnist-conv": "mnist-conv", OWN: "my_package:Net"},
+    **{
+        (section, "name"): {"pgd": "pgd", "fgsm": "fgsm", "random": "random", "clean": "clean", OWN: "my_package:Attack"}
+        for section in ("attack", "evaluation", "final")
+    },
+    ("training", "optimizer"): {"sgd": "sgd", "adam": "adam", "adamw": "adamw", OWN: "torch.optim.RMSprop"},
+    ("training", "parameter_radius"): {"a number": 5.0, "null": None},
+    ("certificate", "trace"): {True: True, False: False},
+}  # fmt: skip
+
+
+def dependent():
+    for path, (entry, default) in LEAVES.items():
+        for tag, allowed in (entry.metadata["of"] or {}).items():
+            for word, value in ALTERNATIVES[path.partition(".")[0], tag].items():
+                yield pytest.param(path, tag, value, word in allowed, default, id=f"{path} with {tag} {word}")
+
+
+def test_every_alternative_named_exists():
+    """A misspelt alternative would switch a setting off for good."""
+    for path, (entry, _) in LEAVES.items():
+        for tag, allowed in (entry.metadata["of"] or {}).items():
+            known = {*ALTERNATIVES[path.partition(".")[0], tag], "shattering", "separated"}
+            assert set(allowed) <= known, path
+
+
+@pytest.mark.parametrize(("path", "tag", "value", "fits", "default"), list(dependent()))
+def test_an_option_is_taken_exactly_where_it_applies(path, tag, value, fits, default):
+    section, _, name = path.partition(".")
+    values = {section: {tag: value, name: default}}
+    if fits:
+        assert name in to_dict(from_dict(values))[section]
+        return
+    with pytest.raises(InputError, match=rf"{path} must go with {section}\.{tag} ") as refused:
+        from_dict(values)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("path", "tag", "value", "fits", "default"), list(dependent()))
+def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, default, tmp_path):
+    section, _, name = path.partition(".")
+    file = tmp_path / "run.yaml"
+    given = list(default) if isinstance(default, tuple) else default
+    file.write_text(yaml.safe_dump({section: {tag: value, name: given}}))
+    spelt = {True: "true", False: "false", None: "null"}
+    words = [f"--{section}.{key.replace('_', '-')}={spelt.get(one, one) if not isinstance(one, dict) else '{}'}" for key, one in ((tag, value), (name, given))]  # fmt: skip
+    for argv in ([str(file)], words):
+        if fits:
+            read_config(argv)
+        else:
+            with pytest.raises(InputError, match=f"{path} must go with"):
+                read_config(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--network", "mnist-conv", "--width", "5000"], "network.width must go with network.name two-layer or dense, got it with mnist-conv"),
+        (["--attack", "fgsm", "--attack.steps", "50"], "attack.steps must go with attack.name pgd, got it with fgsm, and fgsm takes step_size, start"),
+        (["--attack.init-args.foo", "4"], "attack.init_args must go with attack.name your own"),
+        (["--network.init-args.hiden", "3"], "network.init_args must go with network.name your own"),
+        (["--network", "dense", "--network.constant", "1"], "network.constant must go with network.name two-layer"),
+        (["--optimizer", "adam", "--training.momentum", "0.5"], "training.momentum must go with training.optimizer sgd"),
+        (["--certificate.trace", "false", "--certificate.trace-every", "2"], "certificate.trace_every must go with certificate.trace true"),
+        (["--data", "spheres", "--classes", "0,1"], "data.classes must go with data.name"),
+        (["--final", "clean", "--final.restarts", "2"], "final.restarts must go with final.name pgd or random"),
+    ],
+)  # fmt: skip
+def test_the_refusal_names_what_applies(argv, said, capsys):
+    assert main(["train", *argv, "--print-config"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_option_that_picks_another_alternative_takes_the_place_of_what_the_file_said(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("network: {name: two-layer, width: 64, paired: false}\nfinal: {name: pgd, steps: 7}\n")
+    config, _ = read_config([str(file), "--network", "mnist-conv", "--final", "fgsm"])
+    assert config.network == NetworkConfig(name="mnist-conv")
+    assert config.final.name == "fgsm"
+
+
+def test_what_is_written_reads_back_whatever_was_chosen():
+    for name in ("mnist-conv", "dense", "two-layer"):
+        for attack in ("clean", "fgsm", "random", "pgd"):
+            run = RunConfig()
+            run = dataclasses.replace(
+                run,
+                network=with_entries(run.network, {"name": name}, "network"),
+                final=with_entries(run.final, {"name": attack}, "final"),
+            )
+            assert from_dict(to_dict(run)) == run
+
+
+def test_settings_made_in_python_are_held_to_the_same():
+    with pytest.raises(InputError, match="width must go with name"):
+        NetworkConfig(name="mnist-conv", width=64)
+    assert not applies(NetworkConfig(name="mnist-conv"), "width")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["evaluate", "RUN", "--out", "x"], "--out is for"),
+        (["evaluate", "RUN", "--data", "digits"], "--data is for"),
+        (["evaluate", "RUN", "--log-outputs"], "--log-outputs is for"),
+        (["evaluate", "RUN", "--verify", "none", "--verify-seconds", "3"], "--verify-seconds is for bounds"),
+        (["evaluate", "FILE.onnx", "--weights", "best", "--data", "digits", "--threat", "linf:0.1"], "--weights is for a run folder"),
+        (["evaluate", "FILE.onnx", "--trusted", "--data", "digits", "--threat", "linf:0.1"], "--trusted is for"),
+        (["evaluate", "FILE.pt2", "--network", "my:Net", "--trusted", "--data", "digits"], "--trusted is for"),
+        (["plan", "--data", "digits", "--threat", "l2:0.1", "--depth", "3"], "network.depth must go with network.name dense"),
+        (["plan", "--data", "digits", "--threat", "l2:0.1", "--network", "dense", "--no-center"], "network.center must go with"),
+        (["plan", "--data", "digits", "--threat", "l2:0.1", "--network", "mnist-conv", "--activation", "relu"], "network.activation must go with"),
+        (["sweep", "--data", "digits", "--hidden-layers", "2"], "--hidden-layers is for --capacity"),
+        (["sweep", "--capacity", "--data", "forced", "--threat", "l2", "--epochs", "3"], "--training.epochs is for training"),
+        (["doctor", "--data", "digits", "--epochs", "3"], "--training.epochs says nothing about data or threat"),
+    ],
+)  # fmt: skip
+def test_the_other_commands_do_the_same(argv, said, tmp_path, capsys):
+    (tmp_path / "RUN").mkdir()
+    for name in ("FILE.onnx", "FILE.pt2"):
+        (tmp_path / name).write_bytes(b"")
+    argv = [str(tmp_path / word) if word.startswith(("RUN", "FILE")) else word for word in argv]
+    assert main(argv) == 2
+    assert said in capsys.readouterr().err
