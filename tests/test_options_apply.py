@@ -1,6 +1,7 @@
 """A setting that means nothing beside the others is refused, wherever it stands, and the refusal names what does apply."""
 
 import dataclasses
+import json
 
 import pytest
 import yaml
@@ -67,8 +68,12 @@ def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, defaul
     file = tmp_path / "run.yaml"
     given = list(default) if isinstance(default, tuple) else default
     file.write_text(yaml.safe_dump({section: {tag: value, name: given}}))
-    spelt = {True: "true", False: "false", None: "null"}
-    words = [f"--{section}.{key.replace('_', '-')}={spelt.get(one, one) if not isinstance(one, dict) else '{}'}" for key, one in ((tag, value), (name, given))]  # fmt: skip
+    words = [
+        f"--{section}.{key.replace('_', '-')}={json.dumps(one)}"
+        if not isinstance(one, str)
+        else f"--{section}.{key.replace('_', '-')}={one}"
+        for key, one in ((tag, value), (name, given))
+    ]
     for argv in ([str(file)], words):
         if fits:
             read_config(argv)

@@ -260,7 +260,9 @@ SEED = Rule(
     read=whole(least=0, most=LARGEST_SEED).read,
     hint=lambda value: "0 is the usual seed",
 )
-ANYTHING = Rule(what="anything", read=lambda value: value)
+LARGEST_RADIUS = 1e15
+"""Squares of larger ones overflow float32, and no weights or features move so far."""
+RADIUS = real(above=0, most=LARGEST_RADIUS)
 
 
 def takes(**rules: Rule) -> Callable[[Target], Target]:

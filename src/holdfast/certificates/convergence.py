@@ -13,11 +13,11 @@ from holdfast._rules import (
     COUNT,
     FLAG,
     FUNCTION,
+    RADIUS,
     SEED,
     either,
     kind,
     maybe,
-    real,
     several,
     takes,
     whole,
@@ -277,7 +277,7 @@ def _at_radii(
     return tuple(reversed(curve))
 
 
-RADIUS = either(real(above=0), several(real(above=0), what="a sequence of them, one a ball"))
+RADII_OF_BALLS = either(RADIUS, several(RADIUS, what="a sequence of them, one a ball"))
 
 
 @takes(
@@ -287,7 +287,7 @@ RADIUS = either(real(above=0), several(real(above=0), what="a sequence of them, 
     y=LABELS,
     threat=THREAT,
     attack=ATTACK,
-    radius=RADIUS,
+    radius=RADII_OF_BALLS,
     loss=maybe(LOSS),
     curvature=maybe(kind(Curvature, what="a Curvature")),
     example_weights=maybe(TENSOR),

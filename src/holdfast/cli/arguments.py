@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-from holdfast._rules import COUNT, SEED, Rule, real, shown, whole
+from holdfast._rules import COUNT, RADIUS, SEED, Rule, shown, whole
 from holdfast.errors import InputError
 from holdfast.jobs.options import nearest
 
@@ -71,7 +71,7 @@ def _read(rule: Rule, text: str, as_type: Callable[[str], float]) -> Any:
 
 def positive(text: str) -> float:
     """A number above 0, for argparse."""
-    value: float = _read(real(above=0), text, float)
+    value: float = _read(RADIUS, text, float)
     return value
 
 

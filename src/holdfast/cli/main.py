@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -49,9 +50,12 @@ Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails;
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 2 for anything the user can mend, 128 and its number after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
     try:
         with stopping():
-            return _dispatch(arguments)
+            status = _dispatch(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is understood, and not on the interpreter's way out
+        return status
     except (KeyboardInterrupt, SystemExit) as error:
         if not was_signal(error):
             raise
@@ -66,8 +70,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader has gone (`| head`): nothing to tell anyone, and the interpreter must not try on its way out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except (MemoryError, RecursionError) as error:
+        return _stop(_too_much(error), 2)
+    except RuntimeError as error:
+        if "memory" not in str(error).lower():
+            raise
+        return _stop(_too_much(error), 2)
     except OSError as error:
         return _stop(f"the system refused: {error}; check the path, its permissions and the free space.", 2)
+
+
+def _print_anything() -> None:
+    """Characters that the terminal's encoding lacks are replaced, so that no finished run ends in an error about them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _too_much(error: BaseException) -> str:
+    if os.environ.get("HOLDFAST_DEBUG"):
+        raise error
+    if isinstance(error, RecursionError):
+        return "an argument or a file is nested too deeply to be read; write it flat."
+    why = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"memory ran out ({why}); lower the width, the batch size or the number of examples."
 
 
 def _dispatch(arguments: list[str]) -> int:

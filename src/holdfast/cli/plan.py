@@ -35,17 +35,17 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.jobs.config import NTK_SCALED, DataConfig, NetworkConfig, ThreatConfig, with_entries
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
-    data = build_data(
-        DataConfig(name=Trusted(given.data), classes=classes(given.classes)),
-        seed=given.seed,
-    )
-    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
     chosen: dict[str, Any] = {"name": Trusted(given.network)}
     chosen |= {"width": PROBE_WIDTH} if given.network in NTK_SCALED else {}
     chosen |= {"depth": given.depth} if "--depth" in given.given else {}
     chosen |= {"activation": given.activation} if "--activation" in given.given else {}
     chosen |= {"center": False} if "--no-center" in given.given else {}
     network = with_entries(NetworkConfig(), chosen, "network")
+    data = build_data(
+        DataConfig(name=Trusted(given.data), classes=classes(given.classes)),
+        seed=given.seed,
+    )
+    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
     result = plan(
         data, threat, build_network(network, data, seed=given.seed), radii=radii or None, loss_aim=given.loss, gap_aim=given.gap,
         examples=given.examples, seed=given.seed, out=out, progress=not given.quiet,

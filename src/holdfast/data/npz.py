@@ -1,15 +1,18 @@
 """Arrays in one ``.npz`` file, whichever of the usual names they have; read without executing anything."""
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from holdfast._arguments import BOUNDS
+from holdfast._memory import require_memory
 from holdfast._rules import PATH, SEED, maybe, takes
 from holdfast.data._rules import CLASSES, DTYPE, FEATURE_MAP, SHARE
 from holdfast.data.base import Bounds, Dataset
@@ -18,6 +21,8 @@ from holdfast.data.split import split_rows
 from holdfast.data.tensors import from_tensors
 from holdfast.errors import InputError
 
+LARGE, INFLATION = 2**28, 200
+"""An array above so many bytes must not inflate by more than this factor: images shrink by ten, noise by less."""
 # (training examples, training labels, test examples, test labels)
 NAMES = (
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -127,23 +132,77 @@ def npz(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the names above, each once its header is found to say what the file holds and memory to have room for it."""
+    wanted = {name for names in NAMES for name in names if name} | {"class_names", "low", "high"}
     try:
-        # opened here: numpy leaves a damaged file open
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise InputError(
-                    f"{str(path)!r} must be an .npz archive, got a single array; use numpy.savez."
-                )
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            chosen = {name: info for name, info in members.items() if name in wanted}
+            if not chosen:
+                return dict.fromkeys(members, np.empty(0))
+            require_memory(
+                3 * sum(_declared(archive, info, path) for info in chosen.values()),
+                torch.device("cpu"),
+                f"the arrays of {str(path)!r}, and two copies,",
+                "keep fewer examples in it",
+            )
+            return {name: _array(archive, info) for name, info in chosen.items()}
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         if isinstance(error, InputError):
             raise
-        # numpy's own sentence for a file that is no archive advises loading it with code execution.
-        why = "it is no archive of plain arrays" if "pickle" in str(error) else str(error)
+        # numpy's own sentence for arrays of objects advises loading them with code execution.
+        why = (
+            "it is no archive of plain arrays"
+            if "pickle" in str(error) or "zip" in str(error)
+            else str(error)
+        )
         raise InputError(
             f"{str(path)!r} cannot be read as .npz ({why}); store plain arrays with numpy.savez."
         ) from error
+
+
+def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> int:
+    """Bytes that an array takes, once its own header and the archive's agree on them.
+
+    Raises:
+        InputError: they differ, or the array inflates to far more than data do: bytes that nobody measured.
+    """
+    with archive.open(info) as file:
+        shape, _, dtype = _header(file)
+        declared = math.prod(shape) * dtype.itemsize
+        held = info.file_size - file.tell()
+    if declared != held and not dtype.hasobject:
+        raise InputError(
+            f"{str(path)!r} must hold what it declares, got {info.filename} of {declared:,} bytes in its header and {held:,} in the"
+            " archive; write it again with numpy.savez."
+        )
+    if held > LARGE and held > INFLATION * max(1, info.compress_size):
+        raise InputError(
+            f"{str(path)!r} must hold measured data, got {info.filename}, which inflates from {info.compress_size:,} to {held:,} bytes;"
+            " store it uncompressed with numpy.savez if that is meant."
+        )
+    return declared
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(file)
+    return found
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def _scaled(images: np.ndarray, bounds: Bounds, dtype: torch.dtype) -> tuple[Tensor, Bounds]:

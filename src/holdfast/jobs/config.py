@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
-from holdfast._rules import LARGEST_SEED, shown
+from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, shown
 from holdfast.errors import InputError
 
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
@@ -95,7 +95,7 @@ class _Checked:
 
 def plain_default(entry: Field[Any]) -> Any:
     """The value of a field that is left out."""
-    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def alternative(section: object, tag: str) -> Any:
@@ -167,7 +167,10 @@ def _check_number(entry: Field[Any], value: float | int) -> None:
     )
     if wrong:
         limits = [f">= {least:g}" if least is not None else "", f"> {above:g}" if above is not None else ""]
-        limits += [f"< {below:g}" if below is not None else "", f"<= {most}" if most is not None else ""]
+        limits += [
+            f"< {below:g}" if below is not None else "",
+            f"<= {most:g}" if isinstance(most, float) else f"<= {most}" if most is not None else "",
+        ]
         allowed = " and ".join(limit for limit in limits if limit) or "finite"
         raise InputError(f"{entry.name} must be {allowed}, got {shown(value)}; leave it out for the default.")
 
@@ -360,6 +363,7 @@ class TrainingConfig(_Checked):
         "radius of the ball around the initial weights; left out, none: the certificate's is then the distance they moved",
         short="parameter-radius",
         above=0,
+        most=LARGEST_RADIUS,
     )
     start: Literal["initial", "kernel"] = _option(
         "initial",
@@ -412,7 +416,10 @@ class CertificateConfig(_Checked):
     )
     tighten: int = _option(40, "evaluations spent on raising the lower bound after training", least=0)
     radius: float | None = _option(
-        None, "parameter radius to certify at; left out, that of training", above=0
+        None,
+        "parameter radius to certify at; left out, that of training",
+        above=0,
+        most=LARGEST_RADIUS,
     )
 
 

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from holdfast._imports import Trusted
-from holdfast.errors import InputError
+from holdfast.errors import HoldfastError, InputError
 from holdfast.jobs.config import RunConfig, from_dict, is_path, optional, with_entries
 from holdfast.jobs.options import LEAVES, LONG, SECTIONS, kind, spelled
 
@@ -49,6 +49,16 @@ def read_config(
         typed: dict[str, Any] = parser.parse_object(deepcopy(sections), defaults=False).as_dict()
     except ArgumentError as error:
         raise InputError(_sentence(str(error))) from error
+    except HoldfastError:
+        raise
+    except RecursionError as error:
+        raise InputError(
+            f"values must not be nested so deeply, got more levels than can be read; {HELP}."
+        ) from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # of what jsonargparse did not expect
+        raise InputError(
+            f"values must be as their help says, got one that cannot be read ({' '.join(str(error).split())[:120]}); {HELP}."
+        ) from error
     options = {key: value for key, value in given.items() if key in SECTIONS}
     filed = _with_arguments(typed, sections)
     if trusted or given.get("trusted"):
@@ -117,7 +127,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"the configuration must be a readable YAML file, got {path} ({error.strerror}); check its path."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise InputError(
+            f"{path} must be `key: value` lines, but is nested too deeply to be read; write it flat."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1} is not" if mark else "it is not"
         raise InputError(f"{path} must be YAML, but {place}; mend it there.") from error

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from holdfast._rules import FUNCTION, TEXT, maybe, real, takes
+from holdfast._rules import FUNCTION, RADIUS, TEXT, maybe, takes
 from holdfast._tensors import generator, per_example
 from holdfast.errors import InputError
 from holdfast.projections import lengths
@@ -19,7 +19,7 @@ Membership = Callable[[Tensor, Tensor], Tensor]
 _FAR = 1e6  # how many radii away the point is whose projection stands for a linear maximiser
 
 
-@takes(project=FUNCTION, radius_hint=real(above=0), contains=maybe(FUNCTION), name=TEXT)
+@takes(project=FUNCTION, radius_hint=RADIUS, contains=maybe(FUNCTION), name=TEXT)
 class CustomThreat(Threat):
     """Closed convex sets ``B(x)`` known by ``project(points, x)``, the nearest point of ``B(x_i)`` in the Euclidean norm.
 

@@ -70,7 +70,7 @@ class LpBall(Threat):
 
     @takes(
         norm=NORM,
-        radius=real(least=0),
+        radius=real(least=0, most=1e300),
         bounds=maybe(BOUNDS),
         fixed=maybe(MASK),
         sparsity=real(above=0, most=1),
