@@ -21,7 +21,22 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(20190607)
 
 
-QUICK = ["--classes", "3,8", "--width", "40", "--epochs", "2", "--final.restarts", "1", "--final.steps", "5"]
+QUICK = [
+    "--classes",
+    "3,8",
+    "--width",
+    "40",
+    "--epochs",
+    "2",
+    "--final.restarts",
+    "1",
+    "--final.steps",
+    "5",
+    "--parameter-radius",
+    "60",
+    "--learning-rate",
+    "20",
+]
 QUICK += ["--certificate.tighten", "2", "--quiet"]
 
 

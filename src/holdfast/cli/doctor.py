@@ -63,7 +63,11 @@ def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
 
     for argument in arguments:
         option = argument.partition("=")[0]
-        if option.startswith("--") and not option.startswith(("--data.", "--threat.", "--seed")):
+        if (
+            option.startswith("--")
+            and option not in FLAGS
+            and not option.startswith(("--data.", "--threat.", "--seed"))
+        ):
             raise InputError(
                 f"{option} says nothing about data or threat, which is all that is looked at before training; leave it out."
             )

@@ -25,7 +25,7 @@ RUN, WEIGHTS, PROGRAM, OTHER = (
 )
 FILE_OPTIONS = ("--data", "--classes", "--log-outputs", "--out")
 OF = {
-    RUN: ("--weights",),
+    RUN: ("--weights", "--trusted"),
     WEIGHTS: (*FILE_OPTIONS, "--network"),
     PROGRAM: (*FILE_OPTIONS, "--trusted"),
     OTHER: FILE_OPTIONS,
