@@ -648,3 +648,13 @@ def test_starts_that_are_refused(data, threat):
         train(two_layer(data), data, threat, start="kernel", parameter_radius=None)
     with pytest.raises(InputError, match="whose weights do not fit"):
         train(two_layer(data), data, threat, start=two_layer(data, width=20))
+
+
+def test_a_contradiction_found_later_voids_the_run(data, threat, tmp_path, monkeypatch):
+    run = train(two_layer(data), data, threat, out=tmp_path)
+    assert run.certificate.status == "certified"
+    monkeypatch.setattr("holdfast.certificates.convergence.contradiction", lambda *_: "one bound contradicts another")
+    assert certify_run(tmp_path, tighten=1, progress=False).status == "void"
+    again = hf.Run.load(tmp_path)
+    assert again.certificate.status == again.summary["certificate_status"] == "void"
+    assert "contradicts" in again.summary["certificate_reason"]

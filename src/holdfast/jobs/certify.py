@@ -13,6 +13,7 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_parts
 from holdfast.jobs.summary import certified
 from holdfast.runs import RunWriter, read_summary
+from holdfast.runs.run import read_weights
 from holdfast.trace import Evaluated, load_points, load_trace
 
 
@@ -72,13 +73,21 @@ def _certify(
     ]
     with Progress(enabled=progress).counted("certifying in float64") as report:
         certificate = certify_trace(
-            trace, passed, at, others=others, evaluations=max(1, tighten), per_unit=per_unit, progress=report
+            trace,
+            passed,
+            at,
+            others=others,
+            evaluations=max(1, tighten),
+            per_unit=per_unit,
+            progress=report,
+            networks=(read_weights(folder / "model.safetensors"),),
         )
     held = summary.get("gap")
     writer = RunWriter(folder)
     with writer.together():
         writer.json("certificate.json", certificate.as_dict())
-        if at == own and certificate.status != "void" and (held is None or certificate.gap <= held):
+        # A void one replaces what the run claimed: a contradiction found now was there before.
+        if at == own and (certificate.status == "void" or held is None or certificate.gap <= held):
             writer.summary(summary | certified(certificate))
     return certificate
 
