@@ -12,12 +12,13 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 DEMO = $(BIN)/holdfast train --data digits --out runs/demo --overwrite
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test mutants check bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install what is needed, train on digits, certify, write runs/demo/report.html"
 	@echo "make test    install what is needed, then linter, formatter, type checker and tests"
+	@echo "make mutants break the proofs' constants one by one: the tests must notice each (long)"
 	@echo "make bench   every figure of benchmarks/RESULTS.md (long)"
 	@echo "make clean   remove the virtual environment and all that was built; runs/ stays"
 
@@ -29,6 +30,9 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadscope
+
+mutants: $(VENV)/.ready-dev
+	$(BIN)/python tests/mutants.py
 
 bench: $(VENV)/.ready-dev
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

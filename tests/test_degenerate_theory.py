@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import holdfast as hf
+from holdfast._tensors import raw_bytes
 from holdfast.errors import InputError
 from holdfast.losses import Hinge, Loss, Squared
 from holdfast.theory import KernelSpec, capacity, ntk, optimal_robust_loss
@@ -146,3 +147,19 @@ def test_capacity_bounds_neither_overflow_nor_depend_on_the_unit():
 def test_distances_that_overflow_are_refused():
     with pytest.raises(InputError, match="do not overflow"):
         hf.data.separation(X.double() * 1e200, Y, norm="2")
+
+
+def test_the_librarys_own_networks_are_not_taken_for_probabilities():
+    """A deep sigmoid network whose one output stays between 0 and 1 on its examples, and wherever else one looks."""
+    net = hf.networks.Dense(
+        2, 2, width=12, depth=3, activation="sigmoid", output="gaussian", seed=5, zero_start=False
+    )
+    with torch.no_grad():
+        net.output_weight.copy_(net.output_weight.abs() / net.output_weight.abs().sum())
+    assert bool(((net(X) > 0) & (net(X) < 1)).all())
+    hf.PGD(steps=1).run(net, X, Y, THREAT)
+
+
+def test_one_number_that_is_expanded_has_bytes():
+    one = torch.tensor(1.5, dtype=torch.float64).expand(1)
+    assert raw_bytes(one) == raw_bytes(torch.tensor([1.5], dtype=torch.float64))

@@ -73,4 +73,6 @@ def device_of(model: nn.Module, x: Tensor) -> torch.device:
 
 def raw_bytes(tensor: Tensor) -> bytes:
     """The numbers as they lie in memory, for digests."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    # A copy: what is expanded along a side of 1 counts as contiguous, and yet cannot be viewed as bytes.
+    whole = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return whole.flatten().view(torch.uint8).numpy().tobytes()

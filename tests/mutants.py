@@ -1,0 +1,169 @@
+"""Mutations of the proofs' constants, each of which the named tests must catch: `make mutants`.
+
+A mutation replaces one piece of source text, which must occur exactly once. It is applied to a copy of ``src``; the named tests run on that
+copy and must fail. A survivor, a text that is gone, and a named test that fails on the sources as they are, each end the run with status 1.
+
+    python tests/mutants.py                # all
+    python tests/mutants.py second_order   # those whose file or text contains this word
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` becomes ``new`` in ``file`` (below src/holdfast); ``tests`` are pytest's names, below tests."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+DEEP, CHECKED, BOUNDS = (
+    "test_saturation_deep.py",
+    "test_saturation_verification.py",
+    "test_saturation_bounds.py",
+)
+HANDED = f"{DEEP}::test_what_is_handed_down_is_reached"
+SECOND = f"{CHECKED}::test_a_pair_whose_weights_differ_leaves_what_is_said"
+LINES = f"{CHECKED}::test_lines_and_intervals_hold_to_the_last_bit"
+LEVEL = f"{BOUNDS}::test_a_line_of_the_kernel_problem_is_below_the_exact_tangent"
+SMOOTH = f"{BOUNDS}::test_smooth_curvature_is_reached"
+
+MUTATIONS = (
+    # ---- deep curvature
+    Mutation("curvature/deep_layered.py", "((column + radius) * bent)", "(column * bent)", HANDED),
+    Mutation("curvature/deep_layered.py", "(norm + reach) ** 2 * relative", "norm**2 * relative", HANDED),
+    Mutation("curvature/deep_layered.py", "(lipschitz * (norm + radius)) ** 2", "(lipschitz * norm) ** 2", HANDED),
+    Mutation("curvature/deep_layered.py", "squares.sqrt() + largest.sqrt() * reach", "squares.sqrt()", HANDED),
+    Mutation("curvature/deep_layered.py", "((start.columns[h] + radius) * bent)", "(start.columns[h] * bent)", HANDED),
+    Mutation("curvature/deep_layered.py", "own_most * norm**2", "0.5 * own_most * norm**2", HANDED),
+    Mutation("curvature/deep_layered.py", "squares = rest * scaled.whole[h] ** 2", "squares = 0.5 * rest * scaled.whole[h] ** 2", HANDED),
+    Mutation("curvature/deep_layered.py", "[r + m for r, m in zip", "[r for r, m in zip", DEEP),
+    Mutation("curvature/deep_layered.py", "bent = constants.curvature / 2 * rho", "bent = constants.curvature / 4 * rho", DEEP),
+    Mutation("curvature/deep_layered.py", "lip2 = (below.abs() + lip2)", "lip2 = (below.abs())", DEEP),
+    Mutation("curvature/deep_layered.py", "scaled.chain + radius * most * float(d1.abs().max())", "scaled.chain", DEEP),
+    Mutation("curvature/deep_layered.py", "(k * most * (start.norm(1) + radius) * left)", "(k * most * start.norm(1) * left)", DEEP),
+    Mutation("curvature/deep_layered.py", "k * lip2 * (sizes / (2 * tau))", "k * lip2 * (sizes / (4 * tau))", DEEP),
+    Mutation("curvature/deep_expansion.py", "(start.norm(h) + start.radii[h]) * result[-1]", "start.norm(h) * result[-1]", DEEP),
+    Mutation("curvature/deep_norms.py", "at.scale / 2 * one_sided", "at.scale / 3 * one_sided", "test_deep_curvature.py::test_bound_in_a_tiny_ball_is_above_the_exact_hessian"),
+    Mutation("curvature/spectral.py", "tau + 2 * UNIT * ((n + 2) * n * tau + (k + 2) * square)", "tau", f"{DEEP}::test_a_spectral_norm_is_above_the_exact_one_however_its_gram_matrix_was_rounded"),
+    # ---- two layers
+    Mutation("curvature/two_layer.py", "weighted_grams(z, costs) / (2 * root)", "weighted_grams(z, costs) / (2.1 * root)", SMOOTH),
+    Mutation("curvature/two_layer.py", "weighted_grams(z, costs / taus) / (4 * root)", "weighted_grams(z, costs / taus) / (4.2 * root)", f"{BOUNDS}::test_kinks_are_reached"),
+    Mutation("curvature/two_layer.py", "(tau[:, None] - group).clamp_min(0)", "(0.95 * tau[:, None] - group).clamp_min(0)", f"{BOUNDS}::test_kinks_are_reached"),
+    Mutation("curvature/two_layer.py", "self.theta * sizes.sum() / (2 * root)", "self.theta * sizes.sum() / (2.1 * root)", f"{BOUNDS}::test_trained_outputs_are_reached"),
+    Mutation("curvature/two_layer.py", "costs + below * inner.clamp_min(0) if below", "costs + 0.9 * below * inner.clamp_min(0) if below", SMOOTH),
+    # ---- activations
+    Mutation("networks/activations.py", "curvature_above=0.25,", "curvature_above=0.24,", SMOOTH),
+    Mutation("networks/activations.py", "curvature_below=_up(2 * math.exp(-2) / SQRT_2PI)", "curvature_below=_up(1.9 * math.exp(-2) / SQRT_2PI)", SMOOTH),
+    Mutation("networks/activations.py", "curvature_below=0.0369143731998932", "curvature_below=0.036", SMOOTH),
+    Mutation("networks/activations.py", "curvature_above=2.0,", "curvature_above=1.9,", SMOOTH),
+    Mutation("networks/activations.py", "lipschitz=1.09983932012887", "lipschitz=1.09", "test_activations.py"),
+    Mutation("networks/activations.py", "curvature_above=_up(math.sqrt(8 / math.e) / SQRT_PI)", "curvature_above=0.96 * _up(math.sqrt(8 / math.e) / SQRT_PI)", "test_activations.py"),
+    # ---- lower models and anchors
+    Mutation("trace/lower_model.py", "max(0.0, top) * (1 + 1e-9) + 1e-300", "max(0.0, top) + 1e-300", f"{BOUNDS}::test_the_multiplier_is_above_the_largest_eigenvalue_however_that_was_rounded"),
+    Mutation("trace/lower_model.py", "squares / (4 * gaps)", "squares / (4.1 * gaps)", f"{BOUNDS}::test_the_dual_bound_is_reached_and_not_crossed"),
+    Mutation("trace/lower_model.py", "value=-cost - multiplier * radius**2", "value=-cost - 0.99 * multiplier * radius**2", f"{BOUNDS}::test_the_dual_bound_is_reached_and_not_crossed"),
+    Mutation("certificates/anchors.py", "(4 if self.kinked else 2) * self.root", "(4.4 if self.kinked else 2.2) * self.root", "test_certificate.py::test_linear_window_of_a_frozen_pass_equals_the_anchors test_certificate.py::test_value_through_the_response_equals_the_lower_model"),
+    # ---- verified bounds
+    Mutation("verification/second_order.py", "1.5 * third * apart", "1.0 * third * apart", SECOND),
+    Mutation("verification/second_order.py", "rate / 6 - hessian / 2", "rate / 12 - hessian / 2", SECOND),
+    Mutation("verification/second_order.py", "fourth * (before - after).abs()", "0.8 * fourth * (before - after).abs()", f"{CHECKED}::test_a_pair_whose_preactivations_differ_leaves_what_is_said"),
+    Mutation("verification/second_order.py", "bent.clamp(min=0.0) - spare)", "bent.clamp(min=0.0))", f"{CHECKED}::test_the_spare_covers_the_rounding_of_what_cancels"),
+    Mutation("verification/second_order.py", "largest = sizes.amax((1, 2))", "largest = sizes.amax((1, 2)) * 0.9", f"{CHECKED}::test_quadratic_forms_are_reached"),
+    Mutation("verification/second_order.py", "matrices.shape[1] * 2.0**-48 * torch", "0.0 * torch", f"{CHECKED}::test_quadratic_forms_are_reached"),
+    Mutation("verification/graph.py", "return 4 * (terms + math.prod(self.steps[0].shape)) * 2.0**-53", "return 0.0", f"{CHECKED}::test_margins_of_an_affine_network_are_below_the_exact_ones"),
+    Mutation("verification/region.py", "ROUNDING = 4 * 2.0**-53", "ROUNDING = 0.0", f"{CHECKED}::test_edges_of_boxes_are_outside_the_exact_ones"),
+    Mutation("verification/region.py", "gain = radius * ball.square().sum(2).sqrt()", "gain = 0.95 * radius * ball.square().sum(2).sqrt()", f"{CHECKED}::test_least_values_over_balls_are_reached_and_not_crossed"),
+    Mutation("verification/relaxations.py", "allowance = 8 * UNIT", "allowance = 0 * UNIT", LINES),
+    Mutation("verification/relaxations.py", "return 32 * UNIT *", "return 0 * UNIT *", LINES),
+    Mutation("verification/relaxations.py", "torch.maximum(at_lower.abs(), at_upper.abs()))", "at_lower.abs())", LINES),
+    Mutation("verification/smoothing.py", "beta.ppf(alpha, hits, samples - hits + 1)", "beta.ppf(alpha, hits, samples - hits)", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
+    Mutation("verification/smoothing.py", "beta.ppf(alpha, hits,", "beta.ppf(2 * alpha, hits,", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
+    # ---- theory
+    Mutation("theory/optimal/finite.py", "tangent - UNIT * (slopes.numel() + 16) * terms", "tangent", LEVEL),
+    Mutation("theory/optimal/finite.py", "square.clamp_min(0) + KERNEL_ROUNDING * absolute", "square.clamp_min(0)", f"{BOUNDS}::test_norms_in_a_kernels_space_allow_for_the_kernels_rounding"),
+    Mutation("theory/capacity.py", "math.floor(value * (1 - 1e-12)) + 1", "math.ceil(value) + 1", f"{BOUNDS}::test_capacity_bounds_on_their_edges"),
+    Mutation("theory/projected.py", "float(values[-width:].sum()) + slack <= needed", "float(values[-width:].sum()) <= needed", f"{BOUNDS}::test_no_width_is_excluded_by_rounding"),
+    Mutation("theory/sign_patterns.py", "2 * math.e * polynomials * degree / variables", "math.e * polynomials * degree / variables", f"{BOUNDS}::test_half_spaces_are_counted_exactly"),
+    Mutation("theory/sign_patterns.py", "for k in range(min(dimension, points - 1) + 1)", "for k in range(min(dimension, points - 1))", f"{BOUNDS}::test_half_spaces_are_counted_exactly"),
+    # ---- losses
+    Mutation("losses.py", "return residual / beyond.clamp_min(1.0)", "return residual / beyond.clamp_min(1.1)", "test_losses.py"),
+    Mutation("losses.py", "torch.where(sign * outputs < 1, -sign,", "torch.where(sign * outputs < 1, -0.9 * sign,", "test_losses.py"),
+    Mutation("losses.py", "0.5 * (outputs - self._target(outputs, labels)).square()", "0.45 * (outputs - self._target(outputs, labels)).square()", "test_losses.py"),
+)  # fmt: skip
+
+
+def run(source: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    """The named tests on these sources; each file ends at its first failure."""
+    names = [str(ROOT / "tests" / name) for name in tests.split()]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(ROOT),
+        *names,
+    ]
+    paths = os.pathsep.join([str(source), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def verdict(mutation: Mutation) -> str:
+    """Empty where the tests caught it; else what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        file = source / "holdfast" / mutation.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutation.old) != 1:
+            return f"its text occurs {text.count(mutation.old)} times"
+        file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        done = run(source, mutation.tests)
+        if done.returncode == 1:
+            return ""
+        return (
+            "survived"
+            if done.returncode == 0
+            else f"pytest ended with {done.returncode}: {done.stdout[-300:]}"
+        )
+
+
+def main(words: list[str]) -> int:
+    """Run the mutations that these words choose; the number of workers is the environment's MUTANT_WORKERS, default 2."""
+    chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.old} {m.tests}" for word in words)]
+    plain = run(ROOT / "src", " ".join(sorted({test for m in chosen for test in m.tests.split()})))
+    if plain.returncode:
+        print(plain.stdout[-3000:])
+        print("The named tests fail on the sources as they are: nothing is learned from mutations of them.")
+        return 1
+    bad = 0
+    with ThreadPoolExecutor(int(os.environ.get("MUTANT_WORKERS", "2"))) as pool:
+        for mutation, wrong in zip(chosen, pool.map(verdict, chosen), strict=True):
+            print(
+                f"{'caught' if not wrong else 'WRONG '}  {mutation.file}: {mutation.old}  ->  {mutation.new}  {wrong}",
+                flush=True,
+            )
+            bad += bool(wrong)
+    print(f"{len(chosen) - bad} of {len(chosen)} mutations caught.")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
