@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from holdfast._tensors import raw_bytes
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+LIBRARIES = ("holdfast", "torch")
+"""Whose functions go by their names: another version of them does not make another run."""
 _TORCH = frozenset(vars(nn.Module()))
 """Names that every module of torch has."""
 
@@ -101,8 +103,10 @@ class _Digest:
             self.word("method")
             self._all((value.__func__, value.__self__))
         elif isinstance(value, types.FunctionType):
+            value = inspect.unwrap(value)
             self.word("function", _name(value))
-            self._code(value.__code__)
+            if _name(value).partition(".")[0] not in LIBRARIES:
+                self._code(value.__code__)
             self._all((value.__defaults__, value.__kwdefaults__))
             self._all(_cell(cell) for cell in value.__closure__ or ())
         elif inspect.isroutine(value):

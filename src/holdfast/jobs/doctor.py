@@ -6,6 +6,7 @@ from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
 
+from holdfast._record import differing
 from holdfast.diagnosis import Finding
 from holdfast.report.collect import Run, read_run
 
@@ -40,13 +41,14 @@ def _files(run: Run) -> list[Finding]:
                 remedy="restore what is missing, or train again with `holdfast train RUN/config.yaml`",
             )
         )
-    damaged = [str(path.relative_to(run.folder)) for path in _kept(run.folder) if not _whole(path)]
+    cut = [str(path.relative_to(run.folder)) for path in _kept(run.folder) if not _whole(path)]
+    damaged = sorted({*cut, *differing(run.folder)} - set(missing))
     if damaged:
         found.append(
             Finding(
                 name="files",
                 level="bad",
-                sentence=f"{', '.join(damaged)} cannot be read: cut short or damaged",
+                sentence=f"{', '.join(damaged)} cannot be read: cut short, damaged or exchanged",
                 remedy="restore what is damaged, or train again with `holdfast train RUN/config.yaml`",
             )
         )

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from holdfast._fields import CONTROL
 from holdfast._fields import Fields as Fields
+from holdfast._record import checked
 from holdfast.diagnosis import Finding, Known, diagnose, from_record
 from holdfast.runs import read_summary
 
@@ -148,9 +149,9 @@ def read_run(folder: Path) -> Run:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
     record = read_summary(folder)
     summary = Fields(record)
-    lines, unread = _lines(folder / "metrics.jsonl")
+    lines, unread = _lines(checked(folder / "metrics.jsonl"))
     epochs, known = _epochs(lines), from_record(record, lines)
-    gallery, problem = _gallery(folder / "gallery.safetensors")
+    gallery, problem = _gallery(checked(folder / "gallery.safetensors"))
     status = summary.text("certificate_status")
     return Run(
         folder=folder,
@@ -173,7 +174,7 @@ def read_run(folder: Path) -> Run:
         unread_lines=unread,
         gallery=gallery,
         gallery_problem=problem,
-        config=_text(folder / "config.yaml"),
+        config=_text(checked(folder / "config.yaml")),
         log=_log_tail(folder / "log.txt"),
     )
 

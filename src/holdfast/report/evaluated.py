@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from holdfast._fields import Fields
+from holdfast._record import checked
 from holdfast.diagnosis import Finding
 from holdfast.report.collect import ClassRow, Gallery, Run, class_rows
 
@@ -178,7 +179,7 @@ def _pictures(path: Path, hardest: tuple[Hard, ...]) -> tuple[Gallery | None, st
     if not rows or not path.exists():
         return None, None
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(checked(path), framework="numpy") as file:
             label, loss = file.get_tensor("y"), file.get_tensor("loss")
             x, attacked = file.get_slice("x"), file.get_slice("attacked")
             shape = x.get_shape()
