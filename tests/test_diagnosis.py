@@ -373,6 +373,34 @@ def test_incompatible_labels_are_found(elsewhere):
     assert found.level == "bad"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"threat": 3}, "threat must be"),
+        ({"attack": "pdg"}, "attack must be"),
+        ({"radius": -1.0}, "radius must be"),
+        ({"test": (1, 2, 3)}, "test must be a pair"),
+        ({"seed": -1}, "seed must be"),
+        ({"y": [0, 1]}, "150 rows and 2 labels"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_before_anything_is_attacked(elsewhere, changes, words):
+    net, _, (x, y), _ = elsewhere
+    given = {"x": x, "y": y, "threat": THREAT} | changes
+    counted = Counting(net)
+    with pytest.raises(InputError, match=words):
+        hf.diagnose(counted, **given)
+    assert counted.rows == 0
+
+
+def test_text_and_arrays_will_do(elsewhere):
+    net, _, (x, y), (a, b) = elsewhere
+    found = hf.diagnose(
+        net, x[:30].double().numpy(), y[:30].tolist(), "l2:0.2", attack="fgsm", test=(a.numpy(), b.int()), final_attack="fgsm"
+    )  # fmt: skip
+    assert found["generalisation"].level != "not-measured"
+
+
 # Both parts under the same attacks
 
 

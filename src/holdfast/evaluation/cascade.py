@@ -51,6 +51,7 @@ PLAIN = {"auto": "crown", "alpha": "crown"}
     resume_from=maybe(PATH),
     progress=maybe(FUNCTION),
     notice=maybe(FUNCTION),
+    examine=FLAG,
 )
 def evaluate(
     model: nn.Module,
@@ -99,7 +100,7 @@ def evaluate(
     Raises:
         InputError: an unknown suite, or anything `Attack.run` refuses.
     """
-    threat, loss = as_threat(threat), as_loss(loss)
+    threat, loss, training = as_threat(threat), as_loss(loss), model.training
     cascade = suite(attacks, threat)
     x, y = paired(model, x, y)
     if verify is None and verify_seconds is not None:
@@ -123,11 +124,12 @@ def evaluate(
         ]  # fmt: skip
         result = together(parts, torch.cat([rows for rows, _ in groups]))
         return (
-            examined(model, x, y, threat, result, radii=radii, seed=seed, progress=progress)
+            examined(
+                model, x, y, threat, result, radii=radii, training=training, seed=seed, progress=progress
+            )
             if examine
             else result
         )
-    training = model.training
     device = _tensors.device_of(model, x)
     checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None

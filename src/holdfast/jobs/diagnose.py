@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import _tensors, diagnosis
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, paired
 from holdfast._files import without_nan
+from holdfast._rules import FUNCTION, SEED, kind, maybe, real, takes
 from holdfast._tensors import batches
-from holdfast.attacks import PGD, Attack, attacking
+from holdfast.attacks import PGD, Attack, as_attack, attacking
+from holdfast.attacks.by_name import ATTACK
 from holdfast.certificates import Certificate, certify
 from holdfast.certificates.convergence import attacked_points
 from holdfast.curvature import curvature_for
@@ -23,8 +26,8 @@ from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Examples, close
 from holdfast.evaluation.doubt import examined
 from holdfast.jobs.summary import certified
-from holdfast.losses import CrossEntropy, Loss, correct
-from holdfast.threats import LpBall, Threat
+from holdfast.losses import LOSS, Loss, as_loss, correct
+from holdfast.threats import THREAT, LpBall, Threat, as_threat
 from holdfast.training import ParameterBall
 
 BATCH = 256
@@ -77,18 +80,32 @@ class Diagnosis:
         return "\n".join([*lines, f"{summed_up(self.findings)}."])
 
 
+@takes(
+    model=MODEL,
+    x=EXAMPLES,
+    y=LABELS,
+    threat=THREAT,
+    initial=maybe(kind(nn.Module, Mapping, what="the network before training, or its state_dict()")),
+    attack=maybe(ATTACK),
+    radius=maybe(real(above=0)),
+    test=maybe(kind(tuple, list, what="a pair of examples and labels")),
+    loss=maybe(LOSS),
+    final_attack=maybe(ATTACK),
+    seed=SEED,
+    progress=maybe(FUNCTION),
+)
 def diagnose(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
+    x: Array,
+    y: Array,
+    threat: Threat | str,
     *,
     initial: nn.Module | Mapping[str, Tensor] | None = None,
-    attack: Attack | None = None,
+    attack: Attack | str | None = None,
     radius: float | None = None,
-    test: Examples | None = None,
-    loss: Loss | None = None,
-    final_attack: Attack | None = None,
+    test: tuple[Array, Array] | None = None,
+    loss: Loss | str | None = None,
+    final_attack: Attack | str | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Diagnosis:
@@ -119,16 +136,30 @@ def diagnose(
     >>> found["optimisation"].level
     'not-measured'
     """
-    attack = PGD(steps=10) if attack is None else attack
-    loss = CrossEntropy() if loss is None else loss
-    final = PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else final_attack
+    threat, loss = as_threat(threat), as_loss(loss)
+    attack = PGD(steps=10) if attack is None else as_attack(attack)
+    final = PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack)
     report = progress or (lambda share: None)
+    x, y = paired(model, x, y)
     training, device = model.training, _tensors.device_of(model, x)
     x, y = x.to(device), y.to(device)
+    held_out: Examples | None = None
     if test is not None:
-        test = test[0].to(device), test[1].to(device)
+        if len(test) != 2:
+            raise InputError(
+                f"test must be a pair of examples and labels, got {len(test)} parts; give (x, y)."
+            )
+        examples, labels = paired(model, as_examples("x of test", test[0]), test[1])
+        held_out = examples.to(device), labels.to(device)
     closing = close(
-        model, (x, y), test, threat, final, loss=loss, seed=seed, progress=lambda share: report(0.8 * share)
+        model,
+        (x, y),
+        held_out,
+        threat,
+        final,
+        loss=loss,
+        seed=seed,
+        progress=lambda share: report(0.8 * share),
     )
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed + 1, batch_size=BATCH)
     against, holds = _at(model, points.points, y, loss)
@@ -137,7 +168,7 @@ def diagnose(
         certificate = certify(
             model, initial, x, y, threat, attack, radius=radius or _distance(model, initial), loss=loss, seed=seed
         )  # fmt: skip
-    reported, of = (closing.on_train, (x, y)) if test is None else (closing.on_test, test)
+    reported, of = (closing.on_train, (x, y)) if held_out is None else (closing.on_test, held_out)
     assert reported is not None  # there is one where there is a test part
     evaluation = examined(model, *of, threat, reported, training=training, seed=seed)
     report(1.0)
@@ -148,7 +179,7 @@ def diagnose(
         of_run=False, attack=attack.name, classes=float(max(2, int(y.max()) + 1)),
         train=Counted(**record["train"]),
         test=None if record["test"] is None else Counted(**record["test"], population=record["test"]["examples"]),
-        test_examples=None if test is None else float(len(test[1])),
+        test_examples=None if held_out is None else float(len(held_out[1])),
         trained_against=float(against.mean()), attacked=attacked, upper=attacked,
         robust_accuracy=evaluation.robust_accuracy,
         per_class=tuple(
