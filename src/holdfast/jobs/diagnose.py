@@ -1,7 +1,7 @@
 """The diagnosis of any network, trained here or elsewhere: the same rules and thresholds as a run's page, terminal and doctor."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ def diagnose(
     initial: nn.Module | Mapping[str, Tensor] | None = None,
     attack: Attack | str | None = None,
     radius: float | None = None,
-    test: tuple[Array, Array] | None = None,
+    test: Sequence[Array] | None = None,
     loss: Loss | str | None = None,
     final_attack: Attack | str | None = None,
     seed: int = 0,
