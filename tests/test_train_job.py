@@ -653,7 +653,9 @@ def test_starts_that_are_refused(data, threat):
 def test_a_contradiction_found_later_voids_the_run(data, threat, tmp_path, monkeypatch):
     run = train(two_layer(data), data, threat, out=tmp_path)
     assert run.certificate.status == "certified"
-    monkeypatch.setattr("holdfast.certificates.convergence.contradiction", lambda *_: "one bound contradicts another")
+    monkeypatch.setattr(
+        "holdfast.certificates.convergence.contradiction", lambda *_: "one bound contradicts another"
+    )
     assert certify_run(tmp_path, tighten=1, progress=False).status == "void"
     again = hf.Run.load(tmp_path)
     assert again.certificate.status == again.summary["certificate_status"] == "void"
