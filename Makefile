@@ -10,7 +10,7 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
-DEMO = $(BIN)/holdfast train --data digits --out runs/demo --overwrite
+DEMO = $(BIN)/holdfast train --data digits --parameter-radius 60 --out runs/demo --overwrite
 
 .PHONY: demo test mutants check bench clean help
 .DEFAULT_GOAL := help

@@ -1,0 +1,207 @@
+"""What is left out means the same on the command line and in Python, and a learning rate that is left out comes from the theory."""
+
+import inspect
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import holdfast as hf
+from holdfast.attacks import PGD
+from holdfast.errors import InputError
+from holdfast.jobs.build import build, build_attack
+from holdfast.jobs.config import RunConfig
+from holdfast.losses import CrossEntropy, Hinge
+from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
+
+
+def test_training_has_the_same_defaults_from_the_command_line_and_from_python():
+    options = build(RunConfig()).options
+    defaults = {name: one.default for name, one in inspect.signature(hf.train).parameters.items()}
+    attacks = {"attack": "attack", "evaluation_attack": "evaluation", "final_attack": "final"}
+    for name, value in options.items():
+        if name in attacks:
+            assert defaults[name] is None
+            assert value == build_attack(getattr(RunConfig(), attacks[name]))
+        elif name == "loss":
+            assert (defaults[name], value) == (None, CrossEntropy())
+        else:
+            assert defaults[name] == value, name
+
+
+def two_layer(width=64):
+    return hf.networks.TwoLayer(4, 2, width, scale=0.5, constant=0.5)
+
+
+X = torch.rand(40, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("model", [two_layer(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))])
+def test_the_eigenvalue_is_that_of_the_tangent_kernel(model):
+    kernel = hf.theory.empirical_ntk(model, X, outputs="full").double()
+    n, outputs = len(X), kernel.shape[2]
+    matrix = kernel.permute(0, 2, 1, 3).reshape(n * outputs, n * outputs)
+    top = float(torch.linalg.eigvalsh(matrix)[-1]) / n
+    assert largest_eigenvalue(model, X, iterations=100) == pytest.approx(top, rel=1e-3)
+
+
+def test_the_step_is_the_inverse_of_the_curvature_and_repeats():
+    model = two_layer()
+    before = torch.get_rng_state()
+    step = chosen_step(model, X, CrossEntropy(), "sgd", seed=3)
+    assert step == chosen_step(model, X, CrossEntropy(), "sgd", seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert step.learning_rate == pytest.approx(4 / largest_eigenvalue(model, X, seed=3), rel=0.01)
+    assert chosen_step(model, X, Hinge(), "sgd", seed=3).learning_rate == pytest.approx(
+        step.learning_rate / 4, rel=0.01
+    )
+    assert chosen_step(model, X, CrossEntropy(), "adam").learning_rate == ADAM
+    assert all(p.grad is None for p in model.parameters())
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        return grad
+
+
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return Once.apply(self.layer(x))
+
+
+def test_a_module_that_cannot_be_differentiated_twice_gets_the_usual_step():
+    step = chosen_step(Single(), X, CrossEntropy(), "sgd")
+    assert step.learning_rate == USUAL
+    assert "no curvature could be measured" in step.reason
+
+
+def test_training_with_nothing_else_ends_close_to_the_optimum(tmp_path):
+    data = hf.data.digits(classes=(3, 8))
+    mean = data.train.x.mean(0)
+    model = hf.networks.TwoLayer(data.features, data.classes, 1000, scale=0.4, center=mean, constant=0.5)
+    threat = hf.LpBall("2", 0.3, bounds=data.bounds, fixed=data.fixed)
+    run = hf.train(
+        model,
+        data,
+        threat,
+        attack=PGD(steps=3),
+        parameter_radius=2.0,
+        epochs=15,
+        progress=False,
+        tighten=5,
+        out=tmp_path,
+    )
+    assert run.certificate.status == "certified"
+    assert run.certificate.gap < 0.002
+    assert run.summary["learning_rate"] > 10
+    assert "tangent kernel" in run.summary["learning_rate_reason"]
+    assert "learning rate" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"optimizer": "adam", "momentum": 0.5}, "momentum is for the optimizer sgd"),
+        ({"optimizer": torch.optim.Adam, "learning_rate": 0.1}, "learning_rate is for the optimizer"),
+        ({"optimizer": torch.optim.Adam, "weight_decay": 0.1}, "weight_decay is for the optimizer"),
+        ({"trace": False, "trace_every": 2}, "trace_every is for a run with a trace"),
+    ],
+)
+def test_settings_that_do_not_apply_are_refused_in_python(settings, said):
+    data = hf.data.spheres(20, 3, validation=0, test=0)
+    with pytest.raises(InputError, match=said):
+        hf.train(hf.networks.TwoLayer(3, 2, 8), data, "l2:0.01", progress=False, **settings)
+
+
+def lying(path, shape):
+    """An archive whose header declares an array of this shape, and holds none of it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("x", "y"):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+                )
+    return path
+
+
+def test_an_archive_that_lies_about_its_size_is_refused(tmp_path):
+    with pytest.raises(InputError, match="must hold what it declares"):
+        hf.data.npz(lying(tmp_path / "lie.npz", (2**30, 2**16)))
+
+
+def test_an_archive_that_inflates_beyond_measure_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["holdfast.data.npz"], "LARGE", 2**16)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2000, 100)), y=np.arange(2000) % 2)
+    with pytest.raises(InputError, match="inflates from"):
+        hf.data.npz(tmp_path / "bomb.npz")
+
+
+def test_an_archive_beyond_memory_is_refused_with_the_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr("holdfast._memory.free_bytes", lambda device: 1000)
+    np.savez(tmp_path / "large.npz", x=np.random.default_rng(0).random((100, 10)), y=np.arange(100) % 2)
+    with pytest.raises(InputError, match="must fit into the free memory"):
+        hf.data.npz(tmp_path / "large.npz")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--parameter-radius", "1e308"],
+        ["--seed", "99999999999999999999"],
+        ["--classes", "[]"],
+        ["--width", "40000000000000"],
+        ["--network.init-args", "{a: " * 400 + "1" + "}" * 400],
+        ["--threat", "linf:1e999999999"],
+    ],
+)
+def test_extreme_values_are_one_sentence(argv, tmp_path, capsys, monkeypatch):
+    from holdfast.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--data", "digits", *argv, "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("holdfast: ")
+    assert said.count("\n") == 1
+
+
+def test_a_file_nested_without_end_is_one_sentence(tmp_path, capsys):
+    from holdfast.cli.main import main
+
+    file = tmp_path / "deep.yaml"
+    file.write_text("data: " + "[" * 5000 + "]" * 5000)
+    assert main(["train", str(file)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_terminals_without_unicode_show_the_outcome(trained):
+    words = {"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "holdfast", "doctor", str(trained[0])],
+        capture_output=True,
+        text=True,
+        env=os.environ | words,
+    )
+    assert shown.returncode in (0, 1), shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m holdfast train --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("usage")
+    assert done.stderr == ""
