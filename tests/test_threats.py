@@ -382,19 +382,19 @@ def test_a_box_float32_cannot_hold_never_lets_a_point_past_it(rng: torch.Generat
 
 
 def test_with_radius_keeps_everything_else() -> None:
-    threat = LpBall("l2", 0.5, bounds=(LOW, HIGH), fixed=FIXED, sparsity=0.2)
+    threat = LpBall("l1", 0.5, bounds=(LOW, HIGH), fixed=FIXED, sparsity=0.2)
     other = threat.with_radius(1)
     assert (other.radius, other.norm, other.bounds, other.fixed, other.sparsity) == (
         1.0,
-        "2",
+        "1",
         threat.bounds,
         FIXED,
         0.2,
     )
     assert other.with_radius(0.5) == threat
     assert other != threat
-    assert threat != LpBall("l2", 0.5, bounds=(LOW, HIGH), sparsity=0.2)
-    assert threat == LpBall(2, 0.5, bounds=(LOW.clone(), HIGH.clone()), fixed=FIXED.clone(), sparsity=0.2)
+    assert threat != LpBall("l1", 0.5, bounds=(LOW, HIGH), sparsity=0.2)
+    assert threat == LpBall(1, 0.5, bounds=(LOW.clone(), HIGH.clone()), fixed=FIXED.clone(), sparsity=0.2)
     assert hash(threat) == hash(other.with_radius(0.5))
 
 
