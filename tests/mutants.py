@@ -39,7 +39,7 @@ SECOND = f"{CHECKED}::test_a_pair_whose_weights_differ_leaves_what_is_said"
 LINES = f"{CHECKED}::test_lines_and_intervals_hold_to_the_last_bit"
 LEVEL = f"{BOUNDS}::test_a_line_of_the_kernel_problem_is_below_the_exact_tangent"
 SMOOTH = f"{BOUNDS}::test_smooth_curvature_is_reached"
-WINDOW = "test_certificate_trust.py::test_the_allowance_covers_rounding_however_large_the_initial_weights"
+WINDOW = "test_saturation_windows.py"
 
 MUTATIONS = (
     # ---- deep curvature
@@ -79,8 +79,6 @@ MUTATIONS = (
     Mutation("certificates/anchors.py", "(4 if self.kinked else 2) * self.root", "(4.4 if self.kinked else 2.2) * self.root", "test_certificate.py::test_linear_window_of_a_frozen_pass_equals_the_anchors test_certificate.py::test_value_through_the_response_equals_the_lower_model"),
     # ---- rounding of windows
     Mutation("trace/window.py", "outputs = 8 * steps * size * values", "outputs = 0.0", WINDOW),
-    Mutation("trace/window.py", "gradient = steps * size * (slopes", "gradient = 0.0 * (slopes", WINDOW),
-    Mutation("trace/window.py", "curved = (self.examples * self.inputs + 16 * self.inputs + 32) * lam", "curved = 0.0", WINDOW),
     Mutation("trace/window.py", "return self.unit * (outputs + reach * gradient + reach**2 * curved + losses)", "return 0.0", WINDOW),
     Mutation("trace/window.py", "self.start_norm + self.distance, self.input_norm", "self.distance, self.input_norm", WINDOW),
     # ---- verified bounds
