@@ -81,6 +81,16 @@ MUTATIONS = (
     Mutation("trace/window.py", "outputs = 8 * steps * size * values", "outputs = 0.0", WINDOW),
     Mutation("trace/window.py", "return self.unit * (outputs + reach * gradient + reach**2 * curved + losses)", "return 0.0", WINDOW),
     Mutation("trace/window.py", "self.start_norm + self.distance, self.input_norm", "self.distance, self.input_norm", WINDOW),
+    # ---- what a certificate takes on trust
+    Mutation("trace/window.py", "gradient += 4 * self.width * self.inputs * linear", "gradient += 0.0", "test_certificate_trust.py::test_the_allowance_is_the_documented_sum"),
+    Mutation("trace/window.py", "curved = (self.examples * self.inputs + 16 * self.inputs + 32) * lam", "curved = 0.0", "test_certificate_trust.py::test_the_allowance_is_the_documented_sum"),
+    Mutation("trace/window.py", "losses = steps * self.loss", "losses = 0.0", "test_certificate_trust.py::test_the_allowance_is_the_documented_sum"),
+    Mutation("trace/lower_model.py", "if not all(block.finite for block in ball)", "if False", "test_certificate_trust.py::test_not_finite_blocks_bound_nothing"),
+    Mutation("certificates/convergence.py", "lower = max(best.value, floor)", "lower = best.value", "test_certificate_trust.py::test_label_smoothing_has_a_floor_of_its_own"),
+    Mutation("certificates/tripwire.py", "if loss + allowance < bound:", "if False:", "test_certificate_trust.py::test_a_bound_above_the_loss_of_a_network_at_hand_voids"),
+    Mutation("certificates/convergence.py", "if bound <= verified + here.allowance:", "if True:", "test_certificate_trust.py::test_a_window_above_a_verified_loss_voids"),
+    Mutation("losses.py", "if made(claim) > computed:", "if False:", "test_certificate_trust.py::test_a_claim_is_inherited_with_the_loss_it_is_about"),
+    Mutation('networks/exact.py', 'changed = override(type(module), kind, held)', 'changed = ""', 'test_exact.py::test_altered_networks_have_no_proof_and_say_why'),
     # ---- verified bounds
     Mutation("verification/second_order.py", "1.5 * third * apart", "1.0 * third * apart", SECOND),
     Mutation("verification/second_order.py", "rate / 6 - hessian / 2", "rate / 12 - hessian / 2", SECOND),

@@ -533,3 +533,32 @@ def test_squared_and_hinge_have_a_verified_upper_end_or_none() -> None:
         found[name] = verified_loss(passed) - passed.surrogate_loss
     assert 0 < found["hinge"] < math.inf
     assert found["squared"] == math.inf
+
+
+def test_the_allowance_is_the_documented_sum() -> None:
+    """The table of docs/certificate.md, term by term, each the only one that is not 0 or seen against the others."""
+    from holdfast.trace import Rounding
+
+    n, m, d, s, z, w0, moved, a, lip, b, off, size = 5, 16, 3, 0.7, 2.0, 30.0, 1.5, 1.25, 1.1, 0.25, 0.6, 0.9
+    r = Rounding(
+        unit=2.0**-53, width=m, inputs=d, examples=n, slope=s, loss=size, input_norm=z, start_norm=w0, distance=moved,
+        output_norm=a, lipschitz=lip, curvature=b, offset=off,
+    )  # fmt: skip
+    radius, lam = 4.0, 0.3
+    steps, w, reach = n + m + d + 32, w0 + moved, radius + moved
+    terms = {
+        "outputs": 8 * steps * a * s * (lip * w * z + 4.0 * off),
+        "gradient": reach * steps * a * s * (lip * z + b * w * z**2 / 4.0),
+        "product": reach * 4 * m * d * (a * s * lip * z + 2 * lam * moved),
+        "curvature": reach**2 * (n * d + 16 * d + 32) * lam,
+        "losses": steps * size,
+    }
+    assert r.allowance(radius, lam) == pytest.approx(2.0**-53 * sum(terms.values()), rel=1e-12)
+    without = 2.0**-53 * (sum(terms.values()) - terms["curvature"] - reach * 4 * m * d * 2 * lam * moved)
+    assert r.allowance(radius, -1.0) == pytest.approx(without, rel=1e-12)
+    squared = dataclasses.replace(r, lipschitz=None)
+    values, slopes = w**2 * z**2 / 4.0, 2 * w * z**2 / 4.0
+    expected = 8 * steps * a * s * values + reach * steps * a * s * (slopes + b * w * z**2 / 4.0)
+    expected += reach * 4 * m * d * a * s * slopes + steps * size
+    assert squared.allowance(radius, 0.0) == pytest.approx(2.0**-53 * expected, rel=1e-12)
+    assert dataclasses.replace(r, unit=0.0).allowance(radius, lam) == 0.0
