@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mpmath
 import pytest
@@ -12,7 +13,7 @@ from mpmath import mpf
 from torch import Tensor, nn
 
 from certificate_cases import DOUBLE, Copies, draws, examples, move, network, normal, one_round, random_moves
-from holdfast.attacks import FGSM, PGD
+from holdfast.attacks import FGSM, PGD, Attack
 from holdfast.certificates import certify, certify_trace, frozen_pass
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.convergence import attacked_points, conclude
@@ -23,7 +24,7 @@ from holdfast.errors import InputError
 from holdfast.losses import LOSSES, CrossEntropy, Hinge, Loss, Squared, broken_claim
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.exact import fingerprints, fixed_parts
-from holdfast.threats import LpBall
+from holdfast.threats import LpBall, Threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
 from holdfast.trace.lower_model import Block, LowerModel, ball_minimum
 
@@ -562,3 +563,60 @@ def test_the_allowance_is_the_documented_sum() -> None:
     expected += reach * 4 * m * d * a * s * slopes + steps * size
     assert squared.allowance(radius, 0.0) == pytest.approx(2.0**-53 * expected, rel=1e-12)
     assert dataclasses.replace(r, unit=0.0).allowance(radius, lam) == 0.0
+
+
+# Attacks, losses and copies that change what they are handed.
+
+
+@dataclass(frozen=True)
+class InPlace(Attack):
+    """Scales the batch it was given, labels too, and attacks that."""
+
+    @property
+    def name(self) -> str:
+        return "in place"
+
+    def search(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **options: Any) -> Tensor:
+        x.mul_(0.2)
+        y.mul_(0)
+        return x
+
+
+def test_an_attack_that_works_in_place_moves_neither_data_nor_claim() -> None:
+    net, start, x, y = trained()
+    kept = x.clone(), y.clone()
+    still = certify(net, start, x, y, THREAT, PGD(steps=1, start="example", step_size=1e-9), 2.0, tighten=1)
+    found = certify(net, start, x, y, THREAT, InPlace(), 2.0, tighten=1)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    copies = Copies(net, start, x, y, CrossEntropy())
+    assert found.surrogate_loss >= float(copies.loss_at([(net.weight.detach() - start["weight"])[None]])) - 0.2
+    assert found.status == still.status == "certified"
+    InPlace().run(net, x, y, THREAT)
+    assert torch.equal(x, kept[0])
+
+
+class Itself(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def __deepcopy__(self, memo: object) -> "Itself":
+        return self
+
+
+def test_a_model_that_copies_to_itself_is_refused_and_left_as_it_is() -> None:
+    net, (x, y) = Itself(), examples("binary")
+    with pytest.raises(InputError, match="copy"):
+        certify(net, net.state_dict(), x.float(), y, THREAT, ATTACK, 1.0)
+    assert net.layer.weight.dtype == torch.float32
+
+
+def test_a_tampered_loss_certifies_nothing() -> None:
+    net, start, x, y = trained()
+    loss = CrossEntropy()
+    object.__setattr__(loss, "label_smoothing", -0.5)
+    assert certify(net, start, x, y, THREAT, ATTACK, 2.0, loss=loss, tighten=1).status == "void"

@@ -353,3 +353,62 @@ def test_a_loss_that_computes_another_has_no_bound_by_margins() -> None:
     proof = verify(two_layer(), torch.zeros(2, 3), torch.arange(2), LpBall("2", 0.1))
     with pytest.raises(InputError, match="loss"):
         proof.loss_upper_bound(Cubed())
+
+
+# What shares memory, copies itself as another, or was changed behind the library's back.
+
+
+def test_tensors_that_share_memory_have_no_proof() -> None:
+    center = TwoLayer(3, 2, 12, center=torch.zeros(3))
+    center._buffers["center"] = center.weight.data[0]
+    assert "share memory" in why_not_exact(center)
+    outputs = TwoLayer(1, 2, 12)
+    outputs._buffers["output_weight"] = outputs.weight.data
+    assert "share memory" in why_not_exact(outputs)
+    wide = two_layer()
+    wide.weight = nn.Parameter(torch.zeros(1, 4).expand(12, 4))
+    assert "one place of memory" in why_not_exact(wide)
+    whole = torch.randn(100)  # neighbours in one storage are no fault: weights loaded from a file lie so
+    near = two_layer()
+    near.weight.data = whole[:48].view(12, 4)
+    near._buffers["output_weight"] = whole[48:60].view(12, 1)
+    assert why_not_exact(near) == ""
+
+
+def test_special_methods_on_an_instance_leave_no_proof() -> None:
+    net = two_layer()
+    other = copy.deepcopy(net)
+    net.__deepcopy__ = lambda memo: other
+    assert "__deepcopy__" in why_not_exact(net)
+
+
+class Sly:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+def test_an_activation_that_only_says_it_is_equal_is_none_of_ours() -> None:
+    sly = Activation(
+        name="softplus",
+        value=Sly(),
+        slope=SOFTPLUS.slope,
+        lipschitz=1.0,
+        curvature_above=0.25,
+        curvature_below=0.0,
+    )
+    assert why_not_exact(TwoLayer(3, 2, 12, sly))
+
+
+def test_an_activation_of_ours_that_was_changed_is_noticed() -> None:
+    net = two_layer()
+    object.__setattr__(SOFTPLUS, "curvature_above", 1e-3)
+    try:
+        assert why_not_exact(net)
+    finally:
+        object.__setattr__(SOFTPLUS, "curvature_above", 0.25)
+    assert why_not_exact(net) == ""

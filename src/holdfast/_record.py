@@ -76,6 +76,10 @@ def checked(path: Path) -> Path:
     Raises:
         RunFolderError: the file is missing, differs from what was written, or is not of this run.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RunFolderError(
+            f"{path} must be a regular file, but it is something else; remove it, or train again."
+        )
     root = root_of(path)
     if root is None:
         return path
@@ -140,6 +144,8 @@ def read_record(folder: Path) -> dict[str, str]:
     """
     path = folder / RECORD
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
         record = json.loads(path.read_text(encoding="utf-8"))
         files, own = record["files"], record["digest"]
         if record["format"] != FORMAT or own != _own_digest(files) or not all(map(NAME.fullmatch, files)):

@@ -6,6 +6,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import InputError
+
 COARSE = (torch.float16, torch.bfloat16)
 """Dtypes whose rounding is of the size of what adversaries change."""
 
@@ -52,8 +54,24 @@ def widened(values: Tensor) -> Tensor:
 
 
 def answers(model: nn.Module, points: Tensor) -> Tensor:
-    """`applied`, in float32 at least: outputs that are to be judged."""
-    return widened(applied(model, points))
+    """`called`, in float32 at least: outputs that are to be judged.
+
+    Raises:
+        InputError: the model answers with something else than a row of floating-point outputs a point, as it may do away from the examples.
+    """
+    found = called(model, points)
+    fit = isinstance(found, Tensor) and found.is_floating_point() and found.ndim == 2
+    if not isinstance(found, Tensor) or not fit or len(found) != len(points) or found.shape[1] == 0:
+        came = (
+            f"{found.dtype} of shape {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else type(found).__name__
+        )
+        raise InputError(
+            f"model must return floating-point outputs of shape ({len(points)}, outputs) at every point of the threat sets, got {came} at some;"
+            " wrap it in a module that does."
+        )
+    return widened(found)
 
 
 def batches(x: Tensor, size: int) -> Iterator[Tensor]:

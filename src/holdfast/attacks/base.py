@@ -183,7 +183,8 @@ class Attack(ABC):
                 x.dtype
             )
         with attacking(model, mode):
-            found = self.search(model, x, y, threat, aim=Aim(loss=loss), generator=generator)
+            # On copies: a search that works in place must not move the examples that its points are judged by.
+            found = self.search(model, x.clone(), y.clone(), threat, aim=Aim(loss=loss), generator=generator)
             return threat.settle(found.detach(), x)
 
     @takes(
@@ -270,7 +271,9 @@ class Attack(ABC):
             y = y.long()
             wanted = y if targets is None else _checked_targets(_plain(targets), y, outputs)
             clean = scored(x, outputs, wanted, aim)
-            points = self.search(model, x, wanted, threat, aim=aim, generator=generator).detach()
+            points = self.search(
+                model, x.clone(), wanted.clone(), threat, aim=aim, generator=generator
+            ).detach()
             points = threat.settle(points, x)
             inside = threat.contains(points, x)
             points = torch.where(_tensors.per_example(inside, x), points, x)

@@ -66,7 +66,7 @@ def attacked_points(
     """One pass of the attack over all examples at the model's present weights, in evaluation mode."""
     noise = generator(seed, x.device)
     parts = [
-        attack.points(model, rows, labels, threat, generator=noise, loss=loss, mode="eval")
+        attack.points(model, rows.clone(), labels.clone(), threat, generator=noise, loss=loss, mode="eval")
         for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True)
     ]
     return FrozenPoints(x=x.detach(), points=torch.cat(parts), y=y)

@@ -18,9 +18,10 @@ from holdfast.certificates.deep import CENTRES, deep_lower_model
 from holdfast.certificates.tightening import best_anchor, tighten
 from holdfast.curvature import Curvature, DeepCurvature
 from holdfast.curvature.two_layer import in_float64
-from holdfast.losses import LOSSES, Loss, broken_claim
+from holdfast.errors import InputError
+from holdfast.losses import Loss, broken_claim
 from holdfast.networks import TwoLayer
-from holdfast.networks.exact import Core, exact_core, fingerprints, fixed_parts
+from holdfast.networks.exact import Core, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
 from holdfast.trace.lower_model import LowerModel, Radius, largest
@@ -137,7 +138,14 @@ def frozen_pass(
     fixed = fingerprints(
         fixed_parts(model, tuple(name for ball in curvature.parameters(model) for name in ball))
     )
-    exact = copy.deepcopy(model).double().eval()
+    exact = copy.deepcopy(model)
+    if exact is model:
+        raise InputError(
+            f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} is itself; remove its __deepcopy__."
+        )
+    copied = fingerprints(fixed_parts(exact, ()))
+    twin = first_difference(copied, fingerprints(fixed_parts(model, ())))
+    exact = exact.double().eval()
     wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=as_labels("y", points.y))
     n = len(points.y)
     weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)
@@ -154,8 +162,11 @@ def frozen_pass(
         outputs = torch.cat([exact(part) for part in batches(wide.points, _rows(exact))])
     if not bool(outputs.isfinite().all()):
         fault = "the network's outputs at the attacked points are not finite"
-    elif type(loss) not in LOSSES.values():
-        fault = fault or broken_claim(loss, outputs.shape[1])
+    fault = fault or broken_claim(loss, outputs.shape[1])
+    if twin:
+        fault = (
+            f"a copy of the network differs from it in {twin}, so the pass would be one of another network"
+        )
     return FrozenPass(
         model=exact, initial={name: w.to(wide.x.device).double() for name, w in initial.items()}, points=wide,
         weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault,

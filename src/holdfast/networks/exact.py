@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from hashlib import sha256
+from itertools import pairwise
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn.modules import module as torch_module
 from holdfast._overrides import override
 from holdfast._tensors import raw_bytes
 from holdfast.errors import InputError
-from holdfast.networks.activations import Activation, activation_named
+from holdfast.networks.activations import ACTIVATIONS, Activation, activation_named
 from holdfast.networks.dense import Dense
 from holdfast.networks.two_layer import TwoLayer
 
@@ -112,7 +113,7 @@ def _core(model: nn.Module) -> Core | str:
         return altered(model, nn.Sequential) or _wrapped(model)
     for kind in (TwoLayer, Dense):
         if isinstance(model, kind):
-            why = altered(model, kind) or _inconsistent(model)
+            why = altered(model, kind) or _inconsistent(model) or _shared_storage(model)
             return why or Core(network=model, prefix="")
     return f"{type(model).__name__} is not a network of the library"
 
@@ -151,6 +152,9 @@ def altered(module: nn.Module, kind: type[nn.Module]) -> str:
     shadowed = vars(module).keys() & _SHADOWABLE[kind]
     if shadowed:
         return f"{name} has its own {min(shadowed)} on the instance"
+    special = next((word for word in vars(module) if word.startswith("__")), "")
+    if special:
+        return f"{name} has its own {special} on the instance"
     return _hooked(module) or (_foreign_tensor(module) if kind is not nn.Sequential else "")
 
 
@@ -170,8 +174,29 @@ def _foreign_tensor(module: nn.Module) -> str:
     for word, tensor in _tensors(module):
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
             return f"{word} of {name} is a {type(tensor).__name__}, not a plain tensor"
+        if any(attribute.startswith("__") for attribute in vars(tensor)):
+            return f"{word} of {name} has a special method of its own"
         if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
             return f"{word} of {name} has a hook on its gradient"
+    return ""
+
+
+def _shared_storage(module: nn.Module) -> str:
+    """Two tensors, or two numbers of one, that lie in the same memory: training one changes the other."""
+    spans: list[tuple[int, int, str]] = []
+    for word, tensor in _tensors(module):
+        if tensor.numel() and tensor.device.type != "meta":
+            last = sum(
+                (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+            if last + 1 < tensor.numel():
+                return f"{word} of {type(module).__name__} holds several numbers in one place of memory"
+            start = tensor.data_ptr()
+            spans.append((start, start + (last + 1) * tensor.element_size(), word))
+    spans.sort()
+    for (_, end, first), (start, _, second) in pairwise(spans):
+        if start < end:
+            return f"{first} and {second} of {type(module).__name__} share memory"
     return ""
 
 
@@ -215,46 +240,35 @@ def _inconsistent(net: nn.Module) -> str:
     )
 
 
-_ACTIVATIONS: dict[str, Activation] = {}
+def _facts(activation: Activation) -> dict[str, object]:
+    return {field.name: getattr(activation, field.name) for field in fields(Activation)}
+
+
+# What the library's activations are, noted when this is imported: whatever happens later to the registry or to one of them.
+_ACTIVATIONS = {name: _facts(activation) for name, activation in ACTIVATIONS.items()}
 
 
 def proved_activation(activation: object) -> bool:
     """Whether it is one of the library's activations, whose constants are proved."""
     if type(activation) is not Activation:
         return False
-    if activation.name not in _ACTIVATIONS:
+    ours = _ACTIVATIONS.get(activation.name)
+    if ours is None:
         try:
-            _ACTIVATIONS[activation.name] = activation_named(activation.name)
+            ours = _facts(activation_named(activation.name))
         except InputError:
             return False
-    ours = _ACTIVATIONS[activation.name]
-    return all(
-        _same(getattr(ours, field.name), getattr(activation, field.name)) for field in fields(Activation)
-    )
+    theirs = _facts(activation)
+    return vars(activation).keys() == ours.keys() and all(_same(ours[name], theirs[name]) for name in ours)
 
 
 def _same(a: object, b: object) -> bool:
-    """Equal, or partial applications of one function to equal arguments (which a copy of a network has anew)."""
+    """The same function, or partial applications of one to equal arguments (which a copy of a network has anew), or equal numbers."""
     if isinstance(a, partial) and isinstance(b, partial):
-        return (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
-    return a == b
-
-
-# Looked up when imported: the library's constants, whatever happens to the registry later.
-for _name in (
-    "softplus",
-    "relu",
-    "leaky-relu",
-    "relu2",
-    "elu",
-    "sigmoid",
-    "tanh",
-    "erf",
-    "gelu",
-    "silu",
-    "identity",
-):
-    _ACTIVATIONS[_name] = activation_named(_name)
+        return a.func is b.func and (a.args, a.keywords) == (b.args, b.keywords)
+    if callable(a) or callable(b):
+        return a is b
+    return type(a) is type(b) and a == b
 
 
 Fixed = dict[str, Tensor | str]

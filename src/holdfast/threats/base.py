@@ -60,6 +60,11 @@ class Threat(ABC):
         """
         return
 
+    @property
+    def maximise_error(self) -> float:
+        """By how much `maximise` can miss the largest ``<direction, x'>``, for directions of Euclidean length 1; 0 where it is exact to rounding."""
+        return 0.0
+
     @abstractmethod
     def project(self, points: Points, x: Points) -> Points:
         """Nearest point of ``B(x_i)`` in the Euclidean norm, for each row: exact, up to the rounding of the dtype."""

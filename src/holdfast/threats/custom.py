@@ -118,6 +118,11 @@ class CustomThreat(Threat):
         delta = self._radius * geometry.uniform_in_l2_ball(rows, everywhere, generator)
         return self.settle((rows + delta).reshape(x.shape), x)
 
+    @property
+    def maximise_error(self) -> float:
+        """``2e-6 radius_hint``, as `maximise` says."""
+        return 2e-6 * self._radius
+
     def maximise(self, direction: Points, x: Points) -> Points:
         """Projection (in float64) of a point a million radii along ``direction``.
 

@@ -93,7 +93,7 @@ class LpBall(Threat):
             "norm": norm,
             "radius": geometry.checked_radius(radius),
             "bounds": _checked_bounds(bounds),
-            "fixed": fixed,
+            "fixed": _own(fixed),
             "sparsity": sparsity,
             "_limits": {},
         }
@@ -272,11 +272,20 @@ class LpBall(Threat):
         lower, upper = bound.clamp(x - reach, x), bound.clamp(x + reach, x)
         return bound.restored(lower, x), bound.restored(upper, x)
 
+    def _versions(self) -> tuple[int, ...]:
+        return tuple(part._version for part in (*(self.bounds or ()), self.fixed) if isinstance(part, Tensor))
+
     def _limits_for(self, x: Tensor) -> Limits:
-        key = (x.shape[1:], x.dtype, x.device)
+        # Tensors count with their versions: what is written into them later is another box.
+        key = (x.shape[1:], x.dtype, x.device, *self._versions())
         if key not in self._limits:
             self._limits[key] = geometry.limits(self.bounds, self.fixed, x)
         return self._limits[key]
+
+
+def _own(value: Any) -> Any:
+    """A tensor of the threat's own, so that the caller's later changes of theirs do not reach it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _between(x: Rows, points: Rows, share: Float[Tensor, "batch 1"]) -> Rows:
@@ -303,7 +312,7 @@ def _checked_bounds(
             f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and {_short(high)};"
             " swap them or use -inf and inf for no limit."
         )
-    return low, high
+    return _own(low), _own(high)
 
 
 def _short(edge: float | Tensor) -> str:

@@ -34,6 +34,12 @@ def _same_numbers(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options)
     return affine(tracer, out, [(value(tracer, args[0]), reshape(shape_of(args[0]), shape_of(out)))])
 
 
+def _converted(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
+    if out.dtype not in (torch.float32, torch.float64):
+        raise tracer.refuse(f"a conversion to {out.dtype}, which rounds")
+    return _same_numbers(tracer, out, args, kwargs)
+
+
 def _expand(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     return widen(tracer, args[0], out)
 
@@ -278,11 +284,11 @@ _RESHAPING = (
     "contiguous",
     "detach",
     "alias",
-    "_to_copy",
 )
 
 AFFINE: dict[str, Translation] = {
     **dict.fromkeys(_RESHAPING, _same_numbers),
+    "_to_copy": _converted,
     "expand": _expand,
     "permute": _permute,
     "transpose": _transpose,

@@ -30,7 +30,7 @@ from holdfast.verification.margins import (
 from holdfast.verification.region import Region, region_of
 from holdfast.verification.result import Verification
 from holdfast.verification.second_order import has_second_order, second_order_margins
-from holdfast.verification.tracing import AGREEMENT, trace
+from holdfast.verification.tracing import AGREEMENT, agrees, trace
 
 Method = Literal["ibp", "crown-ibp", "crown", "alpha", "second-order", "branch", "auto"]
 Progress = Callable[[str, int, int], None]
@@ -40,6 +40,7 @@ CASCADE: tuple[Method, ...] = ("ibp", "crown-ibp", "crown", "alpha")
 CURVED_CASCADE: tuple[Method, ...] = ("second-order", "crown", "alpha")
 NUMBERS_AT_ONCE = 2**17  # values of a network held for one block of examples
 NONE = "none"
+DRAWN = 8  # points of each set at which the original is compared with its graph
 ORIGINAL = 1e-2  # by which float32 outputs may differ from those in float64, of their size
 UNITS = 1024  # above, `auto` does not branch
 ATTACK = PGD(steps=30, restarts=3)  # for a refuting point, before branching
@@ -101,7 +102,7 @@ def verify(
         threat.check(x)
         y = y.long()
         graph = trace(model, x)
-        _check_original(graph, x, outputs)
+        _check_original(graph, model, x, threat)
         work = _Work(model=model, graph=graph, x=x, y=y, threat=threat, steps=steps, deadline=deadline)
         cascade: tuple[str, ...] = (method,)
         if method == "auto":
@@ -127,17 +128,18 @@ def check_precision(model: nn.Module, x: Tensor) -> None:
             )
 
 
-def _check_original(graph: Graph, x: Float[Tensor, "examples ..."], outputs: Tensor) -> None:
-    """Refuse a graph of another function than the model that was given, of which it was traced from a copy."""
-    size = ORIGINAL if outputs.dtype == torch.float32 else AGREEMENT
-    few = slice(0, 3)
-    expected = outputs[few].double().flatten(1)
-    far = (graph(x[few].double()) - expected).abs().amax()
-    if not far <= size * (1 + expected.abs().amax()):
-        raise InputError(
-            f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs differ by {float(far):.3g};"
-            " use model.double(), and keep all that it computes with in parameters and buffers."
-        )
+def _check_original(graph: Graph, model: nn.Module, x: Float[Tensor, "examples ..."], threat: Threat) -> None:
+    """Refuse a graph of another function than the model that was given, of which it was traced from a copy: at examples and within their sets."""
+    few = x[:3]
+    noise = _tensors.generator(0, x.device)
+    for points in (few, *(threat.sample(few, generator=noise) for _ in range(DRAWN))):
+        outputs = _tensors.applied(model, points).flatten(1)
+        if not agrees(graph, points, outputs, ORIGINAL if outputs.dtype == torch.float32 else AGREEMENT):
+            far = (graph(points.double()) - outputs.double()).abs().amax()
+            raise InputError(
+                f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs differ by {float(far):.3g};"
+                " use model.double(), and keep all that it computes with in parameters and buffers."
+            )
 
 
 class _Work:

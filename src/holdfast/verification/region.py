@@ -86,7 +86,9 @@ class SplitRegion(Region):
         move = self.minimiser(rows) - self.x[:, None]
         if not is_ball(self.threat):
             gain = (towards * move).sum(2)
-            return value - gain - SPARE * ((towards * move).abs().sum(2) + value.abs())
+            missed = self.threat.maximise_error * towards.norm(dim=2)
+            least: Tensor = value - gain - missed - SPARE * ((towards * move).abs().sum(2) + value.abs())
+            return least
         radius = self.threat.radius
         if self.threat.norm == "2":
             binding = move.square().sum(2, keepdim=True).sqrt() >= BINDING * radius

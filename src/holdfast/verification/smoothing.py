@@ -17,6 +17,7 @@ from holdfast import _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
 from holdfast._rules import COUNT, SEED, real, takes
 from holdfast.attacks import checked_outputs, in_mode
+from holdfast.errors import InputError
 from holdfast.losses import correct, predictions
 
 ABSTAIN = -1
@@ -103,7 +104,7 @@ def smooth(
     generator = _tensors.generator(seed, device)
     predicted, bounds = [], []
     with torch.no_grad(), in_mode(model, "eval"):
-        checked_outputs(model, x, y)
+        _check_rows(model, x, sigma, checked_outputs(model, x, y))
         for example in x:
             first = _counts(model, example, sigma, selection, batch_size, generator)
             top = int(first.argmax())
@@ -122,6 +123,22 @@ def smooth(
         samples=samples,
         alpha=alpha,
     )
+
+
+def _check_rows(model: nn.Module, x: Tensor, sigma: float, outputs: Tensor) -> None:
+    """Refuse a model whose answer to one noisy example depends on the others in its batch: votes would not be independent."""
+    noise = _tensors.generator(1, x.device)
+    centre = _tensors.widened(x[:1])
+    drawn = torch.randn((8, *x.shape[1:]), dtype=centre.dtype, device=x.device, generator=noise)
+    points = (centre + sigma * drawn).to(x.dtype)
+    whole = _tensors.answers(model, points)
+    halves = [_tensors.answers(model, part) for part in _tensors.batches(points, 4)]
+    size = 1e-3 * (1 + outputs.abs().amax())
+    if bool(((whole - torch.cat(halves)).abs() > size).any()):
+        raise InputError(
+            "model must answer each example by itself to be smoothed, but its outputs depend on the rest of the batch or on chance; use"
+            " evaluation mode, and no operation across examples."
+        )
 
 
 def _counts(
