@@ -14,7 +14,8 @@ import yaml
 import holdfast
 from holdfast._record import belongings
 from holdfast.cli.main import COMMANDS, main
-from holdfast.jobs.config import RunConfig, to_dict
+from holdfast.cli.train import _interrupted
+from holdfast.jobs.config import NetworkConfig, RunConfig, to_dict
 from holdfast.jobs.folder import output_folder
 
 # torch's own forward-mode derivatives still script a function when first used
@@ -157,6 +158,17 @@ def test_an_interrupt_ends_with_its_status_and_a_sentence(capsys, monkeypatch, t
     error = capsys.readouterr().err
     assert error.startswith("holdfast: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "end"), [("two-layer", "--resume`."), ("my_package.module:Net", "--resume --trusted`.")]
+)
+def test_the_command_that_goes_on_is_one_that_works(tmp_path, network, end):
+    """A file's import paths run only where it is trusted, so the command says so."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+    config = RunConfig(network=NetworkConfig(name=network))
+    assert _interrupted(tmp_path, config).endswith(f"`holdfast train {tmp_path / 'config.yaml'} {end}")
 
 
 def test_print_config_shows_the_whole_configuration_and_stops(capsys, never_trains):

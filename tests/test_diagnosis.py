@@ -29,6 +29,7 @@ from holdfast.evaluation.closing import close, closing_attacks
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.result import continued
 from holdfast.evaluation.suites import suite
+from holdfast.jobs.conclude import _logged
 from holdfast.jobs.doctor import examine
 from holdfast.report import page, read_run
 from holdfast.runs import Run
@@ -178,7 +179,100 @@ def test_the_largest_radius_that_says_something_is_named():
         at_radii=((6.0, 0.4), (12.0, 0.1), (18.0, 0.0), (90.0, 0.3)),
     )  # fmt: skip
     found = {f.name: f for f in diagnose(known)}
-    assert "at radius 12 the estimated bound is 0.1000" in found["optimisation"].remedy
+    assert "--parameter-radius 12" in found["optimisation"].remedy
+    assert (
+        "the estimated bound was 0.1000 from this run; a new run's may differ" in found["optimisation"].remedy
+    )
+
+
+FALLING = [0.69, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2]
+
+
+def named(summary, losses=(), **row):
+    """The findings by name, of a record whose epochs have these losses."""
+    return {f.name: f for f in diagnose_record(summary, [{"online_loss": loss} | row for loss in losses])}
+
+
+def test_an_interrupted_run_is_only_told_to_resume():
+    """Neither more epochs than it was given, nor training again."""
+    void = {
+        "certificate_status": "void",
+        "certificate_reason": "the run was interrupted before it was certified",
+    }
+    for certificate in (void, {"certificate_status": None}):
+        found = named({"interrupted": True, "parameter_radius": 3.0, **certificate}, FALLING)
+        assert found["training"].level == "warning"
+        assert found["training"].remedy == found["certificate"].remedy == "resume the run"
+        assert "was interrupted" in found["training"].sentence
+        assert "--resume" in found["run"].remedy
+        assert "--trusted" in found["run"].remedy
+        assert not any(word in f.remedy for f in found.values() for word in ("--epochs", "train again"))
+    assert named(void, FALLING)["certificate"].remedy.startswith("fix that cause and train again")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (None, "train longer in the same ball (--epochs 16 --parameter-radius 32.27)"),
+        (32.27, "train longer (--epochs 16)"),
+    ],
+)
+def test_longer_training_stays_in_the_ball_that_its_bound_is_for(given, remedy):
+    summary = {
+        "certificate_status": "certified", "robust_loss_lower_bound": 0.1, "gap": 0.1, "surrogate_loss": 0.2,
+        "certificate": {"radius": 32.27}, "parameter_radius": given,
+    }  # fmt: skip
+    found = named(summary, FALLING)
+    assert found["training"].remedy == found["optimisation"].remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("bounds", "level", "sentence"),
+    [
+        ((0.1, 0.2), "good", "every recorded epoch gives a bound"),
+        ((0.0, 0.0, 0.0), "not-measured", "3 windows recorded, not one gives more than the trivial bound"),
+        ((0.0, 0.1), "good", "2 windows recorded, 1 of them give more than the trivial bound"),
+        ((None, float("nan")), "not-measured", "too short a run"),
+    ],
+)
+def test_windows_that_say_nothing_are_not_praised(bounds, level, sentence):
+    rows = [{"online_loss": 0.5, "lower_bound": bound, "void": ""} for bound in bounds]
+    found = {f.name: f for f in diagnose_record({"certificate_floor": 0.0}, rows)}["trace"]
+    assert found.level == level
+    assert sentence in found.sentence
+
+
+def test_what_is_not_measured_has_no_figure_and_no_claim():
+    found = named({"surrogate_loss": 0.5, "robust_loss_upper_bound": 0.9})
+    assert found["capacity"].sentence == "not measured"
+    assert found["capacity"].kinds == ()
+
+
+def test_without_a_test_part_nothing_is_said_of_its_size():
+    sizes = [{"class_name": name, "examples": 100} for name in "ab"]
+    assert named({"per_class": sizes})["data"].sentence == "no class is rare"
+    assert "enough test examples" in named({"per_class": sizes, "data": {"test": 500}})["data"].sentence
+
+
+@pytest.mark.parametrize(
+    ("certificate", "line"),
+    [
+        (Certificate(status="certified", reason="why", radius=92.8, lower_bound=0.0, surrogate_loss=1.0),
+         "certificate: certified, nothing can be said at radius 92.8"),
+        (Certificate(status="estimate", reason="why", radius=2.0, lower_bound=0.5, gap=0.25, surrogate_loss=0.75, floor=0.0),
+         "certificate: estimate, gap 0.25 at radius 2"),
+        (Certificate(status="void", reason="why", radius=2.0), "certificate: void, no claim at radius 2"),
+    ],
+)  # fmt: skip
+def test_the_log_has_no_figure_where_nothing_can_be_said(certificate, line):
+    assert _logged(certificate) == line
+
+
+def test_the_page_names_the_radius_of_the_certificate_s_ball(tmp_path):
+    folder = digits_run(tmp_path / "run", parameter_radius=None, certificate={"radius": 32.27})
+    text = Seen(page([read_run(folder)])).text
+    assert re.search(r"Radius of the parameter ball\s+32\.27", text)
+    assert "within 32.27 of the initial weights" in text
 
 
 def gap(train, test, population=None, under=None):
@@ -230,7 +324,9 @@ def test_the_attack_is_judged_on_the_network_it_attacked():
 
 
 def test_a_verified_upper_end_is_no_stronger_attack():
-    summary = {"surrogate_loss": 0.5, "robust_loss_upper_bound": 0.9, "robust_loss_upper_kind": "verified"}
+    summary = {
+        "surrogate_loss": 0.05, "robust_loss_upper_bound": 0.09, "robust_loss_upper_kind": "verified", "data": {"classes": 2},
+    }  # fmt: skip
     found = {f.name: f for f in diagnose_record(summary)}
     assert found["attack"].level == "not-measured"
     assert found["capacity"].kinds == ("proved",)

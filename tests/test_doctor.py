@@ -234,7 +234,7 @@ TROUBLES = [
         {"certificate_status": "void", "certificate_reason": "dropout."},
         {},
         "void: dropout",
-        "mend",
+        "fix that cause",
     ),
     (
         "certificate",

@@ -77,7 +77,8 @@ def test_a_certified_run_is_told_as_a_bracket_with_its_gap(tmp_path):
     folder = digits_run(tmp_path / "run")
     text = seen(folder).text
     assert lead(folder) == (
-        "The optimal robust loss of this network class lies between 0.3913 and 0.4391; this network reaches 0.4327: gap 0.0414."
+        "The optimal robust loss of this network class within 20 of the initial weights lies between 0.3913 and 0.4391; "
+        "this network loses 0.4327 under the training attack: gap 0.0414."
     )
     assert "certified The lower bound is proved for this run." in text
     assert "and the curvature of softplus is at most 1/4." in text
@@ -113,7 +114,7 @@ def test_a_void_run_claims_no_lower_bound_even_where_the_folder_holds_one(tmp_pa
     found = seen(folder)
     html = page([read_run(folder)])
     assert lead(folder).startswith(
-        "The certificate is void: no lower bound is claimed. This network reaches 0.4327"
+        "The certificate is void: no lower bound is claimed. This network loses 0.4327 under the training attack"
     )
     assert "Dropout was active in rounds 1 to 60" in found.text
     assert "0.3913" not in html, "the bound of a void certificate is shown"
@@ -168,7 +169,7 @@ def test_the_trivial_bound_need_not_be_zero(tmp_path):
 
 def test_without_an_upper_bound_the_bracket_is_half_open(tmp_path):
     folder = digits_run(tmp_path / "run", robust_loss_upper_bound=None, robust_loss_upper_kind=None)
-    assert "is at least 0.3913; this network reaches 0.4327" in lead(folder)
+    assert "is at least 0.3913; this network loses 0.4327 under the training attack" in lead(folder)
 
 
 def test_several_runs_stand_side_by_side(tmp_path):

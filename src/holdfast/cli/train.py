@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.jobs.config import RunConfig, to_dict
+from holdfast.jobs.config import RunConfig, names_code, to_dict
 from holdfast.jobs.options import options_help, spelled
 
 FLAGS = {
@@ -78,7 +78,7 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
     try:
         train(job.model, job.data, job.threat, **settings)
     except (KeyboardInterrupt, SystemExit) as error:
-        error.add_note(_interrupted(out))
+        error.add_note(_interrupted(out, config))
         raise
     if first:
         _show(out)
@@ -91,9 +91,10 @@ def _process() -> int:
     return max((int(rank) for word in words if (rank := os.environ.get(word, "")).isdigit()), default=0)
 
 
-def _interrupted(out: Path) -> str:
+def _interrupted(out: Path, config: RunConfig) -> str:
     if (out / "checkpoints" / "last.pt").exists():
-        return f"interrupted; go on where {out} stands with `holdfast train {out / 'config.yaml'} --resume`."
+        trusted = " --trusted" if names_code(config) else ""
+        return f"interrupted; go on where {out} stands with `holdfast train {out / 'config.yaml'} --resume{trusted}`."
     return "interrupted before anything was reached; start the command again."
 
 

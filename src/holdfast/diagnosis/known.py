@@ -49,9 +49,10 @@ class Known:
         upper: an upper end for the optimum: ``attacked``, or where ``upper_proved`` a bound on the loss of the network at hand.
         lower: no network of the ball has a smaller robust loss; ``floor`` is the trivial bound.
         missed: by how much a proved bound exceeded the loss that an attack had found.
+        ball: the radius that training kept to; ``radius`` is that of the certificate, where none was kept to the distance moved.
         drift: the largest distance of a layer from its start over its radius.
         train, test: the two parts under the same attacks, at the same weights.
-        online: online losses by epoch; ``windows`` epochs that gave a bound, ``void_windows`` reasons of those that gave none.
+        online: online losses by epoch; ``windows`` bounds of the recorded epochs, ``void_windows`` reasons of those that gave none.
     """
 
     of_run: bool = True
@@ -71,6 +72,8 @@ class Known:
     upper: float | None = None
     upper_proved: bool = False
     radius: float | None = None
+    ball: float | None = None
+    width: float | None = None
     drift: float | None = None
     width_factor: float | None = None
     at_radii: tuple[tuple[float, float], ...] = ()
@@ -85,10 +88,15 @@ class Known:
     test: Counted | None = None
     epochs: int = 0
     online: tuple[float, ...] = ()
-    windows: int = 0
+    windows: tuple[float, ...] = ()
     void_windows: tuple[str, ...] = ()
     evaluated: bool = False
     doubts: tuple[Finding, ...] = ()
+
+    @property
+    def doubted(self) -> bool:
+        """Whether something says that the attacks failed, so that what they left may fall to better ones."""
+        return any(doubt.level in ("warning", "bad") for doubt in self.doubts)
 
     @property
     def kind(self) -> Kind | None:
@@ -137,6 +145,8 @@ def from_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> Know
         upper=upper,
         upper_proved=proved,
         radius=certificate.number("radius") or record.number("parameter_radius"),
+        ball=record.number("parameter_radius"),
+        width=record.inner("network").number("width"),
         drift=max(shares, default=None),
         width_factor=record.number("width_factor"),
         at_radii=tuple(
@@ -159,7 +169,7 @@ def from_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> Know
         test=_counted(closing.inner("test")),
         epochs=len(rows),
         online=tuple(loss for row in rows if (loss := row.number("online_loss")) is not None),
-        windows=sum(row.number("lower_bound") is not None for row in rows),
+        windows=tuple(bound for row in rows if (bound := row.number("lower_bound")) is not None and not row.text("void")),
         void_windows=tuple(reason for row in rows if (reason := row.text("void"))),
         evaluated=evaluation.text("word") in ("trust", "doubt", "void"),
         doubts=tuple(from_dict(row) for row in evaluation.rows("warnings")),

@@ -1,6 +1,6 @@
 """The diagnosis: from the figures of a record to findings, by one rule each.
 
-The order is that in which to mend: a threat no classifier can meet hides everything after it, an attack too weak to train
+The order is that in which to fix: a threat no classifier can meet hides everything after it, an attack too weak to train
 against hides what the optimiser does, and so on to the certificate.
 """
 
@@ -39,6 +39,8 @@ NOTHING = "nothing can be said at this radius"
 """In place of every figure that follows from a lower bound which is the trivial one."""
 
 UNKNOWN = "not measured"
+RESUME = "resume the run"
+"""The one remedy of a run that was cut short: its figures are not final."""
 
 
 def diagnose_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> tuple[Finding, ...]:
@@ -47,7 +49,7 @@ def diagnose_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> 
 
 
 def diagnose(known: Known) -> tuple[Finding, ...]:
-    """Findings by every rule, in the order in which to mend; each rule gives at least one."""
+    """Findings by every rule, in the order in which to fix; each rule gives at least one."""
     found: list[Finding] = []
     for name, rule in RULES.items():
         if known.of_run or name not in OF_RUNS:
@@ -63,9 +65,12 @@ def _found(level: Level, sentence: str, remedy: str = "", *values: Value) -> Fin
 def _run(known: Known) -> Finding:
     if known.interrupted:
         return _found(
-            "warning", "training was interrupted", "go on with `holdfast train RUN/config.yaml --resume`"
+            "warning",
+            "training was interrupted",
+            "go on with `holdfast train RUN/config.yaml --resume` (add --trusted where the configuration names code of your own)",
         )
-    return _found("good", "trained to its end")
+    epochs = f" ({known.epochs} epoch{'s' if known.epochs != 1 else ''})" if known.epochs else ""
+    return _found("good", f"training finished{epochs}")
 
 
 def _data(known: Known) -> list[Finding]:
@@ -85,12 +90,13 @@ def _data(known: Known) -> list[Finding]:
             _found(
                 "warning",
                 f"{test:.0f} test examples: accuracies are uncertain by about {100 / math.sqrt(test):.0f} percentage points",
-                "keep more of them for the test (--data.test)",
+                "keep a larger share for the test, e.g. --data.test 0.3",
             )
         )
     if not sizes and test is None:
         return [_found("not-measured", UNKNOWN)]
-    return found or [_found("good", "no class is rare, and there are enough examples to tell accuracies")]
+    enough = ", and there are enough test examples to tell accuracies" if test else ""
+    return found or [_found("good", f"no class is rare{enough}")]
 
 
 def rare_classes(sizes: Mapping[str, float]) -> list[str]:
@@ -165,7 +171,7 @@ def _evaluation(known: Known) -> list[Finding]:
     return [
         _found(
             "not-measured",
-            "whether the attacks failed was not looked into",
+            "not yet checked for signs of failed attacks",
             "evaluate the run: `holdfast evaluate RUN`",
         )
     ]
@@ -186,9 +192,20 @@ def _training(known: Known) -> Finding:
         )
     if falling(losses):
         return _found(
-            "warning", "the loss was still falling when training ended", f"train longer (--epochs {2 * known.epochs})", last
-        )  # fmt: skip
+            "warning",
+            f"the loss was still falling when training {'was interrupted' if known.interrupted else 'ended'}",
+            _longer(known),
+            last,
+        )
     return _found("good", f"the loss has settled, at {number(losses[-1])}", "", last)
+
+
+def _longer(known: Known) -> str:
+    """More epochs, in the ball of this run: without a radius the ball would grow with the distance moved, and its bound weaken."""
+    if known.interrupted:
+        return RESUME
+    ball = "" if known.ball is not None or known.radius is None else f" --parameter-radius {known.radius:.4g}"
+    return f"train longer{' in the same ball' if ball else ''} (--epochs {2 * known.epochs}{ball})"
 
 
 def falling(losses: Sequence[float]) -> bool:
@@ -222,7 +239,7 @@ def _optimisation(known: Known) -> Finding:
     if gap <= max(SMALL, WIDE_GAP * reached):
         return _found("good", f"{most} {number(gap)} on a loss of {number(reached)}", "", value)
     if falling(known.online):
-        what, remedy = "and the loss was still falling", f"train longer (--epochs {2 * known.epochs})"
+        what, remedy = "and the loss was still falling", _longer(known)
         if _curved(known):
             remedy += f"; besides, {_wider(known)}"
     elif known.drift is not None and known.drift < GENEROUS:
@@ -262,7 +279,10 @@ def _tighter(known: Known) -> str:
         return _wider(known)
     if inside:
         radius, bound = max(inside)
-        return f"train in a smaller ball: at radius {setting(radius)} the {known.kind} bound is {number(bound)} (--parameter-radius)"
+        return (
+            f"train in a smaller ball (--parameter-radius {setting(radius)}): there the {known.kind} bound was {number(bound)} "
+            "from this run; a new run's may differ"
+        )
     if known.kind == "proved":
         return "train in a smaller ball (--parameter-radius), or widen the network (--width)"
     return "train in a much smaller ball (--parameter-radius), or a two-layer network, which has a proof (--network two-layer)"
@@ -281,9 +301,9 @@ def _capacity(known: Known) -> Finding:
         )
     most = "" if high is None else f": the best of this ball has a loss of at most {number(high)}"
     if low is None or gap is None or reached is None or stuck is None:
-        return _found(
-            "not-measured", UNKNOWN if known.informative or kind is None else f"{NOTHING}{most}", "", *values
-        )  # fmt: skip
+        if known.informative or kind is None:
+            return _found("not-measured", UNKNOWN)
+        return _found("not-measured", f"{NOTHING}{most}", "", *values)
     if gap > max(SMALL, WIDE_GAP * reached):
         ends = number(low) if high is None else f"{number(low)} and {number(high)}"
         between = f"{'lies' if kind == 'proved' else 'is estimated to lie'} {'above' if high is None else 'between'} {ends}"
@@ -358,13 +378,32 @@ def _trace(known: Known) -> Finding:
             f"{times} of {known.epochs} epochs give no bound: {reason.rstrip('.')}{more}",
             "train without what makes these rounds void; the certificate counts the other epochs and the final pass",
         )
-    if known.windows == 0:
-        return _found("not-measured", UNKNOWN)
+    if not known.windows:
+        if known.interrupted or not known.epochs:
+            return _found("not-measured", UNKNOWN)
+        return _found(
+            "not-measured",
+            "no window was recorded (too short a run, or --certificate.trace false): the bound is that of the final pass alone",
+        )
+    recorded = f"{len(known.windows)} window{'s' if len(known.windows) != 1 else ''} recorded"
+    telling = sum(bound > known.floor for bound in known.windows)
+    if telling == 0:
+        return _found("not-measured", f"{recorded}, not one gives more than the trivial bound")
+    if telling < len(known.windows):
+        return _found("good", f"{recorded}, {telling} of them give more than the trivial bound")
     return _found("good", "every recorded epoch gives a bound")
 
 
 def _certificate(known: Known) -> Finding:
     reason = (known.reason or "no reason was recorded").rstrip(".")
+    if known.interrupted and known.kind is None:
+        return _found(
+            "warning" if known.status is None else "bad",
+            "there is no certificate, since the run was interrupted"
+            if known.status is None
+            else f"the certificate is void: {reason}",
+            RESUME,
+        )
     if known.status is None:
         return _found("warning", "there is no certificate", "compute it with `holdfast certify RUN`") if known.of_run else _found(
             "not-measured", "no initial weights were given, so there is no ball to certify in"
@@ -373,7 +412,7 @@ def _certificate(known: Known) -> Finding:
         return _found(
             "bad",
             f"the certificate is void: {reason}",
-            "mend that cause and train again: a void certificate proves nothing",
+            "fix that cause and train again: a void certificate proves nothing",
         )
     if known.status == "estimate":
         return _found(

@@ -32,9 +32,7 @@ def conclude(session: Session, *, tighten: int) -> Run:
         session.writer.attacked(passed.points)
         others = _best_pass(session)
     certificate = _certified(session, passed, others, tighten)
-    session.writer.log(
-        f"certificate: {certificate.status}, gap {certificate.gap:.6g} at radius {certificate.radius:.6g}"
-    )
+    session.writer.log(_logged(certificate))
     data = session.data
     test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
     with session.progress.counted("attacking the trained network harder, on both parts alike") as report:
@@ -45,6 +43,13 @@ def conclude(session: Session, *, tighten: int) -> Run:
     return _written(
         session, Results(certificate=certificate, passed=passed, others=tuple(others), closing=closing)
     )
+
+
+def _logged(certificate: Certificate) -> str:
+    """The outcome in one line; without a figure where the bound says nothing."""
+    said = f"gap {certificate.gap:.6g}" if certificate.informative else "nothing can be said"
+    said = "no claim" if certificate.status == "void" else said
+    return f"certificate: {certificate.status}, {said} at radius {certificate.radius:.6g}"
 
 
 def _best_pass(session: Session) -> list[Evaluated]:

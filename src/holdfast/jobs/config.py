@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
+from holdfast._imports import LIBRARY
 from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, shown
 from holdfast.errors import InputError
 
@@ -52,6 +53,7 @@ def _option(
     what: str | None = None,
     most: float | int | None = None,
     of: dict[str, tuple[Any, ...]] | None = None,
+    unit: str = "",
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
 
@@ -67,6 +69,7 @@ def _option(
         "what": what or short,
         "most": most,
         "of": of or {},
+        "unit": unit,
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
@@ -115,6 +118,18 @@ def alternative(section: object, tag: str) -> Any:
     if tag == "parameter_radius":
         return "null" if value is None else "a number"
     return OWN if isinstance(value, str) and is_path(value) else value
+
+
+def names_code(config: "RunConfig") -> bool:
+    """Whether the configuration names code of the user's by import path, which from a file runs only where it is trusted."""
+    sections = [section for entry in fields(config) if is_dataclass(section := getattr(config, entry.name))]
+    named = [
+        value
+        for section in sections
+        for entry in fields(section)
+        if isinstance(value := getattr(section, entry.name), str) and alternative(section, entry.name) == OWN
+    ]
+    return not all(LIBRARY.fullmatch(value) for value in named)
 
 
 def applies(section: object, name: str) -> bool:
@@ -171,8 +186,11 @@ def _check_number(entry: Field[Any], value: float | int) -> None:
             f"< {below:g}" if below is not None else "",
             f"<= {most:g}" if isinstance(most, float) else f"<= {most}" if most is not None else "",
         ]
+        unit = entry.metadata.get("unit", "")
         allowed = " and ".join(limit for limit in limits if limit) or "finite"
-        raise InputError(f"{entry.name} must be {allowed}, got {shown(value)}; leave it out for the default.")
+        raise InputError(
+            f"{entry.name} must be {unit}{allowed}, got {shown(value)}; leave it out for the default."
+        )
 
 
 def is_path(name: str) -> bool:
@@ -224,9 +242,14 @@ class DataConfig(_Checked):
         "share of the examples that selects the best weights; left out, the data's own",
         least=0,
         below=1,
+        unit="a share of the examples, ",
     )
     test: float | None = _option(
-        None, "share of the examples kept for the final figures; left out, the data's own", least=0, below=1
+        None,
+        "share of the examples kept for the final figures; left out, the data's own",
+        least=0,
+        below=1,
+        unit="a share of the examples, ",
     )
 
 
