@@ -185,6 +185,44 @@ def test_the_largest_radius_that_says_something_is_named():
     )
 
 
+def test_where_attacks_are_in_doubt_nothing_that_rests_on_them_is_simply_good(tmp_path):
+    sound, doubted = (
+        {f.name: f for f in read_run(build(tmp_path / build.__name__)).findings}
+        for build in (evaluated_run, doubted_run)
+    )
+    resting = [
+        name for name in ("attack", "capacity", "generalisation", "classes") if sound[name].level == "good"
+    ]
+    assert resting
+    for name in resting:
+        reserved = doubted[name].sentence.startswith("as far as these attacks tell, ")
+        assert reserved != (name == "capacity" and doubted[name].kinds[-1] == "proved")
+        assert not sound[name].sentence.startswith("as far as")
+    low = Known(
+        surrogate=0.03,
+        upper=0.03,
+        classes=2.0,
+        doubts=(Finding(name="gradients", level="warning", sentence="masked"),),
+    )
+    assert {f.name: f for f in diagnose(low)}["capacity"].sentence.startswith(
+        "as far as these attacks tell, there is room"
+    )
+
+
+def test_each_figure_is_marked_with_how_it_is_known_and_the_first_to_look_at_is_named(tmp_path):
+    summary = {
+        "certificate_status": "certified", "robust_loss_lower_bound": 0.1, "gap": 0.1, "surrogate_loss": 0.2, "width_factor": 2.0,
+        "network": {"width": 310},
+    }  # fmt: skip
+    found = diagnose_record(summary, [{"online_loss": loss} for loss in FALLING])
+    gap_found = next(f for f in found if f.name == "optimisation")
+    assert gap_found.claims == "0.1000 proved"
+    assert "a wider network has less: --width 620" in gap_found.remedy
+    text = printed(show_findings, found)
+    assert "and the loss was still falling (0.1000 proved)" in text
+    assert "; start with: training." in text
+
+
 FALLING = [0.69, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2]
 
 
@@ -372,7 +410,9 @@ def test_findings_survive_a_record():
     assert from_dict(Fields(json.loads(json.dumps(kept.as_dict())))) == kept
     assert verdict([kept]) == "void"
     assert verdict([]) == "trust"
-    assert summed_up([kept, kept]) == "2 bad: labels"
+    assert summed_up([kept, kept]) == "2 bad, in 1 place: labels"
+    other = Finding(name="attack", level="warning", sentence="weak", remedy="more steps")
+    assert summed_up([kept, other]) == "1 bad: labels; 1 worth a look: attack"
     assert from_dict(Fields({})).level == "warning", "what is no level is not taken for a good one"
 
 

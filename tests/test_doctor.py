@@ -189,9 +189,9 @@ TROUBLES = [
         {"gap": 0.06, "width_factor": 7.3},
         {},
         "no longer falls",
-        "about 7.3 times (--width)",
+        "a network about 7.3 times as wide has less (--width)",
     ),
-    ("optimisation", "warning", {"gap": 0.06}, {}, "no longer falls", "centre its inputs"),
+    ("optimisation", "warning", {"gap": 0.06}, {}, "no longer falls", "centred inputs"),
     (
         "capacity",
         "warning",
@@ -397,7 +397,7 @@ def test_curvature_is_named_even_where_the_loss_still_falls(tmp_path):
     run_folder(tmp_path, changes, falling)
     found = next(f for f in examine(tmp_path) if f.name == "optimisation")
     assert "train longer" in found.remedy
-    assert "widen the network about 34 times" in found.remedy
+    assert "a network about 34 times as wide" in found.remedy
     run_folder(tmp_path, changes | {"width_factor": 0.5}, falling)
     found = next(f for f in examine(tmp_path) if f.name == "optimisation")
-    assert "widen" not in found.remedy
+    assert "wide" not in found.remedy

@@ -124,7 +124,7 @@ def conclude(
         gap, reason = (
             math.nan,
             (
-                f"nothing can be said at this radius: the bound is no higher than {floor:.6g}, which every loss is at least; ask for a smaller "
+                f"nothing can be said at this radius: the bound is {floor:.6g}, and no loss is below {floor:.6g}; ask for a smaller "
                 f"radius or a wider network ({reason})"
             ),
         )

@@ -82,15 +82,17 @@ def show_findings(out: Console, findings: Sequence[Finding]) -> None:
     for finding in findings:
         word, style = LEVEL[finding.level]
         text = Text(finding.sentence)
-        if finding.kinds:
-            known = Text(" to ").join(Text(kind, style=KIND_STYLE[kind]) for kind in finding.kinds)
+        if finding.values:
+            known = Text(finding.claims)
+            for kind in finding.kinds:
+                known.highlight_words([kind], style=KIND_STYLE[kind])
             text = Text.assemble(text, "  (", known, ")")
         if finding.remedy:
             text.append(f"\n-> {finding.remedy}", style="bold")
         rows.add_row(finding.name, Text(word, style=style), text)
     out.print(rows)
     urgent = [finding for finding in findings if finding.level in ("bad", "warning")]
-    more = "; start with the first" if len(urgent) > 1 else ""
+    more = f"; start with: {urgent[0].name}" if len(urgent) > 1 else ""
     out.print(Text(f"{summed_up(findings)}{more}."))
 
 
@@ -104,7 +106,7 @@ def _heading(run: Run) -> Text:
         network.text("name"),
         f"width {count(width)}" if width is not None else None,
         summary.text("attack"),
-        duration(summary.number("seconds")) if summary.number("seconds") is not None else None,
+        f"training {duration(summary.number('seconds'))}" if summary.number("seconds") is not None else None,
     ]
     heading = Text.assemble((run.name, "bold"), "  ", ", ".join(part for part in parts if part))
     if summary.flag("interrupted"):
@@ -123,7 +125,9 @@ def _bracket_table(run: Run) -> Table:
         rows.add_row(
             name,
             NOTHING,
-            Text(f"{number(run.known.floor)}, the trivial bound, is the {run.known.kind} one{ball}"),
+            Text(
+                f"the {run.known.kind} bound{ball} is {number(run.known.floor)}, which is true of any network"
+            ),
         )
     else:
         rows.add_row(name, number(run.claimed_lower), Text.assemble(behind, (words, style)))

@@ -61,13 +61,21 @@ class Finding:
         """The figures as people read them: ``0.0414``, ``0.39 to 0.44`` for a bracket, ``0.006, 1.2 points``."""
         if not self.values:
             return NOT_MEASURED
-        bracket = len({value.unit for value in self.values}) < len(self.values)
-        return (" to " if bracket else ", ").join(value.text for value in self.values)
+        return self._joined([value.text for value in self.values])
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """How the figures are known, in order, each kind once."""
         return tuple(dict.fromkeys(value.kind for value in self.values))
+
+    @property
+    def claims(self) -> str:
+        """Each figure with how it is known: ``0.39 proved to 0.44 observed``; empty where there is none."""
+        return self._joined([f"{value.text} {value.kind}" for value in self.values])
+
+    def _joined(self, figures: list[str]) -> str:
+        bracket = len({value.unit for value in self.values}) < len(self.values)
+        return (" to " if bracket else ", ").join(figures)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for records."""
@@ -94,6 +102,12 @@ def verdict(findings: Iterable[Finding]) -> Literal["trust", "doubt", "void"]:
     return "void" if "bad" in levels else "doubt" if "warning" in levels else "trust"
 
 
+def _places(names: list[str]) -> str:
+    """How many things they are about, where that is fewer than they are."""
+    places = len(set(names))
+    return "" if places == len(names) else f", in {places} place{'s' if places > 1 else ''}"
+
+
 def summed_up(findings: Iterable[Finding]) -> str:
     """One line: how many findings of each level, the troubles by name."""
     found = list(findings)
@@ -104,7 +118,7 @@ def summed_up(findings: Iterable[Finding]) -> str:
     urgent: tuple[tuple[Level, str], ...] = (("bad", "bad"), ("warning", "worth a look"))
     others: tuple[tuple[Level, str], ...] = (("good", "good"), ("not-measured", "not measured"))
     said = [
-        f"{len(names)} {word}: {', '.join(dict.fromkeys(names))}"
+        f"{len(names)} {word}{_places(names)}: {', '.join(dict.fromkeys(names))}"
         for level, word in urgent
         if (names := named(level))
     ]

@@ -55,7 +55,15 @@ def diagnose(known: Known) -> tuple[Finding, ...]:
         if known.of_run or name not in OF_RUNS:
             said = rule(known)
             found += (replace(f, name=name) for f in ([said] if isinstance(said, Finding) else said))
-    return tuple(found)
+    return tuple(_as_far_as_known(finding, known) for finding in found)
+
+
+def _as_far_as_known(finding: Finding, known: Known) -> Finding:
+    """The same with its reserve: what rests on attacks is no better than they are, and there are signs that these failed."""
+    proved = finding.name == "capacity" and known.upper_proved
+    if finding.name not in BY_ATTACKS or finding.level != "good" or not known.doubted or proved:
+        return finding
+    return replace(finding, sentence=f"as far as these attacks tell, {finding.sentence}")
 
 
 def _found(level: Level, sentence: str, remedy: str = "", *values: Value) -> Finding:
@@ -262,11 +270,11 @@ def _curved(known: Known) -> bool:
 
 
 def _wider(known: Known) -> str:
-    if known.width_factor is not None and _curved(known):
-        return (
-            f"the bound pays for curvature: widen the network about {known.width_factor:.2g} times (--width)"
-        )
-    return "the bound pays for curvature: widen the network (--width), or centre its inputs"
+    if known.width_factor is None or not _curved(known):
+        return "curvature loosens the bound; a wider network has less (--width), or one with centred inputs"
+    if known.width is None:
+        return f"curvature loosens the bound; a network about {known.width_factor:.2g} times as wide has less (--width)"
+    return f"curvature loosens the bound; a wider network has less: --width {math.ceil(known.width_factor * known.width)}"
 
 
 def _tighter(known: Known) -> str:
@@ -439,5 +447,8 @@ RULES: dict[str, Callable[[Known], Finding | list[Finding]]] = {
     "trace": _trace,
     "certificate": _certificate,
 }
+BY_ATTACKS = ("attack", "capacity", "generalisation", "classes")
+"""Rules that take what attacks found for the worst there is."""
+
 OF_RUNS = ("run", "training", "trace")
 """Rules that look at how a network was trained; one from elsewhere is spared them."""

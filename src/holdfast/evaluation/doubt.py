@@ -190,7 +190,7 @@ def _training_mode(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        "the model was handed over in training mode, where its outputs differ; it was evaluated in evaluation mode",
+        "the model was handed over in training mode, and gives other outputs there than in evaluation mode, in which it was evaluated",
         "call model.eval() before, and make sure that this is how the model is used",
     )
 

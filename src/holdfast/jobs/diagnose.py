@@ -38,7 +38,7 @@ class Diagnosis:
     """What `holdfast.diagnose` found.
 
     ``print(found)`` shows a table, ``found["attack"]`` is the first finding of a name, and iteration gives all in the order in which
-    to mend.
+    to fix.
 
     Attributes:
         findings: what was looked at, each with its level, its figures and one remedy.
@@ -73,7 +73,7 @@ class Diagnosis:
         )
         lines = []
         for f in self.findings:
-            known = f" ({', '.join(f.kinds)})" if f.kinds else ""
+            known = f" ({f.claims})" if f.values else ""
             lines.append(f"{f.name:<{names}}  {f.level:<{levels}}  {f.sentence}{known}")
             if f.remedy:
                 lines.append(f"{'':<{names}}  {'':<{levels}}  -> {f.remedy}")
@@ -124,7 +124,7 @@ def diagnose(
         seed: of all searches.
 
     Returns:
-        Findings in the order in which to mend, with the evaluation and the certificate behind them.
+        Findings in the order in which to fix, with the evaluation and the certificate behind them.
 
     Raises:
         InputError: anything `evaluate` or `certify` refuses.

@@ -153,6 +153,6 @@ def check_same(began: Identity, now: Identity) -> Identity:
         )
     if different:
         raise InputError(
-            f"resume needs the run it began with: {'; '.join(different)}; pass the same, or begin a new run in another folder."
+            f"--resume continues the run as it began: {'; '.join(different)}; pass the same, or begin a new run in another folder."
         )
     return replace(began, epochs=now.epochs)
