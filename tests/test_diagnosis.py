@@ -622,3 +622,9 @@ def test_processes_give_a_verdict_too(elsewhere):
     net, _, _, (x, y) = elsewhere
     found = evaluate_in_processes(net.eval(), x, (y + 1) % 3, THREAT, [hf.FGSM()], processes=2)
     assert found.verdict == "void"
+
+
+def test_a_convolution_on_flat_rows_is_told_how_to_reshape_them():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2)).eval()
+    with pytest.raises(InputError, match=r"nn\.Unflatten\(1, \(1, 8, 8\)\)"):
+        hf.evaluate(net, torch.rand(4, 64), torch.zeros(4, dtype=torch.long), THREAT, attacks="fast")

@@ -482,6 +482,7 @@ def test_spec_reads_back_to_the_same_radius(radius: float, norm: str) -> None:
         ("linf:8/0", "linf:0.1"),
         ("l3:4/255", "l2:4/255"),
         ("l2:nan", "l2:0.1"),
+        ("l2:1e999", "l2:0.1"),
         ("", "l2:0.1"),
     ],
 )
@@ -533,3 +534,8 @@ def test_what_a_projector_returns_is_settled_as_it_stands(norm: str, rng: torch.
     assert torch.equal(threat.settle(near, x), near)
     length = threat.norm_of(near - x)
     assert (length >= 2.0 - 4e-4).all()  # rounding is allowed for in shares of the norms of the examples
+
+
+def test_a_radius_that_is_no_number_is_said_to_be_none() -> None:
+    with pytest.raises(InputError, match=r"the radius 'abc' is not a number, e\.g\. l2:0\.1\."):
+        parse_threat("l2:abc")

@@ -605,7 +605,7 @@ class Failing(nn.Module):
 
 
 def test_a_module_whose_forward_fails_is_refused_in_one_sentence(data, threat, tmp_path):
-    with pytest.raises(InputError, match=r"its forward pass failed \(RuntimeError: .*\); mend its layers"):
+    with pytest.raises(InputError, match=r"its forward pass failed \(RuntimeError: .*\); fix its layers"):
         train(Failing(), data, threat, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

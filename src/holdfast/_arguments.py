@@ -71,7 +71,7 @@ def as_examples(name: str, value: Any) -> Tensor:
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         raise InputError(
             f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first being row"
-            f" {int(bad.nonzero()[0])}; remove or mend these rows."
+            f" {int(bad.nonzero()[0])}; remove or fix these rows."
         )
     return x
 

@@ -102,4 +102,4 @@ def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> 
     except HoldfastError:
         raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path} refused its arguments ({error}); mend its init_args.") from error
+        raise InputError(f"{path} refused its arguments ({error}); fix its init_args.") from error

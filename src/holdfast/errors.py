@@ -6,7 +6,7 @@ sentence and exits with status 2; nothing is half-written.
 
 
 class HoldfastError(Exception):
-    """Anything the user can mend; the message says how."""
+    """Anything the user can fix; the message says how."""
 
 
 class InputError(HoldfastError, ValueError):

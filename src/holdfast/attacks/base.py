@@ -4,6 +4,7 @@
 float64, scores it afresh and puts the clean example in its place where that is the stronger one.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -410,8 +411,16 @@ def answered(model: nn.Module, x: Tensor) -> Any:
         why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
         raise InputError(
             f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its forward pass failed ({why}); "
-            "mend its layers or the examples, or set HOLDFAST_DEBUG=1 to see where."
+            f"fix its layers or the examples{_unflatten(x)}, or set HOLDFAST_DEBUG=1 to see where."
         ) from error
+
+
+def _unflatten(x: Tensor) -> str:
+    """How flat rows that may be square images become images, for a network of convolutions."""
+    side = math.isqrt(x.shape[1]) if x.ndim == 2 else 0
+    if side < 2 or side * side != x.shape[1]:
+        return ""
+    return f"; for convolutions reshape in forward, e.g. nn.Unflatten(1, (1, {side}, {side}))"
 
 
 def _check_integers(what: str, y: Tensor, batch: int) -> None:

@@ -102,7 +102,7 @@ def numbers(option: str, text: str | None) -> tuple[float, ...]:
     try:
         return tuple(positive(part) for part in text.split(",")) if text else ()
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"{option} must be numbers > 0 such as 0.1,0.2, got {text!r}; mend it.") from error
+        raise InputError(f"{option} must be numbers > 0 such as 0.1,0.2, got {text!r}; fix it.") from error
 
 
 def classes(text: str | None) -> tuple[int, ...] | None:
@@ -114,4 +114,4 @@ def classes(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(natural(part) for part in text.split(",")) if text else None
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"--classes must be whole numbers such as 3,8, got {text!r}; mend it.") from error
+        raise InputError(f"--classes must be whole numbers such as 3,8, got {text!r}; fix it.") from error

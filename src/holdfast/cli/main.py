@@ -48,7 +48,7 @@ Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails;
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 2 for anything the user can mend, 128 and its number after a signal."""
+    """Run one command and return the exit status: 2 for anything the user can fix, 128 and its number after a signal."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_anything()
     try:

@@ -222,7 +222,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     ]
     if faults:
         raise InputError(
-            f"{path} must fit the network, but {'; '.join(faults)}: give the weights of this architecture, or mend init_args."
+            f"{path} must fit the network, but {'; '.join(faults)}: give the weights of this architecture, or fix init_args."
         )
     try:
         model.load_state_dict(state)

@@ -136,7 +136,7 @@ def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:
         return data.fixed
     if not all(0 <= feature < data.features for feature in config.fixed):
         raise InputError(
-            f"threat.fixed must hold feature numbers from 0 to {data.features - 1}, got {list(config.fixed)}; mend these."
+            f"threat.fixed must hold feature numbers from 0 to {data.features - 1}, got {list(config.fixed)}; fix these."
         )
     mask = torch.zeros(data.shape, dtype=torch.bool) if data.fixed is None else data.fixed.clone()
     mask.view(-1)[list(config.fixed)] = True

@@ -73,5 +73,5 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         what = "is not a folder" if not place.is_dir() else f"cannot be written ({error.strerror})"
         raise RunFolderError(
-            f"{folder} must be a folder that can be written, but {place} {what}; choose another, or mend its permissions."
+            f"{folder} must be a folder that can be written, but {place} {what}; choose another, or fix its permissions."
         ) from error

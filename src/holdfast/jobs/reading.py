@@ -134,7 +134,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1} is not" if mark else "it is not"
-        raise InputError(f"{path} must be YAML, but {place}; mend it there.") from error
+        raise InputError(f"{path} must be YAML, but {place}; fix it there.") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {HELP}.")
     if values.get("started_from") == "python":

@@ -22,7 +22,7 @@ def shattering_width(points: int, dimension: int, hidden_layers: int = 1) -> int
     """
     if points < 1 or dimension < 1 or hidden_layers not in (1, 2):
         raise InputError(
-            f"points and dimension must be >= 1 and hidden_layers 1 or 2, got {points}, {dimension} and {hidden_layers}; mend these."
+            f"points and dimension must be >= 1 and hidden_layers 1 or 2, got {points}, {dimension} and {hidden_layers}; fix these."
         )
     width = 1
     while log2_labellings(width, points, dimension, hidden_layers) < points * (1 - 1e-9):

@@ -38,11 +38,24 @@ def parse_threat(
     radius = _number(number)
     if colon and norm in _NORMS and radius is not None:
         return LpBall(norm, radius, bounds=bounds, fixed=fixed)
+    if colon and norm in _NORMS and _is_a_word(number):
+        raise InputError(
+            f"threat must be of the form {_FORMS}, got {text!r}; the radius {number.strip()!r} is not a number, e.g. {norm}:0.1."
+        )
     close = difflib.get_close_matches(norm, _NORMS, n=1, cutoff=0.3)
     meant = (
         f"{norm if norm in _NORMS else (close or _NORMS)[0]}:{'0.1' if radius is None else number.strip()}"
     )
     raise InputError(f"threat must be of the form {_FORMS}, got {text!r}; did you mean {meant}?")
+
+
+def _is_a_word(text: str) -> bool:
+    """Whether this is neither a number, of whatever size, nor the beginning of one or of a fraction."""
+    try:
+        float(text)
+    except ValueError:
+        return bool(text.strip()) and "/" not in text
+    return False
 
 
 def as_threat(
@@ -74,7 +87,7 @@ def as_threat(
         return parse_threat(value, bounds=bounds, fixed=fixed)
     radius = _number(number)
     if radius is None or radius < 0:
-        raise InputError(f"threat must have a radius >= 0, as in sphere:0.1, got {value!r}; mend it.")
+        raise InputError(f"threat must have a radius >= 0, as in sphere:0.1, got {value!r}; fix it.")
     return SphereSlice(radius, fixed=fixed)
 
 
