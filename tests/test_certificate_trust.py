@@ -554,14 +554,14 @@ def test_the_allowance_is_the_documented_sum() -> None:
         "curvature": reach**2 * (n * d + 16 * d + 32) * lam,
         "losses": steps * size,
     }
-    assert r.allowance(radius, lam) == pytest.approx(2.0**-53 * sum(terms.values()), rel=1e-12)
+    assert r.allowance(radius, lam) == pytest.approx(2.0**-53 * sum(terms.values()), rel=1e-12, abs=0)
     without = 2.0**-53 * (sum(terms.values()) - terms["curvature"] - reach * 4 * m * d * 2 * lam * moved)
-    assert r.allowance(radius, -1.0) == pytest.approx(without, rel=1e-12)
+    assert r.allowance(radius, -1.0) == pytest.approx(without, rel=1e-12, abs=0)
     squared = dataclasses.replace(r, lipschitz=None)
     values, slopes = w**2 * z**2 / 4.0, 2 * w * z**2 / 4.0
     expected = 8 * steps * a * s * values + reach * steps * a * s * (slopes + b * w * z**2 / 4.0)
     expected += reach * 4 * m * d * a * s * slopes + steps * size
-    assert squared.allowance(radius, 0.0) == pytest.approx(2.0**-53 * expected, rel=1e-12)
+    assert squared.allowance(radius, 0.0) == pytest.approx(2.0**-53 * expected, rel=1e-12, abs=0)
     assert dataclasses.replace(r, unit=0.0).allowance(radius, lam) == 0.0
 
 
@@ -590,7 +590,9 @@ def test_an_attack_that_works_in_place_moves_neither_data_nor_claim() -> None:
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])
     copies = Copies(net, start, x, y, CrossEntropy())
-    assert found.surrogate_loss >= float(copies.loss_at([(net.weight.detach() - start["weight"])[None]])) - 0.2
+    assert (
+        found.surrogate_loss >= float(copies.loss_at([(net.weight.detach() - start["weight"])[None]])) - 0.2
+    )
     assert found.status == still.status == "certified"
     InPlace().run(net, x, y, THREAT)
     assert torch.equal(x, kept[0])

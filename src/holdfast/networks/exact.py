@@ -124,7 +124,8 @@ def _wrapped(model: nn.Sequential) -> Core | str:
         (name, part) for name, part in model._modules.items() if part is not None and not _does_nothing(part)
     ]
     if len(inner) != 1:
-        return "Sequential has further layers beside a network of the library"
+        held = any(exact_core(part) is not None for _, part in inner)
+        return f"Sequential {'has further layers beside' if held else 'is not'} a network of the library"
     found = _core(inner[0][1])
     if not isinstance(found, Core):
         return found

@@ -62,7 +62,7 @@ def chosen_step(
     near = isinstance(model, TwoLayer | Dense | Linearised)
     share = 1.0 if near else CAUTION
     rate = float(f"{share / (smooth * top):.3g}")
-    words = f"1 / (s lambda) with the loss's smoothness s = {smooth:g} and the tangent kernel's largest eigenvalue lambda = {top:.4g} n"
+    words = f"1 / (s lambda) with the loss's smoothness s = {smooth:g} and the tangent kernel's largest eigenvalue over n, lambda = {top:.4g}"
     return StepSize(
         learning_rate=rate,
         reason=words if near else f"{CAUTION:g} x {words}, as the curvature grows while the weights move",
