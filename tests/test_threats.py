@@ -429,7 +429,7 @@ def test_custom_projection_that_rounds_inside_points_is_refused_with_the_remedy(
         CustomThreat(halfspace_in_ball, radius_hint=0.1).check(x)
     with pytest.raises(InputError, match="keep the shape"):
         CustomThreat(lambda p, x: p.flatten(1), radius_hint=1.0).check(x)
-    with pytest.raises(InputError, match="radius_hint must be a number > 0 and <= 1e+15, got 0"):
+    with pytest.raises(InputError, match=r"radius_hint must be a number > 0 and <= 1e.15, got 0"):
         CustomThreat(halfspace_in_ball, radius_hint=0)
 
 
