@@ -256,13 +256,14 @@ def test_own_classes_are_trained_by_import_path(capsys, monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text("network: {class_path: my_own_nets.Net, init_args: {hidden: 8}}\n")
-    assert "add --trusted" in refusal(capsys, "train", "run.yaml", *QUICK, "--out", "own")
+    quick = [word for word in QUICK if word not in ("--width", "40")]
+    assert "add --trusted" in refusal(capsys, "train", "run.yaml", *quick, "--out", "own")
     assert "my_own_nets" not in sys.modules
     argv = [
         "train",
         "run.yaml",
         "--trusted",
-        *(word for word in QUICK if word not in ("--width", "40")),
+        *quick,
         "--optimizer",
         "torch.optim.RMSprop",
         "--learning-rate",

@@ -103,7 +103,7 @@ def diagnose(
     initial: nn.Module | Mapping[str, Tensor] | None = None,
     attack: Attack | str | None = None,
     radius: float | None = None,
-    test: Sequence[Array] | None = None,
+    test: Sequence[Any] | None = None,
     loss: Loss | str | None = None,
     final_attack: Attack | str | None = None,
     seed: int = 0,

@@ -206,7 +206,7 @@ def loss_shares(run: Run) -> dict[str, float]:
     """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what the
     optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
     lower, gap, missed = run.claimed_lower, run.gap, run.finding("attack").value
-    if lower is None or gap is None:
+    if lower is None or gap is None or lower <= 0:
         return {}
     parts = {"capacity": lower, "optimisation": max(0.0, gap)}
     if missed is not None:
