@@ -374,7 +374,7 @@ def test_wrong_arguments_are_refused_in_one_sentence(options: dict[str, object],
 
 
 def test_an_unknown_start_is_refused(unchecked: None) -> None:
-    with pytest.raises(InputError, match="start must be one of random, example, got 'near'"):
+    with pytest.raises(InputError, match="start must be one of random, example, between, got 'near'"):
         APGD(start="near")  # type: ignore[arg-type]
 
 

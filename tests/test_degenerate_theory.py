@@ -114,6 +114,7 @@ def test_labels_beyond_the_classes_are_refused():
 class Shifted(Squared):
     """A convex loss that falls below 0."""
 
+    convex = True
     nonnegative = False
 
     @property

@@ -124,7 +124,7 @@ def test_off_by_default(tmp_path):
 
 
 def test_bad_numbers_and_too_little_memory_are_refused_before_anything_is_written(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="kernel_examples must be a whole number >= 2, got 1"):
+    with pytest.raises(InputError, match="kernel_examples must be a whole number >= 2, or None, got 1"):
         trained(tmp_path / "one", kernel_examples=1)
     monkeypatch.setattr("holdfast._memory.free_bytes", lambda device: 2**10)
     with pytest.raises(InputError, match="must fit into the free memory of cpu"):

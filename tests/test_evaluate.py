@@ -149,11 +149,11 @@ def test_the_class_table_has_a_row_for_each_label_and_adds_up() -> None:
     [
         (
             {"attacks": "standrad"},
-            "attacks must be one of standard, fast, strong, pgd, clean, or a sequence of attacks, got 'standrad'",
+            "attacks must be one of standard, fast, strong, pgd, clean, or a sequence of at least one attack, got 'standrad'",
         ),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"y": torch.zeros(3, dtype=torch.long)}, "same number of rows, at least one, got 41 and 3"),
-        ({"x": torch.zeros(0, 2), "y": torch.zeros(0, dtype=torch.long)}, "at least one, got 0 and 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1, or None, got 0"),
+        ({"y": torch.zeros(3, dtype=torch.long)}, "got 41 rows and 3 labels"),
+        ({"x": torch.zeros(0, 2), "y": torch.zeros(0, dtype=torch.long)}, "with at least one of each"),
         ({"y": torch.full((41,), 2)}, "labels must lie in 0..1"),
     ],
     ids=["name", "batch", "rows", "empty", "labels"],

@@ -118,7 +118,7 @@ def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
         (["RUN", "--part", "tset"], "part must be one of test"),
         (["RUN", "--verify", "crwon"], "verify must be one of"),
         (["RUN", "--radii", "0.1,x"], "--radii must be numbers"),
-        (["RUN", "--data", "digits"], "for a model's file"),
+        (["RUN", "--data", "digits"], "is for a file of weights"),
         (["RUN", "--sample", "0"], "must be a whole number >= 1"),
         (["RUN", "--threat", "l3:1"], "did you mean"),
         (["RUN", "--atacks", "fast"], "did you mean --attacks"),

@@ -160,7 +160,7 @@ def test_weights_cut_short_are_refused(package, how, share):
         ("nets_from_elsewhere:Net", {}, "importing nets_from_elsewhere failed"),
         ("nets_from_outside:wrong", {}, "made a str"),
         ("nets_from_outside:number", {}, "must be a class or a function, got int"),
-        ("nets_from_outside:Net", {"init_args": {"depth": 2}}, "refused its arguments"),
+        ("nets_from_outside:Net", {"init_args": {"depth": 2}}, "takes width, got depth"),
         ("nets_from_outside:made", {"init_args": {"width": 2}}, "a network already"),
         ("net", {}, "must be a file or an import path"),
         ("folder/net.pt", {}, "there is none"),

@@ -170,7 +170,12 @@ def fitted(seed: int, steps: int = 60) -> None:
         for _ in range(steps):
             basis = torch.linalg.qr(rows.T).Q
             least = (apart @ basis).norm(dim=1).min()
-            assert float(least) <= 2 * radius * (1 + 1e-9), (seed, width, float(least), 2 * radius)
+            assert float(least.detach()) <= 2 * radius * (1 + 1e-9), (
+                seed,
+                width,
+                float(least.detach()),
+                2 * radius,
+            )
             optimiser.zero_grad()
             (-least).backward()
             optimiser.step()

@@ -73,7 +73,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--data", "digits", "--threat", "linf:0.1", "--radii", "5,x"], "--radii must be numbers > 0"),
         (["--data", "digits", "--threat", "linf:0.1", "--radii", "-5"], "--radii"),
         (["--data", "digits", "--threat", "linf:0.1", "--classes", "3,a"], "--classes must be whole numbers"),
-        (["--data", "digits", "--threat", "linf:0.1", "--loss", "0"], "finite number > 0"),
+        (["--data", "digits", "--threat", "linf:0.1", "--loss", "0"], "a number > 0"),
         (["--data", "digits", "--threat", "linf:0.1", "--radius", "5"], "did you mean --radii"),
     ],
 )

@@ -191,7 +191,22 @@ def test_capacity_cells_and_their_page(tmp_path, monkeypatch):
     from holdfast import capacity
 
     monkeypatch.setattr(capacity, "smallest_width", partial(capacity.smallest_width, steps=60, restarts=4))
-    words = [*TINY, "--capacity", "--dimension", "2,3", "--width", "1,4", "--rho", "0.3", "--seeds", "1"]
+    words = [
+        "--data",
+        "forced",
+        "--threat",
+        "l2:0.2",
+        "--quiet",
+        "--capacity",
+        "--dimension",
+        "2,3",
+        "--width",
+        "1,4",
+        "--rho",
+        "0.3",
+        "--seeds",
+        "1",
+    ]
     found = run_sweep(read_grid(words)[0], tmp_path, in_turn, progress=False)
     assert {cell["status"] for cell in found["cells"]} == {"done"}
     assert [point["figures"]["impossible_below"]["median"] for point in found["points"]] == [1, 1]

@@ -226,7 +226,7 @@ def trained(
         batch_size=batch_size, schedule=schedule, seed=seed, ball=ball, project=radius is not None,
         recorder=recorder if record else None, record_every=1, state=state or TrainingState(),
         observe=observe or (lambda record, state: None), on_step=lambda steps, loss: None, stop=stop,
-        example_weights=weights,
+        example_weights=weights, due=lambda: False, checkpoint=lambda: None,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._tensors import generator
+from holdfast._tensors import applied, generator
 from holdfast.attacks.modes import in_mode
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense, Linearised, TwoLayer
@@ -74,7 +74,7 @@ def smoothness(loss: Loss, model: nn.Module, x: Float[Tensor, "examples ..."]) -
     if not isinstance(loss, CrossEntropy):
         return 1.0
     with in_mode(model, "eval"), torch.no_grad():
-        return 0.25 if model(x[:1]).shape[1] == 1 else 0.5
+        return 0.25 if applied(model, x[:1]).shape[1] == 1 else 0.5
 
 
 def largest_eigenvalue(
@@ -97,7 +97,7 @@ def largest_eigenvalue(
     rows = torch.randperm(len(x), generator=noise)[:examples].sort().values.to(x.device)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with in_mode(model, "eval"), torch.enable_grad():
-        outputs = model(x[rows])
+        outputs = applied(model, x[rows])
         ends = torch.zeros_like(outputs, requires_grad=True)
         pulled = torch.autograd.grad(outputs, weights, ends, create_graph=True, allow_unused=True)
         used = [(weight, pull) for weight, pull in zip(weights, pulled, strict=True) if pull is not None]
