@@ -135,16 +135,15 @@ def frozen_pass(
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> FrozenPass:
     """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself is left alone."""
-    fixed = fingerprints(
-        fixed_parts(model, tuple(name for ball in curvature.parameters(model) for name in ball))
-    )
+    whole = fingerprints(fixed_parts(model, ()))
+    varying = {name for ball in curvature.parameters(model) for name in ball}
+    fixed = {name: digest for name, digest in whole.items() if name not in varying}
     exact = copy.deepcopy(model)
     if exact is model:
         raise InputError(
             f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} is itself; remove its __deepcopy__."
         )
-    copied = fingerprints(fixed_parts(exact, ()))
-    twin = first_difference(copied, fingerprints(fixed_parts(model, ())))
+    twin = first_difference(fingerprints(fixed_parts(exact, ())), whole)
     exact = exact.double().eval()
     wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=as_labels("y", points.y))
     n = len(points.y)
