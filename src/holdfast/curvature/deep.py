@@ -24,9 +24,8 @@ from holdfast.curvature.deep_norms import Scaled, scaled_norms
 from holdfast.curvature.deep_products import cross_terms, pairs_of, third_of
 from holdfast.curvature.deep_search import tuned
 from holdfast.curvature.grams import weighted_grams
-from holdfast.errors import InputError
 from holdfast.networks.dense import Dense
-from holdfast.networks.exact import Core, exact_core, why_not_exact
+from holdfast.networks.exact import core_of, exact_core, why_not_exact
 
 MATRIX_NUMBERS = 2**27
 """Numbers in the matrices of one layer: above it units share matrices."""
@@ -86,7 +85,7 @@ class DeepCurvature(Curvature):
         return ""
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        core = _core(model)
+        core = core_of(model, Dense)
         return tuple(core.named(f"weights.{h}") for h in range(dense(model).depth))
 
     @torch.no_grad()
@@ -94,7 +93,7 @@ class DeepCurvature(Curvature):
         self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
     ) -> "DeepCurvature":
         net = dense(model)
-        own = _core(model).own(initial)
+        own = core_of(model, Dense).own(initial)
         weights = tuple(own[f"weights.{h}"] for h in range(net.depth))
         groups = net.groups if net.groups * net.width**2 <= MATRIX_NUMBERS else 1
         return replace(self, start=start_of(weights, per_ball(radius, net.depth), groups))
@@ -174,7 +173,7 @@ class DeepCurvature(Curvature):
         dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf) + distance``, then ``||a||`` and a factor 4 for backward
         passes, the frozen copy and the matrices. Holds for all weights at most ``distance`` from the initial ones in every layer.
         """
-        net, own = dense(model), _core(model).own(initial)
+        net, own = dense(model), core_of(model, Dense).own(initial)
         act, k, error, size = net.activation, net.layer_scale, 0.0, 1.0
         lipschitz = act.lipschitz or 0.0
         if net.input_weight is not None:
@@ -217,22 +216,12 @@ def shared_groups(units: int, coordinates: int) -> int:
     )
 
 
-def _core(model: nn.Module) -> Core:
-    core = exact_core(model)
-    if core is None or not isinstance(core.network, Dense):
-        why = why_not_exact(model) or f"{type(model).__name__} is another network"
-        raise InputError(
-            f"this curvature is proved for Dense networks alone, but {why}; leave curvature out."
-        )
-    return core
-
-
 def dense(model: nn.Module) -> Dense:
     """The deep network that the model is exactly.
 
     Raises:
         InputError: it is not one.
     """
-    network = _core(model).network
+    network = core_of(model, Dense).network
     assert isinstance(network, Dense)
     return network

@@ -17,7 +17,7 @@ from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, T
 from holdfast.curvature.grams import weighted_grams
 from holdfast.errors import InputError
 from holdfast.networks.activations import LEAKY_RELU, RELU, Activation
-from holdfast.networks.exact import Core, exact_core, why_not_exact
+from holdfast.networks.exact import core_of, exact_core, why_not_exact
 from holdfast.networks.two_layer import TwoLayer
 
 CHUNK_NUMBERS = 2**25
@@ -101,7 +101,7 @@ class TwoLayerCurvature(Curvature):
         return ""
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        core = _core(model)
+        core = core_of(model, TwoLayer)
         return (
             core.named("weight", "output_weight") if two_layer(model).train_output else core.named("weight"),
         )
@@ -188,23 +188,13 @@ class TwoLayerCurvature(Curvature):
         return torch.stack(taus), slack
 
 
-def _core(model: nn.Module) -> Core:
-    core = exact_core(model)
-    if core is None or not isinstance(core.network, TwoLayer):
-        why = why_not_exact(model) or f"{type(model).__name__} is another network"
-        raise InputError(
-            f"this curvature is proved for TwoLayer networks alone, but {why}; leave curvature out."
-        )
-    return core
-
-
 def two_layer(model: nn.Module) -> TwoLayer:
     """The two-layer network that the model is exactly.
 
     Raises:
         InputError: it is not one.
     """
-    network = _core(model).network
+    network = core_of(model, TwoLayer).network
     assert isinstance(network, TwoLayer)
     return network
 

@@ -94,6 +94,21 @@ def exact_core(model: nn.Module) -> Core | None:
     return found if isinstance(found, Core) else None
 
 
+def core_of(model: nn.Module, kind: type[Exact]) -> Core:
+    """The network of this class that ``model`` computes exactly.
+
+    Raises:
+        InputError: it is not one.
+    """
+    core = exact_core(model)
+    if core is None or not isinstance(core.network, kind):
+        why = why_not_exact(model) or f"{type(model).__name__} is another network"
+        raise InputError(
+            f"this curvature is proved for {kind.__name__} networks alone, but {why}; leave curvature out."
+        )
+    return core
+
+
 def why_not_exact(model: nn.Module) -> str:
     """Why ``model`` is not exactly a `TwoLayer` or `Dense` network; empty where it is one.
 
