@@ -4,14 +4,19 @@ import dataclasses
 import json
 
 import pytest
+import torch
 import yaml
 
+import holdfast as hf
+from holdfast._imports import Trusted
 from holdfast.cli.main import main
 from holdfast.errors import InputError
+from holdfast.jobs.build import build_threat
 from holdfast.jobs.config import (
     OWN,
     NetworkConfig,
     RunConfig,
+    ThreatConfig,
     applies,
     from_dict,
     to_dict,
@@ -152,3 +157,49 @@ def test_the_other_commands_do_the_same(argv, said, tmp_path, capsys):
     argv = [str(tmp_path / word) if word.startswith(("RUN", "FILE")) else word for word in argv]
     assert main(argv) == 2
     assert said in capsys.readouterr().err
+
+
+class Cube(hf.CustomThreat):
+    """Changes every feature by at most the radius; ``limits`` says what else it heeds."""
+
+    def __init__(self, bounds=None, fixed=None, limits=("bounds", "fixed")):
+        def project(points, x):
+            inside = torch.minimum(torch.maximum(points, x - 0.01), x + 0.01)
+            if "bounds" in limits and bounds is not None:
+                inside = torch.minimum(torch.maximum(inside, x.clamp(max=bounds[0])), x.clamp(min=bounds[1]))
+            return torch.where(fixed, x, inside) if "fixed" in limits and fixed is not None else inside
+
+        super().__init__(project, radius_hint=1.0)
+
+
+def heedless():
+    return Cube()
+
+
+@pytest.mark.parametrize(
+    ("path", "limits", "settings", "said"),
+    [
+        ("Cube", ("bounds", "fixed"), {"fixed": (0, 5)}, None),
+        ("Cube", ("bounds",), {"fixed": (0, 5)}, "must leave the fixed features alone"),
+        ("Cube", ("bounds",), {}, None),
+        ("Cube", ("fixed",), {}, "must stay within the data's valid box"),
+        ("Cube", ("fixed",), {"box": False}, None),
+        ("heedless", None, {"fixed": (0, 5), "box": False}, "must leave the fixed features alone"),
+        ("heedless", None, {"box": False}, None),
+    ],
+)
+def test_a_threat_of_ones_own_heeds_the_box_and_the_fixed_features_or_is_refused(
+    path, limits, settings, said
+):
+    arguments = {} if limits is None else {"limits": limits}
+    config = ThreatConfig(spec=Trusted(f"{__name__}:{path}"), init_args=arguments, **settings)
+    data = hf.data.digits(classes=(3, 8))
+    if said is not None:
+        with pytest.raises(InputError, match=said):
+            build_threat(config, data)
+        return
+    threat = build_threat(config, data)
+    if "fixed" in settings:
+        assert bool(
+            (threat.sample(data.x, generator=torch.Generator())[:, [0, 5]] == data.x[:, [0, 5]]).all()
+        )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast import _imports as imports
 from holdfast import data as datasets
-from holdfast._tensors import flatten
+from holdfast._tensors import flatten, generator
 from holdfast.attacks import FGSM, PGD, Attack, CleanAttack, RandomAttack
 from holdfast.data.base import Dataset
 from holdfast.errors import InputError
@@ -32,6 +32,10 @@ from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
 from holdfast.training.optimizers import MOMENTUM
 
+PROBED, PROBES = 32, 4
+"""Examples and directions with which a user's own threat is tried against the box and the fixed features."""
+BOX_SPARE = 1e-6
+"""Share of the box by which rounding may lead out of it."""
 DOMAIN_NORM = math.sqrt(3) / 2  # beside a constant 1/2, unit vectors: the domain of Gao et al. 2019
 
 
@@ -127,8 +131,41 @@ def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
     if kind not in ("linf", "l2", "l1", "sphere") and is_path(config.spec):
         threat: Threat = imports.call(config.spec, config.init_args, {"bounds": bounds, "fixed": fixed})
         _refuse_other(threat, Threat, config.spec)
+        _check_limits(threat, config.spec, data, bounds, fixed)
         return threat
     return as_threat(config.spec, bounds=bounds, fixed=fixed)
+
+
+def _check_limits(threat: Threat, path: str, data: Dataset, bounds: Any, fixed: Tensor | None) -> None:
+    """Refuse a user's own threat that leaves the box or moves fixed features: what it does counts, not which arguments it takes.
+
+    Looked for at drawn points of the sets and at those farthest along drawn directions, for a few examples.
+
+    Raises:
+        InputError: it ignores one of the two limits.
+    """
+    if bounds is None and fixed is None:
+        return
+    x, draw = data.x[:PROBED], generator(0)
+    threat.check(x)
+    points = [threat.sample(x, generator=draw)]
+    for _ in range(PROBES):
+        direction = torch.randn(x.shape, dtype=x.dtype, generator=draw)
+        points += [threat.maximise(direction, x), threat.maximise(-direction, x)]
+    if fixed is not None and any(bool(((point != x) & fixed).any()) for point in points):
+        raise InputError(
+            f"{path} must leave the fixed features alone, got points of its sets in which they differ (threat.fixed, or the data's own);"
+            " give it a parameter `fixed`, the mask of these features, and keep them."
+        )
+    if bounds is not None:
+        low, high = (torch.as_tensor(edge, dtype=x.dtype) for edge in bounds)
+        spare = BOX_SPARE * (high - low)
+        below, above = torch.minimum(low, x) - spare, torch.maximum(high, x) + spare
+        if any(bool(((point < below) | (point > above)).any()) for point in points):
+            raise InputError(
+                f"{path} must stay within the data's valid box, got points of its sets outside; give it a parameter `bounds`, the pair"
+                " (low, high), and keep to it, or set --threat.box false."
+            )
 
 
 def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:
