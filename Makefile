@@ -12,13 +12,14 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) --constraint constraints.txt
 DEMO = $(BIN)/holdfast train --data digits --parameter-radius 60 --out runs/demo --overwrite
 
-.PHONY: demo test mutants check bench clean help
+.PHONY: demo test mutants docs bench clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install what is needed, train on digits, certify, write runs/demo/report.html"
 	@echo "make test    install what is needed, then linter, formatter, type checker and tests"
 	@echo "make mutants break the proofs' constants one by one: the tests must notice each (long)"
+	@echo "make docs    build the documentation site into build/site; a warning is an error"
 	@echo "make bench   every figure of benchmarks/RESULTS.md (long)"
 	@echo "make clean   remove the virtual environment and all that was built; runs/ stays"
 
@@ -33,6 +34,10 @@ test: $(VENV)/.ready-dev
 
 mutants: $(VENV)/.ready-dev
 	$(BIN)/python tests/mutants.py
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
+	@echo "Open build/site/index.html"
 
 bench: $(VENV)/.ready-dev
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

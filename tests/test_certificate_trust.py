@@ -537,7 +537,7 @@ def test_squared_and_hinge_have_a_verified_upper_end_or_none() -> None:
 
 
 def test_the_allowance_is_the_documented_sum() -> None:
-    """The table of docs/certificate.md, term by term, each the only one that is not 0 or seen against the others."""
+    """The table of docs/explanations/certificate.md, term by term, each the only one that is not 0 or seen against the others."""
     from holdfast.trace import Rounding
 
     n, m, d, s, z, w0, moved, a, lip, b, off, size = 5, 16, 3, 0.7, 2.0, 30.0, 1.5, 1.25, 1.1, 0.25, 0.6, 0.9

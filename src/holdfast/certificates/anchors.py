@@ -1,7 +1,7 @@
 """One frozen attacked pass of a two-layer network, expanded at any anchor on the way from the initial weights.
 
 For ANY anchor ``W_c = W0 + theta D`` and ANY outputs ``h_i``, convexity of the loss gives a lower model of the robust loss
-(`docs/certificate.md`, "Lower model of one round"). This module evaluates it in float64, and how it answers to ``h`` and ``tau``.
+(`docs/explanations/certificate.md`, "Lower model of one round"). This module evaluates it in float64, and how it answers to ``h`` and ``tau``.
 
 Legend: i example (n), r unit (m), g group of units (G), c output (o), z input to the first layer (d), k = m / G units a group.
 """

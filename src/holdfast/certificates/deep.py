@@ -1,7 +1,7 @@
 """One frozen pass of a deep network, expanded at the best centre on the way from the initial weights.
 
 For ANY centre ``W_c`` and the outputs ``h_i`` of the pass, convexity of the loss gives a lower model of the robust loss
-(`docs/deep_certificate.md`, "The centre is free").
+(`docs/explanations/deep_certificate.md`, "The centre is free").
 """
 
 from collections.abc import Callable, Mapping

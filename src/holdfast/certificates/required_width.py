@@ -20,7 +20,7 @@ class CurvatureTerm:
 
     A solution on the sphere of radius ``R`` has gradient ``-(slope / R)`` times its own step, and every step ``Delta`` within the ball from
     there has ``<g, Delta> >= slope / (2R) ||Delta||^2``; the certificate takes off at most ``lam ||Delta||^2``, ``||Delta|| <= 2R``
-    (`docs/certificate.md`). ``lam`` is the largest eigenvalue of the curvature matrices at the solution's own points and slopes.
+    (`docs/explanations/certificate.md`). ``lam`` is the largest eigenvalue of the curvature matrices at the solution's own points and slopes.
     It falls as ``m^(-1/2)`` for smooth activations and, with the slack, as ``m^(-1/6)`` for kinked ones (Gao et al. 2019).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Rigorous curvature of deep networks with a smooth activation (`docs/deep_certificate.md`)."""
+"""Rigorous curvature of deep networks with a smooth activation (`docs/explanations/deep_certificate.md`)."""
 
 import math
 from collections.abc import Mapping

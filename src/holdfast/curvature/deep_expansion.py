@@ -1,4 +1,4 @@
-"""Deep networks at the centre of an expansion, and the bound of their remainders by norms (`docs/deep_certificate.md`).
+"""Deep networks at the centre of an expansion, and the bound of their remainders by norms (`docs/explanations/deep_certificate.md`).
 
 Legend: i example (n), h trained layer (1..H), j unit (m), G group of top units, x^h layer outputs, u^h preactivations,
 D = act'(u), b^h and g^h derivatives of ``sum_i p_i <s_i, f>`` in x^h and u^h, k layer scale, R_h radii, L and beta bounds of

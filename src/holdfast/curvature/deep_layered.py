@@ -1,4 +1,4 @@
-"""The bound of deep remainders by matrices (`docs/deep_certificate.md`, "Bound 2"); legend in `holdfast.curvature.deep_expansion`."""
+"""The bound of deep remainders by matrices (`docs/explanations/deep_certificate.md`, "Bound 2"); legend in `holdfast.curvature.deep_expansion`."""
 
 import math
 from dataclasses import dataclass

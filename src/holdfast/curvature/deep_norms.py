@@ -1,4 +1,4 @@
-"""Spectral norms that bound 2 rests on (`docs/deep_certificate.md`); legend in `holdfast.curvature.deep_expansion`."""
+"""Spectral norms that bound 2 rests on (`docs/explanations/deep_certificate.md`); legend in `holdfast.curvature.deep_expansion`."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Product terms summed over examples before norms are taken, so that opposite classes cancel (`docs/deep_certificate.md`)."""
+"""Product terms summed over examples before norms are taken, so that opposite classes cancel (`docs/explanations/deep_certificate.md`)."""
 
 from dataclasses import dataclass
 

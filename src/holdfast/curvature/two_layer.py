@@ -1,4 +1,4 @@
-"""Rigorous curvature of two-layer networks, smooth and ReLU (`docs/certificate.md`, "One round").
+"""Rigorous curvature of two-layer networks, smooth and ReLU (`docs/explanations/certificate.md`, "One round").
 
 Legend: i example, r hidden unit, g group of units with equal output rows, c output, u = w_r . z preactivation, m width,
 tau > 0 the half-width of the kink's smoothing (ReLU).

@@ -29,7 +29,7 @@ class ImportedNetwork:
     """A network read from a file.
 
     Attributes:
-        network: takes (batch, *input_shape) and returns (batch, outputs); in evaluation mode.
+        network: takes ``(batch, *input_shape)`` and returns (batch, outputs); in evaluation mode.
         input_shape: of one example.
         outputs: numbers in one output.
         ends_in_softmax: whether outputs are probabilities; the softmax is kept.

@@ -1,6 +1,6 @@
 """What a run is: all that its figures are about, written when it begins and compared when it is resumed.
 
-Everything counts but what `docs/runs.md` lists as free to change: the number of epochs (upwards, and with a constant learning rate),
+Everything counts but what `docs/explanations/runs.md` lists as free to change: the number of epochs (upwards, and with a constant learning rate),
 what follows training (``final_attack``, ``tighten``, ``certificate_radius``), how often rounds are recorded, where it runs, and its name.
 """
 

@@ -164,7 +164,7 @@ def plan(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Plan:
-    """How small the robust loss can get on this data, which radius and which width that takes; `docs/theory.md`.
+    """How small the robust loss can get on this data, which radius and which width that takes; `docs/explanations/theory.md`.
 
     Args:
         model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide limit, any other module for

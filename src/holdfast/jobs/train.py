@@ -185,10 +185,10 @@ def train(
         trace_every: record one epoch in so many; default: as many as cost at most a tenth of training.
         tighten: evaluations of the bound spent on raising it after training.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier exists).
-        resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what `docs/runs.md` names.
+        resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what `docs/explanations/runs.md` names.
 
     Returns:
-        The run: figures, certificate, metrics.
+        The run, with its figures, its certificate and its metrics.
 
     Raises:
         KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM (status 143) or SIGHUP (129), came; the folder holds the state reached.

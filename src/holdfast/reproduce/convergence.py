@@ -105,7 +105,7 @@ def measure(setting: Setting, report: Report) -> Measured:
 EXPERIMENT = Experiment(
     name="convergence",
     claim="With any attack, weak, strong or none, training reaches a surrogate loss within epsilon of the best robust loss in the ball.",
-    source="Gao et al. 2019, arXiv 1906.07916, Theorem 4.1 (recalled); the gap by the certificate of docs/certificate.md (proved)",
+    source="Gao et al. 2019, arXiv 1906.07916, Theorem 4.1 (recalled); the gap by the certificate of docs/explanations/certificate.md (proved)",
     setup=f"{DIGITS}; two layers, softplus, full batch, projected gradient descent",
     criteria=CRITERIA,
     measure=measure,

@@ -32,7 +32,7 @@ ALL_CERTIFIED = Criterion(
 
 
 def pair(setting: Setting, *, centred: bool = True) -> tuple[Dataset, LpBall]:
-    """Digits 3 and 8 on the sphere (`docs/certificate.md`), all 357 or the first 100, and the threat."""
+    """Digits 3 and 8 on the sphere (`docs/explanations/certificate.md`), all 357 or the first 100, and the threat."""
     data = digits(
         classes=(3, 8), features="centred-sphere" if centred else "sphere", validation=0.0, test=0.0
     )

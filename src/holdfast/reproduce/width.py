@@ -95,7 +95,7 @@ def measure(setting: Setting, report: Report) -> Measured:
         ),
         notes=(
             f"{len(data.train)} examples, parameter radius {RADIUS:g}, {rounds} rounds, step 4, momentum 0.9. "
-            f"Predicted width {predicted:,}: where the curvature term of docs/certificate.md falls to {GAP:g}.",
+            f"Predicted width {predicted:,}: where the curvature term of docs/explanations/certificate.md falls to {GAP:g}.",
             "Pixels are not centred here: their mean dominates the curvature, so that its cost is seen at small widths.",
             "The gap has two parts: what curvature costs the bound, which the term is about, and what training has left.",
         ),
@@ -105,7 +105,7 @@ def measure(setting: Setting, report: Report) -> Measured:
 EXPERIMENT = Experiment(
     name="width",
     claim="At a fixed radius the certified gap falls with the width, to what was asked for at the width predicted before training.",
-    source="Gao et al. 2019, arXiv 1906.07916: width polynomial in R and 1/epsilon (recalled); the term in docs/certificate.md",
+    source="Gao et al. 2019, arXiv 1906.07916: width polynomial in R and 1/epsilon (recalled); the term in docs/explanations/certificate.md",
     setup=f"{NOT_CENTRED}; two layers, softplus, 10-step PGD, full batch, projected gradient descent",
     criteria=CRITERIA,
     measure=measure,

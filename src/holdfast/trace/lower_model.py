@@ -1,7 +1,7 @@
 """A quadratic that lies below the robust loss of every network in the ball, and its smallest value there.
 
 Legend: R radius of a ball, U = W - W0 the move, V the linear coefficient, M a curvature matrix, lam its eigenvalues, mu the
-multiplier of the ball. Derivation: `docs/certificate.md`.
+multiplier of the ball. Derivation: `docs/explanations/certificate.md`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Writes the trace: sums each round into the window's lower model, and checks that the round is what the proof needs.
 
 A round is its attacked points at the weights of that moment. Gradients are computed here, in float64 where there is a proof, so that
-whatever training does with its own (clipping, scaling, another objective, hooks) cannot enter a bound. Nothing here waits for the device until a window closes. See `docs/certificate.md`, "From many rounds to one number".
+whatever training does with its own (clipping, scaling, another objective, hooks) cannot enter a bound. Nothing here waits for the device until a window closes. See `docs/explanations/certificate.md`, "From many rounds to one number".
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The README's picture, from a run folder: `python docs/first_run.py runs/demo docs/first-run.svg` (needs matplotlib)."""
+"""The README's picture, from a run folder: `python docs/figures/first_run.py runs/demo docs/_static/first-run.svg` (needs matplotlib)."""
 
 import json
 import sys

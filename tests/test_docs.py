@@ -1,0 +1,66 @@
+"""The documentation site builds without a warning, and its reference has every public name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import holdfast
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site. A warning is an error, a reference that leads nowhere a warning."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "--fresh-env"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [*command, str(ROOT / "docs"), str(out)], capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def documented(site):
+    """Every Python name that has an entry in the reference, under each name it goes by."""
+    from sphinx.util.inventory import InventoryFile
+
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
+    return {name for kind, names in inventory.data.items() if kind.startswith("py:") for name in names}
+
+
+def test_the_reference_has_every_public_name(documented):
+    names = {f"holdfast.{name}" for name in holdfast.__all__} - {"holdfast.__version__"}
+    assert len(names) > 40
+    assert names - documented == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["data", "networks", "theory", "attacks", "threats", "losses", "curvature"]
+)
+def test_the_reference_has_what_each_module_exports(documented, module):
+    import importlib
+    import inspect
+
+    package = importlib.import_module(f"holdfast.{module}")
+    values = {name: value for name, value in vars(package).items() if not name.startswith("_")}
+    own = {
+        name
+        for name, value in values.items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and (value.__module__ == package.__name__ or value.__module__.startswith(f"{package.__name__}."))
+    }
+    assert own
+    assert {
+        name for name in own if not {f"holdfast.{module}.{name}", f"holdfast.{name}"} & documented
+    } == set()
+
+
+def test_a_name_without_an_entry_would_be_noticed(documented):
+    assert "holdfast.attacks.NoSuchAttack" not in documented
+    assert not any(name.startswith("holdfast.cli") for name in documented)
