@@ -1,8 +1,10 @@
 """Settings every test shares. Holdfast itself is not imported here: the jaxtyping hook must be in place first."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +15,28 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no display where tests run
 # Same examples on every run and machine; no deadline, since a shared machine may pause a test for seconds.
 settings.register_profile("holdfast", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("holdfast")
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Networks made while a file of tests is imported are the same whichever files were imported before."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """No test hangs on what was drawn before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_signals() -> Iterator[None]:
+    """Signals that the process which started the tests ignored (as `nohup` and a shell's `&` have it) arrive here all the same."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
