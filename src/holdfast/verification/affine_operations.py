@@ -17,7 +17,7 @@ from holdfast.verification.linear_maps import (
     reshape,
     scale,
 )
-from holdfast.verification.recording import Tracer, Translation, shape_of
+from holdfast.verification.recording import BATCH_NORMS, Tracer, Translation, shape_of
 from holdfast.verification.translating import (
     Arguments,
     Options,
@@ -34,10 +34,14 @@ def _same_numbers(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options)
     return affine(tracer, out, [(value(tracer, args[0]), reshape(shape_of(args[0]), shape_of(out)))])
 
 
+def _itself(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
+    return value(tracer, args[0])
+
+
 def _converted(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     if out.dtype not in (torch.float32, torch.float64):
         raise tracer.refuse(f"a conversion to {out.dtype}, which rounds")
-    return _same_numbers(tracer, out, args, kwargs)
+    return _itself(tracer, out, args, kwargs)
 
 
 def _expand(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
@@ -238,7 +242,7 @@ def _matrix(tracer: Tracer, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor
 
 
 def _convolution(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
-    x, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
     if transposed or tracer.number(weight) is not None:
         raise tracer.refuse("a transposed convolution")
     dims = x.ndim - 2
@@ -280,14 +284,11 @@ _RESHAPING = (
     "flatten",
     "unsqueeze",
     "squeeze",
-    "clone",
-    "contiguous",
-    "detach",
-    "alias",
 )
 
 AFFINE: dict[str, Translation] = {
     **dict.fromkeys(_RESHAPING, _same_numbers),
+    **dict.fromkeys(("clone", "contiguous", "detach", "alias"), _itself),
     "_to_copy": _converted,
     "expand": _expand,
     "permute": _permute,
@@ -312,7 +313,6 @@ AFFINE: dict[str, Translation] = {
     "mv": _product,
     "addmm": _product_plus,
     "linear": _linear,
-    "convolution": _convolution,
-    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
-    "cudnn_batch_norm": _batch_norm,
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),
+    **dict.fromkeys(BATCH_NORMS, _batch_norm),
 }

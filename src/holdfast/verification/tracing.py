@@ -6,17 +6,21 @@ model is built from layers or written as tensor code.
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._fuser import optimized_execution
 
-from holdfast._tensors import applied
+from holdfast import _tensors
+from holdfast.attacks import in_mode
 from holdfast.errors import InputError
 from holdfast.verification.affine_operations import AFFINE
+from holdfast.verification.fixedness import ROUNDING, check_copy, check_same, unchanging
 from holdfast.verification.graph import Affine, Graph, Source, Step
 from holdfast.verification.linear_maps import reshape
-from holdfast.verification.recording import ROWS, Tracer
+from holdfast.verification.recording import LOST, ROWS, Tracer, Watch, shape_of
 from holdfast.verification.scalar_operations import NONLINEAR
 
 AGREEMENT = 1e-6
@@ -30,38 +34,85 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
 
     Raises:
         InputError: a layer without a bound (its path and type are named), or a model whose outputs are not those of
-            its steps (it depends on the values of its input, on other rows or on chance).
+            its steps (it depends on the values of its input, on other rows, on how it is run or on chance).
     """
-    model = copy.deepcopy(model).to(x.device).double().eval().requires_grad_(False)
-    tracer = Tracer(AFFINE | NONLINEAR)
-    hooks = [hook for name, module in model.named_modules() for hook in _announced(tracer, name, module)]
-    probe = x.detach()[:1].double().repeat(ROWS, *([1] * (x.ndim - 1)))
-    with torch.inference_mode(False), torch.no_grad():
-        tracer.bind(probe, tracer.record(Source(shape=tuple(x.shape[1:]))))
+    copied = copy.deepcopy(model)
+    check_copy(copied, model)
+    with torch.inference_mode(False), torch.no_grad(), in_mode(model, "eval"), unchanging(model):
+        exact = copied.to(x.device).double().eval()
+        for parameter in exact.parameters():
+            parameter.requires_grad_(False)
+        with unchanging(exact):
+            probe = _rows(x.detach().double(), ROWS)
+            first = _Run(exact, probe)
+            check_same(first.tracer, _Run(exact, probe.clone()).tracer, torch.float64, "when it is run again")
+            _check_circumstances(first, model, x)
+        graph = _pruned(first.tracer.steps, first.output)
+        _check_agreement(graph, exact, x)
+    return graph
+
+
+def _check_circumstances(first: "_Run", model: nn.Module, x: Tensor) -> None:
+    """Whether the model itself does what its copy did, in its own dtype, with gradients, in inference mode and on other numbers of examples."""
+    real = (value for value in (*model.parameters(), x) if value.dtype in ROUNDING)
+    x = x.detach().clone().to(_tensors.device_of(model, x), next(real, x.double()).dtype)
+    compare = partial(check_same, first.tracer, dtype=x.dtype)
+    compare(_Run(model, _rows(x, ROWS)).tracer, when="than its float64 copy")
+    compare(_Run(model, _rows(x, 1)).tracer, when="on a single example")
+    compare(_Run(model, _rows(x, ROWS + 1)).tracer, when="on three examples")
+    with torch.enable_grad():
+        compare(_Run(model, _rows(x.requires_grad_(), ROWS)).tracer, when="with gradients on")
+    with torch.inference_mode():
+        compare(_Run(model, _rows(x, ROWS)).tracer, when="in inference mode")
+
+
+def _rows(x: Tensor, rows: int) -> Tensor:
+    """The first example, as often as there are rows."""
+    return x[:1].repeat(rows, *([1] * (x.ndim - 1)))
+
+
+class _Run:
+    """One forward pass, seen.
+
+    Attributes:
+        tracer: what was recorded.
+        output: the number of the value that the model answered with.
+    """
+
+    def __init__(self, model: nn.Module, probe: Tensor) -> None:
+        self.tracer = tracer = Tracer(AFFINE | NONLINEAR, len(probe))
+        hooks = [hook for name, module in model.named_modules() for hook in _announced(tracer, name, module)]
+        tracer.bind(probe, tracer.record(Source(shape=shape_of(probe))))
         try:
-            with tracer:
+            # What is compiled while it runs may perform other operations from the third run on.
+            with optimized_execution(False), tracer, Watch(tracer):
                 outputs = model(probe)
         except InputError:  # which is a ValueError too: an operation without a bound, already named
             raise
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"model must run on two examples in float64 to be verified, but does not ({str(error).strip().splitlines()[0]});"
+            raise tracer.refused or InputError(
+                f"model must run on {len(probe)} examples in {probe.dtype} to be verified, but does not ({str(error).strip().splitlines()[0]});"
                 " keep all it computes with in parameters and buffers, and in no copy of the model."
             ) from error
-        for hook in hooks:
-            hook.remove()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if tracer.refused is not None:  # and the model caught it
+            raise tracer.refused
         number = tracer.number(outputs)
         if number is None:
             raise InputError(
                 "model must return outputs computed from its input to be verified, but they do not depend on it;"
                 " return a tensor, and compute it without leaving torch."
             )
-        graph = _pruned(tracer.steps, number)
-        _check_agreement(graph, model, x)
-    return graph
+        if number == LOST:
+            raise tracer.refuse("memory changed or reached under another name as its output")
+        self.output = number
 
 
 def _announced(tracer: Tracer, name: str, module: nn.Module) -> list[Any]:
+    if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+        return []
     where = f"{name or 'the model'} ({type(module).__name__})"
     return [
         module.register_forward_pre_hook(lambda *_: tracer.place.append(where)),
@@ -98,7 +149,7 @@ def _check_agreement(graph: Graph, model: nn.Module, x: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(x.device)
     for points in (rows, rows + noise, noise - rows):
-        expected = applied(model, points).flatten(1)
+        expected = _tensors.applied(model, points).flatten(1)
         if not agrees(graph, points, expected, AGREEMENT):
             raise InputError(
                 "model must be a fixed function of each example to be verified, but its outputs differ from those of its"

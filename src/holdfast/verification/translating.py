@@ -33,7 +33,7 @@ def value(tracer: Tracer, tensor: object) -> int:
 def constant(tracer: Tracer, value: object, out: Tensor) -> Tensor:
     """A constant for one example in the shape of the result; the same in every row, or refused."""
     wide = torch.as_tensor(value, dtype=out.dtype, device=out.device).expand(out.shape)
-    if not torch.equal(wide[0], wide[1]):
+    if not torch.equal(wide[:1].expand_as(wide), wide):
         raise tracer.refuse("a constant that differs from row to row")
     return wide[0].clone()
 
