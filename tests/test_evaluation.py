@@ -12,9 +12,11 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from holdfast.attacks import APGD, FGSM, PGD, CarliniWagner, RandomAttack, Square
+from holdfast.attacks.margins import margin
 from holdfast.errors import InputError, RunFolderError
 from holdfast.evaluation import Evaluation, evaluate
 from holdfast.evaluation.curve import accuracy_curve
+from holdfast.evaluation.doubt import Subject
 from holdfast.evaluation.memory import batch_size_for, kept_bytes
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.result import clopper_pearson
@@ -235,6 +237,33 @@ def test_running_out_of_memory_halves_the_batch_and_says_so() -> None:
     result = evaluate(Narrow(), x, y, THREAT, [FGSM()], batch_size=32, notice=said.append, examine=False)
     assert torch.equal(result.robust, evaluate(line(), x, y, THREAT, [FGSM()]).robust)
     assert said == [f"out of memory: going on with {size} examples at once" for size in (16, 8)]
+
+
+def test_signs_are_looked_for_in_batches_that_fit() -> None:
+    """Every indicator, also where the attacks fitted and the sample does not."""
+    x, y = points()
+    assert len(x) > 8
+    whole = evaluate(line(), x, y, THREAT, [FGSM()])
+    said = []
+    narrow = evaluate(Narrow().train(), x, y, THREAT, [FGSM()], batch_size=32, notice=said.append)
+    assert [sign.name for sign in narrow.warnings] == [sign.name for sign in whole.warnings]
+    assert said[-1] == "out of memory: going on with 8 examples at once"
+    radii = torch.full((len(x),), THREAT.radius)
+    own = evaluate(Narrow(), x, y, THREAT, [FGSM()], radii=radii, batch_size=8, notice=said.append)
+    assert [sign.name for sign in own.warnings] == [sign.name for sign in whole.warnings]
+
+
+def test_what_indicators_measure_does_not_hang_on_the_batch() -> None:
+    x, y = points()
+    result = evaluate(line(), x, y, THREAT, [FGSM()], examine=False)
+    whole, parts = (
+        Subject(line(), x, y, THREAT, result, training=False, seed=0, size=size) for size in (128, 5)
+    )
+    torch.testing.assert_close(parts.outputs(x), whole.outputs(x))
+    of_margin = [one.gradient(x, y, lambda outputs, y: -margin(outputs, y)) for one in (parts, whole)]
+    torch.testing.assert_close(*of_margin)
+    assert torch.equal(parts.attacked(FGSM(), x, y).success, whole.attacked(FGSM(), x, y).success)
+    assert len(parts.outputs(x[:0])) == 0
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

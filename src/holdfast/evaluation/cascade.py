@@ -123,13 +123,12 @@ def evaluate(
             for rows, ball in groups
         ]  # fmt: skip
         result = together(parts, torch.cat([rows for rows, _ in groups]))
-        return (
-            examined(
-                model, x, y, threat, result, radii=radii, training=training, seed=seed, progress=progress
-            )
-            if examine
-            else result
-        )
+        if not examine:
+            return result
+        return examined(
+            model, x, y, threat, result, radii=radii, training=training, seed=seed, batch_size=batch_size,
+            progress=progress, notice=notice,
+        )  # fmt: skip
     device = _tensors.device_of(model, x)
     checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None
@@ -162,7 +161,10 @@ def evaluate(
                 keep.save(position, now=True)
     result = position.evaluation(y, population)
     if examine:
-        result = examined(model, x, y, threat, result, training=training, seed=seed, progress=progress)
+        result = examined(
+            model, x, y, threat, result, training=training, seed=seed, batch_size=run.batch_size, progress=progress,
+            notice=notice,
+        )  # fmt: skip
     if keep is not None:
         keep.remove()
     return result

@@ -7,8 +7,8 @@ where it finds none.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from holdfast.attacks.margins import margin
 from holdfast.attacks.square import Square
 from holdfast.diagnosis import Finding
 from holdfast.errors import InputError
+from holdfast.evaluation.memory import halving
 from holdfast.evaluation.result import Evaluation
 from holdfast.losses import CrossEntropy, Outputs
 from holdfast.threats import LpBall
 from holdfast.threats.base import Threat
+
+Result = TypeVar("Result")
 
 SAMPLE = 128
 SAME = 1e-4  # outputs that differ by less, relative to their size, are the same up to rounding
@@ -44,7 +47,9 @@ def examined(
     radii: Tensor | None = None,
     training: bool = False,
     seed: int = 0,
+    batch_size: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """The evaluation with its warnings: every indicator that found a sign. Those are ``bad`` that leave the figures without meaning.
 
@@ -54,9 +59,11 @@ def examined(
         radii: of each example's own ball.
         training: whether the model was handed over in training mode.
         seed: of the sample and of the searches.
+        batch_size: examples at once; default the whole sample. Half as many where memory runs out, as often as it does.
         progress: called with (words, number of indicators done, number of all).
+        notice: called with a sentence where fewer examples fit into the memory.
     """
-    subject = Subject(model, x, y, threat, result, training, seed, radii)
+    subject = Subject(model, x, y, threat, result, training, seed, radii, batch_size or SAMPLE, notice)
     signs = []
     for number, (name, indicator) in enumerate(INDICATORS.items()):
         found = indicator(subject)
@@ -84,8 +91,11 @@ class Subject:
         training: bool,
         seed: int,
         radii: Tensor | None = None,
+        size: int = SAMPLE,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
         self.model, self.threat, self.result, self.training, self.seed = model, threat, result, training, seed
+        self._size, self._notice = size, notice or (lambda text: None)
         self._radii = None if radii is None else radii.cpu()
         self.device = _tensors.device_of(model, x)
         self._x, self._y = x.detach().cpu(), y.cpu().long()
@@ -128,7 +138,7 @@ class Subject:
     def differentiable(self) -> bool:
         """Whether the outputs carry a gradient at all."""
         try:
-            self.gradient(self._x[:1].to(self.device), lambda outputs: outputs.sum(1))
+            self.gradient(self._x[:1].to(self.device), self._y[:1], lambda outputs, y: outputs.sum(1))
         except InputError:
             return False
         return True
@@ -140,21 +150,67 @@ class Subject:
         if len(x) == 0:
             return False
         with attacking(self.model, "eval"), torch.no_grad():
-            return _differ(_tensors.applied(self.model, x), _tensors.applied(self.model, x))
+            first, second = (
+                torch.cat(self._in_parts(lambda part: _tensors.applied(self.model, x[part]), len(x)))
+                for _ in range(2)
+            )
+        return _differ(first, second)
 
     def outputs(self, x: Tensor, mode: Literal["eval", "train"] = "eval") -> Outputs:
-        with attacking(self.model, mode), torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return _tensors.answers(self.model, x)
+        def work(part: slice) -> Tensor:
+            with attacking(self.model, mode), torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                return _tensors.answers(self.model, x[part])
+
+        return torch.cat(self._in_parts(work, len(x)))
 
     def attacked(self, attack: Attack, x: Tensor, y: Tensor, threat: Threat | None = None) -> AttackResult:
         """In this threat; by default each example in its own, and these are then those of `standing`."""
         radii = self.radii if threat is None else None
-        return attack.run(self.model, x, y, threat or self.threat, radii=radii, seed=self.seed + 17)
 
-    def gradient(self, x: Tensor, value: Callable[[Outputs], Tensor]) -> Tensor:
-        with attacking(self.model, "eval"):
-            return _tensors.flatten(outputs_and_gradient(self.model, x, value)[1])
+        def work(part: slice) -> AttackResult:
+            own = None if radii is None else radii[part]
+            return attack.run(
+                self.model, x[part], y[part], threat or self.threat, radii=own, seed=self.seed + 17
+            )
+
+        found = self._in_parts(work, len(x))
+        return AttackResult(
+            x=torch.cat([part.x for part in found]),
+            loss=torch.cat([part.loss for part in found]),
+            success=torch.cat([part.success for part in found]),
+        )
+
+    def gradient(self, x: Tensor, y: Tensor, value: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
+        """Of ``value(outputs, labels)`` in the input, a row an example."""
+
+        def work(part: slice) -> Tensor:
+            with attacking(self.model, "eval"):
+                return outputs_and_gradient(self.model, x[part], lambda outputs: value(outputs, y[part]))[1]
+
+        return _tensors.flatten(torch.cat(self._in_parts(work, len(x))))
+
+    @staticmethod
+    def _first(work: Callable[[slice], Result], done: int, count: int, size: int) -> Result:
+        return work(slice(done, min(done + size, count)))
+
+    def _in_parts(self, work: Callable[[slice], Result], count: int) -> list[Result]:
+        """``work`` on consecutive rows, as many at once as memory allows."""
+        found: list[Result] = []
+        done = 0
+        while done < count or not found:
+            part, self._size = halving(partial(self._first, work, done, count), self._size, self._notice)
+            found.append(part)
+            done += self._size
+        return found
+
+
+def _negated_margin(outputs: Outputs, y: Tensor) -> Tensor:
+    return -margin(outputs, y)
+
+
+def _cross_entropy(outputs: Outputs, y: Tensor) -> Tensor:
+    return CrossEntropy()(outputs, y)
 
 
 def _differ(first: Tensor, second: Tensor) -> bool:
@@ -229,8 +285,8 @@ def _zero_gradients(subject: Subject) -> Found | None:
             "the outputs carry no gradient",
             "attack with holdfast.attacks.Square, or give the model a differentiable form",
         )
-    by_margin = subject.gradient(x, lambda outputs: -margin(outputs, y))
-    by_loss = subject.gradient(x, lambda outputs: CrossEntropy()(outputs, y))
+    by_margin = subject.gradient(x, y, _negated_margin)
+    by_loss = subject.gradient(x, y, _cross_entropy)
     flat = float((by_margin == 0).all(1).float().mean())
     if flat > MANY:
         return (
@@ -253,7 +309,7 @@ def _quantisation(subject: Subject) -> Found | None:
     x, y = subject.right
     if len(x) == 0 or not subject.differentiable:
         return None
-    gradient = subject.gradient(x, lambda outputs: -margin(outputs, y))
+    gradient = subject.gradient(x, y, _negated_margin)
     noise = torch.randn(
         gradient.shape, generator=_tensors.generator(subject.seed, x.device), device=x.device
     ).to(gradient)
@@ -375,7 +431,7 @@ def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Ten
     al. 2019, arXiv 2112.08304): 0 where no direction within the set promises a higher loss."""
 
     def gap(at: Tensor) -> Tensor:
-        gradient = subject.gradient(at, lambda outputs: -margin(outputs, y)).reshape(at.shape)
+        gradient = subject.gradient(at, y, _negated_margin).reshape(at.shape)
         balls = (
             [(torch.arange(len(x)), subject.threat)]
             if subject.radii is None

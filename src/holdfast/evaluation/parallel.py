@@ -68,11 +68,12 @@ def evaluate_in_processes(
         parts = [load_attacked(Path(folder) / f"{rank}.safetensors")[0] for rank in range(processes)]
     rows = torch.cat([torch.arange(rank, len(x), processes) for rank in range(processes)])
     result = together(parts, rows)
-    return (
-        examined(model, x, y, threat, result, training=model.training, seed=settings.get("seed", 0))
-        if examine
-        else result
-    )
+    if not examine:
+        return result
+    return examined(
+        model, x, y, threat, result, training=model.training, seed=settings.get("seed", 0),
+        batch_size=settings.get("batch_size"), notice=settings.get("notice"),
+    )  # fmt: skip
 
 
 def _in_workers(processes: int, arguments: tuple[Any, ...], failed: Path) -> None:
