@@ -7,8 +7,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import shapes
 import torch
 from hypothesis import settings
+
+shapes.install()
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # no display where tests run
 
@@ -27,6 +30,7 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 def seeded() -> None:
     """No test hangs on what was drawn before it."""
     torch.manual_seed(0)
+    shapes.next_test()
 
 
 @pytest.fixture(autouse=True, scope="session")
