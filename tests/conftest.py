@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import shapes
 import torch
 from hypothesis import settings
+
+import shapes
 
 shapes.install()
 
