@@ -26,6 +26,7 @@ LAYERS = (
         "_imports",
         "_memory",
         "_formats",
+        "_console",
         "_fields",
         "losses",
     ),

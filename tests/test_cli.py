@@ -168,7 +168,15 @@ def test_the_command_that_goes_on_is_one_that_works(tmp_path, network, end):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").touch()
     config = RunConfig(network=NetworkConfig(name=network))
-    assert _interrupted(tmp_path, config).endswith(f"`holdfast train {tmp_path / 'config.yaml'} {end}")
+    assert _interrupted(tmp_path, config, overwrite=False).endswith(
+        f"`holdfast train {tmp_path / 'config.yaml'} {end}"
+    )
+
+
+def test_of_a_run_that_was_to_replace_another_and_reached_nothing_the_old_one_is_not_resumed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").touch()
+    assert _interrupted(tmp_path, RunConfig(), overwrite=True).endswith("start the command again.")
 
 
 def test_print_config_shows_the_whole_configuration_and_stops(capsys, never_trains):

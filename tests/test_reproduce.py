@@ -117,7 +117,7 @@ def test_the_same_experiment_is_not_run_twice_in_a_folder(tmp_path, instead):
     assert len(calls) == 1
     assert again == [json.loads(json.dumps(first[0]))]
     other = Setting(quick=True, seeds=(0,))
-    reproduce(["made-up"], setting=other, out=tmp_path, progress=False)
+    reproduce(["made-up"], setting=other, out=tmp_path, overwrite=True, progress=False)
     assert calls == [QUICK, other]
     kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     assert [entry["name"] for entry in kept["experiments"]] == ["made-up", "other"]
@@ -130,7 +130,7 @@ def test_another_criterion_runs_the_experiment_again(tmp_path, instead):
     instead(before)
     reproduce(setting=QUICK, out=tmp_path, progress=False)
     instead(replace(before, criteria=(replace(before.criteria[0], bound=0.1),)))
-    [found] = reproduce(setting=QUICK, out=tmp_path, progress=False)
+    [found] = reproduce(setting=QUICK, out=tmp_path, overwrite=True, progress=False)
     assert len(calls) == 2
     assert not found["passed"]
 

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from holdfast._files import part_of, write_part, write_text, writing
 from holdfast.errors import RunFolderError
@@ -23,9 +26,9 @@ if sys.platform != "win32":
 RECORD = "digests.json"
 FORMAT = 1
 RECORDED = "digests"
-"""Entry of ``summary.json`` that names the record beside it. Runs of version 0.1 have neither."""
-NAME = re.compile(r"(?:(?:trace|checkpoints|evaluation)/)?[A-Za-z0-9_][A-Za-z0-9._-]*")
-"""What a file of a run may be called: in its folder or one below, so that no record leads elsewhere."""
+"""Entry of ``summary.json`` (``sweep.json``, ...) that names the record beside it. Runs of version 0.1 have neither."""
+NAME = re.compile(r"(?:(?:trace|checkpoints|evaluation|cells)/)?[A-Za-z0-9_][A-Za-z0-9.,+=_-]*")
+"""What a file with a digest may be called: in its folder or one below, so that no record leads elsewhere."""
 SINGLE = (
     "config.yaml",
     "identity.json",
@@ -44,6 +47,8 @@ BELOW = {
     "evaluation": ("*.safetensors", "*.json", "*.csv", "unfinished*"),
 }
 """What a run writes into its folder and the folders below; ``log.txt`` besides."""
+REPLACEMENT = "replacement"
+"""Folder within that of a run in which the one that is to take its place is written."""
 LOOKS = 5
 """At a file whose run is writing its next record meanwhile."""
 
@@ -57,13 +62,22 @@ def belongings(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
 
 
-def free(folder: Path) -> bool:
-    """Whether a run may begin in ``folder``: nothing lies there but what a run leaves that was killed before its first checkpoint."""
+def free(folder: Path, unfinished: str = "") -> bool:
+    """Whether a run may begin in ``folder``: nothing lies there but what a run leaves that was killed before its first checkpoint.
+
+    ``unfinished``: pattern of further files that a job leaves which goes on by itself.
+    """
     if not folder.exists():
         return True
     if not folder.is_dir():
         return False
-    left = [path for path in folder.iterdir() if path.name != "log.txt" and not path.name.endswith(".part")]
+    left = [
+        path
+        for path in folder.iterdir()
+        if path.name != "log.txt"
+        and not path.name.endswith(".part")
+        and not (unfinished and path.match(unfinished))
+    ]
     return all(
         path.name in BELOW and path.is_dir() and all(p.name.endswith(".part") for p in path.iterdir())
         for path in left
@@ -125,6 +139,50 @@ def differing(folder: Path) -> list[str]:
         except RunFolderError:
             found.append(name)
     return found
+
+
+def read_values(path: Path, maker: str) -> dict[str, Any]:
+    """The table that a job wrote as JSON, as it was written. A file of an earlier version may lack a record.
+
+    Args:
+        maker: the command that writes such a file.
+
+    Raises:
+        RunFolderError: the file is missing, cut short, damaged or exchanged, or its record is gone.
+    """
+    try:
+        values = json.loads(checked(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(
+            f"{path} must be what `holdfast {maker}` wrote, but cannot be read ({type(error).__name__}: {error}); restore it, remove it or"
+            " choose another folder."
+        ) from error
+    check_recorded(values, path.parent)
+    return values
+
+
+def check_recorded(values: dict[str, Any], folder: Path) -> None:
+    """Refuse a folder whose record was there when these values were written, and is gone.
+
+    Raises:
+        RunFolderError: it is gone.
+    """
+    if RECORDED in values and not (folder / RECORD).is_file():
+        raise RunFolderError(
+            f"{folder / RECORD} is missing, without which no file of {folder} can be checked; restore it, or start again in another folder."
+        )
+
+
+def check_whole(folder: Path) -> None:
+    """Refuse a folder with a record of which a file is missing or not as it was written.
+
+    Raises:
+        RunFolderError: the first such file.
+    """
+    for name in read_record(folder) if (folder / RECORD).is_file() else ():
+        checked(folder / name)
 
 
 def digest_of(path: Path) -> str | None:
@@ -234,10 +292,7 @@ class Files:
         for name, digest in self.digests.items():
             if digest_of(part_of(self.folder / name)) == digest:
                 _move(self.folder / name)
-        for folder in (
-            self.folder,
-            *(self.folder / below for below in ("trace", "checkpoints", "evaluation")),
-        ):
+        for folder in (self.folder, *(self.folder / below for below in (*BELOW, "cells"))):
             for part in folder.glob(".*.part"):
                 if not _being_written(part):
                     part.unlink(missing_ok=True)
@@ -276,6 +331,51 @@ def _settle(folder: Path) -> None:
             pass  # not every file system can
         finally:
             os.close(handle)
+
+
+def destination(folder: Path) -> Path:
+    """The folder that a run written in ``folder`` is for: the one it is to replace, or its own."""
+    replaces = folder.name == REPLACEMENT and (folder.parent / "config.yaml").is_file()
+    return folder.parent if replaces else folder
+
+
+def take_over(folder: Path) -> Path:
+    """Let the run in ``folder`` take the place of the one it was begun to replace, in one step; returns where it lies then."""
+    target = destination(folder)
+    if target == folder:
+        return folder
+    files = Files(target, fresh=True)
+    with files.together():
+        for name in read_record(folder):
+            files.put(name, partial(shutil.copyfile, checked(folder / name)))
+        files.drop(belongings(target))
+    clear_replacement(target)
+    return target
+
+
+def clear_replacement(folder: Path) -> None:
+    """Remove what is left of a run that has taken the place of the one in ``folder``, or came to nothing before."""
+    left = folder / REPLACEMENT
+    if not left.is_dir():
+        return
+    taken = (left / RECORD).is_file() and digest_of(left / RECORD) == digest_of(folder / RECORD)
+    if not taken and (left / "config.yaml").is_file():
+        return  # it can be resumed
+    if taken and (left / "log.txt").exists():
+        os.replace(left / "log.txt", folder / "log.txt")
+    for path in (
+        left / "config.yaml",
+        *(left / name for name in belongings(left)),
+        left / RECORD,
+        left / "log.txt",
+    ):
+        path.unlink(missing_ok=True)
+    for part in (left, *(left / below for below in BELOW)):
+        for path in part.glob(".*.part"):
+            path.unlink(missing_ok=True)
+    for path in (*(left / below for below in BELOW), left):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 @contextmanager

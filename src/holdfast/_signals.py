@@ -1,11 +1,12 @@
 """Signals that ask a job to stop: it stops where its state is safe, and then the signal takes its course."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -49,6 +50,19 @@ def stopping(*, at_safe_points: bool = False) -> Iterator[Callable[[], bool]]:
             _take_course(came[0], before[came[0]])
 
 
+@contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """Whatever a library sets within, the handlers of these signals are what they were."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in STOPPING} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
 def _take_course(number: int, handler: Any) -> None:
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)
@@ -56,6 +70,13 @@ def _take_course(number: int, handler: Any) -> None:
         raise KeyboardInterrupt
     else:
         raise SystemExit(128 + number)
+
+
+def silence(stream: IO[str]) -> None:
+    """Send the rest of a stream whose reader has gone nowhere, so that the interpreter does not try to write it on its way out."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def was_signal(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ RUN, WEIGHTS, PROGRAM, OTHER = (
     "a model's file that is a program",
     "another model's file",
 )
-FILE_OPTIONS = ("--data", "--classes", "--log-outputs", "--out")
+FILE_OPTIONS = ("--data", "--classes", "--log-outputs", "--out", "--overwrite")
 OF = {
     RUN: ("--weights", "--trusted"),
     WEIGHTS: (*FILE_OPTIONS, "--network"),
@@ -117,7 +117,12 @@ def _parser() -> Parser:
     parser.add_argument("--processes", type=count, default=1, help="of this machine (default: 1)")
     parser.add_argument("--accelerator", default="cpu", help="cpu, cuda, mps (default: cpu)")
     parser.add_argument("--seed", type=seed, default=0, help="of the searches and the sample (default: 0)")
-    parser.add_argument("--out", type=Path, help="folder for a model's file (default: runs/evaluation-NAME)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for a model's file, new or empty (default: runs/evaluation-NAME, or the next free one)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the evaluation that lies in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
@@ -150,7 +155,8 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     from holdfast.external import load_model
     from holdfast.jobs.build import build_data, build_threat
     from holdfast.jobs.config import DataConfig, ThreatConfig
-    from holdfast.jobs.evaluate import evaluate_model, on_accelerator
+    from holdfast.jobs.evaluate import UNFINISHED, evaluate_model, on_accelerator
+    from holdfast.jobs.folder import next_free
     from holdfast.networks import LogOutputs
 
     data = build_data(DataConfig(name=Trusted(given.data), classes=classes(given.classes)), seed=given.seed)
@@ -162,8 +168,15 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     )
     if given.log_outputs:
         model = LogOutputs(model)
-    out = given.out or Path("runs") / f"evaluation-{given.target.stem}"
+    usual = Path("runs") / f"evaluation-{given.target.stem}"
+    out = given.out or (usual if given.overwrite else next_free(usual, UNFINISHED))
     record = evaluate_model(
-        on_accelerator(model, given.accelerator), data, threat, plan, out, progress=not given.quiet
+        on_accelerator(model, given.accelerator),
+        data,
+        threat,
+        plan,
+        out,
+        overwrite=given.overwrite,
+        progress=not given.quiet,
     )
     return record, out

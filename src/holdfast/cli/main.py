@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from holdfast._signals import stopping, was_signal
+from holdfast._signals import silence, stopping, was_signal
 from holdfast.errors import HoldfastError, InputError
 
 COMMANDS = {
@@ -43,8 +43,8 @@ examples:
   holdfast doctor runs/wide
 
 `holdfast COMMAND --help` has the options of each; `holdfast --version` the version.
-Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails; verify: sat; 3: unknown), 2 wrong input (one sentence says what), 130 interrupted
-(143 by SIGTERM, 129 by SIGHUP)."""
+Exit status: 0 done, 1 the doctor found something bad (reproduce: a claim fails; sweep: a cell failed; verify: sat; 3: unknown), 2 wrong input (one
+sentence says what), 130 interrupted (143 by SIGTERM, 129 by SIGHUP), 141 the reader of the output went away (`| head`)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HoldfastError as error:
         return _stop(error, 2)
     except BrokenPipeError:
-        # the reader has gone (`| head`): nothing to tell anyone, and the interpreter must not try on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader has gone (`| head`): nothing to tell anyone, as a tool that the signal itself ends
+        silence(sys.stdout)
         return 128 + signal.SIGPIPE
     except (MemoryError, RecursionError) as error:
         return _stop(_too_much(error), 2)
@@ -115,5 +115,8 @@ def _dispatch(arguments: list[str]) -> int:
 def _stop(problem: object, status: int) -> int:
     if os.environ.get("HOLDFAST_DEBUG") and isinstance(problem, BaseException):
         raise problem
-    print(f"holdfast: {problem}", file=sys.stderr)
+    try:
+        print(f"holdfast: {problem}", file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody reads it, and it is what it is all the same
+        silence(sys.stderr)
     return status

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.cli.arguments import Parser, classes, count, numbers, positive, seed
-from holdfast.errors import InputError
+from holdfast.jobs.folder import next_free
 
 EXAMPLES = """\
   holdfast plan --data digits --threat l2:0.3
@@ -21,12 +21,8 @@ def run(argv: Sequence[str]) -> int:
     """Work out, show, write."""
     given = _parser().read(argv)
     radii = numbers("--radii", given.radii)
-    out = (
-        given.out
-        or Path("runs") / f"plan-{Path(given.data).stem}-{given.threat.replace(':', '-').replace('/', '-')}"
-    )
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out must be a folder, got {out}, which is a file; choose another.")
+    usual = Path("runs") / f"plan-{Path(given.data).stem}-{given.threat.replace(':', '-').replace('/', '-')}"
+    out = given.out or (usual if given.overwrite else next_free(usual))
 
     from holdfast._imports import Trusted
     from holdfast.cli.planned import show_plan
@@ -48,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
     result = plan(
         data, threat, build_network(network, data, seed=given.seed), radii=radii or None, loss_aim=given.loss, gap_aim=given.gap,
-        examples=given.examples, seed=given.seed, out=out, progress=not given.quiet,
+        examples=given.examples, seed=given.seed, out=out, overwrite=given.overwrite, progress=not given.quiet,
     )  # fmt: skip
     show_plan(console(), result.record(), out)
     return 0
@@ -83,6 +79,9 @@ def _parser() -> Parser:
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
     )
     parser.add_argument("--seed", type=seed, default=0, help="of data, network and searches (default: 0)")
-    parser.add_argument("--out", type=Path, help="folder (default: runs/plan-DATA-THREAT)")
+    parser.add_argument(
+        "--out", type=Path, help="folder, new or empty (default: runs/plan-DATA-THREAT, or the next free one)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the plan that lies in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

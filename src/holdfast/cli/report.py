@@ -1,4 +1,4 @@
-"""``holdfast report``: one self-contained HTML page about one run, or several side by side."""
+"""``holdfast report``: one self-contained HTML page about one run, or several side by side; the page of a plan, sweep or reproduction again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +9,59 @@ from holdfast.jobs.folder import check_file
 
 EXAMPLES = """\
   holdfast report runs/wide
-  holdfast report runs/narrow runs/wide --out widths.html"""
+  holdfast report runs/narrow runs/wide --out widths.html
+  holdfast report runs/sweep"""
+OTHERS = {"plan.json": "plan.html", "sweep.json": "report.html", "reproduce.json": "reproduce.html"}
+"""What folders of other jobs are known by, and their pages."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
     parser = Parser("report", __doc__, EXAMPLES)
     parser.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="+", help="folders that `holdfast train` wrote"
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="folders that `holdfast train` wrote; or one of a plan, sweep or reproduction",
     )
     parser.add_argument(
         "--out",
         metavar="PAGE.html",
         type=Path,
-        help="default: RUN/report.html; of several runs, comparison.html here",
+        help="default: in RUN, such as RUN/report.html; of several runs, comparison.html here",
     )
     given = parser.read(argv)
     for folder in given.runs:
         check_run(folder)
-    page = given.out or (given.runs[0] / "report.html" if len(given.runs) == 1 else Path("comparison.html"))
+    of_one, folder = len(given.runs) == 1, given.runs[0]
+    kept = next((name for name in OTHERS if of_one and (folder / name).is_file()), None)
+    usual = folder / OTHERS.get(kept or "", "report.html") if of_one else Path("comparison.html")
+    page = given.out or usual
     check_file(page)
+    print(_written(given.runs, page) if kept is None else _again(folder, kept, page))
+    return 0
 
+
+def _written(folders: Sequence[Path], page: Path) -> Path:
     from holdfast.report import write_report
 
-    print(write_report(given.runs, page))
-    return 0
+    return write_report(folders, page)
+
+
+def _again(folder: Path, kept: str, page: Path) -> Path:
+    """The page of another job than training, from the figures it kept."""
+    from holdfast._record import read_values
+
+    if kept == "sweep.json":
+        from holdfast.report.sweep import write_sweep_report
+
+        return write_sweep_report(folder, page)
+    values = read_values(folder / kept, kept.partition(".")[0])
+    if kept == "plan.json":
+        from holdfast.report.plan import write_plan_page
+
+        return write_plan_page(values, page)
+    from holdfast.report.reproduced import write_reproduced_page
+
+    return write_reproduced_page(values["experiments"], page)

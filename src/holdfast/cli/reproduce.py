@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.cli.arguments import Parser, count
-from holdfast.errors import InputError
 
 EXAMPLES = """\
   holdfast reproduce --list
@@ -21,8 +20,6 @@ def run(argv: Sequence[str]) -> int:
     """Run, show each experiment as it is finished, sum up."""
     given = _parser().read(argv)
     out: Path = given.out or Path("runs") / ("reproduce-quick" if given.quick else "reproduce")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out must be a folder, got {out}, which is a file; choose another.")
 
     from holdfast.cli.reproduced import show_experiment, show_list, show_summary
     from holdfast.cli.terminal import console
@@ -39,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
         show_experiment(screen, record)
 
     records = reproduce(
-        given.names, setting=Setting(quick=given.quick, seeds=tuple(range(seeds))), out=out, progress=not given.quiet,
+        given.names, setting=Setting(quick=given.quick, seeds=tuple(range(seeds))), out=out, overwrite=given.overwrite, progress=not given.quiet,
         finished=finished,
     )  # fmt: skip
     show_summary(screen, records, out / PAGE)
@@ -60,6 +57,9 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", type=count, help="random seeds of each measurement (default: 3; quick: 2)")
     parser.add_argument(
         "--out", type=Path, help="folder (default: runs/reproduce; quick: runs/reproduce-quick)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace experiments that lie in --out with other settings"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

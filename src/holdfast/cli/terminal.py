@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from holdfast._console import Screen
 from holdfast._formats import NOT_MEASURED, count, duration, number, percent, setting
 from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.report.collect import BoundAtRadius, Run, read_run
@@ -35,7 +36,7 @@ LEVEL = {
 def console(*, error: bool = False) -> Console:
     """Plain text where the output is no terminal; 110 columns there, so that logs do not depend on a window."""
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 110)
+    return Screen(file=stream, highlight=False, width=None if stream.isatty() else 110)
 
 
 def show_run(out: Console, folder: Path, page: Path | None) -> None:

@@ -1,16 +1,17 @@
 """``holdfast train``: train under attack, certify the gap to the best possible, write the report."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast._record import destination
 from holdfast.jobs.config import RunConfig, names_code, to_dict
+from holdfast.jobs.folder import RUN, output_folder, process_number, written_in
 from holdfast.jobs.options import options_help, spelled
 
 FLAGS = {
     "--resume": "go on with an interrupted run",
-    "--overwrite": "replace the run that lies in --out",
+    "--overwrite": "replace the run that lies in --out, once the new one is finished",
     "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
     "--quiet": "no progress bar",
     "--print-config": "print the complete configuration as YAML and stop",
@@ -44,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
     from holdfast.jobs.reading import read_config
 
-    config, given = read_config(argv, FLAGS)
+    config, given = read_config(_to_resume(argv), FLAGS)
     if given.get("print_config"):
         from holdfast._files import yaml_text
 
@@ -54,14 +55,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _train(config: RunConfig, given: dict[str, object]) -> int:
-    from holdfast.jobs.folder import output_folder
-
     # of several processes the first one speaks and chooses; the others must not take its folder for occupied
-    first = _process() == 0
+    first = process_number() == 0
     asked, resume, overwrite = given.get("out"), bool(given.get("resume")), bool(given.get("overwrite"))
     file = Path(str(given.get("config") or ""))
-    if resume and not asked and file.name == "config.yaml" and (file.parent / "checkpoints").is_dir():
-        asked = file.parent  # the run lies where its file does, wherever it was started from
+    if resume and not asked and file.name == RUN and (file.parent / "checkpoints").is_dir():
+        asked = destination(file.parent)  # the run lies where its file does, wherever it was started from
     out = output_folder(
         config, asked=str(asked) if asked else None, resume=resume, overwrite=overwrite, check=first
     )
@@ -74,27 +73,41 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
     from holdfast.jobs.train import train
 
     job = build(config)
-    settings = {**job.options, "out": out, "resume": resume, "progress": not quiet, "config": to_dict(config)}
+    settings = {
+        **job.options,
+        "out": out,
+        "resume": resume,
+        "overwrite": overwrite,
+        "progress": not quiet,
+        "config": to_dict(config),
+    }
     try:
         train(job.model, job.data, job.threat, **settings)
     except (KeyboardInterrupt, SystemExit) as error:
-        error.add_note(_interrupted(out, config))
+        error.add_note(_interrupted(out, config, overwrite=overwrite))
         raise
     if first:
         _show(out)
     return 0
 
 
-def _process() -> int:
-    """Number of this process among those of a run: torchrun, SLURM and lightning-fabric each say it their own way."""
-    words = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return max((int(rank) for word in words if (rank := os.environ.get(word, "")).isdigit()), default=0)
+def _to_resume(argv: Sequence[str]) -> list[str]:
+    """The command line, its run's configuration that of the run begun to replace it, where there is such a one to resume."""
+    if "--resume" not in argv:
+        return list(argv)
+    return [
+        str(written_in(Path(word).parent, resume=True, overwrite=False) / RUN)
+        if Path(word).name == RUN
+        else word
+        for word in argv
+    ]
 
 
-def _interrupted(out: Path, config: RunConfig) -> str:
-    if (out / "checkpoints" / "last.pt").exists():
+def _interrupted(out: Path, config: RunConfig, *, overwrite: bool) -> str:
+    work = written_in(out, resume=True, overwrite=False)
+    if (work / "checkpoints" / "last.pt").exists() and (work != out or not overwrite):
         trusted = " --trusted" if names_code(config) else ""
-        return f"interrupted; go on where {out} stands with `holdfast train {out / 'config.yaml'} --resume{trusted}`."
+        return f"interrupted; go on where {out} stands with `holdfast train {out / RUN} --resume{trusted}`."
     return "interrupted before anything was reached; start the command again."
 
 

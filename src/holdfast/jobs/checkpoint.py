@@ -38,6 +38,7 @@ def save_state(
         "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": state.epoch, "rounds": state.rounds,
         "seconds": state.seconds, "generator": state.generator_state, "recorded_rounds": recorder.rounds,
         "within": None if state.within is None else vars(state.within), "best": vars(best),
+        "window": None if state.within is None else recorder.open_state(),
     }  # fmt: skip
     writer.checkpoint(saved)
 
@@ -64,6 +65,8 @@ def resume_state(
             within=None if saved["within"] is None else Within(**saved["within"]),
         )  # fmt: skip
         recorder.last = next((w for w in reversed(state.windows) if w.lower is not None), None)
+        if saved.get("window") is not None:
+            recorder.reopen(saved["window"])
         best = Best(**saved["best"])
     except (RuntimeError, ValueError) as error:
         raise InputError(

@@ -23,6 +23,7 @@ from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.store import Recheck, attacked_writer, recheck, save_attacked
 from holdfast.jobs.build import build_threat
 from holdfast.jobs.config import ThreatConfig
+from holdfast.jobs.folder import check_folder
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_data, run_parts
 from holdfast.jobs.summary import versions
@@ -33,6 +34,7 @@ from holdfast.threats import LpBall, Threat
 HARDEST = 12
 CURVE_ATTACKS = "fast"
 """The suite at other radii than the threat's."""
+FILE, UNFINISHED = "evaluation.json", "unfinished*"
 PARTS = ("test", "validation", "train", "all")
 
 
@@ -167,13 +169,18 @@ def evaluate_model(
     *,
     loss: Loss | None = None,
     weights: str = "",
+    overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and ``examples.csv`` into ``out``.
 
-    A call that was killed goes on where it stopped when it is repeated.
+    A call that was killed goes on where it stopped when it is repeated. A finished evaluation in ``out`` is replaced only with ``overwrite``.
+
+    Raises:
+        InputError: anything `evaluate` refuses.
+        RunFolderError: ``out`` is occupied, or cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out, FILE, what="an evaluation", overwrite=overwrite, unfinished=UNFINISHED)
     with locked(out):
         record, attacked = _evaluated(
             model, data, threat, plan, out, loss=loss, weights=weights, progress=progress
@@ -197,7 +204,7 @@ def _write(
 ) -> None:
     put(f"{under}attacked.safetensors", attacked_writer(attacked.result, attacked.x))
     put(f"{under}examples.csv", text_writer(attacked.result.table_text()))
-    put(f"{under}evaluation.json", json_writer(record))
+    put(f"{under}{FILE}", json_writer(record))
 
 
 def _evaluated(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast._arguments import MODEL
-from holdfast._files import write_json
+from holdfast._files import json_writer, without_nan
+from holdfast._record import RECORD, RECORDED, Files, locked
 from holdfast._rules import COUNT, FLAG, PATH, SEED, kind, maybe, real, several, takes, whole
 from holdfast._signals import stopping
 from holdfast._tensors import flatten
@@ -24,6 +25,7 @@ from holdfast.errors import InputError
 from holdfast.jobs.build import build_network
 from holdfast.jobs.checks import check_data, check_model
 from holdfast.jobs.config import NetworkConfig
+from holdfast.jobs.folder import check_folder
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.summary import versions
@@ -43,6 +45,7 @@ DONE = 0.5  # of the loss aimed at: larger radii than that of the first such los
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 PROBE_WIDTH = 1024
 PROBE_BATCH = 64
+FILE, PAGE = "plan.json", "plan.html"
 BYTES_A_WEIGHT = 56
 """Weights, start, gradient, momentum, best copy and window in float32; the final pass in float64."""
 
@@ -96,8 +99,8 @@ class Plan:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """What `plan.json` holds; infinity is written as null."""
-        return {
+        """What `plan.json` holds; infinity is null."""
+        values = {
             "data": self.data, "threat": self.threat, "network": self.network, "kernel": self.robust.what,
             "examples": self.examples, "population": self.population,
             "compatible": self.compatible, "separation": self.separation, "rho": self.rho, "pairs_meeting": self.pairs_meeting,
@@ -121,6 +124,8 @@ class Plan:
             "cost": None if self.cost is None else vars(self.cost),
             "seed": self.seed, "seconds": self.seconds, "versions": versions(),
         }  # fmt: skip
+        record: dict[str, Any] = without_nan(values)
+        return record
 
 
 def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
@@ -146,6 +151,7 @@ def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
     batch_size=COUNT,
     seed=SEED,
     out=maybe(PATH),
+    overwrite=FLAG,
     progress=FLAG,
 )
 def plan(
@@ -162,6 +168,7 @@ def plan(
     batch_size: int = 128,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Plan:
     """How small the robust loss can get on this data, which radius and which width that takes; `docs/explanations/theory.md`.
@@ -175,11 +182,14 @@ def plan(
         examples: training examples used at most, every class keeping its share. The optimum over fewer examples says little more than
             which radii matter for all of them: more examples need more radius.
         attack, batch_size: of training, for its cost.
-        out: folder for ``plan.json`` and ``plan.html``.
+        out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given, which replaces the plan in it.
 
     Raises:
         InputError: data the threat refuses, bad radii or aims, or memory that does not reach.
+        RunFolderError: ``out`` is occupied, or cannot be written.
     """
+    if out is not None:
+        check_folder(Path(out), FILE, what="a plan", overwrite=overwrite)
     began = time.perf_counter()
     seen = Progress(enabled=progress)
     threat, loss = as_threat(threat, bounds=data.bounds, fixed=data.fixed), as_loss(loss)
@@ -225,13 +235,13 @@ def plan(
 
 
 def write_plan(result: Plan, folder: Path) -> None:
-    """``plan.json`` and the page ``plan.html``, each whole or not at all."""
+    """``plan.json`` with its digest, and the page ``plan.html``, each whole or not at all."""
     from holdfast.report.plan import write_plan_page
 
-    folder.mkdir(parents=True, exist_ok=True)
     record = result.record()
-    write_json(folder / "plan.json", record)
-    write_plan_page(record, folder / "plan.html")
+    with locked(folder):
+        Files(folder, fresh=True).put(FILE, json_writer(record | {RECORDED: RECORD}))
+        write_plan_page(record, folder / PAGE)
 
 
 def _separation(data: Dataset, threat: Threat, seen: Progress) -> Separation | None:

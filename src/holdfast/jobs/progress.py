@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,13 +15,15 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from holdfast._console import Aside
+
 
 class Progress:
     """Bars on standard error; a plain line an epoch now and then when that is no terminal."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
-        self.console = Console(stderr=True)
+        self.console = Aside(stderr=True)
         self.live = enabled and sys.stderr.isatty()
         self._bar: Bar | None = None
         self._task: Any = None

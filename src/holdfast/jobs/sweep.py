@@ -12,15 +12,15 @@ from typing import Any
 
 from rich.text import Text
 
-from holdfast._files import write_json
+from holdfast._files import json_writer
 from holdfast._formats import duration
-from holdfast._record import locked
+from holdfast._record import RECORD, RECORDED, Files, checked, locked, read_record, read_values
 from holdfast._signals import stopping
 from holdfast.errors import RunFolderError
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.summary import versions
 from holdfast.jobs.sweep_backends import Backend
-from holdfast.jobs.sweep_cell import Record, check
+from holdfast.jobs.sweep_cell import Record, check, choices
 from holdfast.jobs.sweep_grid import SEED, Cell, Grid
 
 FILE, CELLS = "sweep.json", "cells"
@@ -36,27 +36,28 @@ def run_sweep(
 
     Raises:
         InputError: data or a threat that cannot be had; nothing is written then.
-        RunFolderError: ``out`` holds another sweep, or something else.
+        RunFolderError: ``out`` holds another sweep or something else, or a file of it is not as it was written.
         KeyboardInterrupt, SystemExit: a signal came; everything done is kept.
     """
     done = _records(grid, out)
     todo = [cell for cell in grid.cells if cell.slug not in done]
-    for cell in {(c.config["data"]["name"], c.config["threat"]["spec"]): c for c in reversed(todo)}.values():
+    for cell in {choices(asdict(c)): c for c in reversed(todo)}.values():
         check(asdict(cell))
     folder = out / CELLS
     folder.mkdir(parents=True, exist_ok=True)
     seen, began = Progress(enabled=progress), time.perf_counter()
-    write_json(out / FILE, _described(grid, done))
-    if progress and done:
-        _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
     with locked(out), ExitStack() as stack:
+        files = Files(out)
+        files.tidy()
+        _write(files, _described(grid, done), *done.values())
+        if progress and done:
+            _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
         report = stack.enter_context(seen.named()) if seen.live and todo else None
         try:
             records = backend([asdict(cell) for cell in todo], str(folder), threads)
             for number, record in enumerate(records, start=1):
                 done[record["slug"]] = record
-                write_json(folder / f"{record['slug']}.json", record)
-                write_json(out / FILE, _described(grid, done))
+                _write(files, _described(grid, done), record)
                 left = (time.perf_counter() - began) / number * (len(todo) - number)
                 if report is not None:
                     report("cells", number, len(todo))
@@ -77,17 +78,24 @@ def _say(seen: Progress, text: str) -> None:
         seen.console.print(Text(text), soft_wrap=True)
 
 
+def _write(files: Files, described: dict[str, Any], *records: Record) -> None:
+    """``sweep.json``, and the cells that are not in the folder's record as they are now, in one step."""
+    with files.together():
+        for record in records:
+            files.put(f"{CELLS}/{record['slug']}.json", json_writer(record))
+        files.put(FILE, json_writer(described))
+
+
 def _records(grid: Grid, out: Path) -> dict[str, Record]:
     """Records of cells that are done; the folder must be free or hold this very sweep."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return {}
-    try:
-        known = json.loads((out / FILE).read_text(encoding="utf-8"))
-        before, kind = known["shared"], known["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if not (out / FILE).exists():
         raise RunFolderError(
             f"--out must be a new folder or that of this sweep, but {out} holds something else; choose another."
-        ) from error
+        )
+    held = read_values(out / FILE, "sweep")
+    before, kind = held.get("shared") or {}, held.get("kind")
     now = json.loads(json.dumps(grid.shared))
     different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if kind != grid.kind or different:
@@ -96,11 +104,15 @@ def _records(grid: Grid, out: Path) -> dict[str, Record]:
             f"--out must be a new folder or that of this sweep, but {out} holds another one ({what} is "
             f"{before.get(what, kind)!r} there, {now.get(what, grid.kind)!r} here); choose another folder."
         )
+    known = read_record(out) if (out / RECORD).is_file() else None
     found: dict[str, Record] = {}
     for cell in grid.cells:
+        name = f"{CELLS}/{cell.slug}.json"
+        if known is not None and (name not in known or not (out / name).exists()):
+            continue  # never finished, or removed so that it is run again
         try:
-            record = json.loads((out / CELLS / f"{cell.slug}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            record = json.loads(checked(out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an earlier version, which kept no digests
             continue
         if record.get("status") == "done":
             found[cell.slug] = record
@@ -118,6 +130,7 @@ def _described(grid: Grid, done: dict[str, Record]) -> dict[str, Any]:
         "cells": cells,
         "points": _points(grid, cells),
         "versions": versions(),
+        RECORDED: RECORD,
     }
 
 

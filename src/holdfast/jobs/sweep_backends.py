@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from holdfast._signals import keeping_handlers
 from holdfast.errors import InputError
 from holdfast.jobs.sweep_cell import TRIES, Record, run_cell
 
@@ -80,9 +81,13 @@ def on_ray(address: str | None) -> Backend:
         ours = not ray.is_initialized()
         if ours:
             try:
-                ray.init(
-                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-                )
+                with keeping_handlers():  # Ray puts one of its own in place of ours
+                    ray.init(
+                        address=address,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                    )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"--address must be that of a running Ray cluster, got {address!r} ({' '.join(str(error).split())}); "

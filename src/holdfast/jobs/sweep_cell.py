@@ -6,7 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from holdfast._files import write_json
+from holdfast._files import json_writer
+from holdfast._record import Files
 from holdfast.diagnosis import from_record
 from holdfast.errors import HoldfastError, InputError
 
@@ -20,7 +21,7 @@ Record = dict[str, Any]
 
 
 def run_cell(cell: dict[str, Any], folder: str, threads: int) -> Record:
-    """Run one cell and write its record to ``FOLDER/SLUG.json``; a failure is tried once more and then becomes the record.
+    """Run one cell, a training run in ``FOLDER/SLUG``, and return its record; a failure is tried once more and then becomes the record.
 
     The record has ``status`` (``done``, ``failed`` or ``interrupted``), ``place``, ``figures``, ``seconds``, ``tries`` and ``reason``.
     """
@@ -55,12 +56,10 @@ def run_cell(cell: dict[str, Any], folder: str, threads: int) -> Record:
             record |= {"reason": str(error)}
         except Exception as error:  # the other cells must go on
             record |= {"reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-            run.mkdir(parents=True, exist_ok=True)
-            (run / "failure.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            (out / f"{cell['slug']}.failure.txt").write_text(traceback.format_exc(), encoding="utf-8")
         record |= {"tries": tries, "seconds": time.perf_counter() - began}
         if record["status"] == "done":
             break
-    write_json(out / f"{cell['slug']}.json", record)
     return record
 
 
@@ -112,7 +111,7 @@ def _capacity(cell: dict[str, Any], run: Path) -> dict[str, Any]:
     network = "two-layer" if cell["hidden_layers"] == 1 else "three-layer"
     found = smallest_width(data, threat, network=network, widths=cell["widths"], seeds=(config.seed,))
     run.mkdir(parents=True, exist_ok=True)
-    write_json(run / "capacity.json", found.as_dict())
+    Files(run).put("capacity.json", json_writer(found.as_dict()))
     robust = found.robust
     return {
         "plain_width": found.plain.median,
@@ -135,20 +134,32 @@ def _spec(config: Any, rho: float) -> str:
     return f"{norm}:{radius_for(build_data(config.data, seed=config.seed), norm, rho)!r}"
 
 
+def choices(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What a cell names: data, threat, network, attacks, optimiser. Cells that name the same are built from the same parts."""
+    from holdfast.jobs.reading import SHORTHAND
+
+    config = cell["config"]
+    return (*(config[section][name] for section, name in SHORTHAND.items()), config["training"]["optimizer"])
+
+
 def check(cell: dict[str, Any]) -> None:
-    """Refuse data or a threat that cannot be had, before anything runs.
+    """Refuse what cannot be had, before anything runs: data, threat, and of a cell that trains its network, attacks and optimiser.
 
     Raises:
         InputError: what `holdfast train` would say.
     """
     from dataclasses import replace
 
-    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.jobs.build import build, build_data, build_threat
     from holdfast.jobs.config import from_dict
 
     config = from_dict(cell["config"])
     spec = config.threat.spec if cell["rho"] is None else _spec(config, cell["rho"])
-    build_threat(replace(config.threat, spec=spec), build_data(config.data, seed=config.seed))
+    config = replace(config, threat=replace(config.threat, spec=spec))
+    if cell["widths"] is None:
+        build(config)
+    else:
+        build_threat(config.threat, build_data(config.data, seed=config.seed))
 
 
 def _number(value: Any) -> float | None:

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._arguments import MODEL, TENSOR, Array, as_weights
-from holdfast._record import locked
+from holdfast._record import destination, locked, take_over
 from holdfast._rules import (
     COUNT,
     FLAG,
@@ -48,6 +48,7 @@ from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
 from holdfast.jobs.config import PRECISIONS, RunConfig
+from holdfast.jobs.folder import RUN, check_folder, process_number, written_in
 from holdfast.jobs.identity import FILE as IDENTITY
 from holdfast.jobs.identity import Identity, check_same, identity_of, read_identity, to_json
 from holdfast.jobs.progress import Progress
@@ -112,6 +113,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     certificate_radius=maybe(RADIUS),
     allow_incompatible=FLAG,
     resume=FLAG,
+    overwrite=FLAG,
     progress=FLAG,
     config=maybe(MAPPING),
 )
@@ -151,6 +153,7 @@ def train(
     certificate_radius: float | None = DEFAULT.certificate.radius,
     allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     config: dict[str, Any] | None = None,
 ) -> Run:
@@ -169,7 +172,7 @@ def train(
         learning_rate: default for sgd the inverse of the curvature at the start (`holdfast.training.step_size`), for adam its usual 0.001;
             what was chosen, and why, stands in the log and in the summary.
         momentum: of sgd, default 0.9.
-        out: run folder; default: nothing is written.
+        out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is written.
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
             and ``weight_drift`` of ``metrics.jsonl`` (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
             for each of them; refused where that does not fit into memory. Default: none.
@@ -186,6 +189,7 @@ def train(
         tighten: evaluations of the bound spent on raising it after training.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier exists).
         resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what `docs/explanations/runs.md` names.
+        overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it is.
 
     Returns:
         The run, with its figures, its certificate and its metrics.
@@ -193,13 +197,19 @@ def train(
     Raises:
         KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM (status 143) or SIGHUP (129), came; the folder holds the state reached.
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
+        RunFolderError: ``out`` is occupied, holds nothing to resume, or cannot be written.
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
     check_start(start, parameter_radius)
     check_together(optimizer, learning_rate, momentum, weight_decay, trace, trace_every)
     momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
-    if resume and out is None:
-        raise InputError("resume needs the run's folder, got none; pass out=.")
+    if (resume or overwrite) and out is None:
+        raise InputError(
+            f"{'resume' if resume else 'overwrite'} needs the run's folder, got none; pass out=."
+        )
+    target = None if out is None else destination(Path(out))
+    if target is not None and process_number() == 0:
+        check_folder(target, RUN, resume=resume, overwrite=overwrite)
     attack = build_attack(DEFAULT.attack) if attack is None else as_attack(attack)
     loss, threat = as_loss(loss), as_threat(threat, bounds=data.bounds, fixed=data.fixed)
     check_data(data, threat)
@@ -228,7 +238,7 @@ def train(
         schedule=schedule, seed=seed, parameter_radius=parameter_radius, project=project, precision=precision, start=start, best_by=best_by,
         evaluate_every=evaluate_every, kernel_examples=kernel_examples, trace=trace,
     )  # fmt: skip
-    folder = None if out is None else Path(out)
+    folder = None if target is None else written_in(target, resume=resume, overwrite=overwrite)
     if resume and folder is not None:
         identity = check_same(read_identity(folder), identity)
     x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
@@ -253,8 +263,9 @@ def train(
     )  # fmt: skip
     wrapped, torch_optimizer = fabric.setup(model, torch_optimizer)
     with ExitStack() as held:
-        if folder is not None and fabric.is_global_zero:
-            held.enter_context(locked(folder))
+        if folder is not None and target is not None and fabric.is_global_zero:
+            for place in {target, folder}:
+                held.enter_context(locked(place))
         state, best, rows = TrainingState(), Best(), list[Row]()
         if resume and folder is not None:
             state, best, rows = resume_state(folder, model, torch_optimizer, recorder)
@@ -285,7 +296,11 @@ def train(
             project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
             every=trace_every or record_every(model, len(y), batch, attack.passes),
         )  # fmt: skip
-        return conclude(session, tighten=tighten) if run is None else run
+        if run is None:
+            run = conclude(session, tighten=tighten)
+            if session.folder is not None:
+                run = replace(run, folder=take_over(session.folder))
+        return run
 
 
 def _begin(session: Session, identity: Identity, config: dict[str, Any], start: nn.Module | str) -> None:
@@ -309,8 +324,8 @@ def _begin(session: Session, identity: Identity, config: dict[str, Any], start: 
 def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None:
     """The folder when a run is resumed: only what was of its earlier end is gone, once the new state is on disk."""
     said = f"going on {session.position()}"
-    if session.state.within is not None:
-        said += "; the window that was open there is dropped, so this epoch has no bound of its own"
+    if session.state.within is not None and not session.recorder.is_open:
+        said += "; no window of the trace is open there, so this epoch has no bound of its own"
     session.writer.log(said)
     session.progress.say(said)
     writer = session.writer
@@ -374,7 +389,14 @@ def _fitted(
         raise
     except (KeyboardInterrupt, SystemExit) as error:
         if session.folder is not None:
-            error.add_note(f"{session.folder} holds the run {session.position()}; go on with resume=True.")
+            beside = (
+                ""
+                if destination(session.folder) == session.folder
+                else ", and the folder above it the one to be replaced"
+            )
+            error.add_note(
+                f"{session.folder} holds the run {session.position()}{beside}; go on with resume=True."
+            )
         raise
     if done.interrupted and not stop():  # another process of the run got the signal
         raise KeyboardInterrupt
@@ -419,7 +441,7 @@ def _said(value: object) -> str:
 def _described(given: dict[str, Any]) -> dict[str, Any]:
     """A readable ``config.yaml`` for a run started from Python: settings as given, objects by their text."""
     plain = (str, int, float, bool, type(None))
-    skip = {"data", "config", "model", "resume", "progress", "out"}
+    skip = {"data", "config", "model", "resume", "overwrite", "progress", "out"}
     names = [p.name for p in inspect.signature(train).parameters.values() if p.kind is p.KEYWORD_ONLY]
     values = {
         key: given[key] if isinstance(given[key], plain) else _said(given[key])

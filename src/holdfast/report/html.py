@@ -11,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from holdfast import _formats as formats
+from holdfast._record import check_whole
 from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.errors import InputError, RunFolderError
 from holdfast.report.accuracy import Part, accuracy_bracket, curve_figure, parts
@@ -89,11 +90,17 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
     Raises:
         InputError: no folder was given.
-        RunFolderError: a folder's ``summary.json`` is missing or cut short, or ``out`` cannot be written.
+        RunFolderError: a folder's ``summary.json`` is missing, a file of its record is missing or not as it was written, or ``out`` cannot
+            be written.
     """
     if not folders:
         raise InputError("folders must name at least one run folder, got none; give for example runs/demo.")
-    html = page([read_run(Path(folder)) for folder in folders])
+    runs = [read_run(Path(folder)) for folder in folders]
+    for (
+        folder
+    ) in folders:  # also what no figure is read from: the page shows what the trace is the evidence of
+        check_whole(Path(folder))
+    html = page(runs)
     _write_whole(Path(out), html)
     return Path(out)
 

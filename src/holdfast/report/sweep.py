@@ -1,7 +1,6 @@
 """The page about a sweep: phase diagrams over the swept settings, made from ``sweep.json`` alone."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from holdfast._files import write_text
 from holdfast._formats import MINUS, Real, count, number
-from holdfast.errors import RunFolderError
+from holdfast._record import read_values
 from holdfast.report.figures import Figure, Series, chart
 from holdfast.report.heat import Box, heat_map
 from holdfast.report.pages import render
@@ -59,15 +58,9 @@ def write_sweep_report(folder: Path, out: Path) -> Path:
     """Write the self-contained page about the sweep in ``folder``, whole or not at all.
 
     Raises:
-        RunFolderError: no readable ``sweep.json``.
+        RunFolderError: no ``sweep.json``, or one that is not as it was written.
     """
-    path = folder / "sweep.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path} must be complete JSON, but cannot be read ({error}); give the folder that `holdfast sweep` wrote."
-        ) from error
+    record = read_values(folder / "sweep.json", "sweep")
     done = sum(cell["status"] == "done" for cell in record["cells"])
     text = render(
         "sweep.html",

@@ -19,7 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast._files import json_writer, tensor_writer, text_writer, without_nan, yaml_text
-from holdfast._record import RECORD, RECORDED, Files, belongings, checked, free
+from holdfast._record import (
+    RECORD,
+    RECORDED,
+    Files,
+    belongings,
+    check_recorded,
+    checked,
+    clear_replacement,
+    free,
+)
 from holdfast.certificates import Certificate
 from holdfast.diagnosis import Finding, diagnose_record
 from holdfast.errors import RunFolderError
@@ -48,10 +57,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{path} must hold a table of figures, got {type(summary).__name__}; train again."
         )
-    if RECORDED in summary and not (folder / RECORD).is_file():
-        raise RunFolderError(
-            f"{folder / RECORD} is missing, without which no file of the run can be checked; restore it, or train again."
-        )
+    check_recorded(summary, folder)
     return summary
 
 
@@ -213,6 +219,7 @@ class RunWriter:
                 f"{folder} must be a folder that can be written, but {error.strerror or error}; choose another with --out."
             ) from error
         self._files.tidy()
+        clear_replacement(folder)
 
     @contextmanager
     def together(self) -> Iterator[None]:

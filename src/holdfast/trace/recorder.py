@@ -6,7 +6,8 @@ whatever training does with its own (clipping, scaling, another objective, hooks
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from holdfast._arguments import as_labels, as_weights
 from holdfast._tensors import as_matrix
 from holdfast.curvature import Curvature, DeepCurvature, TwoLayerCurvature
+from holdfast.curvature.grams import RowSums
 from holdfast.curvature.two_layer import in_float64, two_layer
 from holdfast.losses import Loss
 from holdfast.networks.exact import Fixed, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
 from holdfast.trace.lower_model import LowerModel, Radius
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
-from holdfast.trace.sums import Sums
+from holdfast.trace.sums import BlockSums, Sums
 from holdfast.trace.window import Rounding, Window, two_layer_rounding
 
 EXAMPLES = 256
@@ -105,10 +107,7 @@ class TraceRecorder:
         ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
         """
         self._reach = self._target_reach()
-        if self._bound is None:
-            self._bound = self.curvature.within(self.model, self.initial, self.radius)
-            if isinstance(self._bound, DeepCurvature):
-                self._bound = self._prepared(self._bound)
+        self._start_bound()
         if isinstance(self._bound, DeepCurvature):
             self._bound = replace(self._bound, centre=self._centre())
         device = self.balls[0][0].device
@@ -118,6 +117,39 @@ class TraceRecorder:
             input_norm=zero.clone(), distance=zero.clone(), outside=zero.clone(), changed=zero.clone(),
             visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
         )  # fmt: skip
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a window is under way."""
+        return self._sums is not None
+
+    def open_state(self) -> dict[str, Any] | None:
+        """The window under way as plain values, with which `reopen` goes on bit for bit; None where none is open, or where it is spread
+        over several processes, each with a share of its own."""
+        if self._sums is None or self.processes > 1:
+            return None
+        centre = self._bound.centre if isinstance(self._bound, DeepCurvature) else 1.0
+        return {"sums": asdict(self._sums), "reach": self._reach, "centre": centre}
+
+    def reopen(self, state: dict[str, Any]) -> None:
+        """Go on with the window that `open_state` gave."""
+        sums = _moved(state["sums"], self.balls[0][0].device)
+        balls = [
+            [BlockSums(**(block | {"rows": RowSums(**block["rows"])})) for block in ball]
+            for ball in sums["model"]["balls"]
+        ]
+        self._sums = _Open(**(sums | {"model": Sums(balls=balls, constant=sums["model"]["constant"])}))
+        self._reach = state["reach"]
+        self._start_bound()
+        if isinstance(self._bound, DeepCurvature):
+            self._bound = replace(self._bound, centre=state["centre"])
+
+    def _start_bound(self) -> None:
+        """The curvature within the ball, made once."""
+        if self._bound is None:
+            self._bound = self.curvature.within(self.model, self.initial, self.radius)
+            if isinstance(self._bound, DeepCurvature):
+                self._bound = self._prepared(self._bound)
 
     def _prepared(self, bound: DeepCurvature) -> DeepCurvature:
         """With norms for all rounds, as suits the initial network at the first examples: the same in every process and resumed run."""
@@ -332,6 +364,15 @@ class TraceRecorder:
         if not math.isfinite(lower.constant) or not all(bool(t.isfinite().all()) for t in numbers):
             return "a recorded round is not finite"
         return ""
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Plain values with their tensors on the device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(item, device) for key, item in value.items()}
+    return [_moved(item, device) for item in value] if isinstance(value, list) else value
 
 
 def _copied(parts: Fixed) -> Fixed:

@@ -116,7 +116,7 @@ def fit(
         recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
         observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each step, which is finished all the same.
         due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called then. What goes on from there
-            does so without the window that is open: the rest of that epoch is not recorded.
+            records the rest of the epoch where ``recorder`` has been given the window that was open (`TraceRecorder.reopen`).
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
@@ -136,13 +136,13 @@ def fit(
         began, recording = time.perf_counter(), recorder is not None and _due(epoch, epochs, record_every)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         within, state.within = state.within, None
-        if within is not None:  # an earlier process did the first steps, and took their window with it
-            recording = False
+        if within is not None:  # an earlier process did the first steps
+            recording = recorder is not None and recorder.is_open
             total += within.loss
             began -= within.seconds
             noise.set_state(within.noise)
             _set_random(within, x.device)
-        if recorder is not None and recording:
+        if recorder is not None and recording and not recorder.is_open:
             recorder.open()
         rate, asked, done = 0.0, 0.0, 0 if within is None else within.steps
         batches = epoch_batches(
