@@ -27,11 +27,15 @@ class Parser(argparse.ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings]
         given: set[str] = set()
         for argument in argv:
-            name = argument.partition("=")[0]
+            name, equals, value = argument.partition("=")
             if re.match(r"-+[A-Za-z]", name) and name not in known:
                 raise InputError(f"option {name} does not exist; {nearest(name, known)}")
             if name in known:
                 given.add(name)
+            if (
+                equals and value == "--" and name in known
+            ):  # argparse takes it for the end of options, and the value for an empty list
+                raise InputError(f"option {name} needs a value, got '--'; write one in its place.")
         read = self.parse_args(argv)
         read.given = frozenset(given)
         return read

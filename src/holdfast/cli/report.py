@@ -17,21 +17,7 @@ OTHERS = {"plan.json": "plan.html", "sweep.json": "report.html", "reproduce.json
 
 def run(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
-    parser = Parser("report", __doc__, EXAMPLES)
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        type=Path,
-        nargs="+",
-        help="folders that `holdfast train` wrote; or one of a plan, sweep or reproduction",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="PAGE.html",
-        type=Path,
-        help="default: in RUN, such as RUN/report.html; of several runs, comparison.html here",
-    )
-    given = parser.read(argv)
+    given = _parser().read(argv)
     for folder in given.runs:
         check_run(folder)
     of_one, folder = len(given.runs) == 1, given.runs[0]
@@ -65,3 +51,21 @@ def _again(folder: Path, kept: str, page: Path) -> Path:
     from holdfast.report.reproduced import write_reproduced_page
 
     return write_reproduced_page(values["experiments"], page)
+
+
+def _parser() -> Parser:
+    parser = Parser("report", __doc__, EXAMPLES)
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="folders that `holdfast train` wrote; or one of a plan, sweep or reproduction",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="PAGE.html",
+        type=Path,
+        help="default: in RUN, such as RUN/report.html; of several runs, comparison.html here",
+    )
+    return parser

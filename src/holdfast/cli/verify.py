@@ -20,18 +20,7 @@ STATUS = {"unsat": 0, "sat": 1, "unknown": 3}
 
 def run(argv: Sequence[str]) -> int:
     """Print the answer; its exit status."""
-    parser = Parser("verify", __doc__, EXAMPLES)
-    parser.add_argument("property", metavar="PROPERTY", type=Path, help="a .vnnlib file, also gzipped")
-    parser.add_argument("--model", type=Path, required=True, help="the network: an .onnx file")
-    parser.add_argument(
-        "--seconds", type=positive, default=60.0, help="for the answer, reading included (default: 60)"
-    )
-    parser.add_argument(
-        "--counterexample", type=Path, help="file to write a counterexample to, as VNN-COMP has it"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the search (default: 0)")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    given = parser.read(argv)
+    given = _parser().read(argv)
     deadline = Deadline.after(given.seconds)
     for path in (given.property, given.model):
         if not path.is_file():
@@ -63,3 +52,18 @@ def run(argv: Sequence[str]) -> int:
     elif answer.status == "unknown":
         print(f"{answer.why}.")
     return STATUS[answer.status]
+
+
+def _parser() -> Parser:
+    parser = Parser("verify", __doc__, EXAMPLES)
+    parser.add_argument("property", metavar="PROPERTY", type=Path, help="a .vnnlib file, also gzipped")
+    parser.add_argument("--model", type=Path, required=True, help="the network: an .onnx file")
+    parser.add_argument(
+        "--seconds", type=positive, default=60.0, help="for the answer, reading included (default: 60)"
+    )
+    parser.add_argument(
+        "--counterexample", type=Path, help="file to write a counterexample to, as VNN-COMP has it"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the search (default: 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
