@@ -40,6 +40,10 @@ LINES = f"{CHECKED}::test_lines_and_intervals_hold_to_the_last_bit"
 LEVEL = f"{BOUNDS}::test_a_line_of_the_kernel_problem_is_below_the_exact_tangent"
 SMOOTH = f"{BOUNDS}::test_smooth_curvature_is_reached"
 WINDOW = "test_saturation_windows.py"
+ALLOWED = f"{CHECKED}::test_margins_of_an_affine_network_are_below_the_exact_ones"
+SETTLED = "test_threats.py::test_settle_projects_onto_the_stated_radius"
+SLICE = "test_threats.py::test_settled_points_of_a_slice_keep_the_stated_distance_from_its_edges"
+BALL = "test_training.py::test_projected_weights_lie_in_the_ball_after_rounding"
 
 MUTATIONS = (
     # ---- deep curvature
@@ -59,12 +63,29 @@ MUTATIONS = (
     Mutation("curvature/deep_expansion.py", "(start.norm(h) + start.radii[h]) * result[-1]", "start.norm(h) * result[-1]", DEEP),
     Mutation("curvature/deep_norms.py", "at.scale / 2 * one_sided", "at.scale / 3 * one_sided", "test_deep_curvature.py::test_bound_in_a_tiny_ball_is_above_the_exact_hessian"),
     Mutation("curvature/spectral.py", "tau + 2 * UNIT * ((n + 2) * n * tau + (k + 2) * square)", "tau", f"{DEEP}::test_a_spectral_norm_is_above_the_exact_one_however_its_gram_matrix_was_rounded"),
+    Mutation("curvature/deep_layered.py", "relative, bent, scaled, h, radius, d, theta2, constants.lipschitz", "relative, bent * (h == 1), scaled, h, radius, d, theta2, constants.lipschitz", DEEP),
+    Mutation("curvature/deep_layered.py", "torch.minimum(bent[:, None], change)", "torch.minimum((bent * (h == 1))[:, None], change)", DEEP),
     # ---- two layers
     Mutation("curvature/two_layer.py", "weighted_grams(z, costs) / (2 * root)", "weighted_grams(z, costs) / (2.1 * root)", SMOOTH),
     Mutation("curvature/two_layer.py", "weighted_grams(z, costs / taus) / (4 * root)", "weighted_grams(z, costs / taus) / (4.2 * root)", f"{BOUNDS}::test_kinks_are_reached"),
     Mutation("curvature/two_layer.py", "(tau[:, None] - group).clamp_min(0)", "(0.95 * tau[:, None] - group).clamp_min(0)", f"{BOUNDS}::test_kinks_are_reached"),
     Mutation("curvature/two_layer.py", "self.theta * sizes.sum() / (2 * root)", "self.theta * sizes.sum() / (2.1 * root)", f"{BOUNDS}::test_trained_outputs_are_reached"),
     Mutation("curvature/two_layer.py", "costs + below * inner.clamp_min(0) if below", "costs + 0.9 * below * inner.clamp_min(0) if below", SMOOTH),
+    # ---- threats and the ball of weights
+    Mutation("threats/base.py", "SHRINK = 1e-5", "SHRINK = 0.0", SETTLED),
+    Mutation("threats/base.py", "UNITS = 2.0**-22", "UNITS = 0.0", SETTLED),
+    Mutation("threats/lp.py", "((1 - SHRINK) * self.radius - UNITS * size)", "(self.radius - UNITS * size)", SETTLED),
+    Mutation("threats/lp.py", "((1 - SHRINK) * self.radius - UNITS * size)", "((1 - SHRINK) * self.radius)", SETTLED),
+    Mutation("threats/sphere.py", "radius = (1 - SHRINK) * self.radius - margin", "radius = self.radius - margin", SLICE),
+    Mutation("threats/sphere.py", "radius = (1 - SHRINK) * self.radius - margin", "radius = (1 - SHRINK) * self.radius", SLICE),
+    Mutation("threats/sphere.py", "radius.clamp(min=0.0), size - margin)", "radius.clamp(min=0.0), size)", SLICE),
+    Mutation("threats/custom.py", "return 2e-6 * self._radius", "return 0.0", "test_threats.py::test_what_a_custom_maximiser_misses_is_within_what_it_says"),
+    Mutation("training/ball.py", "unit * _norm([self.initial[name] for name in names]) + (6", "(6", BALL),
+    Mutation("training/ball.py", "+ (6 * unit + 1e-9) * self.radius", "+ 0.0 * self.radius", BALL),
+    Mutation("training/ball.py", "ROUGH = 0.01", "ROUGH = -0.01", BALL),
+    # ---- data that are not those of the start
+    Mutation("trace/recorder.py", "sums.overwritten += (marks(examples) != self._marks[rows]).sum()", "pass", "test_recorder.py::test_data_overwritten_for_one_round_void_a_window"),
+    Mutation("trace/recorder.py", "float((marks(self.x) != self._marks).sum())", "0.0", "test_recorder.py::test_overwritten_data_void_a_window"),
     # ---- activations
     Mutation("networks/activations.py", "curvature_above=0.25,", "curvature_above=0.24,", SMOOTH),
     Mutation("networks/activations.py", "curvature_below=_up(2 * math.exp(-2) / SQRT_2PI)", "curvature_below=_up(1.9 * math.exp(-2) / SQRT_2PI)", SMOOTH),
@@ -106,6 +127,14 @@ MUTATIONS = (
     Mutation("verification/relaxations.py", "torch.maximum(at_lower.abs(), at_upper.abs()))", "at_lower.abs())", LINES),
     Mutation("verification/smoothing.py", "beta.ppf(alpha, hits, samples - hits + 1)", "beta.ppf(alpha, hits, samples - hits)", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
     Mutation("verification/smoothing.py", "beta.ppf(alpha, hits,", "beta.ppf(2 * alpha, hits,", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
+    Mutation("verification/crown.py", "return least + constant - state.graph.rounding * (size + more)", "return least + constant", ALLOWED),
+    Mutation("verification/crown.py", "return state.region.minimum(rows.flatten(2)) + constant - state.graph.rounding * size", "return state.region.minimum(rows.flatten(2)) + constant", ALLOWED),
+    Mutation("verification/intervals.py", "spare = rounding * size", "spare = 0.0 * size", ALLOWED),
+    Mutation("verification/pooling.py", "spare = 64 * UNIT", "spare = 0 * UNIT", f"{CHECKED}::test_lines_over_the_largest_of_a_window_hold_to_the_last_bit"),
+    Mutation("verification/single.py", "- gamma * (1 + 8 * UNIT) * wide", "- 0.0 * wide", "test_verification_single.py"),
+    Mutation("verification/recording.py", "if LOST in numbers:", "if False:", "test_verification_fixedness.py::test_memory_reached_under_another_name_is_refused"),
+    Mutation("verification/recording.py", "if torch.Tag.nondeterministic_seeded in func.tags:", "if False:", "test_verification_fixedness.py::test_what_hangs_on_circumstances_is_refused"),
+    Mutation("verification/tracing.py", "if tracer.refused is not None:", "if False:", "test_verification_fixedness.py::test_what_leaves_torch_is_refused"),
     # ---- theory
     Mutation("theory/optimal/finite.py", "tangent - UNIT * (slopes.numel() + 16) * terms", "tangent", LEVEL),
     Mutation("theory/optimal/finite.py", "square.clamp_min(0) + KERNEL_ROUNDING * absolute", "square.clamp_min(0)", f"{BOUNDS}::test_norms_in_a_kernels_space_allow_for_the_kernels_rounding"),

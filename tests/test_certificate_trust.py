@@ -146,6 +146,35 @@ class WrongSlope(CrossEntropy):
 
 
 @dataclass(frozen=True)
+class InPlaceLoss(CrossEntropy):
+    """Computes in its arguments' storage."""
+
+    convex = True
+    nonnegative = True
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return super().__call__(outputs.mul_(1.0), labels.clamp_(min=0))
+
+    def slope(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.copy_(super().slope(outputs, labels))
+
+
+def test_a_loss_that_works_in_place_is_the_loss_that_does_not() -> None:
+    net, initial, x, y = trained()
+    plain = certify(net, initial, x, y, THREAT, ATTACK, 2.0)
+    before = x.clone(), y.clone()
+    found = certify(net, initial, x, y, THREAT, ATTACK, 2.0, loss=InPlaceLoss())
+    assert (found.status, found.lower_bound) == (plain.status, plain.lower_bound)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+    outputs = net(x)
+    assert torch.equal(InPlaceLoss()(outputs, y), CrossEntropy()(outputs, y))
+    kept = outputs.detach().clone()
+    InPlaceLoss().slope(outputs, y)
+    assert torch.equal(outputs, kept)
+
+
+@dataclass(frozen=True)
 class Capped(CrossEntropy):
     """Inherits a claim about another loss."""
 

@@ -84,6 +84,30 @@ def test_every_attack_counts_what_is_not_a_number(attack: Attack) -> None:
     assert result.loss.isinf().all()
 
 
+@pytest.mark.parametrize(
+    "attack", [RandomAttack(samples=9), PGD(steps=3), APGD(steps=5), APGD(steps=5, targets=2), FAB(steps=5), Square(queries=60), CarliniWagner(steps=20)],
+    ids=lambda attack: attack.name,
+)  # fmt: skip
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_another_number_of_outputs_away_from_the_examples_is_an_error(attack: Attack, outputs: int) -> None:
+    """And no broken example, nor a raw error of a search that looks for a class that is not there."""
+    x = points(4)
+    away = torch.linspace(1.0, 0.0, outputs)
+
+    class Changing(nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            at = torch.stack([3 + v[:, 0], v[:, 1], v[:, 0] * 0], 1)
+            if len(v) == len(x) and torch.equal(v.detach(), x):
+                return at
+            return away + v.sum(1, keepdim=True)
+
+    with pytest.raises(InputError, match="3 outputs at every point") as caught:
+        attack.run(Changing(), x, torch.zeros(4).long(), BALL)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="3 outputs at every point"):
+        evaluate(Changing(), x, torch.zeros(4).long(), BALL, [attack], batch_size=4)
+
+
 def test_a_loss_that_is_not_finite_is_broken_though_the_class_is_right() -> None:
     x = points(4)
     model = Hole(x, [1e30, 0.0, 0.0])  # whose square is not finite

@@ -29,7 +29,9 @@ from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import LpBall
+from holdfast.threats._half import neighbour
 from holdfast.trace import TraceRecorder, Window
+from holdfast.trace.marks import marks
 from holdfast.trace.soundness import probed_fault
 
 THREAT = LpBall("2", 0.2)
@@ -274,6 +276,70 @@ def test_not_finite_point() -> None:
         return points
 
     assert "outside" in fault_of(broken)
+
+
+@pytest.mark.parametrize("when", ["before the round", "between rounds", "after the last round"])
+@pytest.mark.parametrize("numpy", [False, True], ids=["torch", "numpy"])
+def test_overwritten_data_void_a_window(when: str, numpy: bool) -> None:
+    """By any way to the same memory, also by one that no tensor's version counts; the points lie in the sets of the new examples."""
+    draw = torch.Generator().manual_seed(3)
+    net = TwoLayer(4, 2, width=8).double()
+    x, y = normal(draw, 6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
+    recorder = recorder_for(net, x, y)
+    recorder.open()
+    for number, rows in enumerate(torch.arange(6).split(2)):
+        if (number, when) in ((0, "before the round"), (1, "between rounds")):
+            overwrite(x, numpy)
+        record_round(recorder, rows, attacked(x[rows], draw))
+    if when == "after the last round":
+        overwrite(x, numpy)
+    assert recorder.close().void.startswith("1 training examples were overwritten while training")
+
+
+def test_data_overwritten_for_one_round_void_a_window() -> None:
+    """And put back before the window closes."""
+    draw = torch.Generator().manual_seed(3)
+    x, y = normal(draw, 6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
+    recorder, kept = recorder_for(TwoLayer(4, 2, width=8).double(), x, y), x.clone()
+    recorder.open()
+    for rows in torch.arange(6).split(2):
+        overwrite(x, numpy=False)
+        record_round(recorder, rows, attacked(x[rows], draw))
+        x.copy_(kept)
+    assert recorder.close().void.startswith("1 training examples were overwritten while training")
+
+
+def overwrite(x: Tensor, numpy: bool) -> None:
+    if numpy:
+        x.numpy()[5, 2] += 1.0
+    else:
+        x[5, 2] += 1.0
+
+
+def test_overwritten_labels_are_not_those_of_the_trace() -> None:
+    draw = torch.Generator().manual_seed(3)
+    net = TwoLayer(4, 2, width=8).double()
+    x, y = normal(draw, 6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
+    recorders = [recorder_for(net, x, labels) for labels in (y, y.clone())]
+    y.fill_(0)
+    for recorder in recorders:
+        recorder.open()
+        record_round(recorder, torch.arange(6), x)
+    first, second = (recorder.close() for recorder in recorders)
+    assert first.online_loss == second.online_loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_marks_show_every_change_of_one_feature(dtype: torch.dtype) -> None:
+    x = normal(torch.Generator().manual_seed(0), 40, 3, 4).to(dtype)
+    before = marks(x)
+    assert torch.equal(before, marks(x.clone()))
+    for row in range(40):
+        for feature in range(12):
+            changed = x[row : row + 1].clone()
+            flat = changed.view(-1)
+            flat[feature] = neighbour(flat[feature], torch.full((), 9.0, dtype=dtype))
+            assert marks(changed) != before[row]
 
 
 def test_mixup_is_caught_by_its_points() -> None:

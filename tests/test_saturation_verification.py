@@ -1,5 +1,6 @@
 """Verified bounds where they are reached, and their rounding allowances against exact arithmetic."""
 
+import itertools
 from fractions import Fraction
 
 import mpmath
@@ -10,6 +11,8 @@ from torch import nn
 import holdfast as hf
 from holdfast.networks import TwoLayer
 from holdfast.verification import relaxations, scalars
+from holdfast.verification.graph import Maximum
+from holdfast.verification.pooling import pool_lines
 from holdfast.verification.region import region_of
 from holdfast.verification.second_order import DERIVATIVES, largest_quadratic, second_order_margins
 
@@ -253,6 +256,22 @@ def test_lines_and_intervals_hold_to_the_last_bit(name):
                 assert mpmath.mpf(float(made.lower_slope[row])) * at + float(made.lower_height[row]) <= value
                 assert mpmath.mpf(float(made.upper_slope[row])) * at + float(made.upper_height[row]) >= value
                 assert float(least[row]) <= value <= float(most[row])
+
+
+def test_lines_over_the_largest_of_a_window_hold_to_the_last_bit():
+    """At the corners of the box, where the upper one touches, in rational numbers."""
+    step = Maximum(
+        shape=(1, 1, 1), inputs=(0,), source=(1, 2, 2), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1)
+    )  # fmt: skip
+    ends = (normal(1, 200, 4, 2) * torch.tensor([[1.0], [1e3], [1e-3], [30.0]])).sort(2).values
+    lower, upper = (end.reshape(-1, 1, 2, 2) for end in ends.unbind(2))
+    made = pool_lines(step, lower, upper)
+    for row in range(len(ends)):
+        slope = [Fraction(float(value)) for value in made.upper_slope[row].flatten()]
+        height = Fraction(float(made.upper_height[row].flatten()[0]))
+        for corner in itertools.product((0, 1), repeat=4):
+            values = [Fraction(float(ends[row, k, side])) for k, side in enumerate(corner)]
+            assert sum(s * v for s, v in zip(slope, values, strict=True)) + height >= max(values)
 
 
 # ---- randomised smoothing

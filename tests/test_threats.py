@@ -272,6 +272,34 @@ def test_settled_points_of_large_examples_are_contained(
     assert plain.contains(plain.settle(plain.project(points, x), x), x).all()
 
 
+def test_settled_points_of_a_slice_keep_the_stated_distance_from_its_edges(rng: torch.Generator) -> None:
+    """Of both edges: the ball around the example and the sphere that it lies on."""
+    x = torch.randn(40, 6, generator=rng, dtype=torch.float64)
+    size = x.norm(dim=1)
+    away = torch.randn(x.shape, generator=rng, dtype=torch.float64)
+    aside = away - (away * x).sum(1, keepdim=True) * x / size[:, None] ** 2
+    radius, margin = 0.3, 2.0**-22 * size
+    settled = SphereSlice(radius).settle(
+        x - 10 * x / size[:, None] + 0 * aside, x
+    )  # into the sphere: the ball binds
+    assert torch.allclose((settled - x).norm(dim=1), (1 - 1e-5) * radius - margin, rtol=1e-12, atol=0)
+    settled = SphereSlice(3 * float(size.max())).settle(
+        x + 1e-3 * aside + x, x
+    )  # out of it: the sphere binds
+    assert torch.allclose(settled.norm(dim=1), size - margin, rtol=1e-12, atol=0)
+
+
+def test_what_a_custom_maximiser_misses_is_within_what_it_says() -> None:
+    """A square whose side is all but perpendicular to the direction, so that the projection of a far point stops short of the corner."""
+    threat = CustomThreat(lambda points, x: torch.clamp(points, x - 1, x + 1), radius_hint=2**0.5)
+    slant = torch.logspace(-8, -5, 31, dtype=torch.float64)
+    direction = torch.stack([slant, torch.ones_like(slant)], 1)
+    x = torch.zeros_like(direction)
+    missed = direction.abs().sum(1) - (direction * threat.maximise(direction, x)).sum(1)
+    assert (missed <= threat.maximise_error * direction.norm(dim=1)).all()
+    assert missed.max() > 0.05 * threat.maximise_error
+
+
 @dtypes
 @pytest.mark.parametrize("rows", [500, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_settle_is_needed_and_enough_at_norm_thirty(

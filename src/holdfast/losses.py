@@ -8,7 +8,9 @@ The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone,
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +35,17 @@ def one_hot(labels: Labels, outputs: Outputs) -> Outputs:
     return torch.zeros_like(outputs).scatter_(1, labels[:, None], 1.0)
 
 
+Method = Callable[[Any, Outputs, Labels], Tensor]
+
+
+def _on_copies(method: Method) -> Method:
+    @wraps(method)
+    def copied(self: Any, outputs: Outputs, labels: Labels) -> Tensor:
+        return method(self, outputs.clone(), labels.clone())
+
+    return copied
+
+
 @dataclass(frozen=True)
 class Loss(ABC):
     """``loss(f, y)`` for each example.
@@ -47,7 +60,10 @@ class Loss(ABC):
     nonnegative: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """A claim counts where it was made, not below: a class that computes another loss does not inherit it."""
+        """A claim counts where it was made, not below: a class that computes another loss does not inherit it.
+
+        What a user's class computes, it computes on copies: working in place, it changes nothing that others read.
+        """
         super().__init_subclass__(**keywords)
 
         def made(word: str) -> int:
@@ -59,6 +75,10 @@ class Loss(ABC):
         for claim in ("convex", "nonnegative"):
             if made(claim) > computed:
                 setattr(cls, claim, False)
+        if not cls.__module__.startswith("holdfast."):
+            for word in ("__call__", "slope"):
+                if word in vars(cls):
+                    setattr(cls, word, _on_copies(vars(cls)[word]))
 
     @property
     @abstractmethod

@@ -31,6 +31,7 @@ from holdfast._arguments import (
 )
 from holdfast._memory import out_of_memory
 from holdfast._rules import SEED, maybe, takes, word
+from holdfast.acceleration import closed_form
 from holdfast.attacks._logits import refuse_probabilities
 from holdfast.attacks.modes import Mode, attacking, in_mode
 from holdfast.errors import HoldfastError, InputError
@@ -128,6 +129,24 @@ class Rounding(nn.Module):
 
     def forward(self, x: Points) -> Outputs:
         return _tensors.answers(self.inner, x.to(self.dtype))
+
+
+class _Steady(nn.Module):
+    """A model that must answer with as many outputs everywhere as it does at the examples."""
+
+    def __init__(self, model: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.inner, self.outputs = model, outputs
+        self.training = model.training
+
+    def forward(self, x: Points) -> Outputs:
+        found = _tensors.answers(self.inner, x)
+        if found.shape[1] != self.outputs:
+            raise InputError(
+                f"model must return {self.outputs} outputs at every point of the threat sets, as at the examples, got {found.shape[1]} at some;"
+                " wrap it in a module that does."
+            )
+        return found
 
 
 class Attack(ABC):
@@ -268,6 +287,8 @@ class Attack(ABC):
         with self.judging(model, generator) as model, attacking(model, mode):
             x, y = _plain(x), _plain(y)
             outputs = checked_outputs(model, x, y)
+            if closed_form(model, x) is None:  # which has its number of outputs from its weights
+                model = _Steady(model, outputs.shape[1])
             threat.check(x)
             y = y.long()
             wanted = y if targets is None else _checked_targets(_plain(targets), y, outputs)

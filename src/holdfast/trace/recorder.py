@@ -22,6 +22,7 @@ from holdfast.losses import Loss
 from holdfast.networks.exact import Fixed, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
 from holdfast.trace.lower_model import LowerModel, Radius
+from holdfast.trace.marks import marks
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
 from holdfast.trace.sums import BlockSums, Sums
 from holdfast.trace.window import Rounding, Window, two_layer_rounding
@@ -44,6 +45,7 @@ class _Open:
     distance: Tensor
     outside: Tensor
     changed: Tensor
+    overwritten: Tensor
     visits: Tensor
     epochs: int
     subset: bool
@@ -88,7 +90,8 @@ class TraceRecorder:
         self.processes, self.reduce = processes, reduce
         if example_weights is not None:
             self.example_weights = as_weights("example_weights", example_weights, len(y))
-        self.y = as_labels("y", y)
+        self.y = as_labels("y", y).clone()
+        self._marks = marks(x)  # a window is about the examples as they were when training began
         parameters = dict(model.named_parameters())
         self.names = curvature.parameters(model)
         self.balls = [[parameters[name] for name in names] for names in self.names]
@@ -115,6 +118,7 @@ class TraceRecorder:
         self._sums = _Open(
             model=Sums.start(self.balls), loss=zero.clone(), slope=zero.clone(), size=zero.clone(),
             input_norm=zero.clone(), distance=zero.clone(), outside=zero.clone(), changed=zero.clone(),
+            overwritten=zero.clone(),
             visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
         )  # fmt: skip
 
@@ -209,7 +213,9 @@ class TraceRecorder:
         sums.rounds += 1
         sums.fault = sums.fault or self._unsuited(sums, points, len(rows), round_size, outputs)
         sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
-        sums.outside += (~self.threat.contains(points, self.x[rows])).sum()
+        examples = self.x[rows]
+        sums.outside += (~self.threat.contains(points, examples)).sum()
+        sums.overwritten += (marks(examples) != self._marks[rows]).sum()
         if sums.fault:
             return
         sums.changed += self._changed()
@@ -347,6 +353,9 @@ class TraceRecorder:
         )  # fmt: skip
 
     def _fault(self, sums: _Open, lower: LowerModel) -> str:
+        overwritten = max(float(self.reduce(sums.overwritten)), float((marks(self.x) != self._marks).sum()))
+        if overwritten:
+            return f"{overwritten:.0f} training examples were overwritten while training, so the rounds are of other data"
         outside = int(self.reduce(sums.outside))
         if outside:
             return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
