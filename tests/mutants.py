@@ -63,8 +63,6 @@ MUTATIONS = (
     Mutation("curvature/deep_expansion.py", "(start.norm(h) + start.radii[h]) * result[-1]", "start.norm(h) * result[-1]", DEEP),
     Mutation("curvature/deep_norms.py", "at.scale / 2 * one_sided", "at.scale / 3 * one_sided", "test_deep_curvature.py::test_bound_in_a_tiny_ball_is_above_the_exact_hessian"),
     Mutation("curvature/spectral.py", "tau + 2 * UNIT * ((n + 2) * n * tau + (k + 2) * square)", "tau", f"{DEEP}::test_a_spectral_norm_is_above_the_exact_one_however_its_gram_matrix_was_rounded"),
-    Mutation("curvature/deep_layered.py", "relative, bent, scaled, h, radius, d, theta2, constants.lipschitz", "relative, bent * (h == 1), scaled, h, radius, d, theta2, constants.lipschitz", DEEP),
-    Mutation("curvature/deep_layered.py", "torch.minimum(bent[:, None], change)", "torch.minimum((bent * (h == 1))[:, None], change)", DEEP),
     # ---- two layers
     Mutation("curvature/two_layer.py", "weighted_grams(z, costs) / (2 * root)", "weighted_grams(z, costs) / (2.1 * root)", SMOOTH),
     Mutation("curvature/two_layer.py", "weighted_grams(z, costs / taus) / (4 * root)", "weighted_grams(z, costs / taus) / (4.2 * root)", f"{BOUNDS}::test_kinks_are_reached"),
@@ -81,8 +79,6 @@ MUTATIONS = (
     Mutation("threats/sphere.py", "radius.clamp(min=0.0), size - margin)", "radius.clamp(min=0.0), size)", SLICE),
     Mutation("threats/custom.py", "return 2e-6 * self._radius", "return 0.0", "test_threats.py::test_what_a_custom_maximiser_misses_is_within_what_it_says"),
     Mutation("training/ball.py", "unit * _norm([self.initial[name] for name in names]) + (6", "(6", BALL),
-    Mutation("training/ball.py", "+ (6 * unit + 1e-9) * self.radius", "+ 0.0 * self.radius", BALL),
-    Mutation("training/ball.py", "ROUGH = 0.01", "ROUGH = -0.01", BALL),
     # ---- data that are not those of the start
     Mutation("trace/recorder.py", "sums.overwritten += (marks(examples) != self._marks[rows]).sum()", "pass", "test_recorder.py::test_data_overwritten_for_one_round_void_a_window"),
     Mutation("trace/recorder.py", "float((marks(self.x) != self._marks).sum())", "0.0", "test_recorder.py::test_overwritten_data_void_a_window"),
@@ -127,6 +123,7 @@ MUTATIONS = (
     Mutation("verification/relaxations.py", "torch.maximum(at_lower.abs(), at_upper.abs()))", "at_lower.abs())", LINES),
     Mutation("verification/smoothing.py", "beta.ppf(alpha, hits, samples - hits + 1)", "beta.ppf(alpha, hits, samples - hits)", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
     Mutation("verification/smoothing.py", "beta.ppf(alpha, hits,", "beta.ppf(2 * alpha, hits,", f"{CHECKED}::test_the_smoothing_bound_is_the_exact_binomial_tail"),
+    Mutation("verification/scalars.py", "torch.where(first, like.new_tensor(one), like.new_tensor(other))", "torch.where(first, one, other).to(like.dtype)", LINES),
     Mutation("verification/crown.py", "return least + constant - state.graph.rounding * (size + more)", "return least + constant", ALLOWED),
     Mutation("verification/crown.py", "return state.region.minimum(rows.flatten(2)) + constant - state.graph.rounding * size", "return state.region.minimum(rows.flatten(2)) + constant", ALLOWED),
     Mutation("verification/intervals.py", "spare = rounding * size", "spare = 0.0 * size", ALLOWED),

@@ -226,6 +226,10 @@ def exactly(scalar: str, x: float):
         return {
             "relu": lambda: max(u, mpmath.mpf(0)),
             "abs": lambda: abs(u),
+            "leaky-relu": lambda: max(u, mpmath.mpf(0)) + mpmath.mpf(0.01) * min(u, mpmath.mpf(0)),
+            "kinked, concave": lambda: (
+                mpmath.mpf(0.3) * max(u, mpmath.mpf(0)) + mpmath.mpf(1.7) * min(u, mpmath.mpf(0))
+            ),
             "softplus": lambda: mpmath.log(1 + mpmath.exp(u)),
             "sigmoid": lambda: 1 / (1 + mpmath.exp(-u)),
             "tanh": lambda: mpmath.tanh(u),
@@ -236,7 +240,8 @@ def exactly(scalar: str, x: float):
 
 
 SCALARS = {
-    "relu": scalars.RELU, "abs": scalars.ABS, "sigmoid": scalars.SIGMOID, "tanh": scalars.TANH, "exp": scalars.EXP,
+    "relu": scalars.RELU, "leaky-relu": scalars.kinked("leaky-relu", 0.01, 1.0), "kinked, concave": scalars.kinked("concave", 1.7, 0.3),
+    "abs": scalars.ABS, "sigmoid": scalars.SIGMOID, "tanh": scalars.TANH, "exp": scalars.EXP,
     "softplus": scalars.softplus(threshold=50.0), "square": scalars.SQUARE, "relu2": scalars.SQUARED_RELU,
 }  # fmt: skip
 

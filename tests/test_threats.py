@@ -279,9 +279,7 @@ def test_settled_points_of_a_slice_keep_the_stated_distance_from_its_edges(rng: 
     away = torch.randn(x.shape, generator=rng, dtype=torch.float64)
     aside = away - (away * x).sum(1, keepdim=True) * x / size[:, None] ** 2
     radius, margin = 0.3, 2.0**-22 * size
-    settled = SphereSlice(radius).settle(
-        x - 10 * x / size[:, None] + 0 * aside, x
-    )  # into the sphere: the ball binds
+    settled = SphereSlice(radius).settle(x - 10 * x / size[:, None], x)  # into the sphere: the ball binds
     assert torch.allclose((settled - x).norm(dim=1), (1 - 1e-5) * radius - margin, rtol=1e-12, atol=0)
     settled = SphereSlice(3 * float(size.max())).settle(
         x + 1e-3 * aside + x, x

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from holdfast.verification.scalars import Scalar
+from holdfast.verification.scalars import Scalar, either
 
 Values = Float[Tensor, "..."]
 
@@ -52,9 +52,9 @@ def _kinked_lines(slopes: tuple[float, float], lower: Values, upper: Values) -> 
     below, above = slopes
     crossing = (lower < 0) & (upper > 0)
     chord, height = kinked_chord(slopes, lower, upper)
-    settled = torch.where(lower >= 0, above, below).to(lower.dtype)
+    settled = either(lower >= 0, above, below, lower)
     zero = torch.zeros_like(lower)
-    other = torch.where(crossing, torch.where(upper >= -lower, above, below).to(lower.dtype), settled)
+    other = torch.where(crossing, either(upper >= -lower, above, below, lower), settled)
     if below <= above:
         return Lines(lower_slope=other, lower_height=zero, upper_slope=chord, upper_height=height)
     return Lines(lower_slope=chord, lower_height=height, upper_slope=other, upper_height=zero)
@@ -65,8 +65,9 @@ def kinked_chord(slopes: tuple[float, float], lower: Values, upper: Values) -> t
     below, above = slopes
     crossing = (lower < 0) & (upper > 0)
     width = torch.where(crossing, upper - lower, 1.0)
-    share = torch.where(crossing, upper / width, (lower >= 0).to(lower.dtype))
-    slope = below + (above - below) * share
+    slope = torch.where(
+        crossing, below + (above - below) * (upper / width), either(lower >= 0, above, below, lower)
+    )
     ends = torch.stack([(below - slope) * lower, (above - slope) * upper])
     allowance = 8 * UNIT * (upper - lower) * (abs(below) + abs(above))
     height = ends.amax(0) + allowance if below <= above else ends.amin(0) - allowance

@@ -61,12 +61,17 @@ class Scalar:
         )
 
 
+def either(first: Tensor, one: float, other: float, like: Tensor) -> Tensor:
+    """``one`` where ``first`` holds, else ``other``, in full: `torch.where` makes float32 of two plain numbers."""
+    return torch.where(first, like.new_tensor(one), like.new_tensor(other))
+
+
 def kinked(name: str, below: float, above: float) -> Scalar:
     """``below x`` for ``x < 0`` and ``above x`` from 0 on."""
     return Scalar(
         name=name,
         value=lambda x: torch.where(x < 0, below * x, above * x),
-        slope=lambda x: torch.where(x < 0, below, above).to(x.dtype),
+        slope=lambda x: either(x < 0, below, above, x),
         convex_first=below <= above,
         kinked=(below, above),
     )
