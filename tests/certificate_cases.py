@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from holdfast.curvature.two_layer import TwoLayerCurvature
+from holdfast.families.two_layer.curvature import TwoLayerCurvature
 from holdfast.losses import CrossEntropy, Hinge, Huber, Loss, Squared
 from holdfast.networks import TwoLayer
 from holdfast.threats import LpBall, Threat

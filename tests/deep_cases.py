@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from holdfast.curvature.base import RoundCurvature
-from holdfast.curvature.deep import DeepCurvature
+from holdfast.curvature.lower_model import Radius, largest, per_ball
+from holdfast.families.dense.curvature import DeepCurvature
 from holdfast.networks import Dense
 from holdfast.trace import LowerModel
-from holdfast.trace.lower_model import Radius, largest, per_ball
 
 DOUBLE = torch.float64
 
@@ -137,7 +137,7 @@ def bound_at(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Ten
              curvature: DeepCurvature | None = None, *, prepared: bool = False) -> RoundCurvature:  # fmt: skip
     """The curvature of one round at the network's weights, for the ball about its start; ``prepared`` as in training."""
     found = (curvature or DeepCurvature()).within(net, initial, radius)
-    found = found.prepared(net, points, slopes) if prepared else found
+    found = found.prepared(net, initial, points, lambda outputs: slopes) if prepared else found
     return found.round(net, points, slopes, reach=largest(radius))
 
 

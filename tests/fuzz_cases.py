@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import holdfast as hf
-from holdfast.curvature import curvature_for
+from holdfast.families import curvature_for
 from holdfast.losses import CrossEntropy, Hinge, Huber, Loss, Squared
 from holdfast.networks import Dense, TwoLayer
 

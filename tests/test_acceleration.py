@@ -8,13 +8,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization
 
-from holdfast.acceleration import closed_form, enabled, is_enabled, outputs, products, recognise
+from holdfast import _products
+from holdfast.acceleration import closed_form, enabled, is_enabled, outputs, recognise
 from holdfast.acceleration.layers import IMAGES
-from holdfast.acceleration.wide import BLOCK
 from holdfast.attacks import PGD
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.modes import attacking
 from holdfast.errors import InputError
+from holdfast.families.two_layer.closed_form import BLOCK
 from holdfast.losses import CrossEntropy
 from holdfast.networks import Activation, Dense, MNISTConv, TwoLayer
 from holdfast.networks.activations import ACTIVATIONS, RELU
@@ -400,8 +401,8 @@ def test_products_by_either_library(monkeypatch, shape, dtype, rng):
     exact = x.double() @ weight.double().T + bias.double()
     unit = torch.finfo(dtype).eps
     for faster in (False, True):
-        monkeypatch.setattr(products, "_onednn_is_faster", lambda: faster)  # noqa: B023
-        made = products.product(x, weight, bias)
+        monkeypatch.setattr(_products, "_onednn_is_faster", lambda: faster)  # noqa: B023
+        made = _products.product(x, weight, bias)
         assert made.dtype == dtype
         assert (made - exact).abs().max() <= 10 * unit * math.sqrt(inputs) * exact.abs().max()
 
@@ -414,27 +415,27 @@ def test_a_library_that_rounds_more_is_not_used(monkeypatch, rng):
         raise AttributeError("no such operator")
 
     x, weight = (torch.randn(128, 128, generator=rng) for _ in range(2))
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(_products, "_onednn_is_faster", lambda: True)
     for bad in (coarse, missing):
-        products._is_accurate.cache_clear()
-        monkeypatch.setattr(products, "_onednn", bad)
-        assert torch.equal(products.product(x, weight), x @ weight.T)
-    products._is_accurate.cache_clear()
+        _products._is_accurate.cache_clear()
+        monkeypatch.setattr(_products, "_onednn", bad)
+        assert torch.equal(_products.product(x, weight), x @ weight.T)
+    _products._is_accurate.cache_clear()
 
 
 def test_a_lowered_precision_is_left_to_torch(monkeypatch, rng):
     """Who lowers the precision of torch's products gets torch's products."""
     x, weight = (torch.randn(128, 128, generator=rng) for _ in range(2))
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_is_accurate", lambda *shape: True)
-    monkeypatch.setattr(products, "_onednn", lambda *operands: pytest.fail("oneDNN was called"))
+    monkeypatch.setattr(_products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(_products, "_is_accurate", lambda *shape: True)
+    monkeypatch.setattr(_products, "_onednn", lambda *operands: pytest.fail("oneDNN was called"))
     with pytest.raises(pytest.fail.Exception):
-        products.product(x, weight)
+        _products.product(x, weight)
     setting = torch.backends.mkldnn.matmul
     before = setting.fp32_precision
     try:
         setting.fp32_precision = "bf16"
-        products.product(x, weight)
+        _products.product(x, weight)
     finally:
         setting.fp32_precision = before
 
@@ -485,18 +486,18 @@ def test_outputs_alone_are_those_of_the_model() -> None:
 def test_products_of_slices_are_those_of_copies(monkeypatch):
     """oneDNN takes far longer for slices, so it never sees one."""
     seen = []
-    inner = products._onednn
+    inner = _products._onednn
 
     def checked(x, weight, bias):
         seen.extend(matrix.is_contiguous() or matrix.T.is_contiguous() for matrix in (x, weight))
         return inner(x, weight, bias)
 
     x, weight = torch.randn(70, 300), torch.randn(200, 300)
-    if not products._is_accurate(128, 128, 200):
+    if not _products._is_accurate(128, 128, 200):
         pytest.skip("torch without oneDNN")
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "_onednn", checked)
-    cut = products.product(x[:, 100:228], weight[:, 100:228])
+    monkeypatch.setattr(_products, "_onednn_is_faster", lambda: True)
+    monkeypatch.setattr(_products, "_onednn", checked)
+    cut = _products.product(x[:, 100:228], weight[:, 100:228])
     assert seen
     assert all(seen)
-    assert torch.equal(cut, products.product(x[:, 100:228].contiguous(), weight[:, 100:228].contiguous()))
+    assert torch.equal(cut, _products.product(x[:, 100:228].contiguous(), weight[:, 100:228].contiguous()))

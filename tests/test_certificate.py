@@ -37,16 +37,18 @@ from holdfast.certificates import (
     certify_trace,
     frozen_pass,
 )
-from holdfast.certificates.anchors import Anchor, Duals
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.convergence import conclude
-from holdfast.certificates.frozen import _anchors, pass_candidate
-from holdfast.certificates.tightening import best_anchor, evaluate, tighten
-from holdfast.curvature import LocalLinearity, TwoLayerCurvature
+from holdfast.certificates.frozen import pass_candidate
+from holdfast.curvature import LocalLinearity
 from holdfast.errors import InputError
+from holdfast.families import Pass, TwoLayerCurvature
+from holdfast.families.exact import fingerprints, fixed_parts
+from holdfast.families.two_layer.anchors import Anchor, Duals
+from holdfast.families.two_layer.family import anchors_of
+from holdfast.families.two_layer.tightening import best_anchor, evaluate, tighten
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense, TwoLayer
-from holdfast.networks.exact import fingerprints, fixed_parts
 from holdfast.threats import LpBall, Threat
 from holdfast.trace import Evaluated, Trace, TraceRecorder
 
@@ -288,12 +290,21 @@ def test_linear_network_is_certified_to_the_optimum(norm: str, radius: float) ->
         assert found.gap < 3e-4
 
 
+def anchors_at(passed: FrozenPass, reach: float, *, per_unit: bool) -> Callable[[float], Anchor]:
+    network, points = passed.core.network, passed.points
+    given = Pass(
+        initial=passed.initial, points=points.points, labels=points.y, weights=passed.weights, outputs=passed.outputs,
+        loss=passed.loss, curvature=passed.curvature, proved=passed.proved,
+    )  # fmt: skip
+    return anchors_of(network, given, reach, per_unit=per_unit)
+
+
 def test_linear_window_of_a_frozen_pass_equals_the_anchors() -> None:
     """Two routes: the recorder's sums and the anchors' formula, at the pass's own weights."""
     for activation in ("identity", "softplus", "relu", "relu2", "gelu"):
         net, start, x, y, loss = case(activation, "signed", loss=LOSSES["smoothed"])
         passed = frozen(net, start, x, y, loss)
-        anchor = _anchors(passed, 2.0, per_unit=False)(1.0)
+        anchor = anchors_at(passed, 2.0, per_unit=False)(1.0)
         direct = anchor.lower_model(anchor.start(passed.outputs))
         recorder = TraceRecorder(
             passed.model, passed.points.x, y, THREAT, loss, curvature=TwoLayerCurvature(), radius=2.0
@@ -318,7 +329,7 @@ def anchored(
     net, start, x, y, used = case(activation, shape, loss=LOSSES[loss], count=7)
     passed = frozen(net, start, x, y, used)
     copies = Copies(net, {"weight": start}, passed.points.points, y, used)
-    return _anchors(passed, 2.0, per_unit=per_unit)(theta), passed, copies
+    return anchors_at(passed, 2.0, per_unit=per_unit)(theta), passed, copies
 
 
 def random_duals(anchor: Anchor, outputs: Tensor, draw: torch.Generator, spread: float) -> Duals:
@@ -431,7 +442,7 @@ def test_tightening_does_raise_the_bound() -> None:
 def test_search_for_the_anchor_never_ends_below_its_start() -> None:
     net, start, x, y, loss = case("softplus", radius=4.0)
     passed = frozen(net, start, x, y, loss)
-    at = _anchors(passed, 4.0, per_unit=False)
+    at = anchors_at(passed, 4.0, per_unit=False)
     own, nearer = (evaluate(at(theta), Duals(h=passed.outputs), 4.0).bound.value for theta in (1.0, 0.85))
     assert best_anchor(at, passed.outputs, 4.0, 1).bound.value == own
     assert best_anchor(at, passed.outputs, 4.0, 30).bound.value >= max(own, nearer)

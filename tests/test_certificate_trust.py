@@ -18,15 +18,16 @@ from holdfast.certificates import certify, certify_trace, frozen_pass
 from holdfast.certificates.certificate import LowerBound
 from holdfast.certificates.convergence import attacked_points, conclude
 from holdfast.certificates.upper import verified_loss
-from holdfast.curvature import LocalLinearity, TwoLayerCurvature, curvature_for
+from holdfast.curvature import LocalLinearity
 from holdfast.curvature.base import Curvature
+from holdfast.curvature.lower_model import Block, LowerModel, ball_minimum
 from holdfast.errors import InputError
+from holdfast.families import TwoLayerCurvature, curvature_for
+from holdfast.families.exact import fingerprints, fixed_parts
 from holdfast.losses import LOSSES, CrossEntropy, Hinge, Loss, Squared, broken_claim
 from holdfast.networks import Dense, TwoLayer
-from holdfast.networks.exact import fingerprints, fixed_parts
 from holdfast.threats import LpBall, Threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
-from holdfast.trace.lower_model import Block, LowerModel, ball_minimum
 
 THREAT = LpBall("2", 0.2)
 ATTACK = PGD(steps=5)
@@ -330,7 +331,7 @@ def test_a_loss_at_its_least_value_has_no_gap() -> None:
 
 def raised(amount: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault in the proof: every two-layer lower model is too high by so much."""
-    from holdfast.certificates import anchors
+    from holdfast.families.two_layer import anchors
 
     right = anchors.Anchor.lower_model
 

@@ -22,9 +22,10 @@ from certificate_cases import (
     one_round,
     random_moves,
 )
-from holdfast.curvature import LocalLinearity, TwoLayerCurvature, curvature_for
-from holdfast.curvature.two_layer import kink_widths, weighted_grams
+from holdfast.curvature import LocalLinearity
 from holdfast.errors import InputError
+from holdfast.families import TwoLayerCurvature, curvature_for
+from holdfast.families.two_layer.curvature import kink_widths, weighted_grams
 from holdfast.losses import CrossEntropy, Hinge
 from holdfast.networks import TwoLayer
 from holdfast.networks.activations import ACTIVATIONS, Activation

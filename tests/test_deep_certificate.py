@@ -11,16 +11,17 @@ from torch import Tensor
 import holdfast as hf
 from certificate_cases import LOSSES, record_round
 from deep_cases import DOUBLE, climbed, draws, lower_at, move, normal, starts
-from holdfast.certificates.deep import CENTRES, deep_lower_model
-from holdfast.curvature import DeepCurvature
+from holdfast.curvature import Curvature
+from holdfast.curvature.lower_model import Radius, per_ball
 from holdfast.errors import InputError
+from holdfast.families import DeepCurvature, Pass
+from holdfast.families.dense.lower_model import CENTRES, deep_lower_model
 from holdfast.jobs.certify import certify_run
 from holdfast.jobs.selection import keep_examples
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense
 from holdfast.threats import LpBall
-from holdfast.trace import FrozenPoints, LowerModel, TraceRecorder
-from holdfast.trace.lower_model import Radius, per_ball
+from holdfast.trace import LowerModel, TraceRecorder
 from holdfast.trace.trace import Trace, load_trace, save_trace
 
 THREAT = LpBall("2", 10.0)
@@ -128,26 +129,30 @@ def test_passes_with_a_radius_a_layer_lie_below_the_loss_at_every_centre(
     move(net, initial, 0.3, draws(1))
     x, y = examples(classes, count=5, seed=depth)
     weights = torch.softmax(normal(draws(4), len(y)), 0)
-    points = FrozenPoints(x=x, points=x, y=y)
-    with torch.no_grad():
-        outputs = net(x)
     for centre in CENTRES:
-        lower = deep_lower_model(
-            net,
-            DeepCurvature(tune=False),
-            initial,
-            points,
-            outputs,
-            weights,
-            LOSSES[loss],
-            radii,
-            centres=(centre,),
-        )
+        passed = passed_at(net, initial, x, y, weights, LOSSES[loss], DeepCurvature(tune=False))
+        lower = deep_lower_model(net, DeepCurvature(tune=False), passed, radii, centres=(centre,))
         assert lower.radii == radii
         excess = worst_excess(
             net, initial, x, y, LOSSES[loss], lower, radii, depth, climbing=1, steps=15, weights=weights
         )
         assert excess <= 1e-12
+
+
+def passed_at(
+    net: Dense,
+    initial: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    loss: Loss,
+    curvature: Curvature,
+) -> Pass:
+    with torch.no_grad():
+        outputs = net(x)
+    return Pass(
+        initial=initial, points=x, labels=y, weights=weights, outputs=outputs, loss=loss, curvature=curvature, proved=True
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("centre", CENTRES)
@@ -159,12 +164,8 @@ def test_a_pass_expanded_anywhere_lies_below_the_loss(depth: int, classes: int, 
     move(net, initial, 0.9, draws(1))
     x, y = examples(classes, seed=depth)
     weights = torch.full((len(y),), 1 / len(y), dtype=DOUBLE)
-    points = FrozenPoints(x=x, points=x, y=y)
-    with torch.no_grad():
-        outputs = net(x)
-    lower = deep_lower_model(
-        net, DeepCurvature(), initial, points, outputs, weights, CrossEntropy(), radius, centres=(centre,)
-    )
+    passed = passed_at(net, initial, x, y, weights, CrossEntropy(), DeepCurvature())
+    lower = deep_lower_model(net, DeepCurvature(), passed, radius, centres=(centre,))
     assert worst_excess(net, initial, x, y, CrossEntropy(), lower, radius, 0, climbing=2) <= 1e-12
     if centre == 1.0:
         here = [net.get_parameter(n).detach() - initial[n] for n in initial]

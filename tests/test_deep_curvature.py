@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import holdfast.curvature.deep as deep
-import holdfast.curvature.deep_norms as deep_norms
-import holdfast.curvature.deep_products as deep_products
+import holdfast.families.dense.curvature as deep
+import holdfast.families.dense.norms as deep_norms
+import holdfast.families.dense.products as deep_products
 from deep_cases import DOUBLE, bound_at, draws, normal, problem, quadratic, remainder, worst_ratio
-from holdfast.curvature import DeepCurvature, LocalLinearity, curvature_for
-from holdfast.curvature.deep_expansion import constants_of, expand, norms_bound, start_of
-from holdfast.curvature.deep_knobs import Knobs
+from holdfast.curvature import LocalLinearity
 from holdfast.curvature.grams import RowSums
 from holdfast.curvature.spectral import norm_bound
 from holdfast.errors import InputError
+from holdfast.families import DeepCurvature, curvature_for
+from holdfast.families.dense.expansion import constants_of, expand, norms_bound, start_of
+from holdfast.families.dense.knobs import Knobs
 from holdfast.networks import Dense
 from holdfast.networks.activations import activation_named
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from holdfast.curvature import DeepCurvature, LocalLinearity, TwoLayerCurvature, curvature_for
+from holdfast.curvature import LocalLinearity
 from holdfast.errors import InputError
+from holdfast.families import DeepCurvature, TwoLayerCurvature, curvature_for
+from holdfast.families.exact import exact_core, fingerprints, first_difference, fixed_parts, why_not_exact
 from holdfast.losses import CrossEntropy
 from holdfast.networks import Dense, TwoLayer
 from holdfast.networks.activations import SOFTPLUS, Activation
-from holdfast.networks.exact import exact_core, fingerprints, first_difference, fixed_parts, why_not_exact
 from holdfast.theory.spec import spec_of
 from holdfast.threats import LpBall, is_ball
 from holdfast.trace import TraceRecorder

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from holdfast.trace.lower_model import Block, LowerModel, ball_minimum, by_group, curved
+from holdfast.curvature.lower_model import Block, LowerModel, ball_minimum, by_group, curved
 
 DOUBLE = torch.float64
 

@@ -24,8 +24,9 @@ from certificate_cases import (
     record_round,
     worst_slack,
 )
-from holdfast.curvature import Curvature, LocalLinearity, TwoLayerCurvature
+from holdfast.curvature import Curvature, LocalLinearity
 from holdfast.errors import InputError
+from holdfast.families import TwoLayerCurvature
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import TwoLayer
 from holdfast.threats import LpBall

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import holdfast as hf
-from holdfast.curvature.two_layer import TwoLayerCurvature
+from holdfast.curvature.lower_model import Block, ball_minimum
+from holdfast.families.two_layer.curvature import TwoLayerCurvature
 from holdfast.losses import Hinge, Huber, Squared
 from holdfast.networks import TwoLayer
 from holdfast.theory.capacity import _above, forced_width, shattered_coordinates
 from holdfast.theory.optimal.finite import FiniteProblem
 from holdfast.theory.projected import excluded
 from holdfast.theory.sign_patterns import log2_labellings
-from holdfast.trace.lower_model import Block, ball_minimum
 
 DOUBLE = torch.float64
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from holdfast.curvature import spectral
-from holdfast.curvature.deep_expansion import Expansion, Start, constants_of, expand, reaches
-from holdfast.curvature.deep_knobs import first_knobs
-from holdfast.curvature.deep_layered import _handed, _third, layered
-from holdfast.curvature.deep_norms import Scaled, scaled_norms
-from holdfast.curvature.deep_products import Third
+from holdfast.families.dense.expansion import Expansion, Start, constants_of, expand, reaches
+from holdfast.families.dense.knobs import first_knobs
+from holdfast.families.dense.layered import _handed, _third, layered
+from holdfast.families.dense.norms import Scaled, scaled_norms
+from holdfast.families.dense.products import Third
 from holdfast.networks import Dense
 from holdfast.networks.activations import activation_named
 

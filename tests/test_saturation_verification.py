@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import holdfast as hf
+from holdfast.families.two_layer.second_order import DERIVATIVES, largest_quadratic
 from holdfast.networks import TwoLayer
 from holdfast.verification import relaxations, scalars
 from holdfast.verification.graph import Maximum
 from holdfast.verification.pooling import pool_lines
 from holdfast.verification.region import region_of
-from holdfast.verification.second_order import DERIVATIVES, largest_quadratic, second_order_margins
+from holdfast.verification.second_order import second_order_margins
 
 DOUBLE = torch.float64
 

@@ -3,7 +3,7 @@
 import torch
 from mpmath import mpf
 
-from holdfast.curvature import curvature_for
+from holdfast.families import curvature_for
 from holdfast.losses import CrossEntropy
 from holdfast.networks import TwoLayer
 from holdfast.threats import LpBall

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from certificate_cases import draws, examples, network, normal, one_round, record_round
-from holdfast.curvature import TwoLayerCurvature
 from holdfast.errors import RunFolderError
+from holdfast.families import TwoLayerCurvature
+from holdfast.families.exact import fingerprints
 from holdfast.losses import CrossEntropy
-from holdfast.networks.exact import fingerprints
 from holdfast.threats import LpBall
 from holdfast.trace import (
     Block,

@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from holdfast.attacks import PGD, CleanAttack
-from holdfast.curvature import curvature_for
 from holdfast.errors import InputError, NonFiniteLossError
+from holdfast.families import curvature_for
 from holdfast.losses import CrossEntropy, Loss, Squared
 from holdfast.networks import Dense, TwoLayer
 from holdfast.runs import Run

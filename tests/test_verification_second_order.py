@@ -6,9 +6,9 @@ from torch import nn
 
 import holdfast as hf
 from holdfast.errors import InputError
+from holdfast.families.two_layer.second_order import DERIVATIVES, largest_quadratic
 from holdfast.networks.activations import activation_named
 from holdfast.verification import verify
-from holdfast.verification.second_order import DERIVATIVES, largest_quadratic
 from verification_cases import margins
 
 FEATURES = 6

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast._products import product
 from holdfast.acceleration.layers import (
     Affine,
     Convolution,
@@ -25,7 +26,6 @@ from holdfast.acceleration.layers import (
     channels_last,
     run_values,
 )
-from holdfast.acceleration.products import product
 from holdfast.acceleration.recognise import Stack, closed_form
 
 Images = Float[Tensor, "batch _ _ _"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.acceleration.products import product
+from holdfast._products import product
 
 ops = torch.ops.aten
 Pair = tuple[int, int]

@@ -28,18 +28,13 @@ from holdfast.acceleration.layers import (
     run_values,
 )
 from holdfast.acceleration.switch import is_enabled
-from holdfast.acceleration.wide import DenseForm, Slopes, TwoLayerForm
-from holdfast.networks.conv import MNISTConv
-from holdfast.networks.dense import Dense
-from holdfast.networks.exact import why_not_exact
-from holdfast.networks.two_layer import TwoLayer
+from holdfast.families.base import ClosedForm, Family, Slopes
+from holdfast.families.exact import exact_core
+from holdfast.families.registry import known_as, registered
 
 LEAST_WORK = 2**24  # multiplications a pass below which autograd's own time is as short
 
-Closed = Callable[[Tensor, Slopes], tuple[Tensor, Tensor]]
-"""``closed(points, slopes)``: the outputs, and the gradient in the points when ``slopes(outputs)`` is that in the outputs."""
-
-_WIDE: dict[type[nn.Module], Callable[..., Closed]] = {TwoLayer: TwoLayerForm, Dense: DenseForm}
+Closed = ClosedForm
 _Value = Callable[[Tensor], Tensor]
 _Back = Callable[[Tensor, Tensor, Tensor], Tensor]
 _POINTWISE: dict[type[nn.Module], Callable[[Any], tuple[_Value, _Back]]] = {
@@ -70,10 +65,11 @@ def _methods(kind: type[nn.Module]) -> tuple[Any, Any]:
 
 
 _OTHERS = (
-    nn.Sequential, nn.Identity, nn.Dropout, nn.Linear, nn.ReLU, nn.Flatten, nn.Conv2d, nn.MaxPool2d, MNISTConv, nn.ParameterList,
+    nn.Sequential, nn.Identity, nn.Dropout, nn.Linear, nn.ReLU, nn.Flatten, nn.Conv2d, nn.MaxPool2d,
+    *(known.network for known in registered() if not isinstance(known, Family)),
 )  # fmt: skip
 # What each class did when this module was imported: a class whose methods were replaced since is not known.
-_KNOWN = {kind: _methods(kind) for kind in (*_OTHERS, *_POINTWISE, *_WIDE)}
+_KNOWN = {kind: _methods(kind) for kind in (*_OTHERS, *_POINTWISE)}
 # Names that an instance must not bear itself, since they would hide its methods.
 _METHODS = {kind: {name for name in dir(kind) if callable(getattr(kind, name))} for kind in _KNOWN}
 
@@ -81,7 +77,7 @@ _METHODS = {kind: {name for name in dir(kind) if callable(getattr(kind, name))} 
 def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
     """The model's closed form for such points, or ``None``: acceleration is off, or autograd is the safe way.
 
-    Recognised, on a CPU in float32 and float64: `TwoLayer`, `Dense`, `MNISTConv`, and `nn.Sequential` (also nested) of linear
+    Recognised, on a CPU in float32 and float64: networks of families that have one, `MNISTConv`, and `nn.Sequential` (also nested) of linear
     layers, 2-d convolutions, max-pooling, flattening and the usual activations, of exactly these types, without hooks,
     parametrisations, replaced methods or compiled calls, outside autocast, where there is work enough to gain from it. It reads
     the model's weights anew in every call and keeps nothing.
@@ -90,10 +86,13 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
         return None
     if torch.is_autocast_enabled("cpu") or torch_module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
-    if len(points) * _weights(model, points) < LEAST_WORK or not _is_known(model, points.dtype):
+    if len(points) * _weights(model, points) < LEAST_WORK:
         return None
-    if isinstance(model, Dense | TwoLayer):
-        return None if why_not_exact(model) else _WIDE[type(model)](model=model)
+    core = exact_core(model)
+    if core is not None and type(model) is core.family.network:
+        return core.family.closed_form(model) if _tensors_are_plain(model, points.dtype) else None
+    if not _is_known(model, points.dtype):
+        return None
     layers = _layers(model, points)
     return None if layers is None else Stack(layers=_in_portions(tuple(_arranged(layers))))
 
@@ -141,6 +140,13 @@ def _weights(module: nn.Module, points: Tensor) -> int:
     return own + sum(_weights(part, points) for part in module._modules.values() if part is not None)
 
 
+def _tensors_are_plain(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether all its tensors, also those of its lists, are plain ones of this type."""
+    return all(
+        _plain(tensor) and tensor.dtype == dtype for tensor in (*module.parameters(), *module.buffers())
+    )
+
+
 def _is_known(module: nn.Module, dtype: torch.dtype) -> bool:
     """Whether it and all in it are of known types, with their own methods and no hooks, and plain tensors of this type."""
     kind = type(module)
@@ -152,11 +158,7 @@ def _is_known(module: nn.Module, dtype: torch.dtype) -> bool:
         and not module._forward_pre_hooks
         and not module._backward_hooks
         and not module._backward_pre_hooks
-        and all(
-            tensor is None or (_plain(tensor) and tensor.dtype == dtype)
-            for tensors in (module._parameters, module._buffers)
-            for tensor in tensors.values()
-        )
+        and _tensors_are_plain(module, dtype)
         and all(part is not None and _is_known(part, dtype) for part in module._modules.values())
     )
 
@@ -166,9 +168,12 @@ def _layers(model: nn.Module, points: Tensor) -> list[Layer] | None:
     found: list[Layer] = []
     dimensions = points.ndim
     parts: Iterator[nn.Module]
-    if isinstance(model, MNISTConv):
-        found.append(Reshape(shape=(model.channels, model.size, model.size)))
-        dimensions, parts = 4, _parts(model.body)
+    known = known_as(model)
+    stack = None if known is None else known.stack(model)
+    if stack is not None:
+        shape, body = stack
+        found.append(Reshape(shape=shape))
+        dimensions, parts = 1 + len(shape), _parts(body)
     else:
         parts = _parts(model)
     for part in parts:

@@ -35,8 +35,8 @@ from holdfast.acceleration import closed_form
 from holdfast.attacks._logits import refuse_probabilities
 from holdfast.attacks.modes import Mode, attacking, in_mode
 from holdfast.errors import HoldfastError, InputError
+from holdfast.families.exact import exact_core
 from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss, correct, finite
-from holdfast.networks.exact import exact_core
 from holdfast.threats import THREAT, LpBall, Threat, as_threat
 from holdfast.threats.base import Points
 
@@ -395,9 +395,7 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
             f" {len(x)}; check its weights."
         )
     _check_range("labels", y, outputs)
-    if (
-        exact_core(model) is None
-    ):  # the library's own networks end in a linear layer, whatever range they fill
+    if exact_core(model) is None:  # networks with a proof end in a linear layer, whatever range they fill
         with torch.no_grad():
             refuse_probabilities(partial(_tensors.answers, model), x, outputs)
     return outputs

@@ -38,13 +38,14 @@ from holdfast.certificates.frozen import (
 )
 from holdfast.certificates.tripwire import contradiction
 from holdfast.certificates.upper import verified_loss
-from holdfast.curvature import Curvature, curvature_for
+from holdfast.curvature import Curvature
+from holdfast.curvature.lower_model import Radius, largest, per_ball, scaled
 from holdfast.errors import InputError
+from holdfast.families import curvature_for
+from holdfast.families.exact import fingerprints, first_difference
 from holdfast.losses import LOSS, Loss, as_loss
-from holdfast.networks.exact import fingerprints, first_difference
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
-from holdfast.trace.lower_model import Radius, largest, per_ball, scaled
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0)
 """Shares of the radius at which the bound is read off besides."""

@@ -4,7 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,21 +12,17 @@ from torch import Tensor, nn
 
 from holdfast._arguments import as_labels, as_weights
 from holdfast._tensors import batches, chunks
-from holdfast.certificates.anchors import Anchor
 from holdfast.certificates.certificate import LowerBound
-from holdfast.certificates.deep import CENTRES, deep_lower_model
-from holdfast.certificates.tightening import best_anchor, tighten
-from holdfast.curvature import Curvature, DeepCurvature
-from holdfast.curvature.two_layer import in_float64
+from holdfast.curvature import Curvature
+from holdfast.curvature.lower_model import LowerModel, Radius, largest
+from holdfast.curvature.rounding import Rounding
 from holdfast.errors import InputError
+from holdfast.families.base import Pass
+from holdfast.families.exact import Core, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.losses import Loss, broken_claim
-from holdfast.networks import TwoLayer
-from holdfast.networks.exact import Core, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
-from holdfast.trace import Evaluated, FrozenPoints, Rounding, TraceRecorder, Window
-from holdfast.trace.lower_model import LowerModel, Radius, largest
+from holdfast.trace import Evaluated, FrozenPoints, TraceRecorder, Window
 from holdfast.trace.soundness import probed_fault
-from holdfast.trace.window import two_layer_rounding
 from holdfast.training.ball import ParameterBall
 
 BATCH = 512
@@ -93,21 +89,17 @@ class FrozenPass:
         slopes = self.loss.slope(outputs, self.points.y).norm(dim=1)
         sizes = self.loss(outputs, self.points.y).abs() + slopes * outputs.norm(dim=1)
         slope, size = float((slopes * self.weights).sum()), float((sizes * self.weights).sum())
-        network = self.core.network
-        if isinstance(self.curvature, DeepCurvature):
-            return Rounding(
-                unit=2.0**-53, width=network.width, examples=n, slope=slope, loss=size, distance=distance,
-                input_norm=float(self.points.points.flatten(1).norm(dim=1).max()),
-                amplitude=self.curvature.amplitude(self.model, self.initial, distance),
-            )  # fmt: skip
-        if not isinstance(network, TwoLayer):
-            raise RuntimeError("a two-layer bound was given to another network")
-        start = math.sqrt(sum(float(w.square().sum()) for w in self.initial.values()))
-        norms = [in_float64(network, part).norm(dim=1).max() for part in batches(self.points.points, BATCH)]
-        return two_layer_rounding(
-            network, examples=n, slope=slope, loss=size, input_norm=float(torch.stack(norms).max()), start_norm=start,
+        core = self.core
+        norms = [core.family.input_norms(core.network, x).max() for x in batches(self.points.points, BATCH)]
+        return core.family.rounding(
+            core.network,
+            core.own(self.initial),
+            examples=n,
+            slope=slope,
+            loss=size,
+            input_norm=float(torch.stack(norms).max()),
             distance=distance,
-        )  # fmt: skip
+        )
 
     @property
     def surrogate_loss(self) -> float:
@@ -176,7 +168,7 @@ def frozen_pass(
 def _rows(model: nn.Module) -> int:
     """Rows a chunk: a (rows, width) array in float64 of at most 256 MiB."""
     core = exact_core(model)
-    return BATCH if core is None else max(1, 2**25 // core.network.width)
+    return BATCH if core is None else max(1, 2**25 // max(1, core.family.sizes(core.network).units))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,66 +205,33 @@ def pass_candidate(
     per_unit: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Candidate | str:
-    """The lower model of this pass, for two layers tightened at ``radius`` over anchors and duals; else why there is none."""
-    if isinstance(passed.curvature, DeepCurvature):
-        return Candidate(
-            lower=deep_lower_model(
-                passed.model, passed.curvature, passed.initial, passed.points, passed.outputs, passed.weights,
-                passed.loss, radius, centres=CENTRES if evaluations > 1 else CENTRES[:1], progress=progress,
-            ),
-            rounding=passed.rounding, source=f"a pass at {passed.weights_name}, expanded where best",
-        )  # fmt: skip
-    radius = largest(radius)  # one ball
-    if not (
-        passed.proved and isinstance(passed.core.network, TwoLayer) and not passed.core.network.train_output
-    ):
-        window = _recorded(passed, radius)
-        if window.void or window.lower is None:
-            return window.void or "the frozen pass yielded no lower model"
-        return Candidate(
-            lower=window.lower, rounding=window.rounding, source=f"a pass at {passed.weights_name}"
+    """The lower model of this pass: the best that the network's family makes of it, else the pass as one round; or why there is none."""
+    core = exact_core(passed.model)
+    if core is not None and type(passed.curvature) is type(core.family.curvature()):
+        points = passed.points
+        given = Pass(
+            initial=core.own(passed.initial),
+            points=points.points,
+            labels=points.y,
+            weights=passed.weights,
+            outputs=passed.outputs,
+            loss=passed.loss,
+            curvature=passed.curvature,
+            proved=passed.proved,
         )
-    found = best_anchor(
-        _anchors(passed, radius, per_unit=False), passed.outputs, radius, evaluations, progress
-    )
-    word = "tightened" if evaluations > 1 else "as it stands"
-    if per_unit:
-        # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
-        anchor = _anchors(passed, radius, per_unit=True)(found.theta)
-        finer = tighten(anchor, found.duals, radius, evaluations=max(1, evaluations // 2), progress=progress)
-        found, word = replace(finer, theta=found.theta), f"{word} with a matrix a unit"
-    # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
-    return Candidate(
-        lower=found.lower,
-        rounding=passed.rounding_at(found.duals.h),
-        source=f"a pass at {passed.weights_name}, {word}, expanded at {found.theta:.2g} of the way",
-    )
-
-
-def _anchors(passed: FrozenPass, radius: float, *, per_unit: bool) -> Callable[[float], Anchor]:
-    model = passed.core.network
-    if not isinstance(model, TwoLayer):
-        raise TypeError("anchors are for two-layer networks")
-    start = passed.core.own(passed.initial)["weight"]
-    move = model.weight.detach() - start
-    z = torch.cat([in_float64(model, part) for part in batches(passed.points.points, BATCH)])
-
-    def at(theta: float) -> Anchor:
-        network = copy.copy(model)
-        network._parameters = dict(model._parameters)
-        network.weight = nn.Parameter(start + theta * move, requires_grad=False)
-        return Anchor(
-            network,
-            theta * move,
-            z,
-            passed.points.y,
-            passed.weights,
-            passed.loss,
-            reach=radius,
-            per_unit=per_unit,
+        found = core.family.expanded(
+            core.network, given, radius, evaluations=evaluations, per_unit=per_unit, progress=progress
         )
-
-    return at
+        if found is not None:
+            return Candidate(
+                lower=found.lower,
+                rounding=passed.rounding_at(found.outputs),
+                source=f"a pass at {passed.weights_name}, {found.how}",
+            )
+    window = _recorded(passed, largest(radius))
+    if window.void or window.lower is None:
+        return window.void or "the frozen pass yielded no lower model"
+    return Candidate(lower=window.lower, rounding=window.rounding, source=f"a pass at {passed.weights_name}")
 
 
 def _recorded(passed: FrozenPass, radius: float) -> Window:

@@ -1,13 +1,13 @@
-"""How wide a two-layer network must be for its certificate to close, told from the kernel limit's solution before anything is trained."""
+"""How wide a network must be for its certificate to close, told from the kernel limit's solution before anything is trained."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from holdfast.curvature import TwoLayerCurvature
 from holdfast.errors import InputError
-from holdfast.networks import TwoLayer
+from holdfast.families.exact import exact_core, why_not_exact
 from holdfast.theory.optimal import Solution
 
 WIDE = 100.0
@@ -62,18 +62,25 @@ class CurvatureTerm:
         return math.exp(high)
 
 
-def curvature_term(model: TwoLayer, solution: Solution) -> CurvatureTerm:
+def curvature_term(model: nn.Module, solution: Solution) -> CurvatureTerm:
     """The term of networks like ``model``, at any width, for a solution in their kernel's space.
 
     Args:
-        model: a two-layer network at its start, of any width (a few hundred units do).
+        model: a network at its start, of any width (a few hundred units do), whose family knows how its curvature falls with the width.
         solution: of `holdfast.theory.optimal_robust_loss` with ``ntk(model)``, radius > 0.
+
+    Raises:
+        InputError: no such network.
     """
-    found = TwoLayerCurvature().round(
-        model,
-        solution.points.to(model.weight.dtype),
-        solution.dual.to(model.weight.dtype),
-        reach=solution.radius,
+    core = exact_core(model)
+    power = why_not_exact(model) if core is None else core.family.width_power(core.network)
+    if core is None or isinstance(power, str):
+        raise InputError(
+            f"model must be a network whose curvature is known to fall with its width, but {power}; pass a TwoLayer."
+        )
+    dtype = next(core.network.parameters()).dtype
+    found = core.family.curvature().round(
+        core.network, solution.points.to(dtype), solution.dual.to(dtype), reach=solution.radius
     )
     eigenvalue = 0.0
     for block in found.balls[0]:
@@ -84,8 +91,8 @@ def curvature_term(model: TwoLayer, solution: Solution) -> CurvatureTerm:
     return CurvatureTerm(
         radius=solution.radius,
         slope=solution.slope,
-        width=model.width,
+        width=core.family.sizes(core.network).units,
         eigenvalue=eigenvalue,
         slack=0.0 if found.slack is None else float(found.slack),
-        power=1 / 6 if model.activation.kink else 1 / 2,
+        power=power,
     )

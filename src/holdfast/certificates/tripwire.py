@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast._tensors import applied, batches
 from holdfast.certificates.frozen import BATCH, Candidate, FrozenPass
-from holdfast.trace.lower_model import Radius, per_ball
+from holdfast.curvature.lower_model import Radius, per_ball
 from holdfast.training.ball import ParameterBall
 
 STEPS = 4

@@ -1,9 +1,18 @@
-"""How far a network departs from its tangent: proved for dense networks of any depth, taken as 0 (an estimate) elsewhere."""
+"""How far networks depart from their tangents: what all families share, and the local-linearity estimate for any network."""
+
+import importlib
+from typing import Any
 
 from holdfast.curvature.base import BlockCurvature as BlockCurvature
 from holdfast.curvature.base import Curvature as Curvature
 from holdfast.curvature.base import RoundCurvature as RoundCurvature
-from holdfast.curvature.choose import curvature_for as curvature_for
-from holdfast.curvature.deep import DeepCurvature as DeepCurvature
 from holdfast.curvature.linearity import LocalLinearity as LocalLinearity
-from holdfast.curvature.two_layer import TwoLayerCurvature as TwoLayerCurvature
+
+_OF_FAMILIES = ("DeepCurvature", "TwoLayerCurvature", "curvature_for")
+
+
+def __getattr__(name: str) -> Any:
+    """PEP 562: the families' bounds, which stand above this folder, are found under their earlier names too."""
+    if name in _OF_FAMILIES:
+        return getattr(importlib.import_module("holdfast.families"), name)
+    raise AttributeError(f"module 'holdfast.curvature' has no attribute {name!r}")

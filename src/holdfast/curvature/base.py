@@ -7,18 +7,19 @@ For a round with attacked points ``x'_i``, weights ``p_i`` and loss slopes ``s_i
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.curvature.grams import WeightedRows
+from holdfast.networks.activations import Activation
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCurvature:
-    """The quadratic that one weight matrix carries; see `holdfast.trace.lower_model.Block` for the fields.
+    """The quadratic that one weight matrix carries; see `holdfast.curvature.lower_model.Block` for the fields.
 
     Instead of ``matrices`` it may be given by the ``rows`` whose products they would be.
     """
@@ -50,7 +51,7 @@ class RoundCurvature:
 
     ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here, so that nothing which
     happens to training's own gradients (clipping, scaling, accumulation, hooks) can enter a bound. Expansions that bring their own
-    gradients (`DeepCurvature.at`) leave it out.
+    gradients leave it out.
     """
 
     balls: tuple[tuple[BlockCurvature, ...], ...]
@@ -95,6 +96,20 @@ class Curvature(ABC):
         """
         return self
 
+    def prepared(
+        self,
+        model: nn.Module,
+        initial: Mapping[str, Tensor],
+        points: Float[Tensor, "batch ..."],
+        slopes: Callable[[Float[Tensor, "batch outputs"]], Float[Tensor, "batch outputs"]],
+    ) -> "Curvature":
+        """With what serves a whole run worked out once, as suits the initial weights at these points; ``slopes(outputs)`` are the loss's there."""
+        return self
+
+    def recentred(self, width_factor: float) -> "Curvature":
+        """The bound for the window after one of this width factor (beyond 1 curvature costs something)."""
+        return self
+
     @property
     def radii(self) -> tuple[float, ...]:
         """The largest ball(s) in which the bound holds; empty where it holds everywhere."""
@@ -103,3 +118,17 @@ class Curvature(ABC):
     def uses_reach(self, model: nn.Module) -> bool:
         """Whether ``reach`` matters for this model, so that a good one is worth finding."""
         return False
+
+
+def curvature_bounds(activation: Activation) -> tuple[float, float]:
+    """``(b_plus, b_minus)`` with ``-b_minus <= act'' <= b_plus``; for a kinked activation its jump of slope, and 0."""
+    if activation.kink:
+        return activation.kink, 0.0
+    return activation.curvature_above, activation.curvature_below
+
+
+def one_sided(inner: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """``c = b_plus max(0, -<s, a>) + b_minus max(0, <s, a>)``: how fast ``<s, a> act(u)`` can fall below its tangent."""
+    above, below = bounds
+    costs = above * (-inner).clamp_min(0)
+    return costs + below * inner.clamp_min(0) if below else costs

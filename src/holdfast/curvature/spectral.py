@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackError, eigsh
 from torch import Tensor
 
 DENSE = 256
@@ -41,6 +40,11 @@ def _top(gram: Tensor) -> float:
     """About the largest eigenvalue, from below."""
     if len(gram) <= DENSE:
         return float(torch.linalg.eigvalsh(gram)[-1])
+    from scipy.sparse.linalg import (  # which takes as long to import as torch, and attacks need none of it
+        ArpackError,
+        eigsh,
+    )
+
     numbers = gram.cpu().numpy()
     start = np.random.default_rng(0).standard_normal(len(gram))
     try:

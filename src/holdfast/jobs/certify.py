@@ -7,8 +7,8 @@ from holdfast._record import locked
 from holdfast._signals import stopping
 from holdfast.certificates import Certificate, certify_trace, frozen_pass
 from holdfast.certificates.convergence import check_radius
-from holdfast.curvature import curvature_for
 from holdfast.errors import RunFolderError
+from holdfast.families import curvature_for
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.reload import load_weights, run_parts
 from holdfast.jobs.summary import certified

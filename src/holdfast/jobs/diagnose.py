@@ -17,7 +17,6 @@ from holdfast.attacks import PGD, Attack, as_attack, attacking
 from holdfast.attacks.by_name import ATTACK
 from holdfast.certificates import Certificate, certify
 from holdfast.certificates.convergence import attacked_points
-from holdfast.curvature import curvature_for
 from holdfast.data.separation import separation
 from holdfast.diagnosis import Finding, Known, summed_up
 from holdfast.diagnosis.known import ClassKnown, Counted, from_record
@@ -25,6 +24,7 @@ from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Examples, close
 from holdfast.evaluation.doubt import examined
+from holdfast.families import curvature_for
 from holdfast.jobs.summary import certified
 from holdfast.losses import LOSS, Loss, as_loss, correct
 from holdfast.threats import THREAT, LpBall, Threat, as_threat

@@ -22,6 +22,7 @@ from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.data.separation import Separation, separation
 from holdfast.errors import InputError
+from holdfast.families.exact import exact_core
 from holdfast.jobs.build import build_network
 from holdfast.jobs.checks import check_data, check_model
 from holdfast.jobs.config import NetworkConfig
@@ -30,9 +31,6 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.summary import versions
 from holdfast.losses import LOSS, Loss, as_loss
-from holdfast.networks import Dense, TwoLayer
-from holdfast.networks.activations import RELU
-from holdfast.networks.exact import why_not_exact
 from holdfast.theory import RobustLossCurve, optimal_robust_loss
 from holdfast.theory.optimal import limit_of
 from holdfast.theory.optimal.function_class import function_class
@@ -269,14 +267,16 @@ def _width(
     model: nn.Module, robust: RobustLossCurve, radius: float, gap: float
 ) -> tuple[tuple[CurvatureTerm, ...], int | None, str]:
     """The curvature terms at the radii, and the width at the smallest of them that reaches the loss aimed at."""
-    if not isinstance(model, TwoLayer) or why_not_exact(model):
+    core = exact_core(model)
+    if core is None:
         return (
             (),
             None,
             f"no formula for the width of {type(model).__name__} networks is known; a two-layer one has",
         )
-    if model.train_output or (model.activation.kink and model.activation is not RELU):
-        return (), None, "no formula for the width is known with trained outputs or for this activation"
+    power = core.family.width_power(core.network)
+    if isinstance(power, str):
+        return (), None, power
     solutions = [solution for solution in robust.solutions if solution.radius > 0 and solution.slope > 0]
     terms = tuple(curvature_term(model, solution) for solution in solutions)
     if radius == 0:
@@ -285,7 +285,7 @@ def _width(
     if not enough:
         return terms, None, "the loss aimed at was not reached at any of the radii"
     nearest = min(enough, key=lambda term: term.radius)
-    unit = 2 * model.outputs
+    unit = core.family.width_step(core.network)
     width = math.ceil(nearest.width_for(gap) / unit) * unit
     return (
         terms,
@@ -298,13 +298,12 @@ def _cost(
     model: nn.Module, data: Dataset, threat: Threat, attack: Attack, loss: Loss, width: int, batch_size: int
 ) -> Cost:
     """One attack and one gradient on a probe, scaled up by width and number of examples."""
-    assert isinstance(model, TwoLayer)  # only these have a width
-    unit = 2 * model.outputs
+    core = exact_core(model)
+    assert core is not None  # only networks of families have a width
+    unit = core.family.width_step(core.network)
     probe_width = -(-min(width, PROBE_WIDTH) // unit) * unit
-    probe = TwoLayer(
-        model.features, model.classes, probe_width, model.activation, scale=float(model.scale), center=model.center,
-        constant=model.constant,
-    )  # fmt: skip
+    probe: nn.Module = core.family.of_width(core.network, probe_width)
+    trained = [parameter for parameter in probe.parameters() if parameter.requires_grad]
     rows = slice(0, min(PROBE_BATCH, batch_size, len(data.train)))
     x, y = data.train.x[rows].float(), data.train.y[rows]
     spent = []
@@ -313,21 +312,19 @@ def _cost(
         points = attack.points(
             probe, x, y, threat, generator=torch.Generator(device=x.device).manual_seed(0), loss=loss
         )
-        torch.autograd.grad(loss(probe(points), y).mean(), probe.weight)
+        torch.autograd.grad(loss(probe(points), y).mean(), trained)
         spent.append(time.perf_counter() - began)
     seconds = min(spent) * len(data.train) / len(x) * width / probe_width
     numbers = flatten(data.x).numel()
+    weights = width * sum(parameter.numel() for parameter in trained) // probe_width
     activations = 6 * 4 * batch_size * width
     return Cost(
         width=width,
         seconds_an_epoch=seconds,
-        memory_bytes=BYTES_A_WEIGHT * width * model.input_size + 28.0 * numbers + activations + 2**29,
+        memory_bytes=BYTES_A_WEIGHT * weights + 28.0 * numbers + activations + 2**29,
     )
 
 
 def _network_name(model: nn.Module) -> str:
-    if isinstance(model, TwoLayer):
-        return f"two layers, {model.activation.name}"
-    if isinstance(model, Dense):
-        return f"{model.depth} trained layers, {model.activation.name}"
-    return type(model).__name__
+    core = exact_core(model)
+    return type(model).__name__ if core is None else core.family.describe(core.network)

@@ -14,12 +14,12 @@ from holdfast.attacks import Attack
 from holdfast.certificates import FrozenPass, attacked_points, frozen_pass
 from holdfast.curvature import Curvature
 from holdfast.data import Dataset
+from holdfast.families.exact import fingerprints
 from holdfast.jobs.checkpoint import Best, save_state
 from holdfast.jobs.checks import Compatibility
 from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row
 from holdfast.losses import Loss
-from holdfast.networks.exact import fingerprints
 from holdfast.runs import RunWriter
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat

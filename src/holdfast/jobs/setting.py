@@ -5,7 +5,6 @@ configuration or any code of its own. A user's own are left out here: `holdfast.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 
 from holdfast._record import checked
 from holdfast.errors import RunFolderError
+from holdfast.families.registry import rebuilt, stored
 from holdfast.losses import LOSSES, Loss
-from holdfast.networks import Dense, MNISTConv, TwoLayer
-from holdfast.networks.exact import why_not_exact
 from holdfast.runs import RunWriter
 from holdfast.threats import LpBall, SphereSlice, Threat
 
@@ -40,7 +38,7 @@ def save_setting(
 ) -> None:
     """Write ``setting.json`` and ``setting.safetensors`` into the run's ``trace`` folder."""
     tensors = {} if example_weights is None else {"example_weights": example_weights}
-    values = {"network": _network(model), "threat": _threat(threat, tensors), "loss": _loss(loss)}
+    values = {"network": stored(model), "threat": _threat(threat, tensors), "loss": _loss(loss)}
     with writer.together():
         writer.tensors(f"trace/{FILE}.safetensors", tensors)
         writer.json(f"trace/{FILE}.json", values)
@@ -57,7 +55,7 @@ def load_setting(folder: Path) -> Setting:
         tensors = load_file(checked(folder / f"{FILE}.safetensors"))
         network, threat, loss = values["network"], values["threat"], values["loss"]
         return Setting(
-            model=None if network is None else _made_network(**network),
+            model=None if network is None else rebuilt(**network),
             threat=None if threat is None else _made_threat(tensors, **threat),
             loss=None if loss is None else LOSSES[loss.pop("name")](**loss),
             example_weights=tensors.get("example_weights"),
@@ -68,44 +66,6 @@ def load_setting(folder: Path) -> Setting:
         raise RunFolderError(
             f"what {folder} says of its run cannot be read ({type(error).__name__}: {error}); train again or resume the run."
         ) from error
-
-
-def _network(model: nn.Module) -> dict[str, Any] | None:
-    if type(model) is MNISTConv:
-        return {
-            "name": "mnist-conv",
-            "classes": model.classes,
-            "channels": model.channels,
-            "size": model.size,
-        }
-    if (
-        not isinstance(model, TwoLayer | Dense)
-        or why_not_exact(model)
-        or type(model) not in (TwoLayer, Dense)
-    ):
-        return None
-    shape = {"features": model.features, "classes": model.classes, "width": model.width}
-    common = {**shape, "activation": model.activation.name}
-    if isinstance(model, Dense):
-        start = {
-            "zero_start": model.zero_start,
-            "input_layer": model.input_weight is not None,
-            "output": model.output,
-        }
-        return {"name": "dense", **common, "depth": model.depth, **start}
-    return {
-        "name": "two-layer", **common, "outputs": "signed" if model.groups > 1 else "dense",
-        "train_output": model.train_output, "constant": model.constant, "centred": model.center is not None,
-    }  # fmt: skip
-
-
-def _made_network(name: str, centred: bool = False, **arguments: Any) -> nn.Module:
-    if name == "two-layer":
-        # The start of the units is not wanted here, and unpaired ones may have any width.
-        center = torch.zeros(arguments["features"]) if centred else None
-        return TwoLayer(**arguments, paired=False, center=center)
-    kinds: dict[str, Callable[..., nn.Module]] = {"dense": Dense, "mnist-conv": MNISTConv}
-    return kinds[name](**arguments)
 
 
 def _threat(threat: Threat, tensors: dict[str, Tensor]) -> dict[str, Any] | None:

@@ -39,10 +39,10 @@ from holdfast._rules import (
 )
 from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, Attack, as_attack
-from holdfast.curvature import curvature_for
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
+from holdfast.families import curvature_for
 from holdfast.jobs.build import build_attack
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from holdfast._memory import require_memory
+from holdfast._products import product
 from holdfast._rules import kind, takes
 from holdfast._tensors import chunks
-from holdfast.acceleration.products import product
 from holdfast.errors import InputError
 from holdfast.theory.angular import polynomial, power_series
 from holdfast.theory.duals import Rows, floored, root

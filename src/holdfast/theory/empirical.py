@@ -15,13 +15,13 @@ from torch.func import functional_call, jvp, vjp
 
 from holdfast._arguments import MODEL, POINTS, TENSOR, Array, as_inputs, as_tensor
 from holdfast._memory import require_memory
+from holdfast._products import product
 from holdfast._rules import COUNT, maybe, takes, word
 from holdfast._tensors import chunks
-from holdfast.acceleration.products import product
 from holdfast.attacks.base import answered
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import InputError
-from holdfast.networks import Linearised
+from holdfast.families.registry import tangent_model
 from holdfast.theory.factors import Factor, factors_of, numbers_held
 
 Outputs = Literal["trace", "mean", "full"]
@@ -53,8 +53,7 @@ def empirical_ntk(
     """
     x1 = as_inputs(model, as_tensor("x1", x1))
     x2 = None if x2 is None else as_inputs(model, as_tensor("x2", x2))
-    if isinstance(model, Linearised):
-        model = model.tangent_model()
+    model = tangent_model(model)
     symmetric = x2 is None or x2 is x1
     other = x1 if x2 is None else x2
     with in_mode(model, "eval"), torch.inference_mode(False):
@@ -98,8 +97,7 @@ def empirical_ntk_product(
     Raises:
         InputError: no trainable parameters, or a vector that is not a number for each point of ``x2`` and output.
     """
-    if isinstance(model, Linearised):  # whose own derivative would be one within another
-        model = model.tangent_model()
+    model = tangent_model(model)  # a linearised network's own derivative would be one within another
     with in_mode(model, "eval"):
         classes = _classes(model, x2)
         if vector.shape != (len(x2), classes):

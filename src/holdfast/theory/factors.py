@@ -1,6 +1,6 @@
 """Jacobians of networks in their weights, layer by layer, as factors that are cheap to multiply.
 
-`Dense` and `TwoLayer` write theirs down. In any other module one backward pass finds the gradients in the outputs ``g`` of all
+Families of networks write theirs down. In any other module one backward pass finds the gradients in the outputs ``g`` of all
 layers that are known here, and each layer turns them into its own: a linear layer that saw an example as one row ``h`` has
 ``g (x) h``, which is never formed; convolutions, batch norms in evaluation mode and layers that saw several rows or were called
 several times sum over positions and calls. Parameters of anything else go through `torch.func`.
@@ -9,7 +9,6 @@ several times sum over positions and calls. Parameters of anything else go throu
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,23 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from holdfast._memory import require_memory
 from holdfast._tensors import applied
 from holdfast.errors import InputError
-from holdfast.networks import Dense, TwoLayer
-from holdfast.networks.exact import exact_core
+from holdfast.families.base import Factor as Factor
+from holdfast.families.exact import exact_core
 
 Call = tuple[Tensor, Tensor]
 """What a layer was given and what it gave."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Factor:
-    """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also ``gradients[c, i]``.
-
-    No inputs stand for the number 1: then the gradients are the Jacobian.
-    """
-
-    gradients: Float[Tensor, "outputs n units"]
-    inputs: Float[Tensor, "n inputs"] | None = None
-    constant: bool = False
 
 
 def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> list[Factor]:
@@ -48,10 +35,8 @@ def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> lis
         InputError: too little memory, or a layer that neither is known here nor can be differentiated by `torch.func`; it is named.
     """
     core = exact_core(model)
-    if core is None:
-        return _any(model, classes, x)
-    net = core.network
-    return list(_two_layer(net, x) if isinstance(net, TwoLayer) else _dense(net, x))
+    known = None if core is None else core.family.factors(core.network, x)
+    return _any(model, classes, x) if known is None else list(known)
 
 
 def numbers_held(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> int:
@@ -64,38 +49,6 @@ def numbers_held(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> i
         repeats = math.prod(getattr(layer, "kernel_size", ()))  # of a convolution's inputs, in its patches
         held += sum(repeats * before.numel() + (classes + 1) * after.numel() for before, after in calls)
     return held
-
-
-def _two_layer(model: TwoLayer, x: Tensor) -> Iterator[Factor]:
-    with torch.no_grad():
-        before = model.preactivations(x)
-        scale = model.width**-0.5
-        if model.weight.requires_grad:
-            slopes = model.activation.slope(before) * scale
-            yield Factor(gradients=slopes * model.output_weight.T[:, None, :], inputs=model.inputs(x))
-        if model.output_weight.requires_grad:
-            eye = torch.eye(model.outputs, dtype=x.dtype, device=x.device)
-            yield Factor(
-                gradients=eye[:, None, :].expand(-1, len(x), -1), inputs=model.activation(before) * scale
-            )
-
-
-def _dense(model: Dense, x: Tensor) -> Iterator[Factor]:
-    with torch.no_grad():
-        below, scale = model.inputs(x), model.layer_scale
-        inputs, slopes = [], []
-        for weight in model.weights:
-            before = below @ weight.T
-            inputs.append(below)
-            slopes.append(scale * model.activation.slope(before))
-            below = scale * model.activation(before)
-        gradients = model.output_weight[:, None, :].expand(-1, len(x), -1)
-        for layer in range(model.depth - 1, -1, -1):
-            gradients = gradients * slopes[layer]
-            if model.weights[layer].requires_grad:
-                yield Factor(gradients=gradients, inputs=inputs[layer])
-            if layer:
-                gradients = gradients @ model.weights[layer]
 
 
 def _any(model: nn.Module, classes: int, x: Tensor) -> list[Factor]:

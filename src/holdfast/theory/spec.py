@@ -11,9 +11,9 @@ from holdfast._arguments import TENSOR
 from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast._tensors import flatten
 from holdfast.errors import InputError
-from holdfast.networks import Activation, Dense, activation_named
+from holdfast.families.exact import exact_core, why_not_exact
+from holdfast.networks import Activation, activation_named
 from holdfast.networks.activations import ACTIVATION, ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
-from holdfast.networks.exact import exact_core, why_not_exact
 from holdfast.theory.duals import Dual, Erf, PiecewiseLinear, SquaredReLU
 from holdfast.theory.expansion import Expanded
 from holdfast.theory.shifted import ShiftedReLU
@@ -106,22 +106,13 @@ def spec_of(model: nn.Module) -> KernelSpec:
     """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width grows.
 
     Raises:
-        InputError: the network is neither `Dense` nor `TwoLayer`; its kernel is then to be had by `empirical_ntk`.
+        InputError: the network's family knows of no such kernel, or it has no family; its kernel is then to be had by `empirical_ntk`.
     """
     core = exact_core(model)
-    if core is None:
+    known = None if core is None else core.family.kernel(core.network)
+    if known is None:
+        why = why_not_exact(model) or f"{type(model).__name__} has none"
         raise InputError(
-            f"an analytic kernel is known for Dense and TwoLayer networks as they are, but {why_not_exact(model)}; use empirical_ntk or a KernelSpec."
+            f"an analytic kernel is known for Dense and TwoLayer networks as they are, but {why}; use empirical_ntk or a KernelSpec."
         )
-    net = core.network
-    if isinstance(net, Dense):
-        return KernelSpec(activation=net.activation, depth=net.depth)
-    return KernelSpec(
-        activation=net.activation,
-        trained="hidden and output" if net.train_output else "hidden",
-        normalised=False,
-        output_variance=float(net.output_weight.detach().square().mean()),
-        scale=float(net.scale),
-        center=net.center,
-        constant=net.constant,
-    )
+    return KernelSpec(**known)

@@ -15,22 +15,20 @@ from torch import Tensor, nn
 
 from holdfast._arguments import as_labels, as_weights
 from holdfast._tensors import as_matrix
-from holdfast.curvature import Curvature, DeepCurvature, TwoLayerCurvature
+from holdfast.curvature import Curvature
 from holdfast.curvature.grams import RowSums
-from holdfast.curvature.two_layer import in_float64, two_layer
+from holdfast.curvature.lower_model import LowerModel, Radius
+from holdfast.curvature.rounding import Rounding
+from holdfast.curvature.sums import BlockSums, Sums
+from holdfast.families.exact import Fixed, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.losses import Loss
-from holdfast.networks.exact import Fixed, fingerprints, first_difference, fixed_parts
 from holdfast.threats import Threat
-from holdfast.trace.lower_model import LowerModel, Radius
 from holdfast.trace.marks import marks
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
-from holdfast.trace.sums import BlockSums, Sums
-from holdfast.trace.window import Rounding, Window, two_layer_rounding
+from holdfast.trace.window import Window
 
 EXAMPLES = 256
-"""Examples that the norms of a deep run are made for."""
-CENTRE = 0.25
-"""Where deep rounds are expanded when curvature costs something, as a share of the way."""
+"""Examples for which a curvature prepares what serves a whole run: the first ones, in every process and resumed run."""
 
 
 @dataclass(kw_only=True)
@@ -103,6 +101,7 @@ class TraceRecorder:
         self._reach = radius
         self._sums: _Open | None = None
         self._bound: Curvature | None = None
+        self._width_factor = 1.0
 
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
         """Start a window: until `close`, every example must be visited exactly ``epochs`` times.
@@ -110,9 +109,10 @@ class TraceRecorder:
         ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
         """
         self._reach = self._target_reach()
-        self._start_bound()
-        if isinstance(self._bound, DeepCurvature):
-            self._bound = replace(self._bound, centre=self._centre())
+        lower = None if self.last is None else self.last.lower
+        self._bound = self._started_bound(
+            1.0 if lower is None else lower.bound(self.radius).width_factor
+        )
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Open(
@@ -132,8 +132,7 @@ class TraceRecorder:
         over several processes, each with a share of its own."""
         if self._sums is None or self.processes > 1:
             return None
-        centre = self._bound.centre if isinstance(self._bound, DeepCurvature) else 1.0
-        return {"sums": asdict(self._sums), "reach": self._reach, "centre": centre}
+        return {"sums": asdict(self._sums), "reach": self._reach, "width_factor": self._width_factor}
 
     def reopen(self, state: dict[str, Any]) -> None:
         """Go on with the window that `open_state` gave."""
@@ -144,29 +143,18 @@ class TraceRecorder:
         ]
         self._sums = _Open(**(sums | {"model": Sums(balls=balls, constant=sums["model"]["constant"])}))
         self._reach = state["reach"]
-        self._start_bound()
-        if isinstance(self._bound, DeepCurvature):
-            self._bound = replace(self._bound, centre=state["centre"])
+        self._bound = self._started_bound(state["width_factor"])
 
-    def _start_bound(self) -> None:
-        """The curvature within the ball, made once."""
-        if self._bound is None:
-            self._bound = self.curvature.within(self.model, self.initial, self.radius)
-            if isinstance(self._bound, DeepCurvature):
-                self._bound = self._prepared(self._bound)
-
-    def _prepared(self, bound: DeepCurvature) -> DeepCurvature:
-        """With norms for all rounds, as suits the initial network at the first examples: the same in every process and resumed run."""
-        points, labels = self.x[:EXAMPLES], self.y[:EXAMPLES]
-        with torch.no_grad():
-            outputs = torch.func.functional_call(self.model, dict(self.initial), (points,))
-        return bound.prepared(self.model, points, self.loss.slope(outputs.double(), labels))
-
-    def _centre(self) -> float:
-        """Rounds are expanded where they are while curvature costs nothing there, else nearer to the start: no step is then as long."""
-        if self.last is None or self.last.lower is None:
-            return 1.0
-        return 1.0 if self.last.lower.bound(self.radius).width_factor <= 1.0 else CENTRE
+    def _started_bound(self, width_factor: float) -> Curvature:
+        """The curvature within the ball, made once; for the window after one of this width factor."""
+        self._width_factor = width_factor
+        bound = self._bound
+        if bound is None:
+            points, labels = self.x[:EXAMPLES], self.y[:EXAMPLES]
+            bound = self.curvature.within(self.model, self.initial, self.radius).prepared(
+                self.model, self.initial, points, lambda outputs: self.loss.slope(outputs.double(), labels)
+            )
+        return bound.recentred(width_factor)
 
     @torch.no_grad()
     def _target_reach(self) -> float:
@@ -269,8 +257,9 @@ class TraceRecorder:
         return count
 
     def _input_norms(self, points: Tensor) -> Tensor:
-        if self.proved and isinstance(self.curvature, TwoLayerCurvature):
-            points = in_float64(two_layer(self.model), points)
+        core = exact_core(self.model)
+        if core is not None and self.proved:
+            return core.family.input_norms(core.network, points)
         norms: Tensor = points.reshape(len(points), -1).double().norm(dim=1)
         return norms
 
@@ -334,23 +323,19 @@ class TraceRecorder:
 
     def _rounding(self, sums: _Open, epochs: int) -> Rounding:
         """Figures of the window for the allowance; none for an estimate."""
-        if not self.proved:
+        core = exact_core(self.model)
+        if core is None or not self.proved:
             return Rounding(unit=0.0)
-        slope, loss = float(self.reduce(sums.slope)) / epochs, float(self.reduce(sums.size)) / epochs
-        # The root of the sum of squares is at least the largest over the processes.
-        input_norm, distance = float(self.reduce(sums.input_norm.square()).sqrt()), float(sums.distance)
-        # Sums over rounds add their own terms.
-        terms = len(self.y) + sums.rounds
-        if isinstance(self.curvature, DeepCurvature):
-            return Rounding(
-                unit=2.0**-53, width=self.balls[0][0].shape[0], examples=terms, slope=slope, loss=loss, input_norm=input_norm,
-                distance=distance, amplitude=self.curvature.amplitude(self.model, self.initial, distance),
-            )  # fmt: skip
-        start = math.sqrt(sum(float(w.double().square().sum()) for w in self.initial.values()))
-        return two_layer_rounding(
-            two_layer(self.model), examples=terms, slope=slope, loss=loss, input_norm=input_norm, start_norm=start,
-            distance=distance,
-        )  # fmt: skip
+        return core.family.rounding(
+            core.network,
+            core.own(self.initial),
+            examples=len(self.y) + sums.rounds,  # sums over rounds add their own terms
+            slope=float(self.reduce(sums.slope)) / epochs,
+            loss=float(self.reduce(sums.size)) / epochs,
+            # the root of the sum of squares is at least the largest over the processes
+            input_norm=float(self.reduce(sums.input_norm.square()).sqrt()),
+            distance=float(sums.distance),
+        )
 
     def _fault(self, sums: _Open, lower: LowerModel) -> str:
         overwritten = max(float(self.reduce(sums.overwritten)), float((marks(self.x) != self._marks).sum()))

@@ -17,9 +17,10 @@ from torch import Tensor
 from holdfast._files import json_writer, tensor_writer
 from holdfast._record import Files, checked
 from holdfast._tensors import raw_bytes
+from holdfast.curvature.lower_model import Block, LowerModel
+from holdfast.curvature.rounding import Rounding
 from holdfast.errors import RunFolderError
-from holdfast.trace.lower_model import Block, LowerModel
-from holdfast.trace.window import Rounding, Window
+from holdfast.trace.window import Window
 
 FORMAT = 2
 WINDOW = re.compile(r"window-\d{8,}-[0-9a-f]{8}\.safetensors")
@@ -53,7 +54,7 @@ class Trace:
         initial: ``W0`` by parameter name.
         windows: in order of training; those whose lower model was dropped for space keep their figures.
         rigorous, reason: whether the curvature bound is a proof, and why (not).
-        fixed: digests of all that the function depends on besides the trained parameters (`holdfast.networks.exact.fingerprints`).
+        fixed: digests of all that the function depends on besides the trained parameters (`holdfast.families.exact.fingerprints`).
     """
 
     names: tuple[tuple[str, ...], ...]

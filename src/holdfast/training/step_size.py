@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from holdfast._tensors import applied, generator
 from holdfast.attacks.modes import in_mode
+from holdfast.families.registry import near_linear
 from holdfast.losses import CrossEntropy, Loss
-from holdfast.networks import Dense, Linearised, TwoLayer
 
 EXAMPLES = 256
 ITERATIONS = 20
@@ -59,7 +59,7 @@ def chosen_step(
         )
     if not (math.isfinite(top) and top > 0):
         return StepSize(learning_rate=USUAL, reason="the usual one of sgd: the weights have no curvature")
-    near = isinstance(model, TwoLayer | Dense | Linearised)
+    near = near_linear(model)
     share = 1.0 if near else CAUTION
     rate = float(f"{share / (smooth * top):.3g}")
     words = f"1 / (s lambda) with the loss's smoothness s = {smooth:g} and the tangent kernel's largest eigenvalue over n, lambda = {top:.4g}"

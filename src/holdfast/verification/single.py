@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from holdfast.acceleration.products import product
+from holdfast._products import product
 from holdfast.verification.graph import Affine, Graph, Source, Unit
 from holdfast.verification.linear_maps import TERMS, MatrixMap, ReshapeMap
 from holdfast.verification.region import ROUNDING, BoxRegion, Region, dot

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast.errors import InputError
+from holdfast.families.exact import exact_core
 from holdfast.networks import Linearised
-from holdfast.networks.exact import exact_core
 from holdfast.theory.analytic import NTK, ntk
 from holdfast.theory.empirical import empirical_ntk
 from holdfast.theory.spec import KernelSpec
@@ -154,7 +154,8 @@ def weight_step(
 
 def limit_of(model: nn.Module) -> NTK | nn.Module:
     """The kernel that networks like this one tend to as they widen, where it is known analytically; else the module, for its own tangent class."""
-    return model if exact_core(model) is None else ntk(model)
+    core = exact_core(model)
+    return model if core is None or core.family.kernel(core.network) is None else ntk(model)
 
 
 def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> FunctionClass:

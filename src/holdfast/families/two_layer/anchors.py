@@ -16,10 +16,10 @@ from torch import Tensor
 
 from holdfast._tensors import chunks
 from holdfast.curvature.grams import weighted_grams
-from holdfast.curvature.two_layer import TwoLayerCurvature, kink_widths
+from holdfast.curvature.lower_model import Block, LowerModel, curved
+from holdfast.families.two_layer.curvature import TwoLayerCurvature, kink_widths
 from holdfast.losses import Loss
 from holdfast.networks import TwoLayer
-from holdfast.trace.lower_model import Block, LowerModel, curved
 
 CHUNK_NUMBERS = 2**25
 """Numbers of an (examples, units) array held at once: 256 MiB in float64."""

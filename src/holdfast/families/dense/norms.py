@@ -1,4 +1,4 @@
-"""Spectral norms that bound 2 rests on (`docs/explanations/deep_certificate.md`); legend in `holdfast.curvature.deep_expansion`."""
+"""Spectral norms that bound 2 rests on (`docs/explanations/deep_certificate.md`); legend in `holdfast.families.dense.expansion`."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.curvature.deep_expansion import TINY, Constants, Expansion, Start
+from holdfast.curvature.base import one_sided
 from holdfast.curvature.spectral import norm_bound
-from holdfast.curvature.two_layer import one_sided
+from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start
 
 
 @dataclass(frozen=True, kw_only=True)

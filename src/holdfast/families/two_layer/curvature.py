@@ -13,29 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast._tensors import batches, chunks, flatten
-from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
+from holdfast.curvature.base import BlockCurvature, RoundCurvature, Tangent, curvature_bounds, one_sided
 from holdfast.curvature.grams import weighted_grams
 from holdfast.errors import InputError
-from holdfast.networks.activations import LEAKY_RELU, RELU, Activation
-from holdfast.networks.exact import core_of, exact_core, why_not_exact
+from holdfast.families.curvature import FamilyCurvature
+from holdfast.networks.activations import LEAKY_RELU, RELU
 from holdfast.networks.two_layer import TwoLayer
 
 CHUNK_NUMBERS = 2**25
 """Numbers of an (examples, units) array held at once: 256 MiB in float64."""
-
-
-def curvature_bounds(activation: Activation) -> tuple[float, float]:
-    """``(b_plus, b_minus)`` with ``-b_minus <= act'' <= b_plus``; for a kinked activation its jump of slope, and 0."""
-    if activation.kink:
-        return activation.kink, 0.0
-    return activation.curvature_above, activation.curvature_below
-
-
-def one_sided(inner: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """``c = b_plus max(0, -<s, a>) + b_minus max(0, <s, a>)``: how fast ``<s, a> act(u)`` can fall below its tangent."""
-    above, below = bounds
-    costs = above * (-inner).clamp_min(0)
-    return costs + below * inner.clamp_min(0) if below else costs
 
 
 def kink_widths(
@@ -56,7 +42,7 @@ def kink_widths(
 
 
 @dataclass(frozen=True)
-class TwoLayerCurvature(Curvature):
+class TwoLayerCurvature(FamilyCurvature[TwoLayer]):
     """Curvature of a `TwoLayer` network.
 
     Smooth activations, ``-b_minus <= act'' <= b_plus``: ``M_g = 1 / (2 sqrt m) sum_i p_i c_gi z_i z_i'``, no slack.
@@ -70,6 +56,7 @@ class TwoLayerCurvature(Curvature):
     """
 
     network: ClassVar[type[nn.Module]] = TwoLayer
+    word: ClassVar[str] = "two-layer"
 
     theta: float = 1.0
     safety: float = 1.0
@@ -82,32 +69,25 @@ class TwoLayerCurvature(Curvature):
     def rigorous(self) -> bool:
         return self.safety >= 1.0
 
-    def unproved(self, model: nn.Module) -> str:
-        core = exact_core(model)
-        if core is None:
-            return why_not_exact(model)
-        net, act = core.network, core.network.activation
-        if not isinstance(net, TwoLayer):
-            return f"the two-layer bound is not one for {type(net).__name__}"
-        if not net.weight.requires_grad:
+    def unsuited(self, network: TwoLayer) -> str:
+        act = network.activation
+        if not network.weight.requires_grad:
             return "the first layer is not trained, so the two-layer bound does not apply"
         if act.kink and act.name not in (RELU.name, LEAKY_RELU.name):
             # A kink's bound knows the jump alone: between kinks the activation must be linear.
             return f"{act.name} has a kink, and of kinked activations only relu and leaky-relu are proved"
         if not act.kink and not (0 <= act.curvature_above < math.inf and 0 <= act.curvature_below < math.inf):
             return f"the second derivative of {act.name} is not bounded"
-        if net.train_output and (act.kink or act.lipschitz is None):
+        if network.train_output and (act.kink or act.lipschitz is None):
             return f"{act.name} with trained outputs is not proved"
         return ""
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        core = core_of(model, TwoLayer)
-        return (
-            core.named("weight", "output_weight") if two_layer(model).train_output else core.named("weight"),
-        )
+        trained = ("weight", "output_weight") if self.inside(model).train_output else ("weight",)
+        return (self.core(model).named(*trained),)
 
     def uses_reach(self, model: nn.Module) -> bool:
-        return two_layer(model).activation.kink > 0
+        return self.inside(model).activation.kink > 0
 
     def costs(
         self, net: TwoLayer, weighted_slopes: Float[Tensor, "batch outputs"]
@@ -129,7 +109,7 @@ class TwoLayerCurvature(Curvature):
         *,
         reach: float,
     ) -> RoundCurvature:
-        net = two_layer(model)
+        net = self.inside(model)
         slopes = weighted_slopes.double()
         z = torch.cat(
             [in_float64(net, part) for part in batches(points, 4096)]
@@ -186,17 +166,6 @@ class TwoLayerCurvature(Curvature):
             slack = slack + (cost * (tau[:, None] - group).clamp_min(0).sum(1)).sum()
             taus.append(tau)
         return torch.stack(taus), slack
-
-
-def two_layer(model: nn.Module) -> TwoLayer:
-    """The two-layer network that the model is exactly.
-
-    Raises:
-        InputError: it is not one.
-    """
-    network = core_of(model, TwoLayer).network
-    assert isinstance(network, TwoLayer)
-    return network
 
 
 def in_float64(net: TwoLayer, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch inputs"]:

@@ -1,8 +1,9 @@
-"""Is this exactly a network that a proof was written for, and why not: the one place that decides it.
+"""Is this exactly a network that a proof was written for, and why not: the one place that decides it, for all families.
 
-Proofs, kernels and closed forms hold for the library's classes run exactly as they are written. What else a module may do
+Proofs, kernels and closed forms hold for the families' classes run exactly as they are written. What else a module may do
 (override a method, bear a hook, replace a tensor by a parametrisation) is not looked into: any of it means "not exact". What a
-proof reads of an exact network (rows, signs, scales) it derives from the tensors at that time.
+proof reads of an exact network (rows, signs, scales) it derives from the tensors at that time. A family adds its class and the
+sizes of its tensors, and can leave out none of the questions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,8 @@ from torch.nn.modules import module as torch_module
 from holdfast._overrides import override
 from holdfast._tensors import raw_bytes
 from holdfast.errors import InputError
+from holdfast.families.base import Family, Sizes
 from holdfast.networks.activations import ACTIVATIONS, Activation, activation_named
-from holdfast.networks.dense import Dense
-from holdfast.networks.two_layer import TwoLayer
-
-Exact = TwoLayer | Dense
 
 _PLUMBING = ("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "__setattr__")
 _HOOKS = (
@@ -36,41 +34,85 @@ _HOOKS = (
 
 
 def _written(kind: type[nn.Module]) -> dict[str, Any]:
-    """What the class and torch's own machinery say now; compared with what they said when this module was imported."""
-    own = {name: value for name, value in vars(kind).items() if isinstance(value, FunctionType | property)}
+    """What the class, those of its own it inherits from and torch's machinery say now; compared with what they said when it was noted."""
+    own: dict[str, Any] = {}
+    for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
+        own |= {
+            name: value for name, value in vars(base).items() if isinstance(value, FunctionType | property)
+        }
     return own | {name: getattr(kind, name) for name in ("forward", *_PLUMBING)}
 
 
-_WRITTEN: dict[type[nn.Module], dict[str, Any]] = {
-    kind: _written(kind) for kind in (TwoLayer, Dense, nn.Sequential)
-}
-_SHADOWABLE = {
-    kind: {
+@dataclass(frozen=True, kw_only=True)
+class _Noted:
+    """A class as it was when its family was registered.
+
+    Attributes:
+        written: its methods.
+        shadowable: names that an instance must not bear itself, since they would hide its methods.
+        held: what an instance holds and its methods read: a class attribute of that name would hide it.
+    """
+
+    family: Family[Any] | None
+    written: dict[str, Any]
+    shadowable: set[str]
+    held: set[str]
+
+
+def _noted(kind: type[nn.Module], family: Family[Any] | None, held: set[str]) -> _Noted:
+    shadowable = {
         name
         for name in dir(kind)
         if callable(getattr(kind, name)) or isinstance(vars(kind).get(name), property)
     }
-    for kind in _WRITTEN
-}
+    return _Noted(family=family, written=_written(kind), shadowable=shadowable, held=held)
 
 
-# What an instance holds and its methods read: a class attribute of that name would hide it.
-_HELD: dict[type[nn.Module], set[str]] = {
-    type(net): {*vars(net), *net._parameters, *net._buffers, *net._modules}
-    for net in (TwoLayer(1, 2, 2), Dense(1, 2, 2, 1))
-}
+_NOTED: dict[type[nn.Module], _Noted] = {nn.Sequential: _noted(nn.Sequential, None, set())}
+
+
+def note(family: Family[Any]) -> None:
+    """Take the family's class, as it is written now, for one with a proof.
+
+    Raises:
+        InputError: another family has the class, or one that it inherits from or that inherits from it; or its example is not exact.
+    """
+    kind = family.network
+    if not issubclass(kind, nn.Module) or kind.__module__.startswith("torch."):
+        raise InputError(f"network must be a module class of your own, got {kind.__name__}; inherit from it.")
+    for other, noted in _NOTED.items():
+        if noted.family is not None and (issubclass(kind, other) or issubclass(other, kind)):
+            raise InputError(
+                f"a network belongs to one family, but {kind.__name__} is or inherits {other.__name__} of the family"
+                f" {noted.family.name!r} (or the reverse); write a class of its own."
+            )
+    net = family.example()
+    _NOTED[kind] = _noted(kind, family, {*vars(net), *net._parameters, *net._buffers, *net._modules})
+    why = why_not_exact(net)
+    if why:
+        del _NOTED[kind]
+        raise InputError(
+            f"the example of the family {family.name!r} must be exact, but {why}; correct its sizes."
+        )
+
+
+def forget(family: Family[Any]) -> None:
+    """Its networks have no proof any more."""
+    del _NOTED[family.network]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Core:
-    """The library's network inside a model.
+    """The network with a proof inside a model.
 
     Attributes:
-        network: the `TwoLayer` or `Dense` network itself.
+        family: the family it belongs to.
+        network: the network itself.
         prefix: what its parameters' names begin with in the model, e.g. ``0.`` inside `nn.Sequential`.
     """
 
-    network: Exact
+    family: Family[Any]
+    network: nn.Module
     prefix: str
 
     def named(self, *names: str) -> tuple[str, ...]:
@@ -85,8 +127,9 @@ class Core:
 
 
 def exact_core(model: nn.Module) -> Core | None:
-    """The network of the library that ``model`` computes exactly, or ``None``; `why_not_exact` has the reason.
+    """The network of a family that ``model`` computes exactly, or ``None``; `why_not_exact` has the reason.
 
+    >>> from holdfast.networks import TwoLayer
     >>> exact_core(nn.Sequential(TwoLayer(3, 2, 4))).prefix
     '0.'
     """
@@ -94,23 +137,8 @@ def exact_core(model: nn.Module) -> Core | None:
     return found if isinstance(found, Core) else None
 
 
-def core_of(model: nn.Module, kind: type[Exact]) -> Core:
-    """The network of this class that ``model`` computes exactly.
-
-    Raises:
-        InputError: it is not one.
-    """
-    core = exact_core(model)
-    if core is None or not isinstance(core.network, kind):
-        why = why_not_exact(model) or f"{type(model).__name__} is another network"
-        raise InputError(
-            f"this curvature is proved for {kind.__name__} networks alone, but {why}; leave curvature out."
-        )
-    return core
-
-
 def why_not_exact(model: nn.Module) -> str:
-    """Why ``model`` is not exactly a `TwoLayer` or `Dense` network; empty where it is one.
+    """Why ``model`` is not exactly a network of a family (`TwoLayer` and `Dense` are); empty where it is one.
 
     A class that inherits one of them and overrides nothing, and `nn.Sequential` of one (beside `nn.Identity` and `nn.Flatten`), are exact too.
 
@@ -126,10 +154,10 @@ def _core(model: nn.Module) -> Core | str:
         return "a hook on all modules is registered, so that no module is exactly as written"
     if type(model) is nn.Sequential:
         return altered(model, nn.Sequential) or _wrapped(model)
-    for kind in (TwoLayer, Dense):
-        if isinstance(model, kind):
-            why = altered(model, kind) or _inconsistent(model) or _shared_storage(model)
-            return why or Core(network=model, prefix="")
+    for kind, noted in _NOTED.items():
+        if noted.family is not None and isinstance(model, kind):
+            why = altered(model, kind) or _inconsistent(model, noted) or _shared_storage(model)
+            return why or Core(family=noted.family, network=model, prefix="")
     return f"{type(model).__name__} is not a network of the library"
 
 
@@ -146,7 +174,7 @@ def _wrapped(model: nn.Sequential) -> Core | str:
         return found
     if list(model._modules.values())[-1] is not inner[0][1] and any(type(p) is nn.Flatten for p in model):
         return "Sequential has further layers beside a network of the library"
-    return Core(network=found.network, prefix=f"{inner[0][0]}.{found.prefix}")
+    return Core(family=found.family, network=found.network, prefix=f"{inner[0][0]}.{found.prefix}")
 
 
 def _does_nothing(part: nn.Module) -> bool:
@@ -157,15 +185,16 @@ def _does_nothing(part: nn.Module) -> bool:
 def altered(module: nn.Module, kind: type[nn.Module]) -> str:
     """How this module differs from its class ``kind`` as written: class, methods, hooks, tensors; empty where it does not."""
     name = type(module).__name__
-    if _written(kind) != _WRITTEN[kind]:
+    noted = _NOTED[kind]
+    if _written(kind) != noted.written:
         return f"{kind.__name__} was changed after the library was imported"
     if type(type(module)) is not type:
         return f"{name} has a metaclass of its own"
-    held = {*module._parameters, *module._buffers, *module._modules, *vars(module), *_HELD.get(kind, ())}
+    held = {*module._parameters, *module._buffers, *module._modules, *vars(module), *noted.held}
     changed = override(type(module), kind, held)
     if changed:
         return f"{name} defines {changed} itself"
-    shadowed = vars(module).keys() & _SHADOWABLE[kind]
+    shadowed = vars(module).keys() & noted.shadowable
     if shadowed:
         return f"{name} has its own {min(shadowed)} on the instance"
     special = next((word for word in vars(module) if word.startswith("__")), "")
@@ -221,39 +250,43 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-def _inconsistent(net: nn.Module) -> str:
-    """Tensors and sizes that do not fit each other, or an activation whose constants nobody has proved."""
-    if isinstance(net, TwoLayer):
-        allowed, shapes = set[str](), {
-            "weight": (net.width, net.input_size), "output_weight": (net.width, net.outputs), "scale": (),
-        }  # fmt: skip
-        divided = net.groups > 0 and net.width % net.groups == 0
-    elif isinstance(net, Dense):
-        allowed, divided = {"weights"}, net.groups > 0 and net.width % net.groups == 0
-        first = net.features if net.input_weight is None else net.width
-        columns = [first, *[net.width] * (net.depth - 1)]
-        shapes = {f"weights.{h}": (net.width, columns[h]) for h in range(net.depth)}
-        shapes["output_weight"] = (net.outputs, net.width)
-        if len(net.weights) != net.depth or type(net.weights) is not nn.ParameterList:
-            return f"weights of {type(net).__name__} are not its {net.depth} layers"
-    else:
-        return f"{type(net).__name__} is not a network of the library"
-    extra = net._modules.keys() - allowed
+def _inconsistent(net: nn.Module, noted: _Noted) -> str:
+    """Tensors and sizes that do not fit each other, an activation whose constants nobody has proved, or what no fingerprint tells apart."""
+    name, family = type(net).__name__, noted.family
+    if family is None:
+        return f"{name} is not a network of the library"
+    try:
+        sizes: Sizes = family.sizes(net)
+    except (AttributeError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return f"the sizes of {name} cannot be read off it"
+    extra = net._modules.keys() - set(sizes.lists)
     if extra:
-        return f"{type(net).__name__} holds a further module, {min(extra)}"
+        return f"{name} holds a further module, {min(extra)}"
     held = dict(_tensors(net))
-    for word, shape in shapes.items():
+    for word in sizes.lists:
+        # A list is run through, so that one tensor more is one layer more.
+        part = net._modules.get(word)
+        listed = {other for other in (*held, *sizes.shapes) if other.startswith(f"{word}.")}
+        if (
+            type(part) is not nn.ParameterList
+            or len(part) != len(listed)
+            or not listed <= sizes.shapes.keys()
+        ):
+            return f"{word} of {name} is not the plain list of its {len(listed & sizes.shapes.keys())} layers"
+    for word, shape in sizes.shapes.items():
         if word not in held or tuple(held[word].shape) != shape:
-            return f"{word} of {type(net).__name__} does not have the shape {shape} that its sizes ask for"
-    if not divided:
-        return f"the units of {type(net).__name__} do not divide into its groups"
-    return (
-        ""
-        if proved_activation(net.activation)
-        else (
-            f"the activation {getattr(net.activation, 'name', net.activation)!r} is not the library's own, so its constants are not proved"
-        )
-    )
+            return f"{word} of {name} does not have the shape {shape} that its sizes ask for"
+    if sizes.groups < 1 or sizes.units % sizes.groups:
+        return f"the units of {name} do not divide into its groups"
+    if not proved_activation(sizes.activation):
+        shown = getattr(sizes.activation, "name", sizes.activation)
+        return f"the activation {shown!r} is not the library's own, so its constants are not proved"
+    for word in sorted((noted.held & vars(net).keys()) - vars(nn.Module()).keys()):
+        if not isinstance(vars(net)[word], bool | int | float | str | Activation | None):
+            return (
+                f"{word} of {name} is a {type(vars(net)[word]).__name__}, whose changes nobody would notice"
+            )
+    return ""
 
 
 def _facts(activation: Activation) -> dict[str, object]:
@@ -298,7 +331,7 @@ def fixed_parts(model: nn.Module, varying: tuple[str, ...]) -> Fixed:
     skip = set(varying)
     parts: Fixed = {name: tensor.detach() for name, tensor in _tensors(model) if name not in skip}
     core = exact_core(model)
-    parts["class"] = type(model).__qualname__ if core is None else type(core.network).__qualname__
+    parts["class"] = type(model if core is None else core.network).__qualname__
     if core is not None:
         for name, value in sorted(vars(core.network).items()):
             if isinstance(value, bool | int | float | str) and name != "training":

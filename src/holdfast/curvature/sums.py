@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from holdfast._tensors import as_matrix
-from holdfast.curvature import RoundCurvature
+from holdfast.curvature.base import RoundCurvature
 from holdfast.curvature.grams import RowSums
-from holdfast.trace.lower_model import Block, curved
+from holdfast.curvature.lower_model import Block, curved
 
 Gradients = Sequence[Sequence[Tensor]]
 """A matrix a parameter, one group a ball."""

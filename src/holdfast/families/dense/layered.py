@@ -1,4 +1,4 @@
-"""The bound of deep remainders by matrices (`docs/explanations/deep_certificate.md`, "Bound 2"); legend in `holdfast.curvature.deep_expansion`."""
+"""The bound of deep remainders by matrices (`docs/explanations/deep_certificate.md`, "Bound 2"); legend in `holdfast.families.dense.expansion`."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.curvature.deep_expansion import TINY, Constants, Expansion, Start, reaches
-from holdfast.curvature.deep_knobs import Knobs
-from holdfast.curvature.deep_norms import Scaled, own_weights, sides
-from holdfast.curvature.deep_products import CHUNK_NUMBERS, Pairs, Third
 from holdfast.curvature.grams import WeightedRows
+from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start, reaches
+from holdfast.families.dense.knobs import Knobs
+from holdfast.families.dense.norms import Scaled, own_weights, sides
+from holdfast.families.dense.products import CHUNK_NUMBERS, Pairs, Third
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,21 +4,18 @@ For ANY centre ``W_c`` and the outputs ``h_i`` of the pass, convexity of the los
 (`docs/explanations/deep_certificate.md`, "The centre is free").
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast._tensors import chunks
-from holdfast.curvature.deep import DeepCurvature, dense
-from holdfast.curvature.deep_expansion import expand, outputs_at
-from holdfast.losses import Loss
+from holdfast.curvature.lower_model import LowerModel, Radius
+from holdfast.curvature.sums import Sums
+from holdfast.families.base import Pass
+from holdfast.families.dense.curvature import DeepCurvature
+from holdfast.families.dense.expansion import expand, outputs_at
 from holdfast.networks.dense import Dense
-from holdfast.networks.exact import exact_core
-from holdfast.trace import FrozenPoints
-from holdfast.trace.lower_model import LowerModel, Radius
-from holdfast.trace.sums import Sums
 
 CENTRES = (1.0, 0.5, 0.25, 0.0)
 CHUNK_NUMBERS = 2**24
@@ -26,26 +23,19 @@ CHUNK_NUMBERS = 2**24
 
 @torch.no_grad()
 def deep_lower_model(
-    model: nn.Module,
+    net: Dense,
     curvature: DeepCurvature,
-    initial: Mapping[str, Tensor],
-    points: FrozenPoints,
-    outputs: Float[Tensor, "examples outputs"],
-    weights: Float[Tensor, " examples"],
-    loss: Loss,
+    passed: Pass,
     radius: Radius,
     *,
     centres: tuple[float, ...] = CENTRES,
     progress: Callable[[float], None] | None = None,
 ) -> LowerModel:
     """The lower model with the highest bound at ``radius`` among those expanded at ``W0 + al (W - W0)``."""
-    net = dense(model)
-    bound = curvature.within(model, initial, radius)
-    core = exact_core(model)
-    own = dict(initial) if core is None else core.own(initial)
+    bound = curvature.within(net, passed.initial, radius)
     best: tuple[float, LowerModel] | None = None
     for k, centre in enumerate(centres):
-        lower = _expanded(net, bound, own, points, outputs, weights, loss, centre)
+        lower = _expanded(net, bound, passed, centre)
         value = lower.bound(radius).value
         if best is None or value > best[0]:
             best = value, lower
@@ -56,20 +46,18 @@ def deep_lower_model(
     return best[1]
 
 
-def _expanded(
-    net: Dense, curvature: DeepCurvature, initial: Mapping[str, Tensor], points: FrozenPoints, outputs: Tensor,
-    weights: Tensor, loss: Loss, centre: float,
-) -> LowerModel:  # fmt: skip
+def _expanded(net: Dense, curvature: DeepCurvature, passed: Pass, centre: float) -> LowerModel:
     """``phi(W) >= sum_i p_i [loss(h_i) + <s_i, f(W_c) - h_i>] + <g_c, W - W_c> - q_c(W - W_c)``, in terms of ``W - W0``."""
-    start = tuple(initial[f"weights.{h}"].double() for h in range(net.depth))
+    outputs, labels, weights, loss = passed.outputs, passed.labels, passed.weights, passed.loss
+    start: tuple[Tensor, ...] = tuple(passed.initial[f"weights.{h}"].double() for h in range(net.depth))
     moves = tuple(centre * (w.detach() - s) for w, s in zip(net.weights, start, strict=True))
     at_centre = tuple(s + d for s, d in zip(start, moves, strict=True))
-    slopes = loss.slope(outputs, points.y) * weights[:, None]
+    slopes = loss.slope(outputs, labels) * weights[:, None]
     constant, sums = 0.0, Sums.start([move] for move in moves)
     for part in chunks(len(weights), max(64, CHUNK_NUMBERS // net.width)):
-        rows = points.points[part]
+        rows = passed.points[part]
         at = expand(net, at_centre, start, rows, slopes[part])
-        constant += float((weights[part] * loss(outputs[part], points.y[part])).sum())
+        constant += float((weights[part] * loss(outputs[part], labels[part])).sum())
         constant += float((slopes[part] * (outputs_at(net, at, rows) - outputs[part])).sum())
         gradients = [[at.gradient(h)] for h in range(net.depth)]
         sums.add(gradients, curvature.at(net, at), [[move] for move in moves], 1.0)

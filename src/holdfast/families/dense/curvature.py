@@ -1,7 +1,7 @@
 """Rigorous curvature of deep networks with a smooth activation (`docs/explanations/deep_certificate.md`)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, Tangent
-from holdfast.curvature.deep_expansion import (
+from holdfast.curvature.base import BlockCurvature, RoundCurvature, Tangent
+from holdfast.curvature.grams import weighted_grams
+from holdfast.families.curvature import FamilyCurvature
+from holdfast.families.dense.expansion import (
     Expansion,
     Start,
     constants_of,
@@ -18,23 +20,23 @@ from holdfast.curvature.deep_expansion import (
     outputs_at,
     start_of,
 )
-from holdfast.curvature.deep_knobs import first_knobs
-from holdfast.curvature.deep_layered import first_matrices, layered, upper_rows
-from holdfast.curvature.deep_norms import Scaled, scaled_norms
-from holdfast.curvature.deep_products import cross_terms, pairs_of, third_of
-from holdfast.curvature.deep_search import tuned
-from holdfast.curvature.grams import weighted_grams
+from holdfast.families.dense.knobs import first_knobs
+from holdfast.families.dense.layered import first_matrices, layered, upper_rows
+from holdfast.families.dense.norms import Scaled, scaled_norms
+from holdfast.families.dense.products import cross_terms, pairs_of, third_of
+from holdfast.families.dense.search import tuned
 from holdfast.networks.dense import Dense
-from holdfast.networks.exact import core_of, exact_core, why_not_exact
 
 MATRIX_NUMBERS = 2**27
 """Numbers in the matrices of one layer: above it units share matrices."""
 LEAST_SLOPE = 0.1
 """Of the largest mean slope at the start: what the units with the smallest count as in norms that serve a whole run."""
+CENTRE = 0.25
+"""Where rounds are expanded when curvature costs something, as a share of the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepCurvature(Curvature):
+class DeepCurvature(FamilyCurvature[Dense]):
     """Curvature of a `Dense` network with a smooth activation, one ball a trained layer.
 
     It bounds steps that end in the ball, and nothing outside: `within` says which ball.
@@ -48,6 +50,7 @@ class DeepCurvature(Curvature):
     """
 
     network: ClassVar[type[nn.Module]] = Dense
+    word: ClassVar[str] = "deep"
 
     start: Start | None = None
     scaled: Scaled | None = None
@@ -70,43 +73,46 @@ class DeepCurvature(Curvature):
             raise RuntimeError("a deep bound holds within a ball: call within() first")
         return self.start
 
-    def unproved(self, model: nn.Module) -> str:
-        core = exact_core(model)
-        if core is None:
-            return why_not_exact(model)
-        net, act = core.network, core.network.activation
-        if not isinstance(net, Dense):
-            return f"the deep bound is not one for {type(net).__name__}"
+    def unsuited(self, network: Dense) -> str:
+        act = network.activation
         bounded = act.curvature_above < math.inf and act.curvature_below < math.inf
         if act.kink or act.lipschitz is None or not bounded:
             return f"a deep network needs bounded first and second derivatives, which {act.name} has not"
-        if not all(weight.requires_grad for weight in net.weights):
+        if not all(weight.requires_grad for weight in network.weights):
             return "some layers are not trained, so the deep bound does not apply"
         return ""
 
     def parameters(self, model: nn.Module) -> tuple[tuple[str, ...], ...]:
-        core = core_of(model, Dense)
-        return tuple(core.named(f"weights.{h}") for h in range(dense(model).depth))
+        core = self.core(model)
+        return tuple(core.named(f"weights.{h}") for h in range(self.inside(model).depth))
 
     @torch.no_grad()
     def within(
         self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
     ) -> "DeepCurvature":
-        net = dense(model)
-        own = core_of(model, Dense).own(initial)
+        net, own = self.inside(model), self.core(model).own(initial)
         weights = tuple(own[f"weights.{h}"] for h in range(net.depth))
         groups = net.groups if net.groups * net.width**2 <= MATRIX_NUMBERS else 1
         return replace(self, start=start_of(weights, per_ball(radius, net.depth), groups))
 
     @torch.no_grad()
     def prepared(
-        self, model: nn.Module, points: Float[Tensor, "batch ..."], slopes: Float[Tensor, "batch outputs"]
+        self,
+        model: nn.Module,
+        initial: Mapping[str, Tensor],
+        points: Float[Tensor, "batch ..."],
+        slopes: Callable[[Float[Tensor, "batch outputs"]], Float[Tensor, "batch outputs"]],
     ) -> "DeepCurvature":
-        """Norms computed once for all rounds, as suits the initial network at these points and loss slopes."""
-        net, start = dense(model), self._started
-        at = expand(net, start.weights, start.weights, points, slopes)
+        """Norms computed once for all rounds."""
+        net, start = self.inside(model), self._started
+        outputs = torch.func.functional_call(model, dict(initial), (points,))
+        at = expand(net, start.weights, start.weights, points, slopes(outputs))
         scaled = scaled_norms(at, start, constants_of(net.activation), lean=True, least=LEAST_SLOPE)
         return replace(self, scaled=scaled)
+
+    def recentred(self, width_factor: float) -> "DeepCurvature":
+        """Rounds are expanded where they are while curvature costs nothing there, else nearer to the start: no step is then as long."""
+        return replace(self, centre=1.0 if width_factor <= 1.0 else CENTRE)
 
     @torch.no_grad()
     def round(
@@ -117,7 +123,7 @@ class DeepCurvature(Curvature):
         *,
         reach: float,
     ) -> RoundCurvature:
-        net, start = dense(model), self._started
+        net, start = self.inside(model), self._started
         moves = tuple(
             self.centre * (w.detach().double() - s) for w, s in zip(net.weights, start.weights, strict=True)
         )
@@ -173,7 +179,7 @@ class DeepCurvature(Curvature):
         dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf) + distance``, then ``||a||`` and a factor 4 for backward
         passes, the frozen copy and the matrices. Holds for all weights at most ``distance`` from the initial ones in every layer.
         """
-        net, own = dense(model), core_of(model, Dense).own(initial)
+        net, own = self.inside(model), self.core(model).own(initial)
         act, k, error, size = net.activation, net.layer_scale, 0.0, 1.0
         lipschitz = act.lipschitz or 0.0
         if net.input_weight is not None:
@@ -214,14 +220,3 @@ def shared_groups(units: int, coordinates: int) -> int:
     return max(
         g for g in range(1, units + 1) if units % g == 0 and (g == 1 or g * coordinates**2 <= MATRIX_NUMBERS)
     )
-
-
-def dense(model: nn.Module) -> Dense:
-    """The deep network that the model is exactly.
-
-    Raises:
-        InputError: it is not one.
-    """
-    network = core_of(model, Dense).network
-    assert isinstance(network, Dense)
-    return network

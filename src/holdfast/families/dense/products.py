@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.curvature.deep_expansion import Expansion
+from holdfast.families.dense.expansion import Expansion
 
 CHUNK_NUMBERS = 2**24
 KEPT = 16

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
-from holdfast.certificates.anchors import Anchor, Duals
-from holdfast.trace.lower_model import Bound, LowerModel
+from holdfast.curvature.lower_model import Bound, LowerModel
+from holdfast.families.two_layer.anchors import Anchor, Duals
 
 SCAN = (0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 
@@ -82,6 +81,8 @@ def tighten(
             progress(min(1.0, done / evaluations))
         flat_gradient = torch.cat([g.flatten() for g in gradients]).cpu().numpy()
         return -scale * found.bound.value, -scale * flat_gradient
+
+    from scipy.optimize import minimize  # which takes as long to import as torch, and attacks need none of it
 
     first = [start.h.flatten()] if start.tau is None else [start.h.flatten(), start.tau.log().flatten()]
     minimize(

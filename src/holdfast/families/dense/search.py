@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.curvature.deep_expansion import TINY, Constants, Expansion, Start
-from holdfast.curvature.deep_knobs import Knobs
-from holdfast.curvature.deep_layered import first_matrices, layered, upper_rows
-from holdfast.curvature.deep_norms import Scaled
-from holdfast.curvature.deep_products import cross_terms, pairs_of, third_of
+from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start
+from holdfast.families.dense.knobs import Knobs
+from holdfast.families.dense.layered import first_matrices, layered, upper_rows
+from holdfast.families.dense.norms import Scaled
+from holdfast.families.dense.products import cross_terms, pairs_of, third_of
 
 
 def tuned(

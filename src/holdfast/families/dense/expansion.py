@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from holdfast.curvature.base import one_sided
 from holdfast.curvature.spectral import norm_bound
-from holdfast.curvature.two_layer import one_sided
 from holdfast.networks.activations import Activation
 from holdfast.networks.dense import Dense
 

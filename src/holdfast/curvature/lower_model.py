@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -177,6 +176,10 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     if slope == 0.0:
         multiplier = floor
     else:
+        from scipy.optimize import (
+            brentq,  # which takes as long to import as torch, and attacks need none of it
+        )
+
         # Largest useful mu: with every lam at the top, the root is top + ||V|| / (2 R).
         high = math.log(slope / (2 * radius)) + 1.0
         low = high - 60.0

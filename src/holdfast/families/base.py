@@ -1,0 +1,235 @@
+"""What the library knows of a class of networks: the contract that a family fulfils, most of it optional.
+
+All methods are given the network itself, never a model around it, and `holdfast.families.exact` has found it to be exactly one of the
+class before any method of a proof is called. `CONTRIBUTING.md` adds a family step by step.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast.curvature.base import Curvature
+from holdfast.curvature.lower_model import LowerModel, Radius
+from holdfast.curvature.rounding import Rounding
+from holdfast.errors import InputError
+from holdfast.losses import Loss, Outputs
+from holdfast.networks.activations import IDENTITY
+from holdfast.threats import LpBall
+
+N = TypeVar("N", bound=nn.Module)
+
+Slopes = Callable[[Outputs], Outputs]
+ClosedForm = Callable[[Tensor, Slopes], tuple[Tensor, Tensor]]
+"""``closed(points, slopes)``: the outputs, and the gradient in the points when ``slopes(outputs)`` is that in the outputs."""
+MarginExpansion = Callable[[Tensor, Tensor], Tensor]
+"""``expansion(point, rows)`` for one example (features,) and functions of the outputs (rows, outputs): their gradients in the example
+and, as a last column, a lower bound over the ball of what the linear term leaves."""
+Settings = Mapping[str, Any]
+
+PASS = 150
+"""What one elementwise pass over the weights costs, in floating-point operations of a matrix product a weight."""
+SMALL = 8
+"""Small operations cost up to so many times their count beside attacks in closed form (measured: benchmarks/trace_overhead.py); large
+ones, such as passes through the network, cost about their count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the tensors of a network must look like, from its own numbers: all that a family adds to the question whether a network is exact.
+
+    Attributes:
+        shapes: of every tensor that the proof reads, by the network's own names.
+        lists: names of its `nn.ParameterList`; an exact network holds no other modules.
+        units: hidden units; 0 where there are none.
+        groups: of equal size, into which the units are cut.
+        activation: must be one of the library's, whose constants are proved.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    lists: tuple[str, ...] = ()
+    units: int = 0
+    groups: int = 1
+    activation: object = IDENTITY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also ``gradients[c, i]``.
+
+    No inputs stand for the number 1: then the gradients are the Jacobian.
+    """
+
+    gradients: Float[Tensor, "outputs n units"]
+    inputs: Float[Tensor, "n inputs"] | None = None
+    constant: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A pass over all examples at one network's weights, attacked, in float64.
+
+    Attributes:
+        initial: the network's initial weights, by its own names.
+        weights: ``pi_i`` of the examples.
+        outputs: of the network at the attacked points.
+        curvature: the family's, as the certificate uses it.
+        proved: whether that is a proof for this network.
+    """
+
+    initial: Mapping[str, Tensor]
+    points: Float[Tensor, "examples ..."]
+    labels: Int[Tensor, " examples"]
+    weights: Float[Tensor, " examples"]
+    outputs: Float[Tensor, "examples outputs"]
+    loss: Loss
+    curvature: Curvature
+    proved: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expanded:
+    """A lower model made from a pass.
+
+    Attributes:
+        outputs: at which the loss was expanded.
+        how: in words, to follow "a pass at the last weights, ".
+    """
+
+    lower: LowerModel
+    outputs: Float[Tensor, "examples outputs"]
+    how: str
+
+
+class Known(Generic[N]):
+    """A class of networks with what is known of it without any proof.
+
+    Attributes:
+        name: for run folders.
+        network: the class.
+        near_linear: whether its networks stay near their linearisation, so that the step size of theory fits.
+    """
+
+    name: ClassVar[str]
+    network: ClassVar[type[nn.Module]]
+    near_linear: ClassVar[bool] = False
+
+    def settings(self, network: N) -> Settings | None:
+        """The arguments of `made`, as plain values, for run folders; ``None`` where the class is not to be built from them."""
+        return None
+
+    def made(self, **settings: Any) -> N:
+        """A network of these settings; its weights are loaded afterwards."""
+        raise NotImplementedError
+
+    def stack(self, network: N) -> tuple[tuple[int, ...], nn.Module] | None:
+        """The shape that inputs are brought into and the layers they then go through, where that is all the network does."""
+        return None
+
+    def tangent_model(self, network: N) -> nn.Module:
+        """The network whose tangent kernel is this one's."""
+        return network
+
+
+class Family(Known[N], ABC):
+    """A class of networks with a proof: a rigorous bound of their curvature in the weights, and an allowance for rounding.
+
+    Outputs are logits, or signed outputs for two classes. Networks hold their tensors themselves or in lists of parameters.
+    """
+
+    @abstractmethod
+    def example(self) -> N:
+        """A network of the class, the smaller the better: what it holds is what an exact network holds."""
+
+    @abstractmethod
+    def sizes(self, network: N) -> Sizes:
+        """What its tensors must look like."""
+
+    @abstractmethod
+    def curvature(self) -> Curvature:
+        """The bound of ``f(W + Delta) - f(W) - Df(W) Delta``, a `holdfast.families.curvature.FamilyCurvature`."""
+
+    @abstractmethod
+    def rounding(
+        self,
+        network: N,
+        initial: Mapping[str, Tensor],
+        *,
+        examples: int,
+        slope: float,
+        loss: float,
+        input_norm: float,
+        distance: float,
+    ) -> Rounding:
+        """What the allowance for rounding is computed from; the arguments are its fields, ``input_norm`` the largest of `input_norms`."""
+
+    def input_norms(self, network: N, points: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+        """Norms of the inputs as the first layer sees them, in float64."""
+        norms: Tensor = points.flatten(1).double().norm(dim=1)
+        return norms
+
+    def recording(self, network: N, examples: int, batch: int, attack_passes: int) -> float:
+        """What recording one epoch costs, as a share of training it; by default one more gradient and a few passes over the weights.
+
+        Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the weights.
+        """
+        return PASS * SMALL / (4 * batch * (attack_passes + 1)) + 1 / (attack_passes + 1)
+
+    def expanded(
+        self,
+        network: N,
+        passed: Pass,
+        radius: Radius,
+        *,
+        evaluations: int,
+        per_unit: bool,
+        progress: Callable[[float], None] | None,
+    ) -> Expanded | None:
+        """The best lower model for this radius; ``None``: that of the pass itself, as one round of training.
+
+        Args:
+            evaluations: of candidates; 1 takes the pass as it stands.
+            per_unit: whether to use a curvature matrix a unit, where the family has them.
+        """
+        return None
+
+    def describe(self, network: N) -> str:
+        """For headlines: what network it is, without its width."""
+        return type(network).__name__
+
+    def kernel(self, network: N) -> Settings | None:
+        """The arguments of the `holdfast.theory.KernelSpec` that its tangent kernel tends to as the width grows; ``None``: not known."""
+        return None
+
+    def factors(self, network: N, x: Float[Tensor, "n ..."]) -> Iterable[Factor] | None:
+        """The Jacobian in the trained weights, layer by layer; ``None``: by automatic differentiation."""
+        return None
+
+    def closed_form(self, network: N) -> ClosedForm | None:
+        """Outputs and input gradients without automatic differentiation, where that is faster."""
+        return None
+
+    def second_order(self, network: N, ball: LpBall) -> MarginExpansion:
+        """Margins from the input Hessian.
+
+        Raises:
+            InputError: none are known for such networks.
+        """
+        raise InputError(
+            f"no second-order bound is known for {type(network).__name__} networks; use method='crown'."
+        )
+
+    def width_power(self, network: N) -> float | str:
+        """The power of the width with which curvature falls, or why none is known."""
+        return f"no formula for the width of {type(network).__name__} networks is known; a two-layer one has"
+
+    def width_step(self, network: N) -> int:
+        """What the width must be a multiple of."""
+        return 1
+
+    def of_width(self, network: N, width: int) -> N:
+        """A network like this one, of another width."""
+        raise NotImplementedError

@@ -1,0 +1,142 @@
+"""The families, a line each, and what others ask of them."""
+
+from typing import Any
+
+from torch import nn
+
+from holdfast.curvature.base import Curvature
+from holdfast.curvature.linearity import LocalLinearity
+from holdfast.errors import InputError
+from holdfast.families.base import Family, Known, Settings
+from holdfast.families.curvature import FamilyCurvature
+from holdfast.families.dense import DenseFamily
+from holdfast.families.exact import exact_core, forget, note, why_not_exact
+from holdfast.families.linearised import LinearisedNetworks
+from holdfast.families.mnist_conv import MNISTConvNetworks
+from holdfast.families.two_layer import TwoLayerFamily
+
+_KNOWN: dict[str, Known[Any]] = {}
+_LIBRARY: tuple[Known[Any], ...] = (
+    TwoLayerFamily(),
+    DenseFamily(),
+    LinearisedNetworks(),
+    MNISTConvNetworks(),
+)
+
+
+def register(family: Known[Any]) -> None:
+    """Add a family. Its networks are certified by its bound from now on, and the certificate says by whose.
+
+    Raises:
+        InputError: the name is taken, the class belongs to another family, or the family's own example is not exact.
+    """
+    if family.name in _KNOWN:
+        raise InputError(
+            f"a family needs a name of its own, but {family.name!r} is registered; unregister it or take another."
+        )
+    if isinstance(family, Family):
+        if not isinstance(family.curvature(), FamilyCurvature):
+            raise InputError(
+                f"the curvature of the family {family.name!r} must be a FamilyCurvature, got {type(family.curvature()).__name__}; inherit from it."
+            )
+        note(family)
+    _KNOWN[family.name] = family
+
+
+def unregister(name: str) -> None:
+    """Take back a `register`.
+
+    Raises:
+        InputError: no such family, or one of the library.
+    """
+    family = _KNOWN.get(name)
+    if family is None or family in _LIBRARY:
+        raise InputError(
+            f"name must be that of a family you registered, got {name!r}; leave the library's alone."
+        )
+    if isinstance(family, Family):
+        forget(family)
+    del _KNOWN[name]
+
+
+for _family in _LIBRARY:
+    register(_family)
+
+
+def registered() -> tuple[Known[Any], ...]:
+    """All of them, the library's first."""
+    return tuple(_KNOWN.values())
+
+
+def family_of(model: nn.Module) -> Family[Any] | None:
+    """The family whose network ``model`` is exactly; ``None`` where no proof is known, and `why_not` has the reason."""
+    core = exact_core(model)
+    return None if core is None else core.family
+
+
+def why_not(model: nn.Module) -> str:
+    """Why ``model`` is not exactly a network of a family; empty where it is one."""
+    return why_not_exact(model)
+
+
+def known_as(model: nn.Module) -> Known[Any] | None:
+    """What is known of networks of this class, whether or not this one is exactly as written."""
+    return next((known for known in registered() if isinstance(model, known.network)), None)
+
+
+def near_linear(model: nn.Module) -> bool:
+    """Whether such networks stay near their linearisation."""
+    known = known_as(model)
+    return known is not None and known.near_linear
+
+
+def tangent_model(model: nn.Module) -> nn.Module:
+    """The network whose tangent kernel is that of ``model``."""
+    known = known_as(model)
+    return model if known is None else known.tangent_model(model)
+
+
+def stored(model: nn.Module) -> dict[str, Any] | None:
+    """The family's name and the settings from which `rebuilt` makes the network again; ``None`` where that cannot be."""
+    known = known_as(model)
+    if (
+        known is None
+        or type(model) is not known.network
+        or (isinstance(known, Family) and why_not_exact(model))
+    ):
+        return None
+    settings: Settings | None = known.settings(model)
+    return None if settings is None else {"name": known.name, **settings}
+
+
+def rebuilt(name: str, **settings: Any) -> nn.Module:
+    """The network of `stored`, its weights yet to be loaded.
+
+    Raises:
+        InputError: no family of this name is registered.
+    """
+    if name not in _KNOWN:
+        raise InputError(
+            f"the network's family must be one of {', '.join(_KNOWN)}, got {name!r}; register it with holdfast.families.register first."
+        )
+    network: nn.Module = _KNOWN[name].made(**settings)
+    return network
+
+
+def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
+    """The rigorous bound of the model's family, or the local-linearity estimate with the reason why there is none."""
+    core = exact_core(model)
+    if core is None:
+        return LocalLinearity(), (
+            f"no rigorous curvature bound: {why_not_exact(model)}; the network was treated as linear in its weights"
+        )
+    curvature = core.family.curvature()
+    why = curvature.unproved(model)
+    if why:
+        return LocalLinearity(), f"no rigorous curvature bound: {why}"
+    assert isinstance(curvature, FamilyCurvature)  # seen to by `register`
+    reason = f"proved: the curvature of this {curvature.word} network has a rigorous bound, and rounding is allowed for"
+    if core.family not in _LIBRARY:
+        kind = type(core.family)
+        reason += f" (as the family {core.family.name!r} says, {kind.__module__}.{kind.__qualname__}, which is not the library's)"
+    return curvature, reason
