@@ -42,7 +42,7 @@ from holdfast.certificates.convergence import conclude
 from holdfast.certificates.frozen import pass_candidate
 from holdfast.curvature import LocalLinearity
 from holdfast.errors import InputError
-from holdfast.families import Pass, TwoLayerCurvature
+from holdfast.families import TwoLayerCurvature
 from holdfast.families.exact import fingerprints, fixed_parts
 from holdfast.families.two_layer.anchors import Anchor, Duals
 from holdfast.families.two_layer.family import anchors_of
@@ -291,12 +291,7 @@ def test_linear_network_is_certified_to_the_optimum(norm: str, radius: float) ->
 
 
 def anchors_at(passed: FrozenPass, reach: float, *, per_unit: bool) -> Callable[[float], Anchor]:
-    network, points = passed.core.network, passed.points
-    given = Pass(
-        initial=passed.initial, points=points.points, labels=points.y, weights=passed.weights, outputs=passed.outputs,
-        loss=passed.loss, curvature=passed.curvature, proved=passed.proved,
-    )  # fmt: skip
-    return anchors_of(network, given, reach, per_unit=per_unit)
+    return anchors_of(passed.core.network, passed.given(passed.core), reach, per_unit=per_unit)
 
 
 def test_linear_window_of_a_frozen_pass_equals_the_anchors() -> None:

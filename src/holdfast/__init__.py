@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from holdfast import diagnosis as diagnosis
     from holdfast import evaluation as evaluation
     from holdfast import external as external
+    from holdfast import families as families
     from holdfast import losses as losses
     from holdfast import networks as networks
     from holdfast import theory as theory
@@ -73,6 +74,7 @@ _MODULES = (
     "diagnosis",
     "evaluation",
     "external",
+    "families",
     "losses",
     "networks",
     "theory",

@@ -41,8 +41,8 @@ from holdfast.certificates.upper import verified_loss
 from holdfast.curvature import Curvature
 from holdfast.curvature.lower_model import Radius, largest, per_ball, scaled
 from holdfast.errors import InputError
-from holdfast.families import curvature_for
 from holdfast.families.exact import fingerprints, first_difference
+from holdfast.families.registry import curvature_for, unproved
 from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.trace import Evaluated, FrozenPoints, Trace
@@ -342,7 +342,7 @@ def certify(
         curvature = chosen
     elif curvature.rigorous != chosen.rigorous:
         reason = f"the curvature was given by the caller: {type(curvature).__name__}"
-    if curvature.rigorous and (why := curvature.unproved(model)):
+    if curvature.rigorous and (why := unproved(curvature, model)):
         raise InputError(
             f"curvature must be one that is proved for this network, got {type(curvature).__name__}: {why}; leave curvature out."
         )

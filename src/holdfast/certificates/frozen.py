@@ -17,8 +17,9 @@ from holdfast.curvature import Curvature
 from holdfast.curvature.lower_model import LowerModel, Radius, largest
 from holdfast.curvature.rounding import Rounding
 from holdfast.errors import InputError
-from holdfast.families.base import Pass
+from holdfast.families.base import Pass, Search
 from holdfast.families.exact import Core, exact_core, fingerprints, first_difference, fixed_parts
+from holdfast.families.registry import unproved
 from holdfast.losses import Loss, broken_claim
 from holdfast.threats import Threat
 from holdfast.trace import Evaluated, FrozenPoints, TraceRecorder, Window
@@ -55,7 +56,7 @@ class FrozenPass:
     @property
     def proved(self) -> bool:
         """Whether the curvature is a proof for this network."""
-        return self.curvature.rigorous and not self.curvature.unproved(self.model)
+        return self.curvature.rigorous and not unproved(self.curvature, self.model)
 
     @property
     def core(self) -> Core:
@@ -91,14 +92,21 @@ class FrozenPass:
         slope, size = float((slopes * self.weights).sum()), float((sizes * self.weights).sum())
         core = self.core
         norms = [core.family.input_norms(core.network, x).max() for x in batches(self.points.points, BATCH)]
-        return core.family.rounding(
-            core.network,
-            core.own(self.initial),
-            examples=n,
-            slope=slope,
-            loss=size,
-            input_norm=float(torch.stack(norms).max()),
-            distance=distance,
+        norm = float(torch.stack(norms).max())
+        seen = Rounding(unit=2.0**-53, examples=n, slope=slope, loss=size, input_norm=norm, distance=distance)
+        return core.family.rounding(core.network, core.own(self.initial), seen)
+
+    def given(self, core: Core) -> Pass:
+        """What the network's family is given of it."""
+        return Pass(
+            initial=core.own(self.initial),
+            points=self.points.points,
+            labels=self.points.y,
+            weights=self.weights,
+            outputs=self.outputs,
+            loss=self.loss,
+            curvature=self.curvature,
+            proved=self.proved,
         )
 
     @property
@@ -143,7 +151,7 @@ def frozen_pass(
     if example_weights is not None:
         weights = as_weights("example_weights", example_weights, n).to(weights)
     # Asked of the model itself: a copy may have lost what makes it another function.
-    fault = curvature.unproved(model) if curvature.rigorous else probed_fault(exact, wide.points[:8])
+    fault = unproved(curvature, model) if curvature.rigorous else probed_fault(exact, wide.points[:8])
     outside = sum(
         int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH)
     )
@@ -208,26 +216,11 @@ def pass_candidate(
     """The lower model of this pass: the best that the network's family makes of it, else the pass as one round; or why there is none."""
     core = exact_core(passed.model)
     if core is not None and type(passed.curvature) is type(core.family.curvature()):
-        points = passed.points
-        given = Pass(
-            initial=core.own(passed.initial),
-            points=points.points,
-            labels=points.y,
-            weights=passed.weights,
-            outputs=passed.outputs,
-            loss=passed.loss,
-            curvature=passed.curvature,
-            proved=passed.proved,
-        )
-        found = core.family.expanded(
-            core.network, given, radius, evaluations=evaluations, per_unit=per_unit, progress=progress
-        )
+        search = Search(radius=radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
+        found = core.family.expanded(core.network, passed.given(core), search)
         if found is not None:
-            return Candidate(
-                lower=found.lower,
-                rounding=passed.rounding_at(found.outputs),
-                source=f"a pass at {passed.weights_name}, {found.how}",
-            )
+            source = f"a pass at {passed.weights_name}, {found.how}"
+            return Candidate(lower=found.lower, rounding=passed.rounding_at(found.outputs), source=source)
     window = _recorded(passed, largest(radius))
     if window.void or window.lower is None:
         return window.void or "the frozen pass yielded no lower model"

@@ -6,6 +6,7 @@ from typing import Any
 from holdfast.curvature.base import BlockCurvature as BlockCurvature
 from holdfast.curvature.base import Curvature as Curvature
 from holdfast.curvature.base import RoundCurvature as RoundCurvature
+from holdfast.curvature.base import Tangent as Tangent
 from holdfast.curvature.linearity import LocalLinearity as LocalLinearity
 
 _OF_FAMILIES = ("DeepCurvature", "TwoLayerCurvature", "curvature_for")

@@ -5,6 +5,7 @@ from holdfast.families.base import Factor as Factor
 from holdfast.families.base import Family as Family
 from holdfast.families.base import Known as Known
 from holdfast.families.base import Pass as Pass
+from holdfast.families.base import Search as Search
 from holdfast.families.base import Sizes as Sizes
 from holdfast.families.curvature import FamilyCurvature as FamilyCurvature
 from holdfast.families.dense.curvature import DeepCurvature as DeepCurvature

@@ -91,6 +91,23 @@ class Pass:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a lower model is looked for, and how hard.
+
+    Attributes:
+        radius: at which its bound should be highest.
+        evaluations: of candidates; 1 takes the pass as it stands.
+        per_unit: whether to use a curvature matrix a unit, where the family has them.
+        progress: called with the share done.
+    """
+
+    radius: Radius
+    evaluations: int = 1
+    per_unit: bool = False
+    progress: Callable[[float], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Expanded:
     """A lower model made from a pass.
 
@@ -153,18 +170,9 @@ class Family(Known[N], ABC):
         """The bound of ``f(W + Delta) - f(W) - Df(W) Delta``, a `holdfast.families.curvature.FamilyCurvature`."""
 
     @abstractmethod
-    def rounding(
-        self,
-        network: N,
-        initial: Mapping[str, Tensor],
-        *,
-        examples: int,
-        slope: float,
-        loss: float,
-        input_norm: float,
-        distance: float,
-    ) -> Rounding:
-        """What the allowance for rounding is computed from; the arguments are its fields, ``input_norm`` the largest of `input_norms`."""
+    def rounding(self, network: N, initial: Mapping[str, Tensor], seen: Rounding) -> Rounding:
+        """What the allowance for rounding is computed from: the figures of the rounds, ``input_norm`` the largest of `input_norms`,
+        completed by those of the network. ``initial`` are its initial weights by its own names."""
 
     def input_norms(self, network: N, points: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """Norms of the inputs as the first layer sees them, in float64."""
@@ -178,22 +186,8 @@ class Family(Known[N], ABC):
         """
         return PASS * SMALL / (4 * batch * (attack_passes + 1)) + 1 / (attack_passes + 1)
 
-    def expanded(
-        self,
-        network: N,
-        passed: Pass,
-        radius: Radius,
-        *,
-        evaluations: int,
-        per_unit: bool,
-        progress: Callable[[float], None] | None,
-    ) -> Expanded | None:
-        """The best lower model for this radius; ``None``: that of the pass itself, as one round of training.
-
-        Args:
-            evaluations: of candidates; 1 takes the pass as it stands.
-            per_unit: whether to use a curvature matrix a unit, where the family has them.
-        """
+    def expanded(self, network: N, passed: Pass, search: Search) -> Expanded | None:
+        """The best lower model that the pass yields; ``None``: that of the pass itself, as one round of training."""
         return None
 
     def describe(self, network: N) -> str:

@@ -79,6 +79,14 @@ def why_not(model: nn.Module) -> str:
     return why_not_exact(model)
 
 
+def unproved(curvature: Curvature, model: nn.Module) -> str:
+    """Why this curvature is no proof for this model; empty where it is one. Only the one that the model's own family gives can be:
+    what a curvature says of itself, and what overrides a family's, is not asked."""
+    if isinstance(curvature, FamilyCurvature):
+        return FamilyCurvature.unproved(curvature, model)
+    return Curvature.unproved(curvature, model)
+
+
 def known_as(model: nn.Module) -> Known[Any] | None:
     """What is known of networks of this class, whether or not this one is exactly as written."""
     return next((known for known in registered() if isinstance(model, known.network)), None)
@@ -131,7 +139,7 @@ def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
             f"no rigorous curvature bound: {why_not_exact(model)}; the network was treated as linear in its weights"
         )
     curvature = core.family.curvature()
-    why = curvature.unproved(model)
+    why = unproved(curvature, model)
     if why:
         return LocalLinearity(), f"no rigorous curvature bound: {why}"
     assert isinstance(curvature, FamilyCurvature)  # seen to by `register`

@@ -21,6 +21,7 @@ from holdfast.curvature.lower_model import LowerModel, Radius
 from holdfast.curvature.rounding import Rounding
 from holdfast.curvature.sums import BlockSums, Sums
 from holdfast.families.exact import Fixed, exact_core, fingerprints, first_difference, fixed_parts
+from holdfast.families.registry import unproved
 from holdfast.losses import Loss
 from holdfast.threats import Threat
 from holdfast.trace.marks import marks
@@ -266,7 +267,7 @@ class TraceRecorder:
     @property
     def proved(self) -> bool:
         """Whether the curvature is a proof for this network as it is now."""
-        return self.curvature.rigorous and not self.curvature.unproved(self.model)
+        return self.curvature.rigorous and not unproved(self.curvature, self.model)
 
     def _unsuited(self, sums: _Open, points: Tensor, rows: int, round_size: int, outputs: Tensor) -> str:
         """What is wrong with a round by its network, its sizes or its arithmetic; empty where nothing is."""
@@ -275,7 +276,7 @@ class TraceRecorder:
                 f"a round of {rows} examples was recorded as one of {round_size}, so it is weighted wrongly"
             )
         if self.curvature.rigorous:  # asked in each round: hooks come and go
-            return self.curvature.unproved(self.model)
+            return unproved(self.curvature, self.model)
         fault = ""
         if not sums.probed:  # once a window: modes may change within a run
             fault, sums.probed = probed_fault(self.model, points[:8]), rows > 1
@@ -326,9 +327,8 @@ class TraceRecorder:
         core = exact_core(self.model)
         if core is None or not self.proved:
             return Rounding(unit=0.0)
-        return core.family.rounding(
-            core.network,
-            core.own(self.initial),
+        seen = Rounding(
+            unit=2.0**-53,
             examples=len(self.y) + sums.rounds,  # sums over rounds add their own terms
             slope=float(self.reduce(sums.slope)) / epochs,
             loss=float(self.reduce(sums.size)) / epochs,
@@ -336,6 +336,7 @@ class TraceRecorder:
             input_norm=float(self.reduce(sums.input_norm.square()).sqrt()),
             distance=float(sums.distance),
         )
+        return core.family.rounding(core.network, core.own(self.initial), seen)
 
     def _fault(self, sums: _Open, lower: LowerModel) -> str:
         overwritten = max(float(self.reduce(sums.overwritten)), float((marks(self.x) != self._marks).sum()))

@@ -1,16 +1,16 @@
 """The deep family: all that is known of `Dense`."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.curvature.lower_model import Radius
 from holdfast.curvature.rounding import Rounding
-from holdfast.families.base import PASS, Expanded, Factor, Family, Pass, Settings, Sizes
+from holdfast.families.base import PASS, Expanded, Factor, Family, Pass, Search, Settings, Sizes
 from holdfast.families.dense.closed_form import DenseForm
 from holdfast.families.dense.curvature import DeepCurvature
 from holdfast.families.dense.lower_model import CENTRES, deep_lower_model
@@ -29,44 +29,21 @@ class DenseFamily(Family[Dense]):
         return Dense(1, 2, 2, 1)
 
     def sizes(self, network: Dense) -> Sizes:
-        first = network.features if network.input_weight is None else network.width
-        columns = [first, *[network.width] * (network.depth - 1)]
-        shapes: dict[str, tuple[int, ...]] = {
-            f"weights.{h}": (network.width, columns[h]) for h in range(network.depth)
-        }
-        shapes["output_weight"] = (network.outputs, network.width)
+        width, groups = network.width, network.groups
+        shapes = {f"weights.{h}": (width, width) for h in range(network.depth)}
+        if network.input_weight is None:
+            shapes["weights.0"] = (width, network.features)
+        shapes["output_weight"] = (network.outputs, width)
         return Sizes(
-            shapes=shapes,
-            lists=("weights",),
-            units=network.width,
-            groups=network.groups,
-            activation=network.activation,
+            shapes=shapes, lists=("weights",), units=width, groups=groups, activation=network.activation
         )
 
     def curvature(self) -> DeepCurvature:
         return DeepCurvature()
 
-    def rounding(
-        self,
-        network: Dense,
-        initial: Mapping[str, Tensor],
-        *,
-        examples: int,
-        slope: float,
-        loss: float,
-        input_norm: float,
-        distance: float,
-    ) -> Rounding:
-        return Rounding(
-            unit=2.0**-53,
-            width=network.width,
-            examples=examples,
-            slope=slope,
-            loss=loss,
-            input_norm=input_norm,
-            distance=distance,
-            amplitude=DeepCurvature().amplitude(network, initial, distance),
-        )
+    def rounding(self, network: Dense, initial: Mapping[str, Tensor], seen: Rounding) -> Rounding:
+        amplitude = DeepCurvature().amplitude(network, initial, seen.distance)
+        return replace(seen, width=network.width, amplitude=amplitude)
 
     def recording(self, network: Dense, examples: int, batch: int, attack_passes: int) -> float:
         """Float64 counts twice. A round: two passes forward, one backward, gradients and two products with the matrices; the matrices of
@@ -85,21 +62,12 @@ class DenseFamily(Family[Dense]):
         share: float = (passes + first + closing + norms) / training
         return share
 
-    def expanded(
-        self,
-        network: Dense,
-        passed: Pass,
-        radius: Radius,
-        *,
-        evaluations: int,
-        per_unit: bool,
-        progress: Callable[[float], None] | None,
-    ) -> Expanded:
+    def expanded(self, network: Dense, passed: Pass, search: Search) -> Expanded:
         """Expanded at the best of several centres."""
         assert isinstance(passed.curvature, DeepCurvature)  # the family's own
-        centres = CENTRES if evaluations > 1 else CENTRES[:1]
+        centres = CENTRES if search.evaluations > 1 else CENTRES[:1]
         lower = deep_lower_model(
-            network, passed.curvature, passed, radius, centres=centres, progress=progress
+            network, passed.curvature, passed, search.radius, centres=centres, progress=search.progress
         )
         return Expanded(lower=lower, outputs=passed.outputs, how="expanded where best")
 
@@ -131,14 +99,10 @@ class DenseFamily(Family[Dense]):
 
     def settings(self, network: Dense) -> Settings:
         return {
-            "features": network.features,
-            "classes": network.classes,
-            "width": network.width,
+            **{name: getattr(network, name) for name in ("features", "classes", "width", "depth")},
+            **{name: getattr(network, name) for name in ("zero_start", "output")},
             "activation": network.activation.name,
-            "depth": network.depth,
-            "zero_start": network.zero_start,
             "input_layer": network.input_weight is not None,
-            "output": network.output,
         }
 
     def made(self, **settings: Any) -> Dense:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast._tensors import batches
-from holdfast.curvature.lower_model import Radius, largest
+from holdfast.curvature.lower_model import largest
 from holdfast.curvature.rounding import Rounding
 from holdfast.families.base import (
     PASS,
@@ -20,6 +21,7 @@ from holdfast.families.base import (
     Family,
     MarginExpansion,
     Pass,
+    Search,
     Settings,
     Sizes,
 )
@@ -44,12 +46,9 @@ class TwoLayerFamily(Family[TwoLayer]):
         return TwoLayer(1, 2, 2)
 
     def sizes(self, network: TwoLayer) -> Sizes:
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight": (network.width, network.input_size),
-            "output_weight": (network.width, network.outputs),
-            "scale": (),
-        }
-        return Sizes(shapes=shapes, units=network.width, groups=network.groups, activation=network.activation)
+        width, inputs, outputs = network.width, network.input_size, network.outputs
+        shapes = {"weight": (width, inputs), "output_weight": (width, outputs), "scale": ()}
+        return Sizes(shapes=shapes, units=width, groups=network.groups, activation=network.activation)
 
     def curvature(self) -> TwoLayerCurvature:
         return TwoLayerCurvature()
@@ -58,28 +57,13 @@ class TwoLayerFamily(Family[TwoLayer]):
         norms = [in_float64(network, part).norm(dim=1) for part in batches(points, BATCH)]
         return torch.cat(norms)
 
-    def rounding(
-        self,
-        network: TwoLayer,
-        initial: Mapping[str, Tensor],
-        *,
-        examples: int,
-        slope: float,
-        loss: float,
-        input_norm: float,
-        distance: float,
-    ) -> Rounding:
+    def rounding(self, network: TwoLayer, initial: Mapping[str, Tensor], seen: Rounding) -> Rounding:
         act = network.activation
-        return Rounding(
-            unit=2.0**-53,
+        return replace(
+            seen,
             width=network.width,
             inputs=network.input_size,
-            examples=examples,
-            slope=slope,
-            loss=loss,
-            input_norm=input_norm,
             start_norm=math.sqrt(sum(float(w.double().square().sum()) for w in initial.values())),
-            distance=distance,
             output_norm=float(network.output_weight.detach().abs().max()),
             lipschitz=act.lipschitz,
             curvature=0.0 if act.kink else max(act.curvature_above, act.curvature_below),
@@ -98,29 +82,19 @@ class TwoLayerFamily(Family[TwoLayer]):
         own = 2 * 4 * units * inputs * batch
         return (own + SMALL * (recording + closing / math.ceil(examples / batch))) / training
 
-    def expanded(
-        self,
-        network: TwoLayer,
-        passed: Pass,
-        radius: Radius,
-        *,
-        evaluations: int,
-        per_unit: bool,
-        progress: Callable[[float], None] | None,
-    ) -> Expanded | None:
+    def expanded(self, network: TwoLayer, passed: Pass, search: Search) -> Expanded | None:
         """Tightened at ``radius`` over anchors and duals."""
         if not passed.proved or network.train_output:
             return None
-        most = largest(radius)  # one ball
+        most, evaluations = largest(search.radius), search.evaluations  # one ball
         grouped = anchors_of(network, passed, most, per_unit=False)
-        found = best_anchor(grouped, passed.outputs, most, evaluations, progress)
+        found = best_anchor(grouped, passed.outputs, most, evaluations, search.progress)
         word, theta = "tightened" if evaluations > 1 else "as it stands", found.theta
-        if per_unit:
+        if search.per_unit:
             # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
             anchor = anchors_of(network, passed, most, per_unit=True)(theta)
-            found = tighten(
-                anchor, found.duals, most, evaluations=max(1, evaluations // 2), progress=progress
-            )
+            half = max(1, evaluations // 2)
+            found = tighten(anchor, found.duals, most, evaluations=half, progress=search.progress)
             word = f"{word} with a matrix a unit"
         # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
         how = f"{word}, expanded at {theta:.2g} of the way"
@@ -169,24 +143,14 @@ class TwoLayerFamily(Family[TwoLayer]):
         return 2 * network.outputs
 
     def of_width(self, network: TwoLayer, width: int) -> TwoLayer:
-        return TwoLayer(
-            network.features,
-            network.classes,
-            width,
-            network.activation,
-            scale=float(network.scale),
-            center=network.center,
-            constant=network.constant,
-        )
+        inputs: Settings = {name: self.kernel(network)[name] for name in ("scale", "center", "constant")}
+        return TwoLayer(network.features, network.classes, width, network.activation, **inputs)
 
     def settings(self, network: TwoLayer) -> Settings:
         return {
-            "features": network.features,
-            "classes": network.classes,
-            "width": network.width,
+            **{name: getattr(network, name) for name in ("features", "classes", "width", "train_output")},
             "activation": network.activation.name,
             "outputs": "signed" if network.groups > 1 else "dense",
-            "train_output": network.train_output,
             "constant": network.constant,
             "centred": network.center is not None,
         }
@@ -207,15 +171,7 @@ def anchors_of(network: TwoLayer, passed: Pass, reach: float, *, per_unit: bool)
         moved = copy.copy(network)
         moved._parameters = dict(network._parameters)
         moved.weight = nn.Parameter(start + theta * move, requires_grad=False)
-        return Anchor(
-            moved,
-            theta * move,
-            z,
-            passed.labels,
-            passed.weights,
-            passed.loss,
-            reach=reach,
-            per_unit=per_unit,
-        )
+        given = (passed.labels, passed.weights, passed.loss)
+        return Anchor(moved, theta * move, z, *given, reach=reach, per_unit=per_unit)
 
     return at
