@@ -111,9 +111,7 @@ class TraceRecorder:
         """
         self._reach = self._target_reach()
         lower = None if self.last is None else self.last.lower
-        self._bound = self._started_bound(
-            1.0 if lower is None else lower.bound(self.radius).width_factor
-        )
+        self._bound = self._started_bound(1.0 if lower is None else lower.bound(self.radius).width_factor)
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Open(
