@@ -20,7 +20,7 @@ from holdfast.attacks import FGSM, PGD
 from holdfast.certificates import certify
 from holdfast.curvature import BlockCurvature, Curvature, RoundCurvature
 from holdfast.curvature.rounding import Rounding
-from holdfast.errors import InputError
+from holdfast.errors import InputError, RunFolderError
 from holdfast.families import (
     DeepCurvature,
     Family,
@@ -189,7 +189,16 @@ def test_a_run_of_the_contributed_family_is_certified_again_from_its_folder(
     assert run.certificate.lower_bound <= optimal(part.x.double(), part.y, 0.2, 1.0)[1]
     wider = certify_run(tmp_path / "run", radius=2.0, progress=False)
     assert wider.status == "certified"
+    assert "affine.AffineFamily" in wider.reason
     assert wider.lower_bound <= optimal(part.x.double(), part.y, 0.2, 2.0)[1]
+    unregister("affine")
+    with pytest.raises(RunFolderError, match="network of its own"):
+        certify_run(tmp_path / "run", progress=False)
+    other = type(
+        "Other", (affine.AffineFamily,), {"__module__": "elsewhere"}
+    )  # says the same of the same class, but is another
+    register(other())
+    assert "family is not what it was" in certify_run(tmp_path / "run", progress=False).reason
 
 
 # ---- the contract
@@ -395,7 +404,9 @@ def test_a_closed_form_is_the_gradient_of_automatic_differentiation(
 def test_settings_are_plain_and_make_the_network_again(network: nn.Module) -> None:
     settings = stored(network)
     assert settings is not None
-    again = rebuilt(**json.loads(json.dumps(settings))).double()
+    made = rebuilt(**json.loads(json.dumps(settings)))
+    assert made is not None
+    again = made.double()
     again.load_state_dict(network.state_dict())
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(3), dtype=DOUBLE)
     assert torch.equal(again(x), network(x))
@@ -472,6 +483,14 @@ class WithTensor(Mine):
         self.hidden = [1.0]
 
 
+class WithBuffer(Mine):
+    """Holds a tensor that its sizes leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("other", torch.ones(()))
+
+
 class WithModule(Mine):
     def __init__(self) -> None:
         super().__init__()
@@ -514,6 +533,7 @@ REFUSED: dict[str, tuple[Callable[[], Known[Any]], str]] = {
         lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (1, 1)}, activation=torch.sin)), "activation",
     ),
     "what no fingerprint sees": (lambda: family_with(network=WithTensor), "nobody would notice"),
+    "a tensor left out": (lambda: family_with(network=WithBuffer), "sizes name"),
     "a module within": (lambda: family_with(network=WithModule), "further module"),
     "another kind of curvature": (lambda: family_with(curvature=lambda self: Own()), "FamilyCurvature"),
 }  # fmt: skip

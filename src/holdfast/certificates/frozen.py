@@ -176,7 +176,8 @@ def frozen_pass(
 def _rows(model: nn.Module) -> int:
     """Rows a chunk: a (rows, width) array in float64 of at most 256 MiB."""
     core = exact_core(model)
-    return BATCH if core is None else max(1, 2**25 // max(1, core.family.sizes(core.network).units))
+    units = 0 if core is None else core.family.sizes(core.network).units
+    return max(1, 2**25 // units) if units else BATCH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,12 @@ def forget(family: Family[Any]) -> None:
     del _NOTED[family.network]
 
 
+def origin(family: Family[Any]) -> str:
+    """Whose proof it is: where a family's class is defined; empty for the library's own."""
+    kind = type(family)
+    return "" if kind.__module__.startswith("holdfast.") else f"{kind.__module__}.{kind.__qualname__}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Core:
     """The network with a proof inside a model.
@@ -257,8 +263,8 @@ def _inconsistent(net: nn.Module, noted: _Noted) -> str:
         return f"{name} is not a network of the library"
     try:
         sizes: Sizes = family.sizes(net)
-    except (AttributeError, TypeError, ValueError, IndexError, ZeroDivisionError):
-        return f"the sizes of {name} cannot be read off it"
+    except Exception as error:  # of a network whose numbers were changed to anything
+        return f"the sizes of {name} cannot be read off it ({type(error).__name__}: {error})"
     extra = net._modules.keys() - set(sizes.lists)
     if extra:
         return f"{name} holds a further module, {min(extra)}"
@@ -276,6 +282,11 @@ def _inconsistent(net: nn.Module, noted: _Noted) -> str:
     for word, shape in sizes.shapes.items():
         if word not in held or tuple(held[word].shape) != shape:
             return f"{word} of {name} does not have the shape {shape} that its sizes ask for"
+    unknown = min(
+        (word for word in held if word.split(".")[0] in noted.held and word not in sizes.shapes), default=""
+    )
+    if unknown:
+        return f"{unknown} of {name} is not among the tensors that its sizes name"
     if sizes.groups < 1 or sizes.units % sizes.groups:
         return f"the units of {name} do not divide into its groups"
     if not proved_activation(sizes.activation):
@@ -333,6 +344,8 @@ def fixed_parts(model: nn.Module, varying: tuple[str, ...]) -> Fixed:
     core = exact_core(model)
     parts["class"] = type(model if core is None else core.network).__qualname__
     if core is not None:
+        if origin(core.family):
+            parts["family"] = origin(core.family)
         for name, value in sorted(vars(core.network).items()):
             if isinstance(value, bool | int | float | str) and name != "training":
                 parts[core.prefix + name] = repr(value)

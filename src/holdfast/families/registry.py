@@ -10,7 +10,7 @@ from holdfast.errors import InputError
 from holdfast.families.base import Family, Known, Settings
 from holdfast.families.curvature import FamilyCurvature
 from holdfast.families.dense import DenseFamily
-from holdfast.families.exact import exact_core, forget, note, why_not_exact
+from holdfast.families.exact import exact_core, forget, note, origin, why_not_exact
 from holdfast.families.linearised import LinearisedNetworks
 from holdfast.families.mnist_conv import MNISTConvNetworks
 from holdfast.families.two_layer import TwoLayerFamily
@@ -117,18 +117,10 @@ def stored(model: nn.Module) -> dict[str, Any] | None:
     return None if settings is None else {"name": known.name, **settings}
 
 
-def rebuilt(name: str, **settings: Any) -> nn.Module:
-    """The network of `stored`, its weights yet to be loaded.
-
-    Raises:
-        InputError: no family of this name is registered.
-    """
-    if name not in _KNOWN:
-        raise InputError(
-            f"the network's family must be one of {', '.join(_KNOWN)}, got {name!r}; register it with holdfast.families.register first."
-        )
-    network: nn.Module = _KNOWN[name].made(**settings)
-    return network
+def rebuilt(name: str, **settings: Any) -> nn.Module | None:
+    """The network of `stored`, its weights yet to be loaded; ``None`` where no family of this name is registered."""
+    known = _KNOWN.get(name)
+    return None if known is None else known.made(**settings)
 
 
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
@@ -144,7 +136,8 @@ def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
         return LocalLinearity(), f"no rigorous curvature bound: {why}"
     assert isinstance(curvature, FamilyCurvature)  # seen to by `register`
     reason = f"proved: the curvature of this {curvature.word} network has a rigorous bound, and rounding is allowed for"
-    if core.family not in _LIBRARY:
-        kind = type(core.family)
-        reason += f" (as the family {core.family.name!r} says, {kind.__module__}.{kind.__qualname__}, which is not the library's)"
+    if origin(core.family):
+        reason += (
+            f" (as the family {core.family.name!r} says, {origin(core.family)}, which is not the library's)"
+        )
     return curvature, reason

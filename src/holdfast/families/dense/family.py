@@ -33,6 +33,10 @@ class DenseFamily(Family[Dense]):
         shapes = {f"weights.{h}": (width, width) for h in range(network.depth)}
         if network.input_weight is None:
             shapes["weights.0"] = (width, network.features)
+        else:
+            shapes["input_weight"] = (width, network.features)
+        if network.zero_start:
+            shapes |= {f"initial_{h}": shapes[f"weights.{h}"] for h in range(network.depth)}
         shapes["output_weight"] = (network.outputs, width)
         return Sizes(
             shapes=shapes, lists=("weights",), units=width, groups=groups, activation=network.activation

@@ -47,7 +47,13 @@ class TwoLayerFamily(Family[TwoLayer]):
 
     def sizes(self, network: TwoLayer) -> Sizes:
         width, inputs, outputs = network.width, network.input_size, network.outputs
-        shapes = {"weight": (width, inputs), "output_weight": (width, outputs), "scale": ()}
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight": (width, inputs),
+            "output_weight": (width, outputs),
+            "scale": (),
+        }
+        if network.center is not None:
+            shapes["center"] = (network.features,)
         return Sizes(shapes=shapes, units=width, groups=network.groups, activation=network.activation)
 
     def curvature(self) -> TwoLayerCurvature:
