@@ -596,9 +596,8 @@ def test_a_curvature_that_only_says_it_is_a_proof_certifies_nothing(made: Callab
     x, y = blobs(2)
     model = made().double()
     start = {name: p.detach() for name, p in model.named_parameters()}
-    found = certify(model, start, x, y, LpBall("2", 0.1), PGD(steps=2), 1.0, curvature=Own())
-    assert found.status == "void"
-    assert "caller's own" in found.reason
+    with pytest.raises(InputError, match="caller's own"):
+        certify(model, start, x, y, LpBall("2", 0.1), PGD(steps=2), 1.0, curvature=Own())
     recorder = holdfast.TraceRecorder(
         model, x, y, LpBall("2", 0.1), CrossEntropy(), curvature=Own(), radius=1.0
     )
