@@ -316,9 +316,11 @@ def test_a_cell_of_a_sweep_that_was_changed_is_refused_and_one_removed_is_run_ag
     cell.unlink()
     assert main(words) == 0
     assert cell.exists()
+    when = cell.stat().st_mtime_ns
     shutil.copy(cell, cell.with_name("width-32.json"))  # from elsewhere: not taken for done
     assert main([*words, "--width", "8,16,32"]) == 0
     assert json.loads(cell.with_name("width-32.json").read_text())["figures"]["gap"] == 1 / 32
+    assert cell.stat().st_mtime_ns == when  # what is done is left alone
 
 
 def test_the_figures_of_a_capacity_cell_have_their_digest(tmp_path, monkeypatch):

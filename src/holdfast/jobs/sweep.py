@@ -49,7 +49,9 @@ def run_sweep(
     with locked(out), ExitStack() as stack:
         files = Files(out)
         files.tidy()
-        _write(files, _described(grid, done), *done.values())
+        # Those of an earlier version, which kept no digests; what the folder's record names is left as it is.
+        unnamed = [record for slug, record in done.items() if f"{CELLS}/{slug}.json" not in files]
+        _write(files, _described(grid, done), *unnamed)
         if progress and done:
             _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
         report = stack.enter_context(seen.named()) if seen.live and todo else None
@@ -79,7 +81,7 @@ def _say(seen: Progress, text: str) -> None:
 
 
 def _write(files: Files, described: dict[str, Any], *records: Record) -> None:
-    """``sweep.json``, and the cells that are not in the folder's record as they are now, in one step."""
+    """``sweep.json``, and the records of these cells, in one step."""
     with files.together():
         for record in records:
             files.put(f"{CELLS}/{record['slug']}.json", json_writer(record))
