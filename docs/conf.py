@@ -33,6 +33,8 @@ highlight_language = "none"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style"), ("Raises (on `run`)", "Raises")]
+# A method that an attack or a threat overrides is described once, in its base class.
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -60,6 +60,8 @@ def public() -> dict[str, dict[str, object]]:
                 placed.add(id(value))
                 short = shortest.get(id(value))
                 page[f"{TOP}.{short}" if short else f"{TOP}.{name}.{member}"] = value
+    for name, page in pages.items():  # what `hf.` leads to comes first, in the order of the module
+        pages[name] = dict(sorted(page.items(), key=lambda entry: entry[0].removeprefix(f"{TOP}.").count(".")))
     rest = {
         f"{TOP}.{name}": value for name, value in top.items() if callable(value) and id(value) not in placed
     }

@@ -381,25 +381,40 @@ def test_the_version_is_that_of_the_package():
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert holdfast.__version__ == project["version"]
+    citation = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    assert f"\nversion: {project['version']}\n" in citation
 
 
-def test_the_readme_names_files_that_exist_and_options_that_are_understood(monkeypatch, tmp_path):
-    import re
+def documents():
+    """The README, CONTRIBUTING and every handwritten page of the site, by name."""
     from pathlib import Path
+
+    root = Path(__file__).parents[1]
+    paths = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]
+    return root, {str(path.relative_to(root)): path.read_text() for path in paths}
+
+
+def test_the_documents_name_files_that_exist_and_options_that_are_understood(monkeypatch, tmp_path):
+    import re
 
     from holdfast.jobs.reading import read_config
 
-    root = Path(__file__).parents[1]
-    text = (root / "README.md").read_text()
-    files = re.findall(r"`(src/holdfast/[\w/]+\.py)`", text)
+    root, texts = documents()
+    files = re.findall(r"`(src/holdfast/[\w/]+\.py)`", texts["CONTRIBUTING.md"])
     assert len(files) == 3
-    assert all((root / name).is_file() for name in files)
-    commands = re.findall(r"^holdfast train (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
-    assert commands
+    for text in texts.values():
+        assert all((root / name).is_file() for name in re.findall(r"`(src/holdfast/[\w/]+\.py)`", text))
+    commands = [
+        command
+        for text in texts.values()
+        for command in re.findall(r"^holdfast train (.*?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
+    ]
+    assert len(commands) > 3
     for command in commands:
         read_config([word for word in command.split() if not word.endswith(".yaml")])
-    (tmp_path / "readme.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL).group(1))
-    assert read_config([str(tmp_path / "readme.yaml")])[0].network.init_args == {"hidden": 64}
+    example = texts["docs/howto/command-line.md"]
+    (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", example, flags=re.DOTALL).group(1))
+    assert read_config([str(tmp_path / "example.yaml")])[0].network.init_args == {"hidden": 64}
 
 
 @pytest.mark.parametrize(

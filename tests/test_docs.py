@@ -64,3 +64,31 @@ def test_the_reference_has_what_each_module_exports(documented, module):
 def test_a_name_without_an_entry_would_be_noticed(documented):
     assert "holdfast.attacks.NoSuchAttack" not in documented
     assert not any(name.startswith("holdfast.cli") for name in documented)
+
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# What these pages show takes minutes, or the paths of a machine; `holdfast reproduce` and its tests run it.
+NOT_RUN = {"reproduce.md", "capacity.md", "diagnosis.md"}
+WITH_CODE = [page for page in PAGES if "```python" in page.read_text() and page.name not in NOT_RUN]
+
+
+def test_the_pages_that_are_run_are_those_with_code():
+    assert {page.stem for page in WITH_CODE} >= {
+        "train",
+        "evaluate",
+        "attacks",
+        "tabular",
+        "verify",
+        "plan",
+        "devices",
+    }
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_the_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        exec(compile(block, page.name, "exec"), namespace)
