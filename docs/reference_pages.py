@@ -16,9 +16,13 @@ TOP = "holdfast"
 
 def modules() -> list[str]:
     """Modules with a page of their own: those that `import holdfast` promises first, then the other packages, by name."""
-    promised = [name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))]
+    promised = [
+        name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))
+    ]
     others = [
-        found.name for found in pkgutil.iter_modules(holdfast.__path__) if not found.name.startswith("_")
+        found.name
+        for found in pkgutil.iter_modules(holdfast.__path__)
+        if not found.name.startswith("_")
     ]
     names = promised + sorted(set(others) - set(promised) - INTERNAL)
     within = [(name, importlib.import_module(f"{TOP}.{name}")) for name in names]
@@ -35,12 +39,22 @@ def exported(module: ModuleType) -> list[str]:
     """Public names of a module: what a package re-exports as ``X as X``, and what a single file defines."""
     source = Path(str(module.__file__))
     if source.name == "__init__.py":
-        imports = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ImportFrom)]
-        return [name.name for node in imports for name in node.names if name.asname == name.name]
+        imports = [
+            node
+            for node in ast.parse(source.read_text()).body
+            if isinstance(node, ast.ImportFrom)
+        ]
+        return [
+            name.name
+            for node in imports
+            for name in node.names
+            if name.asname == name.name
+        ]
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        if not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
     ]
 
 
@@ -60,10 +74,20 @@ def public() -> dict[str, dict[str, object]]:
                 placed.add(id(value))
                 short = shortest.get(id(value))
                 page[f"{TOP}.{short}" if short else f"{TOP}.{name}.{member}"] = value
-    for name, page in pages.items():  # what `hf.` leads to comes first, in the order of the module
-        pages[name] = dict(sorted(page.items(), key=lambda entry: entry[0].removeprefix(f"{TOP}.").count(".")))
+    for (
+        name,
+        page,
+    ) in pages.items():  # what `hf.` leads to comes first, in the order of the module
+        pages[name] = dict(
+            sorted(
+                page.items(),
+                key=lambda entry: entry[0].removeprefix(f"{TOP}.").count("."),
+            )
+        )
     rest = {
-        f"{TOP}.{name}": value for name, value in top.items() if callable(value) and id(value) not in placed
+        f"{TOP}.{name}": value
+        for name, value in top.items()
+        if callable(value) and id(value) not in placed
     }
     return {TOP: rest, **{name: page for name, page in pages.items() if page}}
 
@@ -80,7 +104,16 @@ def page(name: str, members: dict[str, object]) -> str:
     purpose = (inspect.getdoc(module) or "").split("\n\n")[0]
     if name == TOP:
         purpose = "Training, certificates, plans and runs: the functions of ``import holdfast as hf`` that stand in no module of their own."
-    lines = [dotted, "=" * len(dotted), "", purpose, "", f".. module:: {dotted}", "   :no-index-entry:", ""]
+    lines = [
+        dotted,
+        "=" * len(dotted),
+        "",
+        purpose,
+        "",
+        f".. module:: {dotted}",
+        "   :no-index-entry:",
+        "",
+    ]
     lines += [".. list-table::", "   :widths: 30 70", "   :class: names", ""]
     for full, value in members.items():
         role = "class" if inspect.isclass(value) else "func"
@@ -91,7 +124,12 @@ def page(name: str, members: dict[str, object]) -> str:
     lines.append("")
     for full, value in members.items():
         if inspect.isclass(value):
-            lines += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
+            lines += [
+                f".. autoclass:: {full}",
+                "   :members:",
+                "   :show-inheritance:",
+                "",
+            ]
         else:
             lines += [f".. autofunction:: {full}", ""]
     return "\n".join(lines)
@@ -100,8 +138,13 @@ def page(name: str, members: dict[str, object]) -> str:
 def index(names: list[str]) -> str:
     """The page that leads to all others."""
     lines = ["API reference", "=============", ""]
-    lines += ["Every public name, from the docstrings. Shapes are written as jaxtyping writes them:"]
-    lines += ['``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.', ""]
+    lines += [
+        "Every public name, from the docstrings. Shapes are written as jaxtyping writes them:"
+    ]
+    lines += [
+        '``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.',
+        "",
+    ]
     lines += [".. toctree::", "   :maxdepth: 1", ""] + [f"   {name}" for name in names]
     return "\n".join([*lines, ""])
 

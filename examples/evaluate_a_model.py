@@ -13,7 +13,9 @@ x, y = data.test.x[:100], data.test.y[:100]
 def trained() -> nn.Module:
     """Stands for the network from elsewhere: trained without an attack, so hardly robust."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(data.features, 64), nn.ReLU(), nn.Linear(64, data.classes))
+    net = nn.Sequential(
+        nn.Linear(data.features, 64), nn.ReLU(), nn.Linear(64, data.classes)
+    )
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
@@ -34,7 +36,10 @@ class Rounded(nn.Module):
 
 
 net = trained()
-for name, model, verify in (("as it is", net, "auto"), ("behind rounding", Rounded(net), None)):
+for name, model, verify in (
+    ("as it is", net, "auto"),
+    ("behind rounding", Rounded(net), None),
+):
     attacks = hf.PGD(steps=20) if name == "behind rounding" else "fast"
     result = hf.evaluate(model, x, y, threat, attacks=attacks, verify=verify)
     print(

@@ -17,18 +17,31 @@ threat = hf.CustomThreat(erase, radius_hint=0.3 * data.features**0.5, name="eras
 
 def network() -> hf.networks.TwoLayer:
     return hf.networks.TwoLayer(
-        data.features, data.classes, width=200, scale=0.4, center=data.train.x.mean(0), constant=0.5
+        data.features,
+        data.classes,
+        width=200,
+        scale=0.4,
+        center=data.train.x.mean(0),
+        constant=0.5,
     )
 
 
 for name, attack in (("without an attack", "clean"), ("under attack", hf.PGD(steps=5))):
     model = network()
     run = hf.train(
-        model, data, threat, attack=attack, parameter_radius=10.0, epochs=10, seed=0, progress=False
+        model,
+        data,
+        threat,
+        attack=attack,
+        parameter_radius=10.0,
+        epochs=10,
+        seed=0,
+        progress=False,
     )
     found = hf.PGD(steps=20).run(model, data.test.x, data.test.y, threat)
     assert (found.x <= data.test.x).all()  # nothing was added
     print(
-        f"trained {name}: {int(found.success.sum())} of {len(found.success)} test examples broken, ", end=""
+        f"trained {name}: {int(found.success.sum())} of {len(found.success)} test examples broken"
     )
-    print(f"certificate {run.certificate.status}, gap {run.certificate.gap:.3f}")
+
+print(f"certificate: {run.certificate.status}, gap {run.certificate.gap:.3f}")

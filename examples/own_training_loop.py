@@ -11,11 +11,17 @@ threat = hf.LpBall("inf", 0.1, bounds=(0.0, 1.0))
 
 torch.manual_seed(0)
 model = nn.Sequential(
-    nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
+    nn.Conv2d(1, 8, 3, padding=1),
+    nn.ReLU(),
+    nn.MaxPool2d(2),
+    nn.Flatten(),
+    nn.Linear(128, 10),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 attack = hf.PGD(steps=3)
-generator = torch.Generator().manual_seed(0)  # one stream of random starts for the whole run
+generator = torch.Generator().manual_seed(
+    0
+)  # one stream of random starts for the whole run
 
 for epoch in range(8):
     total = 0.0
@@ -30,7 +36,12 @@ for epoch in range(8):
     print(f"epoch {epoch + 1}: loss under attack {total / len(labels):.3f}")
 
 result = hf.evaluate(
-    model, data.test.x.reshape(-1, 1, 8, 8)[:64], data.test.y[:64], threat, attacks="fast", verify="crown"
+    model,
+    data.test.x.reshape(-1, 1, 8, 8)[:64],
+    data.test.y[:64],
+    threat,
+    attacks="fast",
+    verify="crown",
 )
 print(f"clean accuracy   {result.clean_accuracy:.3f}")
 print(

@@ -1,4 +1,4 @@
-"""Write a robustness question as ONNX and VNN-LIB files, and have it decided: a proof or a counterexample."""
+"""Write a robustness question as ONNX and VNN-LIB files and have it decided, then prove robustness in Python."""
 
 import subprocess
 import sys
@@ -20,7 +20,10 @@ for _ in range(100):
     optimizer.step()
 
 # Any exporter will do; written out here so that the example needs nothing but the package `onnx`.
-weights = [numpy_helper.from_array(value.detach().numpy(), name) for name, value in net.named_parameters()]
+weights = [
+    numpy_helper.from_array(value.detach().numpy(), name)
+    for name, value in net.named_parameters()
+]
 nodes = [
     helper.make_node("Gemm", ["x", "0.weight", "0.bias"], ["hidden"], transB=1),
     helper.make_node("Relu", ["hidden"], ["active"]),
@@ -31,17 +34,38 @@ ends = [
     for name, size in (("x", 64), ("y", 2))
 ]
 graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
-onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "net.onnx")
+onnx.save(
+    helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "net.onnx"
+)
 
-example, label = data.test.x[:1], data.test.y[:1]
-for radius in (0.05, 0.25):
-    [path] = hf.external.write_robustness(
-        f"radius-{radius}", example, label, outputs=2, radius=radius, bounds=data.bounds
-    )
-    command = [sys.executable, "-m", "holdfast", "verify", str(path), "--model", "net.onnx", "--quiet"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    print(f"radius {radius}: {answer}", "(proved: no misclassified input)" if answer == "unsat" else "")
+# One example as a VNN-LIB property: is there an input within 0.25 that another class wins?
+[path] = hf.external.write_robustness(
+    ".", data.test.x[:1], data.test.y[:1], outputs=2, radius=0.25, bounds=data.bounds
+)
+command = [
+    sys.executable,
+    "-m",
+    "holdfast",
+    "verify",
+    str(path),
+    "--model",
+    "net.onnx",
+    "--quiet",
+]
+answer = subprocess.run(
+    command, capture_output=True, text=True, check=False
+).stdout.split("\n")
+print(f"{path}: {answer[0]}")
+print("counterexample:", *answer[1:3], "...")
 
-# The same question in Python, for many examples at once.
-proof = hf.verify(net, data.test.x, data.test.y, hf.LpBall("inf", 0.05, bounds=data.bounds), method="alpha")
-print(f"{int(proof.verified.sum())} of {len(proof.y)} test examples proved robust at radius 0.05")
+# The same question in Python, at a smaller radius and for many examples at once.
+proof = hf.verify(
+    net,
+    data.test.x,
+    data.test.y,
+    hf.LpBall("inf", 0.05, bounds=data.bounds),
+    method="alpha",
+)
+print(
+    f"{int(proof.verified.sum())} of {len(proof.y)} test examples proved robust at radius 0.05"
+)

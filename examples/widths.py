@@ -6,15 +6,27 @@ import holdfast as hf
 
 data = hf.data.digits(classes=(3, 8))
 threat = hf.LpBall("2", 0.3, bounds=data.bounds, fixed=data.fixed)
-widths = (20, 100, 500)
+widths = (20, 100, 400)
 gaps = []
 
 for width in widths:
     model = hf.networks.TwoLayer(
-        data.features, data.classes, width=width, scale=0.4, center=data.train.x.mean(0), constant=0.5
+        data.features,
+        data.classes,
+        width=width,
+        scale=0.4,
+        center=data.train.x.mean(0),
+        constant=0.5,
     )
     run = hf.train(
-        model, data, threat, attack=hf.PGD(steps=2), parameter_radius=10.0, epochs=6, seed=0, progress=False
+        model,
+        data,
+        threat,
+        attack=hf.PGD(steps=2),
+        parameter_radius=10.0,
+        epochs=5,
+        seed=0,
+        progress=False,
     )
     gaps.append(run.certificate.gap)
     print(

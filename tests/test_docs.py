@@ -92,3 +92,11 @@ def test_the_python_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
     namespace = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
         exec(compile(block, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages_lead_to_files(name):
+    import re
+
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
+    assert all((ROOT / target).exists() for target in targets), targets
