@@ -400,7 +400,7 @@ def test_the_documents_name_files_that_exist_and_options_that_are_understood(mon
     from holdfast.jobs.reading import read_config
 
     root, texts = documents()
-    files = re.findall(r"`(src/holdfast/[\w/]+\.py)`", texts["CONTRIBUTING.md"])
+    files = re.findall(r"^\d\. `(src/holdfast/[\w/]+\.py)`:", texts["CONTRIBUTING.md"], flags=re.MULTILINE)
     assert len(files) == 3
     for text in texts.values():
         assert all((root / name).is_file() for name in re.findall(r"`(src/holdfast/[\w/]+\.py)`", text))
