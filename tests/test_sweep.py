@@ -87,6 +87,11 @@ def test_lists_short_names_and_made_up_sizes_are_understood():
         (["--width", "4,4"], "twice"),
         (["--rho", "1.2"], r"\[0, 1\)"),
         (["--seeds", "0"], "--seeds must be a whole number >= 1"),
+        (["--seeds", "99999999999999999999"], "--seeds must be at most 100,000"),
+        (
+            ["--seeds", "1000", "--rho", ",".join(f"0.{k}" for k in range(100, 300))],
+            "at most 100,000 cells, got 200,000",
+        ),
         (["--seeds", "2", "--seed", "3"], "leave one out"),
         (["--capacity", "--hidden-layers", "3"], "1 or 2"),
         (["--width"], "needs a value"),

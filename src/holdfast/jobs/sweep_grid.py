@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ OWN = {
     "--help": "show this help and stop",
 }
 CAPACITY_SETTINGS = ("--data.", "--threat.", SEED, RHO, WIDTH, DIMENSION)
+MOST_CELLS = 100_000
+"""Of one sweep: each is checked before any is run, and has a folder of its own."""
 SWITCHES = ("--capacity", "--trusted", "--quiet", "--help")
 _SHORT_OF = {long: short for short, long in SHORT.items()}
 
@@ -104,6 +107,10 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
         if SEED in options:
             raise InputError("--seed and --seeds say the same in two ways, got both; leave one out.")
         count = whole("--seeds", own["--seeds"])
+        if count > MOST_CELLS:
+            raise InputError(
+                f"--seeds must be at most {MOST_CELLS:,}, got {own['--seeds']}; a few are usual."
+            )
         axes.append(Axis(name="seed", option=SEED, values=tuple(map(str, range(count)))))
     widths = None
     if capacity:
@@ -120,6 +127,11 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
             raise InputError(
                 f"{foreign[0]} is for training, got it with --capacity, which takes data, threat, width and seed; leave it out."
             )
+    number = math.prod(len(axis.values) for axis in axes)
+    if number > MOST_CELLS:
+        raise InputError(
+            f"a sweep must have at most {MOST_CELLS:,} cells, got {number:,}; list fewer values, or split it over several folders."
+        )
     cells = [
         _cell(
             file,
