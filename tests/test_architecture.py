@@ -15,6 +15,7 @@ LAYERS = (
     (
         "errors",
         "_deadline",
+        "_defaults",
         "_rules",
         "_overrides",
         "_arguments",

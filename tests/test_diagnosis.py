@@ -558,8 +558,8 @@ def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(e
     counted = Counting(net)
     closing = close(counted, train, test, THREAT, final, loss=hf.CrossEntropy(), seed=0)
     spent, counted.rows = counted.rows, 0
-    evaluate(counted, *train, THREAT, (final,), drop_broken=False, seed=0, examine=False)
-    evaluate(counted, *test, THREAT, (final, *suite("fast", THREAT)), seed=0, examine=False)
+    evaluate(counted, *train, THREAT, (final,), drop_broken=False, seed=0, examine=False, verify=None)
+    evaluate(counted, *test, THREAT, (final, *suite("fast", THREAT)), seed=0, examine=False, verify=None)
     assert spent <= counted.rows
     record = closing.record(torch.ones(150, dtype=torch.bool))
     assert record["attacks"][0] == final.name
@@ -567,16 +567,16 @@ def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(e
     assert record["train"]["population"] == 150
     alike = evaluate(
         net, train[0][closing.rows], train[1][closing.rows], THREAT, (final, *closing_attacks(THREAT)), seed=0, examine=False
-    )  # fmt: skip
+    , verify=None)  # fmt: skip
     assert abs(record["train"]["robust"] - int(alike.robust.sum())) <= 1, "up to the random starts"
 
 
 def test_further_attacks_break_more_and_keep_the_books(elsewhere):
     net, _, (x, y), _ = elsewhere
     threat = THREAT.with_radius(0.8)
-    first = evaluate(net, x, y, threat, [hf.RandomAttack(samples=1)], examine=False)
+    first = evaluate(net, x, y, threat, [hf.RandomAttack(samples=1)], examine=False, verify=None)
     rows = first.robust.nonzero().squeeze(1)[::2]
-    more = evaluate(net, x[rows], y[rows], threat, [hf.PGD(steps=20)], examine=False)
+    more = evaluate(net, x[rows], y[rows], threat, [hf.PGD(steps=20)], examine=False, verify=None)
     both = continued(first, rows, more)
     assert int(first.robust.sum()) - int(both.robust.sum()) == int((~more.robust).sum()) > 0
     assert set(both.broken_by[rows][~more.robust].tolist()) == {1}
@@ -592,39 +592,41 @@ def test_further_attacks_break_more_and_keep_the_books(elsewhere):
 
 def test_an_evaluation_carries_its_verdict(elsewhere):
     net, _, _, (x, y) = elsewhere
-    trusted = hf.evaluate(net.eval(), x, y, THREAT, attacks="fast")
+    trusted = hf.evaluate(net.eval(), x, y, THREAT, attacks="fast", verify=None)
     assert (trusted.verdict, trusted.warnings) == ("trust", ())
-    void = hf.evaluate(net, x, (y + 1) % 3, THREAT, attacks="fast")
+    void = hf.evaluate(net, x, (y + 1) % 3, THREAT, attacks="fast", verify=None)
     assert void.verdict == "void"
     assert [(sign.name, sign.level) for sign in void.warnings if sign.level == "bad"] == [("labels", "bad")]
     assert all(sign.sentence and sign.remedy for sign in void.warnings)
-    doubted = hf.evaluate(net, x, y, THREAT, attacks="clean")
+    doubted = hf.evaluate(net, x, y, THREAT, attacks="clean", verify=None)
     assert doubted.verdict == "doubt"
-    assert hf.evaluate(net, x, y, THREAT, attacks="fast", examine=False).verdict is None
+    assert hf.evaluate(net, x, y, THREAT, attacks="fast", examine=False, verify=None).verdict is None
 
 
 def test_a_model_handed_over_in_training_mode_is_noticed(elsewhere):
     net, _, _, (x, y) = elsewhere
     model = nn.Sequential(net, nn.Dropout(0.5)).train()
-    found = hf.evaluate(model, x, y, THREAT, attacks=[hf.FGSM()])
+    found = hf.evaluate(model, x, y, THREAT, attacks=[hf.FGSM()], verify=None)
     assert "training mode" in {sign.name for sign in found.warnings}
 
 
 def test_each_example_s_own_radius_counts_in_the_search_for_signs(elsewhere):
     net, _, _, (x, y) = elsewhere
     radii = torch.where(torch.arange(len(x)) % 2 == 0, 0.05, 0.2)
-    found = hf.evaluate(net.eval(), x, y, THREAT.with_radius(5.0), attacks="fast", radii=radii)
+    found = hf.evaluate(net.eval(), x, y, THREAT.with_radius(5.0), attacks="fast", radii=radii, verify=None)
     assert found.verdict == "trust", "in balls of radius 5 a further search would break most"
     assert bool(THREAT.contains(found.x, x).all())
 
 
 def test_processes_give_a_verdict_too(elsewhere):
     net, _, _, (x, y) = elsewhere
-    found = evaluate_in_processes(net.eval(), x, (y + 1) % 3, THREAT, [hf.FGSM()], processes=2)
+    found = evaluate_in_processes(net.eval(), x, (y + 1) % 3, THREAT, [hf.FGSM()], processes=2, verify=None)
     assert found.verdict == "void"
 
 
 def test_a_convolution_on_flat_rows_is_told_how_to_reshape_them():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2)).eval()
     with pytest.raises(InputError, match=r"nn\.Unflatten\(1, \(1, 8, 8\)\)"):
-        hf.evaluate(net, torch.rand(4, 64), torch.zeros(4, dtype=torch.long), THREAT, attacks="fast")
+        hf.evaluate(
+            net, torch.rand(4, 64), torch.zeros(4, dtype=torch.long), THREAT, attacks="fast", verify=None
+        )

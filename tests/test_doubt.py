@@ -45,7 +45,7 @@ THREAT = LpBall("2", 0.2, bounds=(0.0, 1.0))
 def doubts(
     model: nn.Module, x: Tensor, y: Tensor, attacks="fast", threat=THREAT, **options
 ) -> dict[str, str]:
-    result = evaluate(model, x, y, threat, attacks)
+    result = evaluate(model, x, y, threat, attacks, verify=None)
     if options:
         result = examined(model, x, y, threat, result, **options)
     assert (result.verdict == "trust") == (not result.warnings)
@@ -177,7 +177,7 @@ def test_every_indicator_was_made_to_fire():
 def test_progress_counts_every_indicator(net, digits):
     x, y = digits
     seen = []
-    result = evaluate(net, x, y, THREAT, [FGSM()], examine=False)
+    result = evaluate(net, x, y, THREAT, [FGSM()], examine=False, verify=None)
     assert result.warnings is result.verdict is None
     examined(net, x, y, THREAT, result, progress=lambda *call: seen.append(call))
     assert [done for _, done, _ in seen] == list(range(1, len(INDICATORS) + 1))

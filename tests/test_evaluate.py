@@ -36,7 +36,7 @@ def points(count: int = 41) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("batch_size", [16, 256])
 def test_accuracies_are_those_of_the_line(attacks: str | list, batch_size: int) -> None:
     (x, y), radius = points(), 0.25
-    result = evaluate(line(), x, y, LpBall("2", radius), attacks, batch_size=batch_size)
+    result = evaluate(line(), x, y, LpBall("2", radius), attacks, batch_size=batch_size, verify=None)
     right = torch.ones(len(x), dtype=torch.bool)
     right[0] = right[-1] = False
     robust = right & (x[:, 0].abs() > radius)
@@ -49,7 +49,7 @@ def test_accuracies_are_those_of_the_line(attacks: str | list, batch_size: int) 
 
 def test_losses_points_and_flags_agree() -> None:
     (x, y), model, threat = points(), line(), LpBall("2", 0.25)
-    result = evaluate(model, x, y, threat, [FGSM(), PGD(steps=5)])
+    result = evaluate(model, x, y, threat, [FGSM(), PGD(steps=5)], verify=None)
     assert threat.contains(result.x, x).all()
     torch.testing.assert_close(result.loss, CrossEntropy()(model(result.x), y).detach())
     torch.testing.assert_close(result.clean_loss, CrossEntropy()(model(x), y).detach())
@@ -60,7 +60,7 @@ def test_losses_points_and_flags_agree() -> None:
 
 def test_the_loss_asked_for_is_the_loss_reported() -> None:
     (x, y), model = points(), line()
-    result = evaluate(model, x, y, LpBall("2", 0.25), "clean", loss=Hinge())
+    result = evaluate(model, x, y, LpBall("2", 0.25), "clean", loss=Hinge(), verify=None)
     torch.testing.assert_close(result.loss, Hinge()(model(x), y).detach())
     assert result.left == ()
     assert result.robust_accuracy == result.clean_accuracy
@@ -81,9 +81,9 @@ class Seen(nn.Module):
 def test_broken_examples_are_not_attacked_again() -> None:
     (x, y), model, threat = points(), Seen(), LpBall("2", 0.25)
     calls = []
-    record = {"progress": lambda *call: calls.append(call), "examine": False}
+    record = {"progress": lambda *call: calls.append(call), "examine": False, "verify": None}
     evaluate(model, x, y, threat, [FGSM(), CleanAttack()], **record)
-    standing = int(evaluate(line(), x, y, threat, [FGSM()]).robust.sum())
+    standing = int(evaluate(line(), x, y, threat, [FGSM()], verify=None).robust.sum())
     assert calls == [("clean", 41, 41), ("fgsm", 39, 39), ("clean", standing, standing)]
     assert max(len(rows) for rows in model.rows[-2:]) == standing
     calls.clear()
@@ -94,7 +94,9 @@ def test_broken_examples_are_not_attacked_again() -> None:
 def test_attacking_all_finds_higher_losses_and_the_same_accuracy() -> None:
     (x, y), model, threat = points(), line(), LpBall("2", 0.25)
     cascade = [RandomAttack(samples=3), PGD(steps=10, step_size=1.0)]
-    spared, every = (evaluate(model, x, y, threat, cascade, drop_broken=drop) for drop in (True, False))
+    spared, every = (
+        evaluate(model, x, y, threat, cascade, drop_broken=drop, verify=None) for drop in (True, False)
+    )
     assert torch.equal(spared.robust, every.robust)
     assert (every.loss >= spared.loss - 1e-6).all()
     best = CrossEntropy()(model(threat.maximise((1 - 2 * y)[:, None] * model.weight.detach(), x)), y).detach()
@@ -104,7 +106,7 @@ def test_attacking_all_finds_higher_losses_and_the_same_accuracy() -> None:
 
 def test_each_attack_reports_what_it_left() -> None:
     (x, y), threat = points(), LpBall("2", 0.25)
-    result = evaluate(line(), x, y, threat, [RandomAttack(), FGSM(), RandomAttack(samples=2)])
+    result = evaluate(line(), x, y, threat, [RandomAttack(), FGSM(), RandomAttack(samples=2)], verify=None)
     names, left = zip(*result.left, strict=True)
     assert names == ("random-1", "fgsm", "random-2")
     assert result.clean_accuracy >= left[0] > left[1] == left[2] == result.robust_accuracy
@@ -117,7 +119,7 @@ def test_the_same_seed_gives_the_same_evaluation() -> None:
     y = torch.arange(len(x)) % 3
 
     def run(seed: int) -> Evaluation:
-        return evaluate(model, x, y, threat, [RandomAttack()], seed=seed, batch_size=8)
+        return evaluate(model, x, y, threat, [RandomAttack()], seed=seed, batch_size=8, verify=None)
 
     assert torch.equal(run(1).x, run(1).x)
     assert not torch.equal(run(1).x, run(2).x)
@@ -126,7 +128,7 @@ def test_the_same_seed_gives_the_same_evaluation() -> None:
 def test_evaluation_is_in_eval_mode_and_restores_training_mode() -> None:
     model = nn.Sequential(nn.Dropout(0.9), line()).train()
     x, y = points()
-    result = evaluate(model, x, y, LpBall("2", 0.25), [FGSM()])
+    result = evaluate(model, x, y, LpBall("2", 0.25), [FGSM()], verify=None)
     assert result.clean_accuracy == pytest.approx(39 / 41)
     assert model.training
     assert model[0].training
@@ -135,7 +137,7 @@ def test_evaluation_is_in_eval_mode_and_restores_training_mode() -> None:
 
 def test_the_class_table_has_a_row_for_each_label_and_adds_up() -> None:
     (x, y), threat = points(), LpBall("2", 0.25)
-    result = evaluate(line(), x, y, threat, [FGSM()])
+    result = evaluate(line(), x, y, threat, [FGSM()], verify=None)
     rows = result.per_class()
     assert [row.label for row in rows] == [0, 1]
     assert [row.examples for row in rows] == [int((y == label).sum()) for label in (0, 1)]
@@ -163,3 +165,22 @@ def test_bad_input_is_named_in_one_sentence(options: dict[str, object], sentence
     given = {"x": x, "y": y, **options}
     with pytest.raises(InputError, match=sentence):
         evaluate(line(), threat=LpBall("2", 0.25), **given)
+
+
+class Rounded(nn.Module):
+    """Its outputs are read from a table: no bounds are known for that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0], torch.tensor(x[:, 1].tolist())], 1)
+
+
+@pytest.mark.parametrize("model", [Rounded(), line().bfloat16()], ids=["no bounds known", "half precision"])
+def test_a_model_that_nothing_is_proved_of_is_attacked_all_the_same(model: nn.Module) -> None:
+    (x, y), said = points(), []
+    result = evaluate(model, x, y, LpBall("2", 0.01), [CleanAttack()], notice=said.append, examine=False)
+    assert [stage.kind for stage in result.stages] == ["attack", "bound"]
+    assert "nothing proved: model" in result.stages[1].note
+    assert said == [result.stages[1].note.replace("nothing proved", "nothing is proved")]
+    assert not result.verified.any()
+    with pytest.raises(InputError, match="to be verified"):
+        evaluate(model, x, y, LpBall("2", 0.01), [CleanAttack()], verify="crown", examine=False)

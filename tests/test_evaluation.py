@@ -84,7 +84,7 @@ def test_what_is_proved_is_not_attacked_and_what_is_broken_is_not_proved() -> No
 
 def test_no_bounds_were_asked_for() -> None:
     x, y = points()
-    result = evaluate(line(), x, y, THREAT, "clean")
+    result = evaluate(line(), x, y, THREAT, "clean", verify=None)
     assert not result.verified.any()
     assert math.isinf(result.robust_loss[1])
 
@@ -99,7 +99,7 @@ def test_every_suite_runs_on_binary_and_three_class_nets(name: str, norm: str) -
     shorter = {Square: {"queries": 20}, CarliniWagner: {"steps": 5}, APGD: {"steps": 10}, PGD: {"steps": 10}}
     small = [replace(attack, **shorter.get(type(attack), {})) for attack in suite(name, LpBall(norm, 0.1))]
     for model, labels in ((line(), y), (net(), torch.arange(4) % 3)):
-        result = evaluate(model, x, labels, LpBall(norm, 0.1), small or "clean")
+        result = evaluate(model, x, labels, LpBall(norm, 0.1), small or "clean", verify=None)
         assert len(result.stages) == len(small)
         assert result.robust_accuracy <= result.clean_accuracy
 
@@ -108,7 +108,9 @@ def test_attacks_that_do_not_take_the_threat_are_left_out_and_named() -> None:
     x = nn.functional.normalize(torch.randn(6, 4, dtype=torch.float64), dim=1)
     x = torch.cat([x * math.sqrt(3) / 2, torch.full((6, 1), 0.5, dtype=torch.float64)], 1)
     model = nn.Linear(5, 2).double()
-    result = evaluate(model, x, torch.arange(6) % 2, SphereSlice(0.1), [PGD(steps=2), Square(queries=10)])
+    result = evaluate(
+        model, x, torch.arange(6) % 2, SphereSlice(0.1), [PGD(steps=2), Square(queries=10)], verify=None
+    )
     assert result.stages[0].note == ""
     assert "it searches balls" in result.stages[1].note
     assert result.stages[1].entered == result.stages[1].left
@@ -166,11 +168,17 @@ def test_the_state_of_another_evaluation_does_not_count(tmp_path, monkeypatch) -
     x, _ = points()
     y, path = torch.arange(41) % 3, tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        evaluate(net(), x, y, THREAT, [Killed(2)], batch_size=8, resume_from=path)
-    fresh = evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1)
-    assert same(fresh, evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, resume_from=path))
+        evaluate(net(), x, y, THREAT, [Killed(2)], batch_size=8, resume_from=path, verify=None)
+    fresh = evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, verify=None)
+    assert same(
+        fresh,
+        evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, resume_from=path, verify=None),
+    )
     path.write_bytes(b"cut short")
-    assert same(fresh, evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, resume_from=path))
+    assert same(
+        fresh,
+        evaluate(net(), x, y, THREAT, [Killed(-1)], batch_size=8, seed=1, resume_from=path, verify=None),
+    )
 
 
 # ---- radii of their own
@@ -186,9 +194,9 @@ def test_every_example_may_have_a_radius_of_its_own() -> None:
     assert torch.equal(result.robust, x[:, 0].abs() > radii)
     assert torch.equal(result.verified, result.robust)
     with pytest.raises(InputError, match="radii must be 41 numbers"):
-        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii[:5])
+        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii[:5], verify=None)
     with pytest.raises(InputError, match="radius must be"):
-        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii - 1)
+        evaluate(line(), x, y, THREAT, [FGSM()], radii=radii - 1, verify=None)
 
 
 # ---- samples and intervals
@@ -196,14 +204,14 @@ def test_every_example_may_have_a_radius_of_its_own() -> None:
 
 def test_a_sample_has_intervals_and_all_examples_have_none() -> None:
     x, y = points()
-    part = evaluate(line(), x, y, THREAT, [FGSM()], sample=20)
+    part = evaluate(line(), x, y, THREAT, [FGSM()], sample=20, verify=None)
     assert len(part.y) == 20
     assert part.population == 41
     low, high = part.interval("robust")
     assert low < part.robust_accuracy < high
-    every = evaluate(line(), x, y, THREAT, [FGSM()])
+    every = evaluate(line(), x, y, THREAT, [FGSM()], verify=None)
     assert every.interval("robust") == (every.robust_accuracy, every.robust_accuracy)
-    assert evaluate(line(), x, y, THREAT, [FGSM()], sample=100).population is None
+    assert evaluate(line(), x, y, THREAT, [FGSM()], sample=100, verify=None).population is None
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 12), (3, 12), (12, 12), (450, 500)])
@@ -234,8 +242,10 @@ class Narrow(nn.Module):
 def test_running_out_of_memory_halves_the_batch_and_says_so() -> None:
     x, y = points()
     said = []
-    result = evaluate(Narrow(), x, y, THREAT, [FGSM()], batch_size=32, notice=said.append, examine=False)
-    assert torch.equal(result.robust, evaluate(line(), x, y, THREAT, [FGSM()]).robust)
+    result = evaluate(
+        Narrow(), x, y, THREAT, [FGSM()], batch_size=32, notice=said.append, examine=False, verify=None
+    )
+    assert torch.equal(result.robust, evaluate(line(), x, y, THREAT, [FGSM()], verify=None).robust)
     assert said == [f"out of memory: going on with {size} examples at once" for size in (16, 8)]
 
 
@@ -273,7 +283,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
     x, y = points()
     with pytest.raises(InputError, match="something else"):
-        evaluate(Broken(), x, y, THREAT, [FGSM()], batch_size=4)
+        evaluate(Broken(), x, y, THREAT, [FGSM()], batch_size=4, verify=None)
 
 
 def test_memory_is_counted_from_what_autograd_keeps() -> None:
@@ -304,13 +314,13 @@ def test_several_processes_give_the_result_of_one() -> None:
 def test_processes_must_fit_and_be_reachable() -> None:
     x, y = points(4)
     with pytest.raises(InputError, match="processes must be between 1 and the number of examples"):
-        evaluate_in_processes(line(), x, y, THREAT, [FGSM()], processes=5)
+        evaluate_in_processes(line(), x, y, THREAT, [FGSM()], processes=5, verify=None)
 
     class Local(nn.Linear):
         pass
 
     with pytest.raises(InputError, match="use processes=1"):
-        evaluate_in_processes(Local(2, 1).double(), x, y, THREAT, [FGSM()], processes=2)
+        evaluate_in_processes(Local(2, 1).double(), x, y, THREAT, [FGSM()], processes=2, verify=None)
 
 
 # ---- what is written
@@ -383,9 +393,9 @@ def test_probabilities_are_refused_and_their_logarithm_is_offered() -> None:
     model = nn.Sequential(net(), nn.Softmax(1))
     y = model(x).argmax(1)
     with pytest.raises(InputError, match="must return logits, got probabilities"):
-        evaluate(model, x, y, THREAT, [FGSM()])
-    wrapped = evaluate(LogOutputs(model), x, y, THREAT, [PGD(steps=5, start="example")])
-    plain = evaluate(net(), x, y, THREAT, [PGD(steps=5, start="example")])
+        evaluate(model, x, y, THREAT, [FGSM()], verify=None)
+    wrapped = evaluate(LogOutputs(model), x, y, THREAT, [PGD(steps=5, start="example")], verify=None)
+    plain = evaluate(net(), x, y, THREAT, [PGD(steps=5, start="example")], verify=None)
     assert torch.equal(wrapped.robust, plain.robust)
     torch.testing.assert_close(wrapped.loss, plain.loss)
     assert json.dumps(wrapped.table())

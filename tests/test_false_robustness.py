@@ -56,7 +56,7 @@ def test_outputs_or_differences_that_are_not_finite_are_broken_by_every_suite(wi
     x = points(4)
     y = torch.zeros(len(x)).long()
     for suite in ("fast", [RandomAttack(samples=9), APGD(steps=10), FAB(steps=5, targets=2)]):
-        result = evaluate(Hole(x, wild), x, y, BALL, suite)
+        result = evaluate(Hole(x, wild), x, y, BALL, suite, verify=None)
         assert result.clean_accuracy == 1
         assert result.robust_accuracy == 0
         assert result.loss.isinf().all()
@@ -128,7 +128,7 @@ def test_no_class_is_reached_where_outputs_are_not_finite() -> None:
 def test_stored_points_without_a_finite_loss_are_rechecked(tmp_path) -> None:
     x = points(4)
     y, model = torch.zeros(4).long(), Hole(x, WILD["nan"])
-    save_attacked(evaluate(model, x, y, BALL, "fast"), x, tmp_path / "attacked.safetensors")
+    save_attacked(evaluate(model, x, y, BALL, "fast", verify=None), x, tmp_path / "attacked.safetensors")
     assert recheck(tmp_path / "attacked.safetensors", model, BALL).sound
     assert recheck(tmp_path / "attacked.safetensors", Hole(x, [3.0, 0.0, 0.0]), BALL).wrong_flags == 4
 
@@ -181,7 +181,10 @@ def test_a_model_that_works_in_place_is_judged_as_one_that_does_not(name: str) -
         CarliniWagner(steps=3, searches=2), DeepFool(steps=3),
     ]  # fmt: skip
     for attack in attacks:
-        one, other = evaluate(model, x, y, ball, [attack]), evaluate(plain, x, y, ball, [attack])
+        one, other = (
+            evaluate(model, x, y, ball, [attack], verify=None),
+            evaluate(plain, x, y, ball, [attack], verify=None),
+        )
         assert x.equal(kept)
         assert one.robust.equal(other.robust)
         torch.testing.assert_close(one.x, other.x)
@@ -274,7 +277,7 @@ def test_probabilities_are_refused_everywhere(last: nn.Module, outputs: int) -> 
     model, x = classifier(last, outputs), points()
     y = torch.ones(len(x)).long()
     for work in (
-        lambda: evaluate(model, x, y, BALL, "fast"),
+        lambda: evaluate(model, x, y, BALL, "fast", verify=None),
         lambda: PGD().run(model, x, y, BALL),
         lambda: verify(model, x, y, BALL, method="ibp"),
         lambda: smooth(model, x, y, sigma=0.1, samples=10),

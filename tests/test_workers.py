@@ -37,7 +37,7 @@ class Deadly(nn.Module):
 def evaluated(model: nn.Module, processes: int) -> torch.Tensor:
     x = torch.linspace(0, 1, 6)[:, None].expand(6, 3).contiguous()
     y = torch.arange(6) % 2
-    settings = {"attacks": [hf.PGD(steps=2)], "batch_size": 3, "examine": False}
+    settings = {"attacks": [hf.PGD(steps=2)], "batch_size": 3, "examine": False, "verify": None}
     return evaluate_in_processes(model, x, y, hf.LpBall("inf", 0.1), processes=processes, **settings).loss
 
 

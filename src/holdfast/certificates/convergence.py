@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast import _defaults
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, TENSOR, Array, as_weights, paired
 from holdfast._rules import (
     COUNT,
@@ -314,7 +315,7 @@ def certify(
     loss: Loss | str | None = None,
     curvature: Curvature | None = None,
     example_weights: Float[Tensor, " examples"] | None = None,
-    tighten: int = 40,
+    tighten: int = _defaults.TIGHTEN,
     per_unit: bool = False,
     seed: int = 0,
     batch_size: int = 512,

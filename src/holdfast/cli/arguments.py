@@ -10,6 +10,20 @@ from holdfast.errors import InputError
 from holdfast.jobs.options import nearest
 
 
+class _WithDefaults(argparse.RawDescriptionHelpFormatter):
+    """Help that ends in the default, where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        value = action.default
+        if value is None or isinstance(value, bool) or value == argparse.SUPPRESS:
+            return action.help
+        return (
+            f"{action.help} (default: {value:g})"
+            if isinstance(value, float)
+            else f"{action.help} (default: {value})"
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose refusals are `InputError`, and which neither guesses at shortened options nor exits."""
 
@@ -18,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"holdfast {command}",
             description=description,
             epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_WithDefaults,
             allow_abbrev=False,
         )
 

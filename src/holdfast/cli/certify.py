@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast import _defaults
 from holdfast.cli.arguments import Parser, natural, positive
 from holdfast.errors import RunFolderError
 
@@ -30,6 +31,25 @@ def run(argv: Sequence[str]) -> int:
     )
     show_certificate(console(), certificate, given.run / "certificate.json")
     return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("certify", __doc__, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder that `holdfast train` wrote")
+    parser.add_argument("--radius", type=positive, help="parameter radius (default: that of the run)")
+    parser.add_argument(
+        "--tighten", type=natural, default=_defaults.TIGHTEN, help="evaluations spent on raising the bound"
+    )
+    parser.add_argument(
+        "--per-unit", action="store_true", help="a curvature matrix a hidden unit: tighter, slower"
+    )
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="run the code that the run's configuration names: only from a source you trust",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser
 
 
 def check_run(folder: Path) -> None:

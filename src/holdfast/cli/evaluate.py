@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast import _defaults
 from holdfast.cli.arguments import Parser, classes, count, numbers, positive, refuse_others, seed
 from holdfast.errors import InputError
 
@@ -77,26 +78,24 @@ def _parser() -> Parser:
         help="folder that `holdfast train` wrote; or a model's file: .onnx, .pt2, .pt, .safetensors",
     )  # fmt: skip
     parser.add_argument(
-        "--attacks", default="standard", help="suite: standard, fast, strong, pgd, clean (default: standard)"
+        "--attacks", default=_defaults.ATTACKS, help="suite: standard, fast, strong, pgd, clean"
     )
     parser.add_argument(
-        "--verify", default="auto", help="bounds: auto, ibp, crown-ibp, crown, alpha, or none (default: auto)"
+        "--verify", default=_defaults.VERIFY, help="bounds: auto, ibp, crown-ibp, crown, alpha, or none"
     )
     parser.add_argument(
         "--verify-seconds",
         type=positive,
-        default=120.0,
-        help="for all bounds together (default: 120)",
+        default=_defaults.VERIFY_SECONDS,
+        help="for all bounds together",
     )
     parser.add_argument("--threat", help="e.g. linf:0.1 (default: that of the run)")
-    parser.add_argument("--part", default="test", help="test, validation, train or all (default: test)")
+    parser.add_argument("--part", default=_defaults.PART, help="test, validation, train or all")
     parser.add_argument(
         "--sample", type=count, help="evaluate this many examples drawn at random, with intervals"
     )
     parser.add_argument("--radii", help="further radii for the curve of accuracy, e.g. 0.1,0.2")
-    parser.add_argument(
-        "--weights", default="last", choices=("last", "best"), help="of a run (default: last)"
-    )
+    parser.add_argument("--weights", default=_defaults.WEIGHTS, choices=("last", "best"), help="of a run")
     parser.add_argument("--data", help="data set, as in `holdfast train`; for a model's file")
     parser.add_argument("--classes", help="of the data, as in `holdfast train`, e.g. 3,8")
     parser.add_argument("--network", help="import path of the network that a file of weights belongs to")
@@ -114,9 +113,9 @@ def _parser() -> Parser:
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
     )
     parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")
-    parser.add_argument("--processes", type=count, default=1, help="of this machine (default: 1)")
-    parser.add_argument("--accelerator", default="cpu", help="cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the searches and the sample (default: 0)")
+    parser.add_argument("--processes", type=count, default=_defaults.PROCESSES, help="of this machine")
+    parser.add_argument("--accelerator", default=_defaults.ACCELERATOR, help="cpu, cuda, mps")
+    parser.add_argument("--seed", type=seed, default=_defaults.SEED, help="of the searches and the sample")
     parser.add_argument(
         "--out",
         type=Path,

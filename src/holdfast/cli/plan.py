@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast import _defaults
 from holdfast.cli.arguments import Parser, classes, count, numbers, positive, seed
+from holdfast.jobs.config import NetworkConfig
 from holdfast.jobs.folder import next_free
 
 EXAMPLES = """\
@@ -15,6 +17,10 @@ EXAMPLES = """\
 
 The folder gets plan.json and plan.html. Below a curve no function of that radius can come (bounded); its upper end is a function that no
 attack took above it (observed). Nothing is trained."""
+
+
+NETWORK = NetworkConfig()
+"""As `holdfast train` builds it."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.cli.planned import show_plan
     from holdfast.cli.terminal import console
     from holdfast.jobs.build import build_data, build_network, build_threat
-    from holdfast.jobs.config import NTK_SCALED, DataConfig, NetworkConfig, ThreatConfig, with_entries
+    from holdfast.jobs.config import NTK_SCALED, DataConfig, ThreatConfig, with_entries
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
     chosen: dict[str, Any] = {"name": Trusted(given.network)}
@@ -36,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     chosen |= {"depth": given.depth} if "--depth" in given.given else {}
     chosen |= {"activation": given.activation} if "--activation" in given.given else {}
     chosen |= {"center": False} if "--no-center" in given.given else {}
-    network = with_entries(NetworkConfig(), chosen, "network")
+    network = with_entries(NETWORK, chosen, "network")
     data = build_data(
         DataConfig(name=Trusted(given.data), classes=classes(given.classes)),
         seed=given.seed,
@@ -57,12 +63,12 @@ def _parser() -> Parser:
     parser.add_argument("--classes", help="of the data, e.g. 3,8 (default: all)")
     parser.add_argument(
         "--network",
-        default="two-layer",
-        help="two-layer, dense, or my_package.module:Net (default: two-layer)",
+        default=NETWORK.name,
+        help="two-layer, dense, or my_package.module:Net",
     )
-    parser.add_argument("--activation", default="softplus", help="of the hidden units (default: softplus)")
+    parser.add_argument("--activation", default=NETWORK.activation, help="of the hidden units")
     parser.add_argument(
-        "--depth", type=count, default=2, help="trained layers of a dense network (default: 2)"
+        "--depth", type=count, default=NETWORK.depth, help="trained layers of a dense network"
     )
     parser.add_argument(
         "--no-center", action="store_true", help="do not subtract the mean of the inputs (two layers)"
@@ -70,15 +76,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--radii", help="parameter radii, e.g. 5,20,60 (default: doubling until --loss is reached)"
     )
-    parser.add_argument("--loss", type=positive, default=0.1, help="robust loss to reach (default: 0.1)")
-    parser.add_argument("--gap", type=positive, default=0.01, help="certified gap to allow (default: 0.01)")
+    parser.add_argument("--loss", type=positive, default=_defaults.LOSS_TARGET, help="robust loss to reach")
+    parser.add_argument("--gap", type=positive, default=_defaults.GAP_TARGET, help="certified gap to allow")
     parser.add_argument(
-        "--examples", type=count, default=400, help="training examples to use at most (default: 400)"
+        "--examples", type=count, default=_defaults.PLAN_EXAMPLES, help="training examples to use at most"
     )
     parser.add_argument(
         "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of data, network and searches (default: 0)")
+    parser.add_argument("--seed", type=seed, default=_defaults.SEED, help="of data, network and searches")
     parser.add_argument(
         "--out", type=Path, help="folder, new or empty (default: runs/plan-DATA-THREAT, or the next free one)"
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast._defaults import BACKEND, PROCESSES
 from holdfast.errors import InputError
 from holdfast.jobs.options import options_help, spelled
 
@@ -59,8 +60,8 @@ def _backend(grid: "Grid", own: dict[str, str]) -> "tuple[Backend, int]":
     from holdfast.jobs.sweep_backends import in_processes, in_turn, on_ray
     from holdfast.jobs.sweep_grid import whole
 
-    name = own.get("--backend", "joblib")
-    processes = whole("--processes", own.get("--processes", "1"))
+    name = own.get("--backend", BACKEND)
+    processes = whole("--processes", own.get("--processes", str(PROCESSES)))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(limit) if limit.isdigit() else os.cpu_count() or 1
     threads = whole(

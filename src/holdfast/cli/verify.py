@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast import _defaults
 from holdfast._deadline import Deadline
 from holdfast.cli.arguments import Parser, positive, seed
 from holdfast.errors import InputError
@@ -59,11 +60,14 @@ def _parser() -> Parser:
     parser.add_argument("property", metavar="PROPERTY", type=Path, help="a .vnnlib file, also gzipped")
     parser.add_argument("--model", type=Path, required=True, help="the network: an .onnx file")
     parser.add_argument(
-        "--seconds", type=positive, default=60.0, help="for the answer, reading included (default: 60)"
+        "--seconds",
+        type=positive,
+        default=_defaults.PROPERTY_SECONDS,
+        help="for the answer, reading included",
     )
     parser.add_argument(
         "--counterexample", type=Path, help="file to write a counterexample to, as VNN-COMP has it"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the search (default: 0)")
+    parser.add_argument("--seed", type=seed, default=_defaults.SEED, help="of the search")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

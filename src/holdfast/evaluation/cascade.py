@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from holdfast import _tensors
+from holdfast import _defaults, _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
 from holdfast._deadline import Deadline
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
@@ -58,16 +58,16 @@ def evaluate(
     x: Array,
     y: Array,
     threat: Threat | str,
-    attacks: str | Attack | Sequence[Attack | str] = "standard",
+    attacks: str | Attack | Sequence[Attack | str] = _defaults.ATTACKS,
     *,
-    verify: str | None = None,
-    verify_seconds: float | None = None,
+    verify: str | None = _defaults.VERIFY,
+    verify_seconds: float | None = _defaults.VERIFY_SECONDS,
     loss: Loss | str | None = None,
     batch_size: int | None = None,
     drop_broken: bool = True,
     sample: int | None = None,
     radii: Array | None = None,
-    seed: int = 0,
+    seed: int = _defaults.SEED,
     resume_from: str | Path | None = None,
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
@@ -81,8 +81,9 @@ def evaluate(
         x: examples (examples, ...), on any device.
         y: labels ``0 .. classes-1``, (examples,).
         attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``, ``strong``, ``pgd`` or ``clean``.
-        verify: method of `holdfast.verify` with which examples are proved, e.g. ``auto``; ``None`` for no bounds.
-        verify_seconds: for all bounds together; what was not reached counts as not verified.
+        verify: method of `holdfast.verify` with which examples are proved; ``None`` for no bounds. Under ``auto`` a model that no
+            bounds are known for is attacked all the same, and the stage's note says why nothing is proved.
+        verify_seconds: for all bounds together; what was not reached counts as not verified. ``None`` for no limit.
         loss: scores the points, and leads attacks without a loss of their own; default cross-entropy.
         batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at most 256 on a CPU.
             Halved, and ``notice`` told so, where memory runs out all the same.
@@ -103,11 +104,12 @@ def evaluate(
     threat, loss, training = as_threat(threat), as_loss(loss), model.training
     cascade = suite(attacks, threat)
     x, y = paired(model, x, y)
-    if verify is None and verify_seconds is not None:
+    if verify is None and verify_seconds not in (None, _defaults.VERIFY_SECONDS):
         raise InputError(
             "verify_seconds limits the bounds that verify asks for, got it without verify; add verify='auto' or leave it out."
         )
-    if verify is not None:
+    verify_seconds = None if verify is None else verify_seconds
+    if verify not in (None, "auto"):
         check_precision(model, x)
     if radii is not None:
         radii = as_tensor("radii", radii)
@@ -221,7 +223,13 @@ class _Cascade:
         deadline = Deadline.after(seconds)
         began, open_ = time.perf_counter(), ~position.broken & ~position.verified
         rows = open_.nonzero().squeeze(1)
-        methods = self._bound(position, rows, method, deadline.left)
+        try:
+            methods = self._bound(position, rows, method, deadline.left)
+        except InputError as error:  # examples, labels and threat have been accepted: it is the model
+            if method != "auto":
+                raise
+            self._unproved(position, method, len(rows), time.perf_counter() - began, str(error))
+            return
         entered, left = len(rows), int((open_ & ~position.verified).sum())
         if not deadline.over:
             rest = position.loss_bound.isinf().nonzero().squeeze(1)
@@ -233,6 +241,13 @@ class _Cascade:
                 name=method, kind="bound", entered=entered, left=left, seconds=time.perf_counter() - began,
                 note=note if method == "auto" else "",
             )
+        )  # fmt: skip
+
+    def _unproved(self, position: Position, method: str, entered: int, seconds: float, why: str) -> None:
+        """The stage of bounds that could not be had."""
+        self.notice(f"nothing is proved: {why}")
+        position.stages.append(
+            Stage(name=method, kind="bound", entered=entered, left=entered, seconds=seconds, note=f"nothing proved: {why}")
         )  # fmt: skip
 
     def _bound(self, position: Position, rows: Tensor, method: str, seconds: float | None) -> tuple[str, ...]:

@@ -89,14 +89,16 @@ def close(
     )  # fmt: skip
     on_test, rows = None, None
     if test is not None:
-        on_test = evaluate(model, *test, threat, (final, *further), seed=seed, examine=False)
+        on_test = evaluate(model, *test, threat, (final, *further), verify=None, seed=seed, examine=False)
         rows = drawn(len(x), len(test[0]), seed)
     progress(0.8)
     rows = torch.arange(len(x)) if rows is None else rows
     held = rows[on_train.robust[rows]]
     if len(held):
         places = held.to(x.device)
-        more = evaluate(model, x[places], y[places], threat, further, loss=loss, seed=seed, examine=False)
+        more = evaluate(
+            model, x[places], y[places], threat, further, verify=None, loss=loss, seed=seed, examine=False
+        )
         on_train = continued(on_train, held, more)
     progress(1.0)
     return Closing(

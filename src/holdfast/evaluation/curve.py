@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from holdfast import _defaults
 from holdfast.attacks import Attack
 from holdfast.errors import InputError
 from holdfast.evaluation.cascade import evaluate
@@ -30,10 +31,10 @@ def accuracy_curve(
     radii: Sequence[float],
     attacks: str | Sequence[Attack] = "fast",
     *,
-    verify: str | None = "auto",
-    verify_seconds: float | None = None,
+    verify: str | None = _defaults.VERIFY,
+    verify_seconds: float | None = _defaults.VERIFY_SECONDS,
     batch_size: int | None = None,
-    seed: int = 0,
+    seed: int = _defaults.SEED,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[RadiusPoint, ...]:
     """Both sides of the bracket at each radius, in increasing order.
@@ -52,7 +53,7 @@ def accuracy_curve(
         )
     ordered = sorted({float(radius) for radius in radii})
     x, y = x.detach().cpu(), y.cpu()
-    broken = ~evaluate(model, x, y, threat, "clean", batch_size=batch_size, examine=False).robust
+    broken = ~evaluate(model, x, y, threat, "clean", verify=None, batch_size=batch_size, examine=False).robust
     clean = ~broken
     standing = []
     for radius in ordered:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast import _defaults
 from holdfast._files import write_text
 from holdfast.attacks import Attack
 from holdfast.errors import HoldfastError, InputError
@@ -34,7 +35,7 @@ def evaluate_in_processes(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    attacks: str | Sequence[Attack] = "standard",
+    attacks: str | Sequence[Attack] = _defaults.ATTACKS,
     *,
     processes: int,
     resume_from: str | Path | None = None,

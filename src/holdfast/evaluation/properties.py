@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast import _tensors
+from holdfast import _defaults, _tensors
 from holdfast._deadline import NEVER, Deadline
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.modes import attacking
@@ -75,8 +75,8 @@ def check_property(
     prop: Property,
     shape: tuple[int, ...],
     *,
-    seconds: float | None = 60.0,
-    seed: int = 0,
+    seconds: float | None = _defaults.PROPERTY_SECONDS,
+    seed: int = _defaults.SEED,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Answer:
     """Search for a counterexample, then prove each part, cheap bounds first, then by cutting at kinks.

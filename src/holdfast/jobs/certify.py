@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from holdfast import _defaults
 from holdfast._record import locked
 from holdfast._signals import stopping
 from holdfast.certificates import Certificate, certify_trace, frozen_pass
@@ -22,7 +23,7 @@ def certify_run(
     folder: str | Path,
     *,
     radius: float | None = None,
-    tighten: int = 40,
+    tighten: int = _defaults.TIGHTEN,
     per_unit: bool = False,
     trusted: bool = False,
     progress: bool = True,

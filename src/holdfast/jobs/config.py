@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
+from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
 from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, shown
 from holdfast.errors import InputError
@@ -437,7 +438,7 @@ class CertificateConfig(_Checked):
         least=1,
         of={"trace": (True,)},
     )
-    tighten: int = _option(40, "evaluations spent on raising the lower bound after training", least=0)
+    tighten: int = _option(TIGHTEN, "evaluations spent on raising the lower bound after training", least=0)
     radius: float | None = _option(
         None,
         "parameter radius to certify at; left out, that of training",
@@ -483,7 +484,7 @@ class RunConfig(_Checked):
     certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
     device: DeviceConfig = _section(DeviceConfig(), "device")
     seed: int = _option(
-        0, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
+        SEED, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
     )
     out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
     name: str | None = _option(None, "name of the run in its report; left out, that of its folder")

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from holdfast import _defaults
 from holdfast._files import json_writer, text_writer
 from holdfast._imports import Trusted
 from holdfast._record import Files, locked
@@ -52,15 +53,15 @@ class Plan:
         processes: of this machine.
     """
 
-    attacks: str = "standard"
-    verify: str | None = "auto"
-    part: str = "test"
+    attacks: str = _defaults.ATTACKS
+    verify: str | None = _defaults.VERIFY
+    part: str = _defaults.PART
     sample: int | None = None
-    verify_seconds: float | None = 120.0
+    verify_seconds: float | None = _defaults.VERIFY_SECONDS
     radii: tuple[float, ...] = ()
     batch_size: int | None = None
-    processes: int = 1
-    seed: int = 0
+    processes: int = _defaults.PROCESSES
+    seed: int = _defaults.SEED
 
 
 @stopping()
@@ -68,10 +69,10 @@ def evaluate_run(
     folder: str | Path,
     plan: Plan,
     *,
-    which: str = "last",
+    which: str = _defaults.WEIGHTS,
     threat: str | None = None,
     box: bool = True,
-    accelerator: str = "cpu",
+    accelerator: str = _defaults.ACCELERATOR,
     trusted: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast import _defaults
 from holdfast._arguments import MODEL
 from holdfast._files import json_writer, without_nan
 from holdfast._record import RECORD, RECORDED, Files, locked
@@ -37,7 +38,6 @@ from holdfast.theory.optimal.function_class import function_class
 from holdfast.theory.optimal.search import first_slope
 from holdfast.threats import LpBall, Threat, as_threat
 
-SAMPLE = 400  # training examples at most, unless asked otherwise
 RADII = 10
 DONE = 0.5  # of the loss aimed at: larger radii than that of the first such loss are not looked at unless asked for
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -158,13 +158,13 @@ def plan(
     model: nn.Module | None = None,
     *,
     radii: Sequence[float] | None = None,
-    loss_aim: float = 0.1,
-    gap_aim: float = 0.01,
-    examples: int = SAMPLE,
+    loss_aim: float = _defaults.LOSS_TARGET,
+    gap_aim: float = _defaults.GAP_TARGET,
+    examples: int = _defaults.PLAN_EXAMPLES,
     attack: Attack | str | None = None,
     loss: Loss | str | None = None,
     batch_size: int = 128,
-    seed: int = 0,
+    seed: int = _defaults.SEED,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast._defaults import BACKEND, HIDDEN_LAYERS, PROCESSES
 from holdfast.errors import InputError
 from holdfast.jobs.config import RunConfig, to_dict
 from holdfast.jobs.options import LONG, SHORT, spelled
@@ -20,10 +21,10 @@ OWN = {
     "--rho": "radius in units of half the smallest distance between labels, in place of the threat's own",
     "--dimension": "features of made-up data",
     "--capacity": "search the smallest width that fits instead of training: --width lists the widths tried",
-    "--hidden-layers": "of the networks of --capacity: 1 or 2 (1)",
-    "--processes": "cells at once on this machine (1)",
+    "--hidden-layers": f"of the networks of --capacity: 1 or 2 ({HIDDEN_LAYERS})",
+    "--processes": f"cells at once on this machine ({PROCESSES})",
     "--threads": "threads of each cell (left out, the processors shared out; with ray 1)",
-    "--backend": "joblib: processes of this machine; ray: a cluster (joblib)",
+    "--backend": f"joblib: processes of this machine; ray: a cluster ({BACKEND})",
     "--address": "of the Ray cluster; left out, a running one or a new one on this machine",
     "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
     "--quiet": "no progress",
@@ -116,7 +117,7 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     if capacity:
         widths = _widths(next((axis for axis in axes if axis.option == WIDTH), None))
         axes = [axis for axis in axes if axis.option != WIDTH]
-    layers = whole("--hidden-layers", own.get("--hidden-layers", "1"))
+    layers = whole("--hidden-layers", own.get("--hidden-layers", str(HIDDEN_LAYERS)))
     if layers > 2:
         raise InputError(f"--hidden-layers must be 1 or 2, got {layers}; leave it out for 1.")
     if "--hidden-layers" in own and not capacity:

@@ -20,7 +20,7 @@ def validate(session: Session, record: EpochRecord) -> dict[str, Any]:
     # Every example is attacked to the end, since its loss is wanted, in pieces that memory can hold.
     result = evaluate(
         model, part.x.to(session.device), part.y.to(session.device), session.threat, (session.evaluation,),
-        loss=session.loss, drop_broken=False, seed=session.seed, batch_size=attacked_at_once(model),
+        loss=session.loss, verify=None, drop_broken=False, seed=session.seed, batch_size=attacked_at_once(model),
         examine=False,
     )  # fmt: skip
     model.train()

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from holdfast import _defaults
 from holdfast._signals import stopping
 from holdfast.evaluation.properties import Answer, check_property
 from holdfast.external import ImportedNetwork, Property
@@ -10,7 +11,12 @@ from holdfast.jobs.progress import Progress
 
 @stopping()
 def verify_property(
-    imported: ImportedNetwork, prop: Property, *, seconds: float | None, seed: int = 0, progress: bool = True
+    imported: ImportedNetwork,
+    prop: Property,
+    *,
+    seconds: float | None = _defaults.PROPERTY_SECONDS,
+    seed: int = _defaults.SEED,
+    progress: bool = True,
 ) -> Answer:
     """As `check_property`, with bars."""
     with Progress(enabled=progress).named() as report:
