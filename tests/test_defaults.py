@@ -17,6 +17,7 @@ from holdfast.errors import InputError
 from holdfast.jobs.build import build, build_attack
 from holdfast.jobs.config import RunConfig
 from holdfast.losses import CrossEntropy, Hinge
+from holdfast.training.recipe import BATCH, RATES, chosen_rate, recipe_for
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
 
 
@@ -111,6 +112,96 @@ def test_training_with_nothing_else_ends_close_to_the_optimum(tmp_path):
     assert run.summary["learning_rate"] > 10
     assert "tangent kernel" in run.summary["learning_rate_reason"]
     assert "learning rate" in (tmp_path / "log.txt").read_text()
+
+
+def conv(channels=8):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 16, 3, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64, 2),
+    )  # fmt: skip
+
+
+def kernel_scaled():
+    return hf.networks.Dense(64, 2, 64, 2, seed=0)
+
+
+@pytest.mark.parametrize("network", [conv, pytest.param(kernel_scaled, marks=pytest.mark.slow)])
+def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
+    """Gradient descent with the step at the start's curvature, the default before, ends several times higher."""
+    data = hf.data.digits(classes=(3, 8))
+
+    def trained(**settings):
+        model = network()
+        run = hf.train(model, data, "l2:0.3", attack="fgsm", final_attack="clean", epochs=20, evaluate_every=20, trace=False, tighten=0, progress=False, **settings)  # fmt: skip
+        return run, float(PGD(steps=5).run(model, data.train.x, data.train.y, threat).loss.mean())
+
+    threat = hf.LpBall("2", 0.3, bounds=data.bounds)
+    run, loss = trained(out=tmp_path)
+    by_hand = trained(optimizer="adam", batch_size=64, learning_rate=0.01)[1]
+    plain = trained(optimizer="sgd")[1]
+    assert loss < 1.2 * by_hand + 0.005
+    assert loss < plain / 2
+    log = (tmp_path / "log.txt").read_text()
+    assert f"optimizer adam with {BATCH} examples a step, chosen: adam, as the theory has no step" in log
+    assert f"learning rate {run.summary['learning_rate']:g}, chosen: the best of {len(RATES)}" in log
+    assert (run.summary["optimizer"], run.summary["batch_size"]) == ("adam", BATCH)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "optimizer", "batch", "why"),
+    [
+        (two_layer(), {}, "sgd", 1000, "the theory has a step"),
+        (nn.Sequential(two_layer()), {}, "sgd", 1000, "the theory has a step"),
+        (hf.networks.Linearised(nn.Linear(4, 2)), {}, "sgd", 1000, "the theory has a step"),
+        (nn.Linear(4, 2), {}, "adam", BATCH, "no step"),
+        (nn.Linear(4, 2), {"batch_size": 7}, "adam", 7, "no step"),
+        (nn.Linear(4, 2), {"batch_size": 5000}, "adam", 1000, "no step"),
+        (nn.Linear(4, 2), {"learning_rate": 0.1}, "sgd", 1000, "of your own"),
+        (nn.Linear(4, 2), {"momentum": 0.1}, "sgd", 1000, "of your own"),
+        (nn.Linear(4, 2), {"optimizer": "adam"}, "adam", 1000, ""),
+        (two_layer(), {"optimizer": "adamw", "batch_size": 9}, "adamw", 9, ""),
+    ],
+)
+def test_what_is_left_out_is_chosen_for_the_network(model, given, optimizer, batch, why):
+    nothing = {"optimizer": "auto", "batch_size": None, "learning_rate": None, "momentum": None}
+    recipe = recipe_for(model, 1000, **nothing | given)
+    assert (recipe.optimizer, recipe.batch_size) == (optimizer, batch)
+    assert why in recipe.why
+    assert bool(recipe.why) == bool(why)
+
+
+def test_no_step_of_the_chosen_batch_has_a_single_example():
+    nothing = {"optimizer": "auto", "batch_size": None, "learning_rate": None, "momentum": None}
+    for examples in range(60, 400):
+        recipe = recipe_for(nn.Linear(4, 2), examples, **nothing)
+        assert examples % recipe.batch_size != 1
+        assert min(examples, BATCH) <= recipe.batch_size <= BATCH + 2
+
+
+def test_the_search_repeats_and_changes_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, y, threat = torch.get_rng_state(), (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01)
+    recipe = recipe_for(model, 40, optimizer="auto", batch_size=16, learning_rate=None, momentum=None)
+    first, second = (chosen_rate(model, X, y, threat, CrossEntropy(), recipe, seed=2) for _ in range(2))
+    assert first == second
+    assert first.learning_rate in RATES
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_loss_that_is_finite_at_no_rate_gets_the_usual_one():
+    model = nn.Sequential(nn.Linear(4, 2), nn.Flatten())
+    recipe = recipe_for(model, 40, optimizer="auto", batch_size=16, learning_rate=None, momentum=None)
+    with torch.no_grad():
+        model[0].weight.fill_(1e38)
+    step = chosen_rate(model, X, (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01), CrossEntropy(), recipe)
+    assert step.learning_rate == ADAM
+    assert "did not stay finite" in step.reason
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ ALTERNATIVES = {
         (section, "name"): {"pgd": "pgd", "fgsm": "fgsm", "random": "random", "clean": "clean", OWN: "my_package:Attack"}
         for section in ("attack", "evaluation", "final")
     },
-    ("training", "optimizer"): {"sgd": "sgd", "adam": "adam", "adamw": "adamw", OWN: "torch.optim.RMSprop"},
+    ("training", "optimizer"): {"auto": "auto", "sgd": "sgd", "adam": "adam", "adamw": "adamw", OWN: "torch.optim.RMSprop"},
     ("training", "parameter_radius"): {"a number": 5.0, "null": None},
     ("certificate", "trace"): {True: True, False: False},
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """Every option of a command has the default of the Python parameter it sets: a new option that is not listed here fails."""
 
+import ast
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -137,3 +139,13 @@ def test_a_sweep_without_a_backend_runs_in_this_process(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     grid, own, _ = read_grid([])
     assert _backend(grid, own) == (in_turn, 3)
+
+
+def test_the_library_says_what_it_wants_proved():
+    """Training's own evaluations are attacks alone: a default that proves would cost minutes a run."""
+    package = Path(inspect.getfile(hf)).parent
+    for path in sorted([*package.glob("evaluation/*.py"), *package.glob("jobs/*.py")]):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "evaluate":
+                names = {keyword.arg for keyword in call.keywords}
+                assert names & {"verify", None}, f"{path.name}:{call.lineno}"

@@ -84,7 +84,7 @@ def close(
     further = closing_attacks(threat)
     x, y = train
     on_train = evaluate(
-        model, x, y, threat, (final,), loss=loss, drop_broken=False, seed=seed, examine=False,
+        model, x, y, threat, (final,), verify=None, loss=loss, drop_broken=False, seed=seed, examine=False,
         progress=lambda _, done, total: progress(0.6 * done / max(1, total)),
     )  # fmt: skip
     on_test, rows = None, None

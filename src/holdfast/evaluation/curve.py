@@ -60,8 +60,8 @@ def accuracy_curve(
         rows = (~broken).nonzero().squeeze(1)
         if len(rows):
             found = evaluate(
-                model, x[rows], y[rows], threat.with_radius(radius), attacks, batch_size=batch_size, seed=seed,
-                progress=progress, examine=False,
+                model, x[rows], y[rows], threat.with_radius(radius), attacks, verify=None, batch_size=batch_size,
+                seed=seed, progress=progress, examine=False,
             )  # fmt: skip
             broken[rows] = ~found.robust
         standing.append(~broken)
@@ -72,9 +72,16 @@ def accuracy_curve(
         rows = (clean & open_ & ~proved).nonzero().squeeze(1)
         if verify is not None and len(rows):
             ball = threat.with_radius(radius)
-            proved[rows] = verified_bounds(
-                model, x[rows], y[rows], ball, method=verify, seconds=seconds, progress=progress
-            ).verified.cpu()
+            try:
+                proof = verified_bounds(
+                    model, x[rows], y[rows], ball, method=verify, seconds=seconds, progress=progress
+                )
+            except InputError:
+                if verify != "auto":
+                    raise
+                verify = None  # no bounds are known for this model, as `evaluate` says
+            else:
+                proved[rows] = proof.verified.cpu()
         verified.append(proved.clone())
     return tuple(
         RadiusPoint(

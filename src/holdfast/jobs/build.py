@@ -30,7 +30,7 @@ from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
-from holdfast.training.optimizers import MOMENTUM
+from holdfast.training.optimizers import AUTO, MOMENTUM
 
 PROBED, PROBES = 32, 4
 """Examples and directions with which a user's own threat is tried against the box and the fixed features."""
@@ -275,7 +275,7 @@ def _own_settings(training: TrainingConfig) -> dict[str, Any]:
     if is_path(training.optimizer) or training.optimizer_args:
         return {}
     own = {"learning_rate": training.learning_rate, "weight_decay": training.weight_decay}
-    return own | ({"momentum": training.momentum} if training.optimizer == "sgd" else {})
+    return own | ({"momentum": training.momentum} if training.optimizer in (AUTO, "sgd") else {})
 
 
 def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim.Optimizer]:

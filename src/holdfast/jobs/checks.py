@@ -14,6 +14,7 @@ from holdfast.data.separation import separation
 from holdfast.errors import InputError
 from holdfast.jobs.progress import Progress
 from holdfast.threats import LpBall, Threat
+from holdfast.training.optimizers import AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def check_together(
         "weight_decay": weight_decay != 0,
     }
     for name in given:
-        if given[name] and (own or (name == "momentum" and optimizer != "sgd")):
+        if given[name] and (own or (name == "momentum" and optimizer not in (AUTO, "sgd"))):
             wanted = "sgd" if name == "momentum" else "sgd, adam and adamw"
             came = "a function that makes an optimiser" if own else repr(optimizer)
             raise InputError(

@@ -31,7 +31,7 @@ CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of tha
 ATTACKS = ("pgd", "fgsm", "random", "clean")
 NORMS = ("linf", "l2", "l1")
 LOSSES = ("cross-entropy", "logistic", "hinge", "squared", "huber")
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("auto", "sgd", "adam", "adamw")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = "your own"
@@ -380,7 +380,7 @@ class TrainingConfig(_Checked):
     loss: str = _option("cross-entropy", ", ".join(LOSSES), short="loss", names=LOSSES, own=False)
     epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
     batch_size: int | None = _option(
-        None, "examples a step; left out, all of them", short="batch-size", least=1
+        None, "examples a step; left out, all of them, or 64 where auto is adam", short="batch-size", least=1
     )
     parameter_radius: float | None = _option(
         None,
@@ -397,17 +397,26 @@ class TrainingConfig(_Checked):
         True, "return the weights to that ball after every step", of={"parameter_radius": ("a number",)}
     )
     optimizer: str = _option(
-        "sgd", "sgd, adam, adamw, or e.g. torch.optim.RMSprop", short="optimizer", names=OPTIMIZERS
+        "auto",
+        "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised networks and with a learning rate or"
+        " momentum given, else adam",
+        short="optimizer",
+        names=OPTIMIZERS,
     )
-    optimizer_args: Arguments = _option({}, "further arguments of the optimizer, as {key: value}")
+    optimizer_args: Arguments = _option(
+        {},
+        "further arguments of the optimizer, as {key: value}",
+        of={"optimizer": ("sgd", "adam", "adamw", OWN)},
+    )
     learning_rate: float | None = _option(
         None,
-        "step size; left out, the inverse of the curvature measured at the start for sgd, 0.001 for adam and its kin",
+        "step size; left out, the inverse of the curvature measured at the start for sgd, the best of a short search where auto is adam, 0.001"
+        " for adam and its kin otherwise",
         short="learning-rate",
         above=0,
     )
     momentum: float | None = _option(
-        None, "momentum of sgd; left out, 0.9", least=0, below=1, of={"optimizer": ("sgd",)}
+        None, "momentum of sgd; left out, 0.9", least=0, below=1, of={"optimizer": ("auto", "sgd")}
     )
     weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
     schedule: Literal["constant", "cosine", "linear", "steps"] = _option(

@@ -25,6 +25,7 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.recipe import Recipe
 from holdfast.training.step_size import StepSize
 
 SAVE_EVERY = 30.0
@@ -41,6 +42,7 @@ class Session:
         x, y: the training part, on the run's device.
         attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the finished network.
         kernel: what the tangent kernel was at the start; None where it is not watched.
+        recipe: the optimiser and the examples a round, and why where they were chosen.
         step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began with, None of an optimiser with its own.
         radius: at which windows are bounded while training; the certificate may be asked for another.
         state, best, rows: all that changes, besides the weights.
@@ -69,6 +71,7 @@ class Session:
     recorder: TraceRecorder
     ball: ParameterBall
     kernel: KernelWatch | None
+    recipe: Recipe
     step: StepSize | None
     learning_rate: float | None
     writer: RunWriter

@@ -6,6 +6,7 @@ adds: checks before anything is spent, checkpoints, interruption.
 
 import inspect
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
@@ -67,7 +68,8 @@ from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
 from holdfast.training.optimizers import MOMENTUM, OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
-from holdfast.training.step_size import ADAM, StepSize, chosen_step
+from holdfast.training.recipe import chosen_rate, chosen_words, recipe_for
+from holdfast.training.step_size import ADAM, StepSize
 
 TRACE_BYTES = 2**28
 """Lower models kept beyond the best and the last window."""
@@ -167,10 +169,11 @@ def train(
         parameter_radius: radius ``R`` of the ball(s) around the initial weights; ``project`` returns the weights to it after
             every step, as the paper does. By default there is none, since no number fits every network and data: the certificate's radius
             is then the distance that the weights moved.
-        batch_size: examples a round; default all of them.
-        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has its own settings.
-        learning_rate: default for sgd the inverse of the curvature at the start (`holdfast.training.step_size`), for adam its usual 0.001;
-            what was chosen, and why, stands in the log and in the summary.
+        batch_size: examples a round; default all of them, or 64 where ``auto`` is adam.
+        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has its own settings. ``auto``
+            is sgd for two layers, for networks linear in their weights and where a learning rate or momentum is given, else adam.
+        learning_rate: default for sgd the inverse of the curvature at the start (`holdfast.training.step_size`), for adam by ``auto`` the best
+            of a short search (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log and in the summary.
         momentum: of sgd, default 0.9.
         out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is written.
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
@@ -202,7 +205,6 @@ def train(
     """
     check_start(start, parameter_radius)
     check_together(optimizer, learning_rate, momentum, weight_decay, trace, trace_every)
-    momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
     if (resume or overwrite) and out is None:
         raise InputError(
             f"{'resume' if resume else 'overwrite'} needs the run's folder, got none; pass out=."
@@ -220,7 +222,12 @@ def train(
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
-    check_batches(model, data, batch_size or len(data.train))
+    recipe = recipe_for(
+        model, len(data.train), optimizer=optimizer, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum,
+    )  # fmt: skip
+    optimizer, batch = recipe.optimizer, recipe.batch_size
+    momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
+    check_batches(model, data, batch)
 
     fabric.launch()
     model.to(fabric.device)
@@ -228,7 +235,6 @@ def train(
         model.double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
-    batch = min(batch_size or len(data.train), len(data.train))
     evaluation = (
         build_attack(DEFAULT.evaluation) if evaluation_attack is None else as_attack(evaluation_attack)
     )
@@ -249,10 +255,14 @@ def train(
         if resume:  # the checkpoint has it
             step = StepSize(learning_rate=ADAM, reason="the one that the run began with")
         else:
-            with seen.stage("measuring the curvature for a step size"):
-                step = chosen_step(model, x, loss, optimizer, seed=seed)
-            seen.say(f"learning rate {step.learning_rate:g}, chosen: {step.reason}")
+            with seen.stage("choosing a step size"):
+                step = chosen_rate(model, x, y, threat, loss, recipe, weight_decay=weight_decay, seed=seed)
+            # one rate for all processes, whose devices may differ in the last bit
+            step = replace(step, learning_rate=fabric.broadcast(step.learning_rate))
         learning_rate = step.learning_rate
+    chosen = chosen_words(recipe, None if resume else step, len(data.train))
+    for line in chosen:
+        seen.say(line)
     torch_optimizer = make_optimizer(
         optimizer, parameters, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
@@ -284,13 +294,13 @@ def train(
             best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
             reason=reason, recorder=recorder,
             ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
-            kernel=kernel, step=step, learning_rate=learning_rate, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
+            kernel=kernel, recipe=recipe, step=step, learning_rate=learning_rate, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
             progress=seen, started=started, state=state, best=best, rows=rows,
         )  # fmt: skip
         if resume and folder is not None:
             _go_on(session, identity, config or kept_config(folder, _described(locals()), epochs))
         else:
-            _begin(session, identity, config or _described(locals()), start)
+            _begin(session, identity, config or _described(locals()), start, chosen)
         run = _fitted(
             session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
             project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
@@ -303,7 +313,13 @@ def train(
         return run
 
 
-def _begin(session: Session, identity: Identity, config: dict[str, Any], start: nn.Module | str) -> None:
+def _begin(
+    session: Session,
+    identity: Identity,
+    config: dict[str, Any],
+    start: nn.Module | str,
+    chosen: Sequence[str],
+) -> None:
     """The folder at the beginning: this run whole and resumable, and nothing of another one, from one moment to the next."""
     writer, model = session.writer, session.model
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -317,8 +333,8 @@ def _begin(session: Session, identity: Identity, config: dict[str, Any], start: 
     writer.log(
         f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
     )
-    if session.step is not None:
-        writer.log(f"learning rate {session.step.learning_rate:g}, chosen: {session.step.reason}")
+    for line in chosen:
+        writer.log(line)
 
 
 def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ from torch import nn
 from holdfast.errors import InputError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-OPTIMIZERS = ("sgd", "adam", "adamw")
+AUTO = "auto"
+"""Chosen for the network (`holdfast.training.recipe`)."""
+OPTIMIZERS = (AUTO, "sgd", "adam", "adamw")
 MOMENTUM = 0.9
 """Of sgd, where none is given."""
 SCHEDULES = ("constant", "cosine", "linear", "steps")

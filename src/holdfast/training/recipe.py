@@ -1,0 +1,191 @@
+"""How to train where nothing is said: the optimiser, the examples a step and the learning rate, chosen together for the network.
+
+A network whose curvature stays what it is at the start has the step of the theory (`holdfast.training.step_size`): gradient descent on all
+examples with it ends close to the optimum. For any other network that step is right at the start alone, and too small or too large
+soon after: Adam on small batches, its rate found by a few steps at each of several rates, ends many times lower
+(`benchmarks/RESULTS.md`).
+"""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast._tensors import applied, generator
+from holdfast.attacks import FGSM
+from holdfast.losses import Loss
+from holdfast.networks import Linearised, TwoLayer
+from holdfast.networks.exact import exact_core
+from holdfast.threats import Threat
+from holdfast.training.optimizers import AUTO, OptimizerFactory, make_optimizer
+from holdfast.training.step_size import ADAM, StepSize, chosen_step
+
+BATCH = 64
+"""Examples a step of the optimiser chosen for ordinary networks."""
+RATES = (0.01, 0.003, 0.001, 0.0003)
+"""Tried for it, the largest first."""
+STEPS = 24
+"""At each rate; the loss of the last third of them decides."""
+CLOSE = 1.05
+"""A larger rate is kept whose loss is within this factor of the smallest: few steps say little about smaller differences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What training goes by.
+
+    Attributes:
+        optimizer: a name other than ``auto``, or a function.
+        batch_size: examples a step.
+        why: of the choice, in words; empty where the optimiser was given.
+    """
+
+    optimizer: str | OptimizerFactory
+    batch_size: int
+    why: str
+
+    @property
+    def name(self) -> str:
+        """Of the optimiser, as a summary has it."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer
+        return getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
+
+
+def chosen_words(recipe: Recipe, step: StepSize | None, examples: int) -> list[str]:
+    """Lines about what was chosen and why; none where everything was given."""
+    lines = []
+    if recipe.why:
+        size = "all examples" if recipe.batch_size >= examples else f"{recipe.batch_size} examples"
+        lines.append(f"optimizer {recipe.name} with {size} a step, chosen: {recipe.why}")
+    if step is not None:
+        lines.append(f"learning rate {step.learning_rate:g}, chosen: {step.reason}")
+    return lines
+
+
+def recipe_for(
+    model: nn.Module,
+    examples: int,
+    *,
+    optimizer: str | OptimizerFactory,
+    batch_size: int | None,
+    learning_rate: float | None,
+    momentum: float | None,
+) -> Recipe:
+    """What ``auto`` and a batch size left out stand for.
+
+    Args:
+        examples: of the training part.
+        learning_rate, momentum: where one is given, ``auto`` is sgd, which they are for.
+    """
+    everything = min(batch_size or examples, examples)
+    if optimizer != AUTO:
+        return Recipe(optimizer=optimizer, batch_size=everything, why="")
+    if learning_rate is not None or momentum is not None:
+        return Recipe(
+            optimizer="sgd",
+            batch_size=everything,
+            why="sgd, which a learning rate or momentum of your own is for",
+        )
+    if has_step(model):
+        return Recipe(
+            optimizer="sgd", batch_size=everything, why="sgd, as the theory has a step for this network"
+        )
+    size = everything if batch_size is not None else _small_batch(examples)
+    return Recipe(
+        optimizer="adam", batch_size=size, why="adam, as the theory has no step for this network that lasts"
+    )
+
+
+def has_step(model: nn.Module) -> bool:
+    """Whether the network is one whose curvature stays near that of its start: two layers, or linear in its weights."""
+    core = exact_core(model)
+    return isinstance(model if core is None else core.network, TwoLayer | Linearised)
+
+
+def _small_batch(examples: int) -> int:
+    """About `BATCH`, and such that no step has a single example, which batch norm cannot take."""
+    if examples <= BATCH:
+        return examples
+    return next(size for size in range(BATCH, examples + 1) if examples % size != 1)
+
+
+def chosen_rate(
+    model: nn.Module,
+    x: Float[Tensor, "examples ..."],
+    y: Int[Tensor, " examples"],
+    threat: Threat,
+    loss: Loss,
+    recipe: Recipe,
+    *,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+) -> StepSize:
+    """The learning rate for an optimiser by name: from the theory, its usual one, or for an ordinary network from a short search.
+
+    The search trains a copy at each rate for a few steps on the same batches under a one-step attack. It depends on the model's weights,
+    the examples and the seed alone; the model and the global random state are left as they are.
+    """
+    name = recipe.optimizer
+    assert isinstance(name, str)
+    if not recipe.why or name == "sgd":
+        return chosen_step(model, x, loss, name, seed=seed)
+    devices = [x.device] if x.device.type == "cuda" else []
+    found: dict[float, float] = {}
+    with torch.random.fork_rng(devices):
+        for rate in RATES:
+            try:
+                copied = copy.deepcopy(model)
+            except (RuntimeError, TypeError, NotImplementedError):  # some modules cannot be
+                return replace(
+                    chosen_step(model, x, loss, name),
+                    reason="the usual one of adam: the model cannot be copied to try others",
+                )
+            torch.manual_seed(seed % 2**63)
+            found[rate] = _trial(copied, x, y, threat, loss, recipe, rate, weight_decay, seed)
+    least = min(found.values())
+    if not math.isfinite(least):
+        return StepSize(
+            learning_rate=ADAM,
+            reason=f"the usual one of {name}: the loss did not stay finite at any that was tried",
+        )
+    rate = next(rate for rate in RATES if found[rate] <= CLOSE * least)
+    figures = ", ".join(f"{rate:g}: {value:.3g}" for rate, value in found.items())
+    return StepSize(
+        learning_rate=rate,
+        reason=f"the best of {len(RATES)} after {STEPS} steps each (loss by rate {figures})",
+    )
+
+
+def _trial(
+    model: nn.Module,
+    x: Float[Tensor, "examples ..."],
+    y: Int[Tensor, " examples"],
+    threat: Threat,
+    loss: Loss,
+    recipe: Recipe,
+    rate: float,
+    weight_decay: float,
+    seed: int,
+) -> float:
+    """Mean loss of the last third of the steps at this rate, of which the model is another afterwards; infinite where it is not finite."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(
+        recipe.optimizer, parameters, learning_rate=rate, momentum=None, weight_decay=weight_decay
+    )
+    order, noise, attack, total = generator(seed), generator(seed, x.device), FGSM(), 0.0
+    model.train()
+    for step in range(STEPS):
+        rows = torch.randperm(len(x), generator=order)[: recipe.batch_size].to(x.device)
+        points = attack.points(model, x[rows], y[rows], threat, generator=noise, loss=loss, mode="keep")
+        value = loss(applied(model, points), y[rows]).mean()
+        if not bool(value.isfinite()):
+            return math.inf
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+        total += float(value.detach()) if 3 * step >= 2 * STEPS else 0.0
+    return 3 * total / STEPS
