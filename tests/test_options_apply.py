@@ -95,7 +95,7 @@ def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, defaul
         (["--attack.init-args.foo", "4"], "attack.init_args must go with attack.name your own"),
         (["--network.init-args.hiden", "3"], "network.init_args must go with network.name your own"),
         (["--network", "dense", "--network.constant", "1"], "network.constant must go with network.name two-layer"),
-        (["--optimizer", "adam", "--training.momentum", "0.5"], "training.momentum must go with training.optimizer sgd"),
+        (["--optimizer", "adam", "--training.momentum", "0.5"], "training.momentum must go with training.optimizer auto or sgd"),
         (["--certificate.trace", "false", "--certificate.trace-every", "2"], "certificate.trace_every must go with certificate.trace true"),
         (["--data", "spheres", "--classes", "0,1"], "data.classes must go with data.name"),
         (["--final", "clean", "--final.restarts", "2"], "final.restarts must go with final.name pgd or random"),

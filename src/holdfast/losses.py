@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from holdfast._rules import Rule, nearest_word, real, takes
+from holdfast._rules import TEXT, Rule, nearest_word, real, takes
 from holdfast.errors import InputError
 
 Outputs = Float[Tensor, "batch outputs"]
@@ -272,6 +272,7 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
+@takes(name=TEXT)
 def loss_named(name: str) -> Loss:
     """The loss with this name; ``logistic`` is cross-entropy on one signed output."""
     if name not in LOSSES:

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from holdfast._rules import FLAG, real, takes
+from holdfast._rules import FLAG, real, takes, word
 from holdfast._tensors import flatten
 from holdfast.data.base import DATASET, Dataset
 from holdfast.errors import InputError
@@ -52,15 +52,11 @@ def on_sphere(
     return dataclasses.replace(data, name=name, x=points.to(data.x.dtype), bounds=None, fixed=held)
 
 
-@takes(data=DATASET)
+@takes(data=DATASET, features=word(*FEATURES))
 def with_features(data: Dataset, features: str) -> Dataset:
     """``pixels`` for the data as they are, ``sphere`` for `on_sphere`, ``centred-sphere`` for the same after centring.
 
     Raises:
         InputError: another word.
     """
-    if features not in FEATURES:
-        raise InputError(
-            f"features must be one of {', '.join(FEATURES)}, got {features!r}; pixels changes nothing."
-        )
     return data if features == "pixels" else on_sphere(data, center=features == "centred-sphere")

@@ -142,6 +142,7 @@ def _made(source: str, init_args: Mapping[str, Any]) -> nn.Module:
     return made
 
 
+@takes(path=PATH)
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """A state dict from a safetensors file or from ``torch.save``, on the CPU; nothing in the file is executed.
 

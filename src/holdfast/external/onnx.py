@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast._rules import PATH, takes
 from holdfast.errors import HoldfastError, InputError
 from holdfast.external import onnx_file
 from holdfast.external.onnx_comparison import Step, alone, compared, doubts
@@ -43,6 +44,7 @@ class ImportedNetwork:
     notes: tuple[str, ...] = ()
 
 
+@takes(path=PATH)
 def load_onnx(path: str | Path) -> ImportedNetwork:
     """The network in an ONNX file (``.onnx``, also gzipped), opset 7 or later, with one input whose first axis is the batch.
 

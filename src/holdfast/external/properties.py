@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from holdfast._arguments import BOUNDS, MODEL, TENSOR
+from holdfast._rules import COUNT, kind, maybe, real, takes, whole
 from holdfast.errors import InputError
 
 Inputs = Float[Tensor, "batch inputs"]
@@ -105,6 +107,7 @@ def _any(answers: list[Tensor], like: Tensor) -> Answers:
     return torch.stack(answers).any(0)
 
 
+@takes(x=TENSOR, label=whole(least=0), outputs=COUNT, radius=real(least=0), bounds=maybe(BOUNDS))
 def robustness_property(
     x: Float[Tensor, "..."],
     label: int,
@@ -152,6 +155,7 @@ def robustness_property(
     return Property(inputs=centre.numel(), outputs=outputs, cases=(case,))
 
 
+@takes(model=MODEL, prop=kind(Property, what="a Property"), x=TENSOR)
 def counterexample_status(model: nn.Module, prop: Property, x: Float[Tensor, "..."]) -> bool:
     """Whether ``x`` is a counterexample when everything is computed again in float64, without tolerance.
 

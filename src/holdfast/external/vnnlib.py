@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holdfast._arguments import BOUNDS, EXAMPLES, LABELS
 from holdfast._files import write_atomically
+from holdfast._rules import COUNT, PATH, TEXT, kind, maybe, real, takes
 from holdfast.errors import InputError
 from holdfast.external._vnnlib_syntax import Atom, Script
 from holdfast.external.properties import Case, Condition, Property, robustness_property
@@ -25,6 +27,7 @@ from holdfast.external.properties import Case, Condition, Property, robustness_p
 Edge = tuple[int, float, bool]  # place of an input, its limit, and whether that is an upper one
 
 
+@takes(path=PATH)
 def read_vnnlib(path: str | Path) -> Property:
     """The property in a ``.vnnlib`` file, also gzipped. Decimals are read to the nearest float64.
 
@@ -45,6 +48,7 @@ def read_vnnlib(path: str | Path) -> Property:
     return parse_vnnlib(text, name=str(path))
 
 
+@takes(text=TEXT, name=TEXT)
 def parse_vnnlib(text: str, *, name: str = "the property") -> Property:
     """As `read_vnnlib`, from the text itself; ``name`` is what errors call it."""
     script = Script(text, name)
@@ -117,6 +121,7 @@ def _condition(rows: Sequence[dict[str, float]], outputs: int) -> Condition:
     return Condition(A=left, b=right)
 
 
+@takes(path=PATH, prop=kind(Property, what="a Property"), comment=TEXT)
 def write_vnnlib(path: str | Path, prop: Property, *, comment: str = "") -> None:
     """Write a property, which `read_vnnlib` reads back to the same numbers; gzipped where the name ends in ``.gz``.
 
@@ -140,6 +145,7 @@ def write_vnnlib(path: str | Path, prop: Property, *, comment: str = "") -> None
     write_atomically(path, write)
 
 
+@takes(folder=PATH, x=EXAMPLES, labels=LABELS, outputs=COUNT, radius=real(least=0), bounds=maybe(BOUNDS))
 def write_robustness(
     folder: str | Path,
     x: Float[Tensor, "batch ..."],

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast._rules import Rule
+from holdfast._rules import TEXT, Rule, takes
 from holdfast.errors import InputError
 
 Values = Float[Tensor, "..."]
@@ -310,6 +310,7 @@ def _read_activation(value: Any) -> Activation:
 ACTIVATION = Rule(what="the name of an activation, such as softplus, or an Activation", read=_read_activation)
 
 
+@takes(name=TEXT)
 def activation_named(name: str) -> Activation:
     """The activation with this name.
 

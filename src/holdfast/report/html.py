@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from holdfast import _formats as formats
 from holdfast._record import check_whole
+from holdfast._rules import PATH, several, takes
 from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.errors import InputError, RunFolderError
 from holdfast.report.accuracy import Part, accuracy_bracket, curve_figure, parts
@@ -83,7 +84,8 @@ class View:
     summed_up: str
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
+@takes(folders=several(PATH, least=0), out=PATH)
+def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Writes the page about these run folders to ``out``, whole or not at all, and returns ``out``.
 
     The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a page too.

@@ -29,19 +29,21 @@ from holdfast._record import (
     clear_replacement,
     free,
 )
+from holdfast._rules import FLAG, PATH, maybe, takes
 from holdfast.certificates import Certificate
 from holdfast.diagnosis import Finding, diagnose_record
 from holdfast.errors import RunFolderError
 from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+@takes(folder=PATH)
+def read_summary(folder: str | Path) -> dict[str, Any]:
     """``summary.json`` of a run.
 
     Raises:
         RunFolderError: not a run folder, or cut short.
     """
-    path = folder / "summary.json"
+    path = Path(folder) / "summary.json"
     try:
         summary = json.loads(checked(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -77,9 +79,10 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+@takes(folder=PATH)
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last line that was cut short is left out (of a run of version 0.1, which kept no digests)."""
-    path = checked(folder / "metrics.jsonl")
+    path = checked(Path(folder) / "metrics.jsonl")
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
@@ -159,7 +162,7 @@ class Run:
         Raises:
             RunFolderError: the folder is no run, or was cut short.
         """
-        folder = Path(folder)
+        folder = PATH("folder", folder)
         summary = read_summary(folder)
         known = {field.name for field in fields(Certificate)}
         record = {k: v for k, v in (summary.get("certificate") or {}).items() if k in known}
@@ -194,6 +197,7 @@ def _tuples(values: list[Any]) -> tuple[Any, ...]:
     return tuple(_tuples(value) if isinstance(value, list) else value for value in values)
 
 
+@takes(folder=maybe(PATH), fresh=FLAG)
 class RunWriter:
     """Writes a run folder, each group of files whole or not at all. With ``folder=None`` it writes nothing.
 

@@ -36,6 +36,7 @@ def ntk(spec: KernelSpec | nn.Module) -> "NTK":
     return NTK(spec if isinstance(spec, KernelSpec) else spec_of(spec))
 
 
+@takes(spec=kind(KernelSpec, what="a KernelSpec", hint="hf.theory.ntk takes networks too"))
 class NTK:
     """``K(x, x') = sum_h S^(h-1) prod_{h' >= h} c S'^(h')`` (Jacot et al. 2018, arXiv 1806.07572; layers as in `KernelSpec`).
 

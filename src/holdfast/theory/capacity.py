@@ -133,6 +133,7 @@ def bounds(data: Dataset, threat: Threat, *, hidden_layers: int = 1) -> tuple[Ca
     return (*proved, *orders(rho, n, d))
 
 
+@takes(rho=real(least=0), dimension=COUNT)
 def shattered_coordinates(rho: float, dimension: int) -> int:
     """Points that one pair of balls decides: the largest ``k <= d`` with ``rho >= sqrt(1 - 1/k)`` (`holdfast.data.shattering` in ``k`` dimensions)."""
     if rho >= 1:
@@ -151,6 +152,7 @@ def _shatters(n: int, d: int, hidden_layers: int, fit: Literal["plain", "robust"
     )  # fmt: skip
 
 
+@takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def orders(rho: float, examples: int, dimension: int) -> tuple[CapacityBound, ...]:
     """Bounds known up to constants (and logarithms) only: ``value`` is the bare expression. None of them is a claim about one data set.
 

@@ -5,17 +5,29 @@ changes; at finite width drift falls like ``1 / sqrt(width)``, and what it reach
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast._arguments import EXAMPLES, LABELS, MODEL
-from holdfast._rules import SEED, takes, whole
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, as_examples
+from holdfast._rules import FLAG, SEED, Rule, takes, whole
 from holdfast._tensors import generator
+from holdfast.errors import InputError
 from holdfast.theory.empirical import empirical_ntk
 
 Kernel = Float[Tensor, "n n"]
+
+
+def _read_kernel(value: Any) -> Tensor:
+    kernel = as_examples("a kernel matrix", value)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise TypeError
+    return kernel
+
+
+KERNEL = Rule(what="a square kernel matrix of finite numbers", read=_read_kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +54,19 @@ class KernelFigures:
         return self.eigenvalue_max / self.eigenvalue_min if self.eigenvalue_min > 0 else float("inf")
 
 
+@takes(now=KERNEL, start=KERNEL)
 def kernel_drift(now: Kernel, start: Kernel) -> float:
     """``||K_t - K_0||_F / ||K_0||_F``."""
     now, start = now.double(), start.double()
+    if now.shape != start.shape or not bool((start != 0).any()):
+        raise InputError(
+            f"now and start must be kernels of the same examples, the start's not 0, got shapes {tuple(now.shape)} and {tuple(start.shape)};"
+            " evaluate both on the same examples."
+        )
     return float((now - start).norm() / start.norm())
 
 
+@takes(kernel=KERNEL, y=LABELS, classes=whole(least=2), centred=FLAG)
 def kernel_alignment(kernel: Kernel, y: Int[Tensor, " n"], classes: int, *, centred: bool = False) -> float:
     """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a multiple of T.
 
@@ -56,6 +75,10 @@ def kernel_alignment(kernel: Kernel, y: Int[Tensor, " n"], classes: int, *, cent
     dominate; 0 where nothing is left of one of them.
     """
     kernel = kernel.double()
+    if len(kernel) != len(y):
+        raise InputError(
+            f"kernel and y must be of the same examples, got {len(kernel)} rows and {len(y)} labels; pair them up."
+        )
     if classes == 2:
         signs = torch.where(y > 0, 1.0, -1.0).to(kernel)
         target = signs[:, None] * signs

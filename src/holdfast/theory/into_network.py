@@ -5,11 +5,14 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from holdfast._arguments import MODEL
+from holdfast._rules import kind, takes
 from holdfast.errors import InputError
 from holdfast.theory.optimal.curve import Solution
 from holdfast.theory.optimal.function_class import weight_step
 
 
+@takes(solution=kind(Solution, what="a Solution, one of RobustLossCurve.solutions"), model=MODEL)
 def into_network(solution: Solution, model: nn.Module) -> nn.Module:
     """A copy of ``model`` moved by ``U = sum_j c_j df(x_j; W0)/dW``, ``f = sum_j K(., x_j) c_j`` the solution.
 

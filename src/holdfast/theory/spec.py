@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._arguments import TENSOR
+from holdfast._arguments import MODEL, TENSOR
 from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast._tensors import flatten
 from holdfast.errors import InputError
@@ -102,6 +102,7 @@ class KernelSpec:
         return z
 
 
+@takes(model=MODEL)
 def spec_of(model: nn.Module) -> KernelSpec:
     """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width grows.
 

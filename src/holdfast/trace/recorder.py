@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast._arguments import as_labels, as_weights
+from holdfast._arguments import LABELS, MODEL, POINTS, TENSOR, as_weights
+from holdfast._rules import COUNT, FUNCTION, RADIUS, kind, maybe, takes
 from holdfast._tensors import as_matrix
 from holdfast.curvature import Curvature
 from holdfast.curvature.grams import RowSums
@@ -22,7 +23,7 @@ from holdfast.curvature.rounding import Rounding
 from holdfast.curvature.sums import BlockSums, Sums
 from holdfast.families.exact import Fixed, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.families.registry import unproved
-from holdfast.losses import Loss
+from holdfast.losses import LOSS, Loss
 from holdfast.threats import Threat
 from holdfast.trace.marks import marks
 from holdfast.trace.soundness import arithmetic_fault, probed_fault
@@ -54,6 +55,18 @@ class _Open:
     drift: list[Tensor] = field(default_factory=list)
 
 
+@takes(
+    model=MODEL,
+    x=POINTS,
+    y=LABELS,
+    threat=kind(Threat, what="a Threat"),
+    loss=LOSS,
+    curvature=kind(Curvature, what="a Curvature"),
+    radius=RADIUS,
+    example_weights=maybe(TENSOR),
+    processes=COUNT,
+    reduce=FUNCTION,
+)
 class TraceRecorder:
     """Records training rounds into windows; one instance a run (and a process).
 
@@ -89,7 +102,7 @@ class TraceRecorder:
         self.processes, self.reduce = processes, reduce
         if example_weights is not None:
             self.example_weights = as_weights("example_weights", example_weights, len(y))
-        self.y = as_labels("y", y).clone()
+        self.y = y.clone()
         self._marks = marks(x)  # a window is about the examples as they were when training began
         parameters = dict(model.named_parameters())
         self.names = curvature.parameters(model)
