@@ -384,7 +384,7 @@ def test_gradient_of_the_bound_against_differences(
     """Danskin: the bound's gradient in ``h`` and ``log tau`` is the lower model's at its own minimiser."""
     anchor, passed, _ = anchored(activation, shape, loss, theta=0.5, per_unit=per_unit)
     duals = random_duals(anchor, passed.outputs, draws(4), 0.3)
-    found = evaluate(anchor, duals, 2.0, verify=None)
+    found = evaluate(anchor, duals, 2.0)
     (minimum,) = found.bound.minima
     assert minimum.multiplier > minimum.max_eigenvalue * (1 + 1e-6)
     step = found.lower.balls[0][0].minimiser(minimum.multiplier) - anchor.move
@@ -401,7 +401,7 @@ def test_gradient_of_the_bound_against_differences(
     def bound(shift: list[Tensor]) -> float:
         h = duals.h + shift[0]
         tau = None if duals.tau is None else duals.tau * shift[1].exp()
-        return evaluate(anchor, Duals(h=h, tau=tau), 2.0, verify=None).bound.value
+        return evaluate(anchor, Duals(h=h, tau=tau), 2.0).bound.value
 
     draw = draws(8)
     for _ in range(3):

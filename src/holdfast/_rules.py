@@ -106,6 +106,8 @@ def whole(
 
     def read(value: Any) -> int:
         number = operator.index(_scalar(value))
+        if not -LARGEST_SEED <= number <= LARGEST_SEED:  # torch counts nothing beyond 64 bits
+            raise OverflowError
         if not _within(number, least, above, below, most):
             raise ValueError
         return number

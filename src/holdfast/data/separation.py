@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from holdfast._arguments import EXAMPLES, LABELS, MASK
+from holdfast._arguments import EXAMPLES, LABELS, MASK, Array, as_tensor
 from holdfast._rules import COUNT, FUNCTION, Rule, maybe, real, takes
 from holdfast._tensors import chunks, flatten, generator
 from holdfast.data.screens import SCREENS, Others, Rows, Screen
@@ -94,12 +94,12 @@ NORM = Rule(
     progress=maybe(FUNCTION),
 )
 def separation(
-    x: Float[Tensor, "examples ..."],
-    y: Int[Tensor, " examples"],
+    x: Array,
+    y: Array,
     *,
     norm: str,
     radius: float = 0.0,
-    fixed: Bool[Tensor, "..."] | None = None,
+    fixed: Array | None = None,
     listed: int = 100,
     counted: int = 1_000_000,
     block: int = 4096,
@@ -124,6 +124,8 @@ def separation(
         InputError: an unknown norm, a negative or infinite radius, a mask of another shape than one example, or numbers whose
             distances overflow.
     """
+    x, y = as_tensor("x", x), as_tensor("y", y)
+    fixed = None if fixed is None else as_tensor("fixed", fixed)
     if len(x) != len(y):
         raise InputError(
             f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; pair them up."

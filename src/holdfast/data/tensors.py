@@ -18,7 +18,7 @@ from holdfast.errors import InputError
     y=LABELS,
     bounds=maybe(BOUNDS),
     fixed=maybe(TENSOR),
-    classes=maybe(several(whole(), least=0)),
+    classes=maybe(several(whole())),
     class_names=several(TEXT, least=0),
     name=TEXT,
     validation=SHARE,

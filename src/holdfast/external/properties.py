@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from holdfast._arguments import BOUNDS, MODEL, TENSOR
+from holdfast._arguments import BOUNDS, MODEL, TENSOR, Array, as_tensor
 from holdfast._rules import COUNT, kind, maybe, real, takes, whole
 from holdfast.errors import InputError
 
@@ -109,7 +109,7 @@ def _any(answers: list[Tensor], like: Tensor) -> Answers:
 
 @takes(x=TENSOR, label=whole(least=0), outputs=COUNT, radius=real(least=0), bounds=maybe(BOUNDS))
 def robustness_property(
-    x: Float[Tensor, "..."],
+    x: Array,
     label: int,
     *,
     outputs: int,
@@ -138,7 +138,7 @@ def robustness_property(
         )
     if not 0 <= radius < torch.inf:
         raise InputError(f"radius must be a finite number >= 0, got {radius}; use the threat's radius.")
-    centre = x.detach().cpu().double()
+    centre = as_tensor("x", x).detach().cpu().double()
     lower, upper = centre - radius, centre + radius
     if bounds is not None:
         low, high = (torch.as_tensor(edge, dtype=torch.float64).cpu().expand_as(centre) for edge in bounds)

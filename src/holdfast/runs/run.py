@@ -37,13 +37,13 @@ from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
 
 
 @takes(folder=PATH)
-def read_summary(folder: str | Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
     """``summary.json`` of a run.
 
     Raises:
         RunFolderError: not a run folder, or cut short.
     """
-    path = Path(folder) / "summary.json"
+    path = folder / "summary.json"
     try:
         summary = json.loads(checked(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -80,9 +80,9 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 @takes(folder=PATH)
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last line that was cut short is left out (of a run of version 0.1, which kept no digests)."""
-    path = checked(Path(folder) / "metrics.jsonl")
+    path = checked(folder / "metrics.jsonl")
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
@@ -162,7 +162,7 @@ class Run:
         Raises:
             RunFolderError: the folder is no run, or was cut short.
         """
-        folder = PATH("folder", folder)
+        folder = Path(PATH("folder", folder))
         summary = read_summary(folder)
         known = {field.name for field in fields(Certificate)}
         record = {k: v for k, v in (summary.get("certificate") or {}).items() if k in known}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holdfast._arguments import EXAMPLES, LABELS, MODEL, as_examples
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, as_labels, as_tensor
 from holdfast._rules import FLAG, SEED, Rule, takes, whole
 from holdfast._tensors import generator
 from holdfast.errors import InputError
@@ -55,9 +55,9 @@ class KernelFigures:
 
 
 @takes(now=KERNEL, start=KERNEL)
-def kernel_drift(now: Kernel, start: Kernel) -> float:
+def kernel_drift(now: Array, start: Array) -> float:
     """``||K_t - K_0||_F / ||K_0||_F``."""
-    now, start = now.double(), start.double()
+    now, start = as_tensor("now", now).double(), as_tensor("start", start).double()
     if now.shape != start.shape or not bool((start != 0).any()):
         raise InputError(
             f"now and start must be kernels of the same examples, the start's not 0, got shapes {tuple(now.shape)} and {tuple(start.shape)};"
@@ -67,14 +67,14 @@ def kernel_drift(now: Kernel, start: Kernel) -> float:
 
 
 @takes(kernel=KERNEL, y=LABELS, classes=whole(least=2), centred=FLAG)
-def kernel_alignment(kernel: Kernel, y: Int[Tensor, " n"], classes: int, *, centred: bool = False) -> float:
+def kernel_alignment(kernel: Array, y: Array, classes: int, *, centred: bool = False) -> float:
     """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a multiple of T.
 
     Two classes: ``T = s s'`` with signs ``s``; more: ``T_ij = 1`` for equal labels, else 0. ``centred`` takes the means off first,
     ``H K H`` and ``H T H`` with ``H = I - 11'/n`` (Cortes et al. 2012, arXiv 1203.0550), as is apt where examples of one label
     dominate; 0 where nothing is left of one of them.
     """
-    kernel = kernel.double()
+    kernel, y = as_tensor("kernel", kernel).double(), as_labels("y", y)
     if len(kernel) != len(y):
         raise InputError(
             f"kernel and y must be of the same examples, got {len(kernel)} rows and {len(y)} labels; pair them up."

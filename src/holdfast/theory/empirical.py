@@ -53,6 +53,10 @@ def empirical_ntk(
     """
     x1 = as_inputs(model, as_tensor("x1", x1))
     x2 = None if x2 is None else as_inputs(model, as_tensor("x2", x2))
+    if x2 is not None and x2.shape[1:] != x1.shape[1:]:
+        raise InputError(
+            f"x1 and x2 must hold examples of one shape, got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}; take both from the same data."
+        )
     model = tangent_model(model)
     symmetric = x2 is None or x2 is x1
     other = x1 if x2 is None else x2
