@@ -128,11 +128,14 @@ class Known(Generic[N]):
         name: for run folders.
         network: the class.
         near_linear: whether its networks stay near their linearisation, so that the step size of theory fits.
+        step_lasts: whether that step serves to the end of training, so that gradient descent is what such networks are trained by where nothing
+            is said; for others it is Adam (`holdfast.training.recipe`).
     """
 
     name: ClassVar[str]
     network: ClassVar[type[nn.Module]]
     near_linear: ClassVar[bool] = False
+    step_lasts: ClassVar[bool] = False
 
     def settings(self, network: N) -> Settings | None:
         """The arguments of `made`, as plain values, for run folders; ``None`` where the class is not to be built from them."""

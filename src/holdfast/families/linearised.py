@@ -10,6 +10,7 @@ class LinearisedNetworks(Known[Linearised]):
     name = "linearised"
     network = Linearised
     near_linear = True
+    step_lasts = True
 
     def tangent_model(self, network: Linearised) -> nn.Module:
         return network.tangent_model()

@@ -98,6 +98,13 @@ def near_linear(model: nn.Module) -> bool:
     return known is not None and known.near_linear
 
 
+def step_lasts(model: nn.Module) -> bool:
+    """Whether the step of the theory serves such networks to the end of training."""
+    core = exact_core(model)
+    known = known_as(model if core is None else core.network)
+    return known is not None and known.step_lasts
+
+
 def tangent_model(model: nn.Module) -> nn.Module:
     """The network whose tangent kernel is that of ``model``."""
     known = known_as(model)

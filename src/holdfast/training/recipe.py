@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from holdfast._tensors import applied, generator
 from holdfast.attacks import FGSM
+from holdfast.families.registry import step_lasts
 from holdfast.losses import Loss
-from holdfast.networks import Linearised, TwoLayer
-from holdfast.networks.exact import exact_core
 from holdfast.threats import Threat
 from holdfast.training.optimizers import AUTO, OptimizerFactory, make_optimizer
 from holdfast.training.step_size import ADAM, StepSize, chosen_step
@@ -90,7 +89,7 @@ def recipe_for(
             batch_size=everything,
             why="sgd, which a learning rate or momentum of your own is for",
         )
-    if has_step(model):
+    if step_lasts(model):
         return Recipe(
             optimizer="sgd", batch_size=everything, why="sgd, as the theory has a step for this network"
         )
@@ -98,12 +97,6 @@ def recipe_for(
     return Recipe(
         optimizer="adam", batch_size=size, why="adam, as the theory has no step for this network that lasts"
     )
-
-
-def has_step(model: nn.Module) -> bool:
-    """Whether the network is one whose curvature stays near that of its start: two layers, or linear in its weights."""
-    core = exact_core(model)
-    return isinstance(model if core is None else core.network, TwoLayer | Linearised)
 
 
 def _small_batch(examples: int) -> int:

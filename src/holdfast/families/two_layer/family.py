@@ -41,6 +41,7 @@ class TwoLayerFamily(Family[TwoLayer]):
     name = "two-layer"
     network = TwoLayer
     near_linear = True
+    step_lasts = True
 
     def example(self) -> TwoLayer:
         return TwoLayer(1, 2, 2)
