@@ -1,5 +1,6 @@
 """Robust training loss of ordinary networks on digits where nothing but model, data and threat is given, beside gradient descent and Adam by hand."""
 
+import itertools
 import time
 
 import torch
@@ -21,7 +22,7 @@ def conv() -> nn.Module:
 
 def deep() -> nn.Module:
     sizes = [64, *[128] * 6]
-    hidden = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())]
+    hidden = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(128, 10))
 
 
