@@ -45,7 +45,7 @@ OPTIONS = {
         "accelerator": [default(evaluate_run, "accelerator")],
         "seed": [default(hf.evaluate, "seed"), Plan().seed, RunConfig().seed],
         "quiet": [not default(evaluate_run, "progress"), not default(evaluate_model, "progress")],
-        "data": [NONE], "classes": [NONE], "network": [NONE], "log_outputs": [NONE], "out": [NONE],
+        "data": [NONE], "classes": [NONE], "network": [NONE], "log_outputs": [NONE], "out": [NONE], "overwrite": [default(evaluate_model, "overwrite")],
     },
     "certify": {
         "radius": [default(certify_run, "radius")],
@@ -66,6 +66,7 @@ OPTIONS = {
         "no_box": [not THREAT.box],
         "seed": [default(plan, "seed"), RunConfig().seed],
         "out": [default(plan, "out")],
+        "overwrite": [default(plan, "overwrite")],
         "quiet": [not default(plan, "progress")],
         "data": [NONE], "threat": [NONE], "classes": [RunConfig().data.classes],
     },
@@ -120,7 +121,11 @@ def test_a_parameter_with_the_name_of_an_option_cannot_be_forgotten():
 def test_train_has_the_defaults_of_its_configuration_and_its_switches():
     """The configuration's entries are compared in `test_defaults`; these are what the command adds."""
     assert FLAGS.keys() == {"--resume", "--overwrite", "--trusted", "--quiet", "--print-config", "--help"}
-    assert (default(hf.train, "resume"), default(hf.train, "progress")) == (False, True)
+    assert (default(hf.train, "resume"), default(hf.train, "overwrite"), default(hf.train, "progress")) == (
+        False,
+        False,
+        True,
+    )
 
 
 def test_a_sweep_of_one_cell_is_the_run_that_train_makes():

@@ -58,22 +58,3 @@ def check_run(folder: Path) -> None:
         raise RunFolderError(
             f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the path."
         )
-
-
-def _parser() -> Parser:
-    parser = Parser("certify", __doc__, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder that `holdfast train` wrote")
-    parser.add_argument("--radius", type=positive, help="parameter radius (default: that of the run)")
-    parser.add_argument(
-        "--tighten", type=natural, default=40, help="evaluations spent on raising the bound (default: 40)"
-    )
-    parser.add_argument(
-        "--per-unit", action="store_true", help="a curvature matrix a hidden unit: tighter, slower"
-    )
-    parser.add_argument(
-        "--trusted",
-        action="store_true",
-        help="run the code that the run's configuration names: only from a source you trust",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
