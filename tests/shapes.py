@@ -28,6 +28,8 @@ def first_calls(fn: Any = None, *, typechecker: Any) -> Any:
     """`jaxtyping.jaxtyped`, for the first calls of a test."""
     if fn is None:
         return partial(first_calls, typechecker=typechecker)
+    if hasattr(fn, "rules"):
+        return fn  # a class's constructor behind its rules, which convert or refuse what its annotations do not promise
     checked: Callable[..., Any] = _every_call(fn, typechecker=typechecker)
     if not isinstance(fn, FunctionType):
         return checked  # a class or a descriptor, whose functions come here one by one
