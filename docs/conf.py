@@ -78,16 +78,18 @@ def resolve(app, env, node, contnode):
             found[0],
         )
     docstring = node["refdoc"].startswith("reference/")
-    return (
-        contnode
-        if docstring and (node["reftype"] == "obj" or target.startswith("holdfast."))
-        else None
-    )
+    return contnode if docstring and (node["reftype"] == "obj" or target.startswith("holdfast.")) else None
+
+
+def link_pages(app, what, name, obj, options, lines):
+    """Docstrings name pages of this site by their files."""
+    lines[:] = [reference_pages.linked(line) for line in lines]
 
 
 def setup(app):
     """Writes the reference's pages before Sphinx looks for documents."""
     reference_pages.write(HERE / "reference")
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-docstring", link_pages)
     # Napoleon would read "text: more text" in a property's docstring as "type: description".
     GoogleDocstring._parse_attribute_docstring = lambda self: self._consume_to_end()

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -12,17 +13,14 @@ import holdfast
 # Command line, jobs and experiments: their public names are those that `holdfast` re-exports, or the commands themselves.
 INTERNAL = {"__main__", "cli", "config", "jobs", "lab", "reproduce", "record"}
 TOP = "holdfast"
+PURPOSE = "Training, planning and diagnosis: what ``import holdfast as hf`` has that belongs to no module of its own."
 
 
 def modules() -> list[str]:
     """Modules with a page of their own: those that `import holdfast` promises first, then the other packages, by name."""
-    promised = [
-        name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))
-    ]
+    promised = [name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))]
     others = [
-        found.name
-        for found in pkgutil.iter_modules(holdfast.__path__)
-        if not found.name.startswith("_")
+        found.name for found in pkgutil.iter_modules(holdfast.__path__) if not found.name.startswith("_")
     ]
     names = promised + sorted(set(others) - set(promised) - INTERNAL)
     within = [(name, importlib.import_module(f"{TOP}.{name}")) for name in names]
@@ -39,125 +37,97 @@ def exported(module: ModuleType) -> list[str]:
     """Public names of a module: what a package re-exports as ``X as X``, and what a single file defines."""
     source = Path(str(module.__file__))
     if source.name == "__init__.py":
-        imports = [
-            node
-            for node in ast.parse(source.read_text()).body
-            if isinstance(node, ast.ImportFrom)
-        ]
-        return [
-            name.name
-            for node in imports
-            for name in node.names
-            if name.asname == name.name
-        ]
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and getattr(value, "__module__", None) == module.__name__
-    ]
+        imports = [node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ImportFrom)]
+        return [name.name for node in imports for name in node.names if name.asname == name.name]
+    own = {name: getattr(value, "__module__", None) for name, value in vars(module).items()}
+    return [name for name, home in own.items() if home == module.__name__ and not name.startswith("_")]
 
 
 def public() -> dict[str, dict[str, object]]:
-    """Page -> {full name -> object}. Everything stands on one page only, under the shortest name that a user may write."""
+    """Page -> {full name -> object}. Everything is on one page only, under the shortest name that a user may write."""
     top = {name: getattr(holdfast, name) for name in holdfast.__all__}
     shortest = {id(value): name for name, value in top.items() if callable(value)}
-    pages: dict[str, dict[str, object]] = {}
+    pages: dict[str, dict[str, object]] = {TOP: {}}
     placed: set[int] = set()
     for name in modules():
         module = importlib.import_module(f"{TOP}.{name}")
-        page = pages.setdefault(name, {})
+        members: dict[str, object] = {}
         for member in exported(module):
             value = getattr(module, member)
-            documented = inspect.isclass(value) or inspect.isfunction(value)
-            if documented and id(value) not in placed:
+            if (inspect.isclass(value) or inspect.isfunction(value)) and id(value) not in placed:
                 placed.add(id(value))
                 short = shortest.get(id(value))
-                page[f"{TOP}.{short}" if short else f"{TOP}.{name}.{member}"] = value
-    for (
-        name,
-        page,
-    ) in pages.items():  # what `hf.` leads to comes first, in the order of the module
-        pages[name] = dict(
-            sorted(
-                page.items(),
-                key=lambda entry: entry[0].removeprefix(f"{TOP}.").count("."),
-            )
-        )
-    rest = {
-        f"{TOP}.{name}": value
-        for name, value in top.items()
-        if callable(value) and id(value) not in placed
-    }
-    return {TOP: rest, **{name: page for name, page in pages.items() if page}}
+                members[f"{TOP}.{short}" if short else f"{TOP}.{name}.{member}"] = value
+        # What `hf.` leads to comes first, otherwise in the order of the module.
+        pages[name] = dict(sorted(members.items(), key=lambda entry: entry[0].count(".") > 1))
+    rest = {f"{TOP}.{name}": top[name] for name in top if callable(top[name]) and id(top[name]) not in placed}
+    known = placed | {id(value) for value in rest.values()}
+    for value in list(rest.values()):  # a result has an entry too, though nobody makes one by hand
+        result = inspect.signature(value).return_annotation if inspect.isfunction(value) else None
+        if inspect.isclass(result) and result.__module__.startswith(f"{TOP}.") and id(result) not in known:
+            rest[f"{result.__module__}.{result.__name__}"] = result
+    pages[TOP] = rest
+    return {name: members for name, members in pages.items() if members}
 
 
-def first_sentence(value: object) -> str:
-    """The first paragraph of a docstring."""
-    return " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+def linked(text: str) -> str:
+    """A docstring's mentions of the site's own pages, as links."""
+    return re.sub(r"`docs/(\w+/\w+)\.md`", r":doc:`/\1`", text)
+
+
+def first_paragraph(value: object) -> str:
+    """What a table says of a name."""
+    return linked(" ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()))
+
+
+def role(full: str, value: object) -> str:
+    """A link to a name, shown without the package's."""
+    kind = "class" if inspect.isclass(value) else "func"
+    return f":py:{kind}:`{full.removeprefix(f'{TOP}.')} <{full}>`"
 
 
 def page(name: str, members: dict[str, object]) -> str:
     """The page of one module in reStructuredText: its docstring, a table of its names, then each of them in full."""
     dotted = TOP if name == TOP else f"{TOP}.{name}"
-    module = importlib.import_module(dotted)
-    purpose = (inspect.getdoc(module) or "").split("\n\n")[0]
-    if name == TOP:
-        purpose = "Training, certificates, plans and runs: the functions of ``import holdfast as hf`` that stand in no module of their own."
-    lines = [
-        dotted,
-        "=" * len(dotted),
-        "",
-        purpose,
-        "",
-        f".. module:: {dotted}",
-        "   :no-index-entry:",
-        "",
-    ]
+    purpose = (inspect.getdoc(importlib.import_module(dotted)) or "").split("\n\n")[0]
+    lines = [dotted, "=" * len(dotted), "", PURPOSE if name == TOP else linked(purpose), ""]
+    lines += [f".. module:: {dotted}", "   :no-index-entry:", ""]
     lines += [".. list-table::", "   :widths: 30 70", "   :class: names", ""]
     for full, value in members.items():
-        role = "class" if inspect.isclass(value) else "func"
-        lines += [
-            f"   * - :py:{role}:`{full.removeprefix(f'{TOP}.')} <{full}>`",
-            f"     - {first_sentence(value)}",
-        ]
+        lines += [f"   * - {role(full, value)}", f"     - {first_paragraph(value)}"]
     lines.append("")
     for full, value in members.items():
         if inspect.isclass(value):
-            lines += [
-                f".. autoclass:: {full}",
-                "   :members:",
-                "   :show-inheritance:",
-                "",
-            ]
+            lines += [f".. autoclass:: {full}", "   :members:", "   :show-inheritance:", ""]
         else:
             lines += [f".. autofunction:: {full}", ""]
     return "\n".join(lines)
 
 
-def index(names: list[str]) -> str:
-    """The page that leads to all others."""
+def index(pages: dict[str, dict[str, object]]) -> str:
+    """The page that leads to all others, and to every name of `import holdfast as hf`."""
     lines = ["API reference", "=============", ""]
-    lines += [
-        "Every public name, from the docstrings. Shapes are written as jaxtyping writes them:"
-    ]
-    lines += [
-        '``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.',
-        "",
-    ]
-    lines += [".. toctree::", "   :maxdepth: 1", ""] + [f"   {name}" for name in names]
+    lines += ["Every public name, from the docstrings. Shapes are written as jaxtyping writes them:"]
+    lines += ['``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.', ""]
+    lines += [".. toctree::", "   :maxdepth: 1", "   :hidden:", "", *(f"   {name}" for name in pages), ""]
+    lines += [".. list-table::", "   :widths: 30 70", "   :header-rows: 1", "   :class: names", ""]
+    lines += ["   * - page", "     - names of ``import holdfast as hf`` described there"]
+    for name, members in pages.items():
+        short = [role(full, value) for full, value in members.items() if full.count(".") == 1]
+        title = TOP if name == TOP else f"{TOP}.{name}"
+        lines += [f"   * - :doc:`{title} <{name}>`", f"     - {', '.join(short)}"]
     return "\n".join([*lines, ""])
 
 
 def write(folder: Path) -> None:
     """Writes a page for each module, and the index, into ``folder``. A page that is as it was keeps its time stamp."""
-    pages = {name: page(name, members) for name, members in public().items()}
-    pages["index"] = index(list(pages))
+    pages = public()
+    texts = {name: page(name, members) for name, members in pages.items()} | {"index": index(pages)}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.rst"):
-        if old.stem not in pages:
+        if old.stem not in texts:
             old.unlink()
-    for name, text in pages.items():
+    for name, text in texts.items():
         path = folder / f"{name}.rst"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)

@@ -34,9 +34,7 @@ def run(script: Path, folder: Path) -> str:
         check=False,
     )
     if done.returncode or done.stderr:
-        raise RuntimeError(
-            f"{script.name} failed with status {done.returncode}:\n{done.stderr}"
-        )
+        raise RuntimeError(f"{script.name} failed with status {done.returncode}:\n{done.stderr}")
     return done.stdout
 
 
