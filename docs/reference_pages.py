@@ -80,6 +80,11 @@ def first_paragraph(value: object) -> str:
     return linked(" ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()))
 
 
+def purpose(name: str) -> str:
+    """What a module is for, in its own words."""
+    return PURPOSE if name == TOP else first_paragraph(importlib.import_module(f"{TOP}.{name}"))
+
+
 def role(full: str, value: object) -> str:
     """A link to a name, shown without the package's."""
     kind = "class" if inspect.isclass(value) else "func"
@@ -89,8 +94,7 @@ def role(full: str, value: object) -> str:
 def page(name: str, members: dict[str, object]) -> str:
     """The page of one module in reStructuredText: its docstring, a table of its names, then each of them in full."""
     dotted = TOP if name == TOP else f"{TOP}.{name}"
-    purpose = (inspect.getdoc(importlib.import_module(dotted)) or "").split("\n\n")[0]
-    lines = [dotted, "=" * len(dotted), "", PURPOSE if name == TOP else linked(purpose), ""]
+    lines = [dotted, "=" * len(dotted), "", purpose(name), ""]
     lines += [f".. module:: {dotted}", "   :no-index-entry:", ""]
     lines += [".. list-table::", "   :widths: 30 70", "   :class: names", ""]
     for full, value in members.items():
@@ -111,11 +115,19 @@ def index(pages: dict[str, dict[str, object]]) -> str:
     lines += ['``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.', ""]
     lines += [".. toctree::", "   :maxdepth: 1", "   :hidden:", "", *(f"   {name}" for name in pages), ""]
     lines += [".. list-table::", "   :widths: 30 70", "   :header-rows: 1", "   :class: names", ""]
-    lines += ["   * - page", "     - names of ``import holdfast as hf`` described there"]
+    lines += [
+        "   * - module",
+        "     - what it is for, and which names of ``import holdfast as hf`` are described there",
+    ]
     for name, members in pages.items():
         short = [role(full, value) for full, value in members.items() if full.count(".") == 1]
         title = TOP if name == TOP else f"{TOP}.{name}"
-        lines += [f"   * - :doc:`{title} <{name}>`", f"     - {', '.join(short)}"]
+        lines += [
+            f"   * - :doc:`{title} <{name}>`",
+            f"     - {purpose(name)}",
+            "",
+            f"       {', '.join(short)}",
+        ]
     return "\n".join([*lines, ""])
 
 
