@@ -17,12 +17,7 @@ author = "The Holdfast contributors"
 copyright = author
 version = release = holdfast.__version__
 
-extensions = [
-    "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
-]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["figures"]
 nitpicky = True
@@ -37,10 +32,7 @@ default_role = "py:obj"
 highlight_language = "none"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [
-    ("Attributes", "params_style"),
-    ("Raises (on `run`)", "Raises"),
-]
+napoleon_custom_sections = [("Attributes", "params_style"), ("Raises (on `run`)", "Raises")]
 # A method that an attack or a threat overrides is described once, in its base class.
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
@@ -69,14 +61,7 @@ def resolve(app, env, node, contnode):
     found = [name for name in domain.objects if name.endswith(f".{target}")]
     if len(found) == 1:
         entry = domain.objects[found[0]]
-        return make_refnode(
-            app.builder,
-            node["refdoc"],
-            entry.docname,
-            entry.node_id,
-            contnode,
-            found[0],
-        )
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, found[0])
     docstring = node["refdoc"].startswith("reference/")
     return contnode if docstring and (node["reftype"] == "obj" or target.startswith("holdfast.")) else None
 
