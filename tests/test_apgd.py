@@ -27,6 +27,8 @@ from holdfast.attacks.minimal_norm import CarliniWagner, DeepFool
 from holdfast.attacks.pgd import PGD
 from holdfast.attacks.transformed import ExpectedGradient
 from holdfast.errors import InputError
+from holdfast.evaluation import evaluate
+from holdfast.evaluation.suites import suite
 from holdfast.losses import CrossEntropy, Hinge, Loss, Squared, correct
 from holdfast.threats import CustomThreat, LpBall, SphereSlice
 from holdfast.threats.base import Threat
@@ -421,3 +423,57 @@ def test_starts_between_lie_at_several_depths() -> None:
     reach = [APGD(start="between")._start(threat, x, k, draw).abs().amax(1) for k in range(4)]
     for depth, found in zip((0.5, 1.0, 0.25, 0.5), reach, strict=True):
         assert ((found > 0.95 * depth) & (found <= depth)).all()
+
+
+def beyond_the_middle(example: Tensor, threat: LpBall, *, below: float = 0.0) -> nn.Sequential:
+    """A 784-256-256-10 network in which class 1 overtakes class 0 far from the example in the direction of the box's middle, at 0.95 of the radius.
+
+    With ``m`` the part of the way there, class 1 is ``below * relu(0.7 - m) + relu(m - 0.7)`` against 0.25: below 0.7 flat, or sloping the other way.
+    """
+    inward = (0.5 - example).sign()
+    toward = inward / {"inf": threat.radius * 784, "2": threat.radius * 28}[threat.norm]
+    network = nn.Sequential(
+        nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+    first, second, last = (layer for layer in network if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        first.weight[:2] = torch.stack([toward, -toward])
+        first.bias[:2] = torch.stack([-0.7 - toward @ example, 0.7 + toward @ example])
+        second.weight[0, :2] = torch.tensor([1.0, below])
+        last.weight[1, 0] = 1.0
+        last.bias[:] = torch.tensor([0.25, 0.0, *8 * [-1.0]])
+    return network
+
+
+def binary_images(rows: int) -> Tensor:
+    one = (torch.rand(784, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    return one.expand(rows, 784).clone()
+
+
+@pytest.mark.parametrize(
+    "threat", [LpBall("inf", 0.1, bounds=(0, 1)), LpBall("2", 2, bounds=(0, 1))], ids=lambda t: t.spec
+)
+@pytest.mark.parametrize("name", ["fast", "standard", "strong"])
+def test_flat_but_towards_the_middle_of_the_box_hides_no_counterexample(threat: LpBall, name: str) -> None:
+    x, y = binary_images(8), torch.zeros(8).long()
+    model = beyond_the_middle(x[0], threat)
+    draw = torch.Generator().manual_seed(0)
+    for depth in (0.01, 0.25, 0.5, 1.0):  # where searches used to look, they saw nothing
+        near = torch.lerp(x, threat.sample(x, generator=draw), depth).requires_grad_(True)
+        assert not torch.autograd.grad(model(near).sum(), near)[0].any()
+    result = evaluate(model, x, y, threat, attacks=name)
+    assert result.robust_accuracy == 0
+    searches = [a for a in suite(name, threat) if isinstance(a, APGD)]
+    assert all(search.run(model, x, y, threat).success.all() for search in searches)
+
+
+def test_a_restart_from_the_box_leaves_a_slope_that_leads_away() -> None:
+    threat = LpBall("inf", 0.1, bounds=(0, 1))
+    x, y = binary_images(2), torch.zeros(2).long()
+    model = beyond_the_middle(x[0], threat, below=0.1)
+    [*_, search] = [a for a in suite("strong", threat) if isinstance(a, APGD)]
+    assert search.start == "between"
+    assert not replace(search, restarts=1).run(model, x, y, threat).success.any()
+    assert search.run(model, x, y, threat).success.all()

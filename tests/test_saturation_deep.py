@@ -12,7 +12,7 @@ from holdfast.curvature import spectral
 from holdfast.families.dense.expansion import Expansion, Start, constants_of, expand, reaches
 from holdfast.families.dense.knobs import first_knobs
 from holdfast.families.dense.layered import _handed, _third, layered
-from holdfast.families.dense.norms import Scaled, scaled_norms
+from holdfast.families.dense.norms import Scaled, own_weights, scaled_norms
 from holdfast.families.dense.products import Third
 from holdfast.networks import Dense
 from holdfast.networks.activations import activation_named
@@ -72,14 +72,15 @@ def test_what_is_handed_down_is_reached(kind):
     assert best <= true * (1 + 1e-9)
 
 
-def network(depth: int, activation: str = "csp1"):
-    """One unit a layer, moved by its radius, so that steps back to the other side of the ball are twice as long; all slopes pull up."""
+def network(depth: int, activation: str = "csp1", *, output: float = 1.0, size: float = 1.0):
+    """One unit a layer, moved by its radius (``size`` times 0.3 and more), so that steps back to the other side of the ball are twice as long;
+    all slopes pull up where ``output`` is positive."""
     net = Dense(1, 2, 1, depth, activation, output="gaussian", input_layer=False).double()
-    radii = tuple(0.3 + 0.1 * h for h in range(depth))
+    radii = tuple(size * (0.3 + 0.1 * h) for h in range(depth))
     with torch.no_grad():
         for weight in net.weights:
             weight.fill_(1.3)
-        net.output_weight.fill_(1.0)
+        net.output_weight.fill_(output)
     weights = tuple(w.detach().clone() for w in net.weights)
     start = Start(weights=weights, columns=tuple(1.3 for _ in weights), radii=radii, groups=1)
     moved = tuple(w + r for w, r in zip(weights, radii, strict=True))
@@ -133,6 +134,53 @@ def test_the_product_without_cancelling_is_reached():
     true = at.scale * abs(float(at.pull(1))) * lip
     assert true <= said * (1 + 1e-12)
     assert said <= true * (1 + 1e-6)
+
+
+def bend_of_layer_2(start: Start, at: Expansion) -> float:
+    """``beta/2 rho`` of a network of three layers, where that is the smaller bound of what is left of ``dx^2``."""
+    away = torch.tensor(
+        [r + float(m) for r, m in zip(start.radii, at.moved, strict=True)], dtype=torch.float64
+    )
+    bent = 0.25 / 2 * float(reaches(at, start, constants_of(activation_named("csp1")), layers=2)[1][0] @ away)
+    assert 0.01 < bent < 1 - float(at.derivatives[1]) - 0.01
+    return bent
+
+
+def test_the_product_of_layer_3_without_cancelling_is_reached():
+    """``k g Delta^3 dx^2`` with ``|dx^2| = (D + beta/2 rho) |du^2|``, both of one sign."""
+    net, start, at = network(3, size=0.1)
+    constants, knobs = constants_of(net.activation), first_knobs(3)
+    bound = layered(
+        at, start, scaled_norms(at, start, constants), constants, knobs, third=None, cancelling=False
+    )
+    said = 2 * math.sqrt(float(bound.eigenvalues[2]) * float(bound.weights[1]) / (1 + knobs.theta[1]))
+    true = at.scale * abs(float(at.pull(2))) * (float(at.derivatives[1]) + bend_of_layer_2(start, at))
+    assert true <= said * (1 + 1e-12)
+    assert said <= true * (1 + 1e-6)
+
+
+def test_what_layer_3_hands_down_is_reached():
+    """Slopes that pull down: ``w ||W' dx^2||^2`` with ``|dx^2| = (D + beta/2 rho) |du^2|``, beside layer 2's own bending."""
+    net, start, at = network(3, output=-1.0, size=0.1)
+    constants = constants_of(net.activation)
+    slope, bent = float(at.derivatives[1]), bend_of_layer_2(start, at)
+    own = [float(own_weights(at, h, constants)) for h in (1, 2)]
+    assert min(own) > 0
+    true = own[1] * (at.scale * (1.3 + start.radii[2]) * (slope + bent)) ** 2
+    first = first_knobs(3)
+    # Nothing is lost to the other terms: they cost layer 3 as much as it takes.
+    knobs = replace(
+        first,
+        theta=(*first.theta[:2], 1e9),
+        theta2=(*first.theta2[:2], bent / slope),
+        tau=(*first.tau[:2], 1e12),
+    )
+    bound = layered(
+        at, start, scaled_norms(at, start, constants), constants, knobs, third=None, cancelling=False
+    )
+    said = float(bound.weights[1]) / (1 + knobs.theta[1]) - own[0]
+    assert true <= said * (1 + 1e-9)
+    assert said <= true * (1 + 1e-3)  # ||W0|| itself is bounded
 
 
 def test_products_of_three_layers_are_reached():

@@ -1,6 +1,7 @@
 """Verified bounds where they are reached, and their rounding allowances against exact arithmetic."""
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 
 import mpmath
@@ -11,11 +12,13 @@ from torch import nn
 import holdfast as hf
 from holdfast.families.two_layer.second_order import DERIVATIVES, largest_quadratic
 from holdfast.networks import TwoLayer
-from holdfast.verification import relaxations, scalars
+from holdfast.verification import crown, relaxations, scalars, single
 from holdfast.verification.graph import Maximum
+from holdfast.verification.intervals import Bounds, interval
 from holdfast.verification.pooling import pool_lines
 from holdfast.verification.region import region_of
 from holdfast.verification.second_order import second_order_margins
+from holdfast.verification.tracing import trace
 
 DOUBLE = torch.float64
 
@@ -219,6 +222,66 @@ def test_margins_of_an_affine_network_are_below_the_exact_ones(method):
     for seed in range(0, 24, 2):
         found = hf.verify(cancelling(seed), x, torch.tensor([0, 1]), threat, method)
         assert (found.margin_lower_bound <= 0).all()
+
+
+def cancelling_top(seed: int, width: int = 400) -> tuple[nn.Sequential, list[Fraction]]:
+    """A dense layer whose units are their offsets at 0, all above 0, and one on top of it whose terms cancel; and its exact outputs at 0."""
+    net = nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 6)).double()
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        half, top = 1e4 * (1 + normal(seed, width // 2).abs()), 1e4 * normal(seed + 1, 6, width // 2)
+        net[0].bias.copy_(torch.cat([half, half * (1 + 1e-13)])[order])
+        net[2].weight.copy_(torch.cat([top, -top], 1)[:, order])
+        net[2].bias.zero_()
+    units = [Fraction(value) for value in net[0].bias.tolist()]
+    return net, [
+        sum((Fraction(w) * u for w, u in zip(row, units, strict=True)), Fraction(0))
+        for row in net[2].weight.tolist()
+    ]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rows_on_products_in_float32_allow_for_those_in_float64(monkeypatch, sign):
+    """In a set of one point at 0 float32 has no part in the bound, and nothing is left but float64's own rounding."""
+    monkeypatch.setattr(single, "LEAST_WORK", 0)
+    x = torch.zeros(1, 2, dtype=DOUBLE)
+    for seed in range(0, 12, 2):
+        net, exact = cancelling_top(seed)
+        graph, region = trace(net, x), region_of(hf.LpBall("inf", 0.0), x)
+        assert single.closing(graph, region) is not None
+        state = crown.analyse(graph, region)
+        wanted = torch.ones(1, 6, dtype=torch.bool)
+        found = crown.rows_minimum(state, graph.last, torch.arange(6), sign, wanted)[0]
+        for bound, value in zip(found.tolist(), exact, strict=True):
+            assert Fraction(bound) <= int(sign) * value
+
+
+def test_intervals_through_a_dense_layer_hold_to_the_last_bit():
+    """Of values known exactly, whose terms cancel; and of values within exact intervals, at the ends that the signs choose."""
+    for seed in range(0, 12, 2):
+        net, _ = cancelling_top(seed)
+        x = torch.zeros(1, 2, dtype=DOUBLE)
+        graph, region = trace(net, x), region_of(hf.LpBall("inf", 0.0), x)
+        step, values = graph.steps[graph.last], net[0].bias.detach()[None]
+        for width in (0.0, 2.0**-6):
+            lower, upper = values, values + width
+            given = Bounds(lower=lower, upper=upper, size=upper.abs())
+            found = interval(step, [given] * graph.last, region, graph.rounding)
+            for row, low, high in zip(
+                net[2].weight.tolist(), found.lower[0].tolist(), found.upper[0].tolist(), strict=True
+            ):
+                least, most = (_extreme(row, lower[0], upper[0], which) for which in (min, max))
+                assert Fraction(low) <= least
+                assert most <= Fraction(high)
+
+
+def _extreme(
+    row: list[float], lower: torch.Tensor, upper: torch.Tensor, which: Callable[..., Fraction]
+) -> Fraction:
+    ends = [(Fraction(a), Fraction(b)) for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
+    return sum(
+        (which(Fraction(w) * a, Fraction(w) * b) for w, (a, b) in zip(row, ends, strict=True)), Fraction(0)
+    )
 
 
 def exactly(scalar: str, x: float):

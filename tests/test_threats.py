@@ -385,6 +385,32 @@ def test_samples_of_linf_with_a_box_are_uniform_in_the_box_part(rng: torch.Gener
     assert torch.allclose(points.var(0), torch.tensor([0.4**2, 0.35**2]).double() / 12, rtol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_samples_of_the_box_fill_it_and_stay_in_the_ball_where_it_has_no_end(
+    dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    x = torch.tensor([[0.25, 0.5, 7.0, 0.0]], dtype=dtype).expand(5000, 4)
+    low, high = torch.tensor([0, -3, -math.inf, 0]), torch.tensor([1, 5, math.inf, 1])
+    fixed = torch.tensor([False, False, False, True])
+    for norm in ("inf", "2", "1"):
+        drawn = LpBall(norm, 0.25, bounds=(low, high), fixed=fixed).sample_box(x, generator=rng)
+        assert drawn.dtype == dtype
+        drawn = drawn.double()
+        assert ((drawn >= low) & (drawn <= high)).all()
+        assert torch.allclose(drawn[:, :2].mean(0), torch.tensor([0.5, 1.0]).double(), atol=0.1)
+        assert torch.allclose(drawn[:, :2].var(0), torch.tensor([1.0, 64.0]).double() / 12, rtol=0.05)
+        assert ((drawn[:, 2] - 7).abs() <= 0.25).all()
+        assert (drawn[:, 2] != 7).any()
+        assert (drawn[:, 3] == 0).all()
+
+
+def test_samples_of_the_box_are_samples_of_the_set_where_there_is_no_box(rng: torch.Generator) -> None:
+    x = torch.rand(8, *SHAPE, generator=rng)
+    for threat in (LpBall("2", 0.5), LpBall("inf", 0.5, fixed=FIXED), THREATS["custom"]):
+        first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+        assert torch.equal(threat.sample_box(x, generator=first), threat.sample(x, generator=second))
+
+
 def test_samples_repeat_with_the_generator_and_leave_the_global_one_alone() -> None:
     state = torch.random.get_rng_state()
     x = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(1))

@@ -126,6 +126,37 @@ def test_projected_weights_lie_in_the_ball_after_rounding(seed, radius, size, gr
             )
 
 
+def projected_from_nothing(weight: torch.Tensor, radius: float) -> torch.Tensor:
+    """These weights projected onto the ball around 0."""
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(weight.clone())
+    ParameterBall(names=(("weight",),), initial={"weight": torch.zeros_like(weight)}, radius=radius).project(
+        module
+    )
+    return module.weight.detach()
+
+
+def test_radii_that_float32_rounds_up_are_kept_by_weights_that_start_at_nothing() -> None:
+    """One weight: its distance is its size, and nothing averages out; the start adds nothing to the margin."""
+    for tenths in range(1, 100):
+        radius = tenths / 10
+        for weight in (1.0, 0.7, 11.0, 1e4):
+            [found] = projected_from_nothing(torch.tensor([weight * radius]), radius).tolist()
+            assert abs(found) <= radius
+            assert abs(found) >= min(1.0, weight) * radius * (1 - 1e-6)
+
+
+def test_a_rough_length_does_not_pass_for_the_exact_one() -> None:
+    """Equal squares, whose sum in float32 rounds the same way time and again, a little outside the ball."""
+    for value in torch.linspace(0.1, 0.2, 40):
+        weight = value.expand(2**16)
+        length = 2**8 * float(value)  # exact: a float32 number times a power of 2
+        for outside in (4e-6, 1e-5, 1e-3, 9e-3):
+            radius = length * (1 - outside)
+            found = projected_from_nothing(weight, radius)
+            assert float(found.double().norm()) <= radius
+
+
 def test_weights_inside_the_ball_stay_bit_for_bit(rng):
     model = Dense(features=4, classes=3, width=20, depth=2)
     ball = ball_of(model, 10.0)

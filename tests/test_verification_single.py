@@ -56,6 +56,31 @@ def test_the_bound_lies_below_float64s_within_the_allowance(monkeypatch, terms, 
     assert (below > 0).any()
 
 
+@pytest.mark.parametrize("units", [1, 3, 40, 600])
+def test_numbers_that_all_round_down_are_allowed_for(units):
+    """Coefficients, slopes, weights and half widths just below the middle between two float32 numbers, of one sign: nothing averages out."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        size = 1 + torch.randint(0, 2**20, shape, generator=generator) * 2.0**-23
+        return size.double() + 0.98 * 2.0**-24
+
+    rows, weight, slope, half = (
+        draw(1, 400, 1).expand(1, 400, units),
+        draw(units, 1),
+        draw(1, units),
+        draw(1, 1),
+    )
+    none = torch.zeros(1, units, dtype=torch.float64)
+    around = relaxations.Lines(lower_slope=slope, lower_height=none, upper_slope=slope, upper_height=none)
+    linear = MatrixMap(source=(1,), target=(units,), terms=units, weight=weight)
+    box = single.Centred(middle=none, reach=(weight[:, 0] * half).expand(1, units), half=half)
+    wanted = torch.ones(1, 400, dtype=torch.bool)
+    found, _ = single.minimum(rows, around, linear, none, box, wanted)
+    exact = -(rows * slope[:, None]) @ weight @ half.T
+    assert (found <= exact[..., 0] * (1 - 1e-12)).all()  # float64's own rounding
+
+
 @pytest.mark.parametrize("name", ["relu", "smooth"])
 def test_no_point_falls_below_bounds_by_float32_products(monkeypatch, name):
     net, x = network(name), examples()

@@ -37,6 +37,7 @@ class Rows:
     y: Int[Tensor, " batch"]
     target: Int[Tensor, " batch"]
     points: Float[Tensor, "batch ..."]
+    elsewhere: Float[Tensor, "batch ..."]  # where to look next from a point without a gradient
     before: Float[Tensor, "batch ..."]
     gradient: Float[Tensor, "batch ..."]
     value: Float[Tensor, " batch"]
@@ -51,7 +52,14 @@ class Rows:
 
     @classmethod
     def at(
-        cls, start: Points, x: Points, y: Labels, target: Labels, size: PerExample, changed: PerExample
+        cls,
+        start: Points,
+        elsewhere: Points,
+        x: Points,
+        y: Labels,
+        target: Labels,
+        size: PerExample,
+        changed: PerExample,
     ) -> "Rows":
         """Before the first gradient: nothing is known of the start, so that whatever arrives is better."""
         nothing = torch.full_like(size, -torch.inf)
@@ -60,6 +68,7 @@ class Rows:
             y=y,
             target=target,
             points=start,
+            elsewhere=elsewhere,
             before=start,
             gradient=torch.zeros_like(start),
             value=torch.full_like(size, torch.inf),
@@ -87,11 +96,14 @@ class Rows:
         self.gradient = _pick(which, self.best_gradient, self.gradient)
 
     def off_flat(self, moved: Points) -> Points:
-        """``moved``; for rows without a gradient, from where no step leads anywhere, the point halfway back to the example."""
+        """``moved``; rows without a gradient, from where no step leads anywhere, go ``elsewhere`` and keep the point halfway back to the
+        example for the next time: in turn along the rays through two starts, ever closer to the example."""
         flat = torch.linalg.vector_norm(_tensors.flatten(self.gradient), ord=torch.inf, dim=1) == 0
         if flat.device.type == "cpu" and not bool(flat.any()):
             return moved
-        return _pick(flat, torch.lerp(self.x, self.points, 0.5), moved)
+        moved = _pick(flat, self.elsewhere, moved)
+        self.elsewhere = _pick(flat, torch.lerp(self.x, self.points, 0.5), self.elsewhere)
+        return moved
 
     def kept(self, stay: Bool[Tensor, " batch"]) -> "Rows":
         return Rows(**{field.name: getattr(self, field.name)[stay] for field in fields(self)})

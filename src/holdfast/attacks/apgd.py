@@ -20,7 +20,8 @@ from holdfast.threats.base import Points, Threat
 
 Start = Literal["random", "example", "between"]
 DEPTHS = (0.5, 1.0, 0.25)
-"""Of the way from the example to a random point of its set: where searches from `between` start, restart by restart."""
+"""Of the way from the example to a random point: where searches from `between` start, restart by restart. The point is one of the set, at
+depth 1 one of the whole box of valid examples."""
 Goal = Callable[[Outputs, Labels, Labels], PerExample]
 """What a climb maximises, from outputs, labels and the classes aimed at."""
 
@@ -46,7 +47,11 @@ class APGD(Attack):
 
     ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever closer together, a row's step ``s`` is
     halved, and the row goes back to its best point, if fewer than ``rho`` of its last steps raised the loss, or if neither step nor best loss changed
-    since the checkpoint before. Where the gradient is 0 a row goes halfway back to its example instead. ``P`` and ``step`` are the threat's own, so that any threat will do.
+    since the checkpoint before. ``P`` and ``step`` are the threat's own, so that any threat will do.
+
+    Where the gradient is 0 a row goes elsewhere instead: to ``P`` of the point halfway between its example and a random point of the box of
+    valid examples, which lies towards the middle of the box as hardly a random point of the set does, then along the rays through
+    either start, halfway back to the example each time.
 
     In an l1 ball (arXiv 2103.01208) a step moves only the features of largest gradient, 2/3 as many as the best
     point has changed; ``s`` grows back while that number falls, and the search starts in balls of 3 and 2 times the radius.
@@ -60,7 +65,8 @@ class APGD(Attack):
             the target. ``None``: no targets; away from the label. Ignored where targets are given to `run`.
         rho: share of the steps between checkpoints that must raise the loss.
         start: ``random``: a random point of the set; ``example``: the example itself, restarts after the first at random; ``between``: halfway to
-            a random point, restarts at the point and a quarter of the way to it, in turn: some networks are flat far from the example.
+            a random point, restarts at a random point of the box of valid examples, projected, and a quarter of the way to a point of the set, in
+            turn: some networks are flat far from the example.
         wide: whether an l1 search begins in larger balls; elsewhere it never does.
         drop_broken: when only success matters: examples leave the search as soon as they are broken.
     """
@@ -97,16 +103,27 @@ class APGD(Attack):
     ) -> Points:
         best = score(model, x, y, aim)
         stages = self._stages(threat)
+        # A stream of its own: searches that meet no flat point are those they would be without it.
+        apart = Generator(device=generator.device).set_state(generator.get_state())
         for goal, target in self._goals(model, x, y, aim):
             for restart in range(self.restarts):
                 # Drawn for all, so that what one example meets does not depend on which others are left.
                 start = self._start(stages[0][0], x, restart, generator)
+                elsewhere = torch.lerp(x, threat.sample_box(x, generator=apart), 0.5)
                 rows = torch.arange(len(x), device=x.device)
                 if self.drop_broken:
                     rows = rows[~best.reached]
                     if len(rows) == 0:
                         return best.x
-                climb = partial(self._climb, model, goal=goal, aim=aim, y=y[rows], target=target[rows])
+                climb = partial(
+                    self._climb,
+                    model,
+                    goal=goal,
+                    aim=aim,
+                    y=y[rows],
+                    target=target[rows],
+                    elsewhere=elsewhere[rows],
+                )
                 points = start[rows]
                 for wider, steps in stages[:-1]:
                     points = climb(points, x[rows], wider, steps, watch=False)
@@ -118,8 +135,9 @@ class APGD(Attack):
     def _start(self, threat: Threat, x: Points, restart: int, generator: Generator) -> Points:
         if self.start == "example" and restart == 0:
             return x
-        drawn = threat.sample(x, generator=generator)
-        return torch.lerp(x, drawn, DEPTHS[restart % len(DEPTHS)]) if self.start == "between" else drawn
+        depth = DEPTHS[restart % len(DEPTHS)] if self.start == "between" else 1.0
+        draw = threat.sample_box if self.start == "between" and depth == 1 else threat.sample
+        return torch.lerp(x, draw(x, generator=generator), depth)
 
     def _stages(self, threat: Threat) -> list[tuple[Threat, int]]:
         """The sets to search in turn, with the steps spent in each."""
@@ -159,6 +177,7 @@ class APGD(Attack):
         aim: Aim,
         y: Labels,
         target: Labels,
+        elsewhere: Points,
         watch: bool,
     ) -> Points:
         """The points of highest goal; if ``watch``, those that reach the aim where any does."""
@@ -167,7 +186,7 @@ class APGD(Attack):
         checkpoints = rule.checkpoints(steps)
         into_set = threat.projector(x)
         points = start = into_set(start)
-        rows = Rows.at(start, x, y, target, rule.first_size(start), rule.changed(start, x))
+        rows = Rows.at(start, elsewhere, x, y, target, rule.first_size(start), rule.changed(start, x))
         result, left = start, torch.arange(len(x), device=x.device)
         strongest: Scored | None = None
         for step in range(steps + 1):

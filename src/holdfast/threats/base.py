@@ -27,7 +27,13 @@ class Threat(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Whatever the threat: half-precision points are worked on in float32, and what must lie in the set is rounded within it."""
         super().__init_subclass__(**options)
-        for name, into_set in (("project", False), ("maximise", False), ("settle", True), ("sample", True)):
+        for name, into_set in (
+            ("project", False),
+            ("maximise", False),
+            ("settle", True),
+            ("sample", True),
+            ("sample_box", False),
+        ):
             if name in cls.__dict__:
                 setattr(cls, name, in_float32(cls.__dict__[name], into_set=into_set))
 
@@ -87,6 +93,10 @@ class Threat(ABC):
     @abstractmethod
     def sample(self, x: Points, *, generator: Generator) -> Points:
         """A random point of each ``B(x_i)`` (the law is stated by each threat)."""
+
+    def sample_box(self, x: Points, *, generator: Generator) -> Points:
+        """A random point of the box of valid examples, near ``x`` or not; where the threat has no box, as here, a random point of ``B(x)``."""
+        return self.sample(x, generator=generator)
 
     @abstractmethod
     def maximise(self, direction: Points, x: Points) -> Points:

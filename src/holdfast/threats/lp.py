@@ -220,6 +220,18 @@ class LpBall(Threat):
             delta = self.radius * _uniform_in_l1_ball(rows, bound, generator)
         return self.settle(x + delta.reshape(x.shape), x)
 
+    def sample_box(self, x: Points, *, generator: Generator) -> Points:
+        """Uniform between the bounds in the features that may change; features without two finite bounds as in `sample`."""
+        rows, bound = x.flatten(1), self._limits_for(x)
+        if bound.inner is None:
+            return self.sample(x, generator=generator)
+        low, high = bound.box(rows)
+        drawn = torch.lerp(low, high, geometry.uniform(rows, generator))
+        between = (high - low).isfinite()
+        if not bool(between.all()):
+            drawn = torch.where(between, drawn, self.sample(x, generator=generator).flatten(1))
+        return bound.restored(drawn, rows).reshape(x.shape)
+
     def maximise(self, direction: Points, x: Points) -> Points:
         rows, bound = x.flatten(1), self._limits_for(x)
         delta = _MAXIMISE[self.norm](bound.masked(direction.flatten(1)), self.radius, *bound.around(rows))
