@@ -100,3 +100,34 @@ def test_links_of_the_front_pages_lead_to_files(name):
 
     targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
     assert all((ROOT / target).exists() for target in targets), targets
+
+
+def commands():
+    """Options that the pages show, by command of `holdfast`."""
+    import re
+
+    shown = {}
+    for page in [ROOT / "README.md", *PAGES]:
+        for name, rest in re.findall(
+            r"^holdfast (\w+)(.*?)(?:\s+#.*)?$", page.read_text(), flags=re.MULTILINE
+        ):
+            shown.setdefault(name, set()).update(re.findall(r"--[\w.-]+", rest))
+    return shown
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_option_on_a_page_is_one_of_the_command(command, capsys):
+    import re
+
+    from holdfast.cli.main import main
+
+    try:
+        main([command, "--help"])
+    except SystemExit as stop:
+        assert stop.code in (0, None)
+    known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    assert commands()[command] - known == set()
+
+
+def test_the_pages_show_most_commands():
+    assert set(commands()) >= {"train", "evaluate", "certify", "plan", "sweep", "report", "doctor", "verify"}
