@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 import holdfast as hf
 from holdfast.evaluation import evaluate
-from holdfast.runs.run import read_weights
+from holdfast.record.run import read_weights
 
 COMMON = (
     "--network evaluation:small_conv --parameter-radius null --optimizer adam --batch-size 128 --evaluation.steps 10"

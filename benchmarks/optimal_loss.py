@@ -16,10 +16,10 @@ import torch
 from harness import command, machine, record, table
 
 import holdfast as hf
+from holdfast.config.build import build_network
+from holdfast.config.schema import NetworkConfig
 from holdfast.data import on_sphere
-from holdfast.jobs.build import build_network
-from holdfast.jobs.config import NetworkConfig
-from holdfast.jobs.selection import keep_examples
+from holdfast.data.selection import keep_examples
 from holdfast.theory import KernelSpec, RobustLossCurve, ntk, optimal_robust_loss
 
 RADII = (5.0, 10.0, 20.0, 40.0, 60.0, 100.0, 200.0)

@@ -28,6 +28,7 @@ LAYERS = (
         "_memory",
         "_formats",
         "_console",
+        "_progress",
         "_fields",
         "_products",
         "losses",
@@ -47,11 +48,11 @@ LAYERS = (
     ("training",),
     ("certificates",),
     ("evaluation",),
-    ("capacity",),
-    ("runs",),
+    ("config",),
+    ("record",),
     ("report",),
     ("jobs",),
-    ("reproduce",),
+    ("lab",),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

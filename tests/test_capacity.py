@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import holdfast as hf
 from holdfast._tensors import generator
-from holdfast.capacity.exact import Hinges, least
-from holdfast.capacity.nets import Shape, drawn, stacked
-from holdfast.capacity.proof import prove
-from holdfast.capacity.training import margins_of, relaxed_margins
 from holdfast.errors import InputError
+from holdfast.lab.capacity.exact import Hinges, least
+from holdfast.lab.capacity.nets import Shape, drawn, stacked
+from holdfast.lab.capacity.proof import prove
+from holdfast.lab.capacity.training import margins_of, relaxed_margins
 from holdfast.theory import capacity as theory
 from holdfast.theory.projected import excluded, projected_width
 from holdfast.theory.sign_patterns import log2_labellings, parameters, shattering_width

@@ -15,8 +15,8 @@ import holdfast
 from holdfast._record import belongings
 from holdfast.cli.main import COMMANDS, main
 from holdfast.cli.train import _interrupted
-from holdfast.jobs.config import NetworkConfig, RunConfig, to_dict
-from holdfast.jobs.folder import output_folder
+from holdfast.config.schema import NetworkConfig, RunConfig, to_dict
+from holdfast.record.folder import output_folder
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -397,7 +397,7 @@ def documents():
 def test_the_documents_name_files_that_exist_and_options_that_are_understood(monkeypatch, tmp_path):
     import re
 
-    from holdfast.jobs.reading import read_config
+    from holdfast.config.reading import read_config
 
     root, texts = documents()
     files = re.findall(r"^\d\. `(src/holdfast/[\w/]+\.py)`:", texts["CONTRIBUTING.md"], flags=re.MULTILINE)

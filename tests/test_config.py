@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import holdfast as hf
+from holdfast.config import schema as configuration
+from holdfast.config.build import build_network
+from holdfast.config.options import LEAVES, LONG, SHORT, options_help
+from holdfast.config.reading import read_config
+from holdfast.config.schema import NetworkConfig, RunConfig, from_dict, optional, to_dict
 from holdfast.errors import InputError
-from holdfast.jobs import config as configuration
-from holdfast.jobs.build import build_network
-from holdfast.jobs.config import NetworkConfig, RunConfig, from_dict, optional, to_dict
-from holdfast.jobs.options import LEAVES, LONG, SHORT, options_help
-from holdfast.jobs.reading import read_config
 from holdfast.losses import LOSSES
 from holdfast.networks.activations import ACTIVATIONS
 from holdfast.training.optimizers import OPTIMIZERS
@@ -265,7 +265,7 @@ def test_limits_hold_from_python_too():
 def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp_path):
     path = write(tmp_path, "network: {class_path: not_there.Net}\ntraining: {optimizer: torch.optim.Adam}")
     check = (
-        "import sys; from holdfast.jobs.reading import read_config;"
+        "import sys; from holdfast.config.reading import read_config;"
         f"read_config([{str(path)!r}]); print('torch' in sys.modules)"
     )
     result = subprocess.run(

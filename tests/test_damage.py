@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli.main import main
-from holdfast.runs import Run
+from holdfast.record.run import Run
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -13,11 +13,11 @@ from certificate_cases import LOSSES, record_round
 from deep_cases import DOUBLE, climbed, draws, lower_at, move, normal, starts
 from holdfast.curvature import Curvature
 from holdfast.curvature.lower_model import Radius, per_ball
+from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError
 from holdfast.families import DeepCurvature, Pass
 from holdfast.families.dense.lower_model import CENTRES, deep_lower_model
 from holdfast.jobs.certify import certify_run
-from holdfast.jobs.selection import keep_examples
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.networks import Dense
 from holdfast.threats import LpBall

@@ -13,9 +13,9 @@ from torch import nn
 
 import holdfast as hf
 from holdfast.attacks import PGD
+from holdfast.config.build import build, build_attack
+from holdfast.config.schema import RunConfig
 from holdfast.errors import InputError
-from holdfast.jobs.build import build, build_attack
-from holdfast.jobs.config import RunConfig
 from holdfast.losses import CrossEntropy, Hinge
 from holdfast.training.recipe import BATCH, RATES, chosen_rate, recipe_for
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue

@@ -31,8 +31,8 @@ from holdfast.evaluation.result import continued
 from holdfast.evaluation.suites import suite
 from holdfast.jobs.conclude import _logged
 from holdfast.jobs.doctor import examine
+from holdfast.record.run import Run
 from holdfast.report import page, read_run
-from holdfast.runs import Run
 from report_folders import digits_run, evaluated_run, interrupted_run, ten_class_run, unsayable_run, void_run
 from test_report import Seen
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast.cli.main import main
 from holdfast.evaluation.store import load_attacked, recheck
-from holdfast.jobs.reload import run_parts
+from holdfast.record.reload import run_parts
 from sealed_cases import sealed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -18,7 +18,7 @@ import holdfast as hf
 from holdfast._rules import FUNCTION
 from holdfast.errors import HoldfastError
 
-MODULES = ["holdfast", *(f"holdfast.{name}" for name in ("data", "networks", "theory", "theory.capacity", "attacks", "losses", "threats", "runs", "capacity", "verification", "evaluation", "external"))]  # fmt: skip
+MODULES = ["holdfast", *(f"holdfast.{name}" for name in ("data", "networks", "theory", "theory.capacity", "attacks", "losses", "threats", "record.run", "lab.capacity", "verification", "evaluation", "external"))]  # fmt: skip
 
 # Public, and yet without rules, by reason.
 CHECKS_ITSELF = {  # says in its own words what may be given

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from conftest import QUICK
-from holdfast.jobs.progress import Progress
-from holdfast.runs import Run
+from holdfast._progress import Progress
+from holdfast.record.run import Run
 
 
 def without_reader(*words, stream):

@@ -11,13 +11,13 @@ import torch
 import holdfast as hf
 from holdfast import _record, capacity
 from holdfast.cli.main import main
+from holdfast.data.selection import keep_examples
 from holdfast.errors import HoldfastError, RunFolderError
 from holdfast.jobs.evaluate import Plan, evaluate_model
 from holdfast.jobs.plan import plan
-from holdfast.jobs.selection import keep_examples
-from holdfast.reproduce import Criterion, Experiment, Measured, Setting, reproduce
-from holdfast.reproduce.base import Column
-from holdfast.runs import Run, RunWriter
+from holdfast.lab.reproduce import Criterion, Experiment, Measured, Setting, reproduce
+from holdfast.lab.reproduce.base import Column
+from holdfast.record.run import Run, RunWriter
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -266,8 +266,8 @@ def at_once(monkeypatch):
 
     one = Criterion(key="n", what="the number", relation="<=", bound=1.0, why="so")
     made = Experiment(name="width", claim="c", source="s", setup="u", criteria=(one,), measure=measure)
-    monkeypatch.setattr("holdfast.jobs.sweep_cell._train", cell)
-    monkeypatch.setattr("holdfast.reproduce.run.EXPERIMENTS", {"width": made})
+    monkeypatch.setattr("holdfast.lab.sweep.cell._train", cell)
+    monkeypatch.setattr("holdfast.lab.reproduce.run.EXPERIMENTS", {"width": made})
 
 
 SWEEP = ["sweep", "--data", "forced", "--threat", "l2:0.2", "--width", "8,16", "--quiet", "--out"]
@@ -350,7 +350,7 @@ def test_the_figures_of_a_capacity_cell_have_their_digest(tmp_path, monkeypatch)
 def test_a_sweep_that_another_sweep_holds_or_that_names_code_it_may_not_run_stops_before_its_cells(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("holdfast.jobs.sweep_cell._train", killed)
+    monkeypatch.setattr("holdfast.lab.sweep.cell._train", killed)
     (tmp_path / "theirs.yaml").write_text("network: trap:Net\n")
     assert main(["sweep", str(tmp_path / "theirs.yaml"), "--seeds", "2", "--out", str(tmp_path / "s")]) == 2
     assert "trap:Net is named by a file" in capsys.readouterr().err

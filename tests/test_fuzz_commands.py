@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from holdfast.cli.main import main
-from holdfast.jobs.options import LEAVES, LONG, SHORT
+from holdfast.config.options import LEAVES, LONG, SHORT
 
 # what a warning is about is not what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -97,7 +97,7 @@ def options_of(command: str) -> dict[str, Any]:
         return {
             name: action.choices for action in module._parser()._actions for name in action.option_strings
         }
-    flags = importlib.import_module("holdfast.jobs.sweep_grid").OWN if command == "sweep" else module.FLAGS
+    flags = importlib.import_module("holdfast.lab.sweep.grid").OWN if command == "sweep" else module.FLAGS
     of_run = {name: get_args(LEAVES[path][0].type) for name, path in LONG.items()}
     return {**of_run, **{short: of_run[long] for short, long in SHORT.items()}, **dict.fromkeys(flags)}
 
@@ -170,8 +170,8 @@ def fuzzed(
 def test_random_command_lines_end_with_a_status_that_is_documented(place, trained, capsys, monkeypatch):
     for name in WORK:
         monkeypatch.setattr(f"holdfast.{name}", begin)
-    monkeypatch.setattr("holdfast.jobs.sweep_cell._train", lambda cell, run: {})
-    monkeypatch.setattr("holdfast.jobs.sweep_cell._capacity", lambda cell, run: {})
+    monkeypatch.setattr("holdfast.lab.sweep.cell._train", lambda cell, run: {})
+    monkeypatch.setattr("holdfast.lab.sweep.cell._capacity", lambda cell, run: {})
     assert fuzzed(iter(range(10**6)), place, trained[0], capsys, SECONDS) > 20
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast.runs import Run, read_metrics
+from holdfast.record.run import Run, read_metrics
 
 SCRIPT = """
 import sys

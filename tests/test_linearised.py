@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import holdfast as hf
+from holdfast.config.build import build_network
+from holdfast.config.schema import from_dict
 from holdfast.errors import InputError
-from holdfast.jobs.build import build_network
-from holdfast.jobs.config import from_dict
 from holdfast.networks import Dense, Linearised, MNISTConv, TwoLayer
 from holdfast.theory import empirical_ntk, empirical_ntk_product
 from opaque_cases import OpaqueScale

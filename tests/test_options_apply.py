@@ -10,9 +10,10 @@ import yaml
 import holdfast as hf
 from holdfast._imports import Trusted
 from holdfast.cli.main import main
-from holdfast.errors import InputError
-from holdfast.jobs.build import build_threat
-from holdfast.jobs.config import (
+from holdfast.config.build import build_threat
+from holdfast.config.options import LEAVES
+from holdfast.config.reading import read_config
+from holdfast.config.schema import (
     OWN,
     NetworkConfig,
     RunConfig,
@@ -22,8 +23,7 @@ from holdfast.jobs.config import (
     to_dict,
     with_entries,
 )
-from holdfast.jobs.options import LEAVES
-from holdfast.jobs.reading import read_config
+from holdfast.errors import InputError
 
 # Every alternative of every entry that others depend on, by section and entry.
 ALTERNATIVES = {

@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 
 from holdfast.cli.main import main
 from holdfast.errors import InputError, RunFolderError
+from holdfast.lab.reproduce import (
+    EXPERIMENTS,
+    Criterion,
+    Experiment,
+    Measured,
+    Setting,
+    convergence,
+    reproduce,
+)
+from holdfast.lab.reproduce.base import Column, Line, Plot, log_slope, record, seeds_and_mean, tracked, within
+from holdfast.lab.reproduce.drift import kernel_change
+from holdfast.lab.reproduce.iterations import rounds_until
+from holdfast.lab.reproduce.optimal_loss import outside
+from holdfast.lab.reproduce.run import FILE, PAGE, chosen
 from holdfast.networks import TwoLayer
 from holdfast.report.reproduced import cell, decided, draw, figure, write_reproduced_page
-from holdfast.reproduce import EXPERIMENTS, Criterion, Experiment, Measured, Setting, convergence, reproduce
-from holdfast.reproduce.base import Column, Line, Plot, log_slope, record, seeds_and_mean, tracked, within
-from holdfast.reproduce.drift import kernel_change
-from holdfast.reproduce.iterations import rounds_until
-from holdfast.reproduce.optimal_loss import outside
-from holdfast.reproduce.run import FILE, PAGE, chosen
 
 QUICK = Setting(quick=True, seeds=(0, 1))
 ONE_SEED = Setting(quick=True, seeds=(0,))  # half of the time
@@ -69,7 +77,7 @@ def instead(monkeypatch):
 
     def put(*experiments: Experiment) -> None:
         found = {experiment.name: experiment for experiment in experiments}
-        monkeypatch.setattr("holdfast.reproduce.run.EXPERIMENTS", found)
+        monkeypatch.setattr("holdfast.lab.reproduce.run.EXPERIMENTS", found)
 
     return put
 

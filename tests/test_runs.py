@@ -14,8 +14,7 @@ from holdfast._record import _own_digest as own_digest
 from holdfast._record import free, locked
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
-from holdfast.runs import Run, RunWriter, read_metrics, read_summary
-from holdfast.runs.run import read_checkpoint, read_weights
+from holdfast.record.run import Run, RunWriter, read_checkpoint, read_metrics, read_summary, read_weights
 
 CERTIFICATE = Certificate(
     status="certified", reason="it is", radius=2.0, surrogate_loss=0.5, drift=(1.0, 2.0)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import holdfast as hf
-from holdfast.jobs.setting import load_setting, save_setting
 from holdfast.networks import Dense
 from holdfast.networks.activations import centred_softplus
-from holdfast.runs import RunWriter
+from holdfast.record.run import RunWriter
+from holdfast.record.setting import load_setting, save_setting
 
 FIRST = {"features": 5, "classes": 2, "width": 6, "depth": 2}
 OTHER = {

@@ -11,13 +11,13 @@ import holdfast as hf
 from holdfast import _defaults
 from holdfast.cli.sweep import _backend
 from holdfast.cli.train import FLAGS
+from holdfast.config.schema import NetworkConfig, RunConfig, ThreatConfig, to_dict
 from holdfast.jobs.certify import certify_run
-from holdfast.jobs.config import NetworkConfig, RunConfig, ThreatConfig, to_dict
 from holdfast.jobs.evaluate import Plan, evaluate_model, evaluate_run
 from holdfast.jobs.plan import plan
-from holdfast.jobs.sweep_backends import in_turn
-from holdfast.jobs.sweep_grid import OWN, read_grid
 from holdfast.jobs.verify import verify_property
+from holdfast.lab.sweep.backends import in_turn
+from holdfast.lab.sweep.grid import OWN, read_grid
 
 NONE = object()  # an option that Python has no parameter for
 NETWORK, THREAT = NetworkConfig(), ThreatConfig()

@@ -14,10 +14,10 @@ import pytest
 from holdfast._signals import keeping_handlers
 from holdfast.cli.main import main
 from holdfast.errors import InputError, RunFolderError
-from holdfast.jobs import sweep_cell
-from holdfast.jobs.sweep import run_sweep
-from holdfast.jobs.sweep_backends import in_processes, in_turn, on_ray
-from holdfast.jobs.sweep_grid import read_grid, split_values
+from holdfast.lab.sweep import cell as sweep_cell
+from holdfast.lab.sweep.backends import in_processes, in_turn, on_ray
+from holdfast.lab.sweep.grid import read_grid, split_values
+from holdfast.lab.sweep.run import run_sweep
 from holdfast.report.sweep import columns, rows, write_sweep_report
 
 TINY = ["--data", "forced", "--threat", "l2:0.2", "--epochs", "2", "--quiet"]
@@ -274,9 +274,9 @@ def test_a_process_that_dies_fails_its_cell_alone(tmp_path):
     words = [*TINY, *SMALL, "--network", "deadly:net", "--network.init-args.size", "1,2,3"]
     script = (
         "from pathlib import Path\n"
-        "from holdfast.jobs.sweep import run_sweep\n"
-        "from holdfast.jobs.sweep_backends import in_processes\n"
-        "from holdfast.jobs.sweep_grid import read_grid\n"
+        "from holdfast.lab.sweep.run import run_sweep\n"
+        "from holdfast.lab.sweep.backends import in_processes\n"
+        "from holdfast.lab.sweep.grid import read_grid\n"
         f"found = run_sweep(read_grid({words!r})[0], Path('out'), in_processes(2), progress=False)\n"
         "print([(cell['status'], cell['reason']) for cell in found['cells']])\n"
     )

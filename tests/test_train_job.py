@@ -16,11 +16,10 @@ from torch import nn
 
 import holdfast as hf
 from holdfast._files import without_nan
+from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
 from holdfast.jobs.certify import certify_run
-from holdfast.jobs.selection import keep_examples
-from holdfast.runs import Run
-from holdfast.runs.run import read_weights
+from holdfast.record.run import Run, read_weights
 from holdfast.training.optimizers import learning_rate_factor
 
 # torch's own forward-mode derivatives still script a function when first used

@@ -17,7 +17,7 @@ from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.families import curvature_for
 from holdfast.losses import CrossEntropy, Loss, Squared
 from holdfast.networks import Dense, TwoLayer
-from holdfast.runs import Run
+from holdfast.record.run import Run
 from holdfast.threats import LpBall
 from holdfast.trace import TraceRecorder
 from holdfast.training import ParameterBall, TrainingState, fit

@@ -13,8 +13,8 @@ import yaml
 from holdfast import _imports
 from holdfast._imports import Trusted
 from holdfast.cli.main import main
+from holdfast.config.reading import read_config
 from holdfast.errors import InputError, RunFolderError
-from holdfast.jobs.reading import read_config
 from holdfast.trace import load_trace
 from sealed_cases import sealed
 

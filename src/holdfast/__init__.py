@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast import acceleration as acceleration
     from holdfast import attacks as attacks
-    from holdfast import capacity as capacity
     from holdfast import data as data
     from holdfast import diagnosis as diagnosis
     from holdfast import evaluation as evaluation
@@ -46,13 +45,14 @@ if TYPE_CHECKING:
     from holdfast.jobs.diagnose import diagnose as diagnose
     from holdfast.jobs.plan import plan as plan
     from holdfast.jobs.train import train as train
+    from holdfast.lab import capacity as capacity
     from holdfast.losses import CrossEntropy as CrossEntropy
     from holdfast.losses import Hinge as Hinge
     from holdfast.losses import Huber as Huber
     from holdfast.losses import Loss as Loss
     from holdfast.losses import Squared as Squared
+    from holdfast.record.run import Run as Run
     from holdfast.report import write_report as write_report
-    from holdfast.runs import Run as Run
     from holdfast.threats import CustomThreat as CustomThreat
     from holdfast.threats import LpBall as LpBall
     from holdfast.threats import SphereSlice as SphereSlice
@@ -66,21 +66,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "acceleration",
-    "attacks",
-    "capacity",
-    "data",
-    "diagnosis",
-    "evaluation",
-    "external",
-    "families",
-    "losses",
-    "networks",
-    "theory",
-    "threats",
-    "verification",
-)
+_MODULES = {
+    "acceleration": "acceleration",
+    "attacks": "attacks",
+    "capacity": "lab.capacity",
+    "data": "data",
+    "diagnosis": "diagnosis",
+    "evaluation": "evaluation",
+    "external": "external",
+    "families": "families",
+    "losses": "losses",
+    "networks": "networks",
+    "theory": "theory",
+    "threats": "threats",
+    "verification": "verification",
+}
 _NAMES = {
     "APGD": "attacks",
     "FAB": "attacks",
@@ -118,7 +118,7 @@ _NAMES = {
     "Loss": "losses",
     "Squared": "losses",
     "write_report": "report",
-    "Run": "runs",
+    "Run": "record.run",
     "CustomThreat": "threats",
     "LpBall": "threats",
     "SphereSlice": "threats",
@@ -133,7 +133,7 @@ __all__ = ["__version__", *_MODULES, *_NAMES]  # noqa: PLE0604 - all are strings
 def __getattr__(name: str) -> Any:
     """PEP 562: import what ``name`` stands for, once."""
     if name in _MODULES:
-        value: Any = importlib.import_module(f"holdfast.{name}")
+        value: Any = importlib.import_module(f"holdfast.{_MODULES[name]}")
     elif name in _NAMES:
         value = getattr(importlib.import_module(f"holdfast.{_NAMES[name]}"), name)
     else:

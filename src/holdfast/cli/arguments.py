@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from holdfast._rules import COUNT, RADIUS, SEED, Rule, shown, whole
+from holdfast.config.options import nearest
 from holdfast.errors import InputError
-from holdfast.jobs.options import nearest
 
 
 class _WithDefaults(argparse.RawDescriptionHelpFormatter):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.cli.certify import check_run
+from holdfast.config.options import options_help, spelled
 from holdfast.errors import InputError
-from holdfast.jobs.options import options_help, spelled
 
 if TYPE_CHECKING:
     from holdfast.diagnosis import Finding
@@ -59,7 +59,7 @@ def _of_run(folder: Path) -> "Sequence[Finding]":
 
 
 def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
-    from holdfast.jobs.reading import read_config
+    from holdfast.config.reading import read_config
 
     for argument in arguments:
         option = argument.partition("=")[0]
@@ -73,7 +73,7 @@ def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
             )
     config, _ = read_config(arguments, FLAGS)
 
-    from holdfast.jobs.build import build_data, build_threat
+    from holdfast.config.build import build_data, build_threat
     from holdfast.jobs.surroundings import data_and_threat, environment
 
     findings = environment()

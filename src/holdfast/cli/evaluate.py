@@ -151,12 +151,12 @@ def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
         if getattr(given, name) is None:
             raise InputError(f"a model's file needs --{name}, got none; name it as in `holdfast train`.")
     from holdfast._imports import Trusted
+    from holdfast.config.build import build_data, build_threat
+    from holdfast.config.schema import DataConfig, ThreatConfig
     from holdfast.external import load_model
-    from holdfast.jobs.build import build_data, build_threat
-    from holdfast.jobs.config import DataConfig, ThreatConfig
     from holdfast.jobs.evaluate import UNFINISHED, evaluate_model, on_accelerator
-    from holdfast.jobs.folder import next_free
     from holdfast.networks import LogOutputs
+    from holdfast.record.folder import next_free
 
     data = build_data(DataConfig(name=Trusted(given.data), classes=classes(given.classes)), seed=given.seed)
     threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)

@@ -6,8 +6,8 @@ from typing import Any
 
 from holdfast import _defaults
 from holdfast.cli.arguments import Parser, classes, count, numbers, positive, seed
-from holdfast.jobs.config import NetworkConfig
-from holdfast.jobs.folder import next_free
+from holdfast.config.schema import NetworkConfig
+from holdfast.record.folder import next_free
 
 EXAMPLES = """\
   holdfast plan --data digits --threat l2:0.3
@@ -33,8 +33,8 @@ def run(argv: Sequence[str]) -> int:
     from holdfast._imports import Trusted
     from holdfast.cli.planned import show_plan
     from holdfast.cli.terminal import console
-    from holdfast.jobs.build import build_data, build_network, build_threat
-    from holdfast.jobs.config import NTK_SCALED, DataConfig, ThreatConfig, with_entries
+    from holdfast.config.build import build_data, build_network, build_threat
+    from holdfast.config.schema import NTK_SCALED, DataConfig, ThreatConfig, with_entries
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
     chosen: dict[str, Any] = {"name": Trusted(given.network)}

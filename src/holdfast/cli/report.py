@@ -5,7 +5,7 @@ from pathlib import Path
 
 from holdfast.cli.arguments import Parser
 from holdfast.cli.certify import check_run
-from holdfast.jobs.folder import check_file
+from holdfast.record.folder import check_file
 
 EXAMPLES = """\
   holdfast report runs/wide

@@ -23,8 +23,8 @@ def run(argv: Sequence[str]) -> int:
 
     from holdfast.cli.reproduced import show_experiment, show_list, show_summary
     from holdfast.cli.terminal import console
-    from holdfast.reproduce import Setting, reproduce
-    from holdfast.reproduce.run import PAGE, chosen
+    from holdfast.lab.reproduce import Setting, reproduce
+    from holdfast.lab.reproduce.run import PAGE, chosen
 
     experiments, screen = chosen(given.names), console()
     if given.list:

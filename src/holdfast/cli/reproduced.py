@@ -12,7 +12,7 @@ from holdfast._formats import duration, setting
 from holdfast.report.reproduced import decided, figure, table_rows
 
 if TYPE_CHECKING:
-    from holdfast.reproduce import Experiment
+    from holdfast.lab.reproduce import Experiment
 
 
 def show_list(out: Console, experiments: Sequence["Experiment"]) -> None:

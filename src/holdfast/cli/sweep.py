@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast._defaults import BACKEND, PROCESSES
+from holdfast.config.options import options_help, spelled
 from holdfast.errors import InputError
-from holdfast.jobs.options import options_help, spelled
 
 if TYPE_CHECKING:
-    from holdfast.jobs.sweep_backends import Backend
-    from holdfast.jobs.sweep_grid import Grid
+    from holdfast.lab.sweep.backends import Backend
+    from holdfast.lab.sweep.grid import Grid
 
 USAGE = """usage: holdfast sweep [CONFIG.yaml] [options of `holdfast train`, any with several values] [options]
 
@@ -30,14 +30,14 @@ Values stand between commas; a list is one value in brackets: --classes [3,8],[1
 
 def run(argv: Sequence[str]) -> int:
     """Read the grid, run it, show it, write its page; 1 where cells failed."""
-    from holdfast.jobs.sweep_grid import OWN
+    from holdfast.lab.sweep.grid import OWN
 
     if "--help" in argv or "-h" in argv:
         print(f"{USAGE}\n\n{options_help(OWN)}")
         return 0
     spelled(argv, OWN)  # a mistyped option is refused before anything is imported to read its value
 
-    from holdfast.jobs.sweep_grid import read_grid
+    from holdfast.lab.sweep.grid import read_grid
 
     grid, own, asked = read_grid(argv)
     out = Path(asked or Path("runs") / f"sweep-{grid.title}")
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     if not quiet:
         print(f"holdfast: {len(grid.cells)} cells, into {out}", flush=True)
 
-    from holdfast.jobs.sweep import run_sweep
+    from holdfast.lab.sweep.run import run_sweep
 
     try:
         found = run_sweep(grid, out, backend, threads=threads, progress=not quiet)
@@ -57,8 +57,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _backend(grid: "Grid", own: dict[str, str]) -> "tuple[Backend, int]":
-    from holdfast.jobs.sweep_backends import in_processes, in_turn, on_ray
-    from holdfast.jobs.sweep_grid import whole
+    from holdfast.lab.sweep.backends import in_processes, in_turn, on_ray
+    from holdfast.lab.sweep.grid import whole
 
     name = own.get("--backend", BACKEND)
     processes = whole("--processes", own.get("--processes", str(PROCESSES)))

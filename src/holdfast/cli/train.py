@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast._record import destination
-from holdfast.jobs.config import RunConfig, names_code, to_dict
-from holdfast.jobs.folder import RUN, output_folder, process_number, written_in
-from holdfast.jobs.options import options_help, spelled
+from holdfast.config.options import options_help, spelled
+from holdfast.config.schema import RunConfig, names_code, to_dict
+from holdfast.record.folder import RUN, output_folder, process_number, written_in
 
 FLAGS = {
     "--resume": "go on with an interrupted run",
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     spelled(argv, FLAGS)  # a mistyped option is refused before anything is imported to read its value
 
-    from holdfast.jobs.reading import read_config
+    from holdfast.config.reading import read_config
 
     config, given = read_config(_to_resume(argv), FLAGS)
     if given.get("print_config"):
@@ -69,7 +69,7 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
     if not quiet:
         print(f"holdfast: {config.data.name}, {config.threat.spec}, into {out}", flush=True)
 
-    from holdfast.jobs.build import build
+    from holdfast.config.build import build
     from holdfast.jobs.train import train
 
     job = build(config)

@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import _defaults
+from holdfast._progress import Progress
 from holdfast._record import locked
 from holdfast._signals import stopping
 from holdfast.certificates import Certificate, certify_trace, frozen_pass
 from holdfast.certificates.convergence import check_radius
 from holdfast.errors import RunFolderError
 from holdfast.families import curvature_for
-from holdfast.jobs.progress import Progress
-from holdfast.jobs.reload import load_weights, run_parts
 from holdfast.jobs.summary import certified
-from holdfast.runs import RunWriter, read_summary
-from holdfast.runs.run import read_weights
+from holdfast.record.reload import load_weights, run_parts
+from holdfast.record.run import RunWriter, read_summary, read_weights
 from holdfast.trace import Evaluated, load_points, load_trace
 
 

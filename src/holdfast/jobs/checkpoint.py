@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.errors import InputError, RunFolderError
-from holdfast.runs import RunWriter, read_metrics
-from holdfast.runs.run import read_checkpoint, read_config_file
+from holdfast.record.run import RunWriter, read_checkpoint, read_config_file, read_metrics
 from holdfast.trace import TraceRecorder, load_trace
 from holdfast.training import TrainingState, Within
 

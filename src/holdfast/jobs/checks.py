@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from holdfast._memory import out_of_memory
+from holdfast._progress import Progress
 from holdfast.attacks.base import checked_model
 from holdfast.data import Dataset
 from holdfast.data.separation import separation
 from holdfast.errors import InputError
-from holdfast.jobs.progress import Progress
 from holdfast.threats import LpBall, Threat
 from holdfast.training.optimizers import AUTO
 

@@ -10,7 +10,7 @@ from holdfast.evaluation.closing import close
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise
-from holdfast.runs import Run
+from holdfast.record.run import Run
 from holdfast.trace import Evaluated
 
 INTERRUPTED = "the run was interrupted before it was certified"

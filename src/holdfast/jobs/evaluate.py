@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from holdfast import _defaults
 from holdfast._files import json_writer, text_writer
 from holdfast._imports import Trusted
+from holdfast._progress import Progress
 from holdfast._record import Files, locked
 from holdfast._signals import stopping
+from holdfast.config.build import build_threat
+from holdfast.config.schema import ThreatConfig
 from holdfast.data import Dataset
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation, evaluate
@@ -22,14 +25,11 @@ from holdfast.evaluation.cascade import drawn
 from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.store import Recheck, attacked_writer, recheck, save_attacked
-from holdfast.jobs.build import build_threat
-from holdfast.jobs.config import ThreatConfig
-from holdfast.jobs.folder import check_folder
-from holdfast.jobs.progress import Progress
-from holdfast.jobs.reload import load_weights, run_data, run_parts
 from holdfast.jobs.summary import versions
 from holdfast.losses import CrossEntropy, Loss
-from holdfast.runs import RunWriter, read_summary
+from holdfast.record.folder import check_folder
+from holdfast.record.reload import load_weights, run_data, run_parts
+from holdfast.record.run import RunWriter, read_summary
 from holdfast.threats import LpBall, Threat
 
 HARDEST = 12

@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from holdfast import _defaults
 from holdfast._arguments import MODEL
 from holdfast._files import json_writer, without_nan
+from holdfast._progress import Progress
 from holdfast._record import RECORD, RECORDED, Files, locked
 from holdfast._rules import COUNT, FLAG, PATH, SEED, kind, maybe, real, several, takes, whole
 from holdfast._signals import stopping
 from holdfast._tensors import flatten
 from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.certificates.required_width import CurvatureTerm, curvature_term
+from holdfast.config.build import build_network
+from holdfast.config.schema import NetworkConfig
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
+from holdfast.data.selection import keep_examples
 from holdfast.data.separation import Separation, separation
 from holdfast.errors import InputError
 from holdfast.families.exact import exact_core
-from holdfast.jobs.build import build_network
 from holdfast.jobs.checks import check_data, check_model
-from holdfast.jobs.config import NetworkConfig
-from holdfast.jobs.folder import check_folder
-from holdfast.jobs.progress import Progress
-from holdfast.jobs.selection import keep_examples
 from holdfast.jobs.summary import versions
 from holdfast.losses import LOSS, Loss, as_loss
+from holdfast.record.folder import check_folder
 from holdfast.theory import RobustLossCurve, optimal_robust_loss
 from holdfast.theory.optimal import limit_of
 from holdfast.theory.optimal.function_class import function_class

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from holdfast._progress import Progress
 from holdfast.attacks import Attack
 from holdfast.certificates import FrozenPass, attacked_points, frozen_pass
 from holdfast.curvature import Curvature
@@ -17,10 +18,9 @@ from holdfast.data import Dataset
 from holdfast.families.exact import fingerprints
 from holdfast.jobs.checkpoint import Best, save_state
 from holdfast.jobs.checks import Compatibility
-from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row
 from holdfast.losses import Loss
-from holdfast.runs import RunWriter
+from holdfast.record.run import RunWriter
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder

@@ -16,7 +16,7 @@ from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Closing
 from holdfast.jobs.session import Session
 from holdfast.losses import predictions
-from holdfast.runs import RunWriter
+from holdfast.record.run import RunWriter
 from holdfast.trace import Evaluated
 
 GALLERY = 12

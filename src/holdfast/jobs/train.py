@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._arguments import MODEL, TENSOR, Array, as_weights
+from holdfast._progress import Progress
 from holdfast._record import destination, locked, take_over
 from holdfast._rules import (
     COUNT,
@@ -40,27 +41,25 @@ from holdfast._rules import (
 )
 from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, Attack, as_attack
+from holdfast.config.build import build_attack
+from holdfast.config.schema import PRECISIONS, RunConfig
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.families import curvature_for
-from holdfast.jobs.build import build_attack
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
-from holdfast.jobs.config import PRECISIONS, RunConfig
-from holdfast.jobs.folder import RUN, check_folder, process_number, written_in
-from holdfast.jobs.identity import FILE as IDENTITY
-from holdfast.jobs.identity import Identity, check_same, identity_of, read_identity, to_json
-from holdfast.jobs.progress import Progress
 from holdfast.jobs.rows import Row, kernel_row, metrics_row
 from holdfast.jobs.session import Session
-from holdfast.jobs.setting import save_setting
 from holdfast.jobs.start import STARTS, check_start, start_from
 from holdfast.jobs.validation import BEST_BY, validate
 from holdfast.losses import LOSS, Loss, as_loss
-from holdfast.runs import Run, RunWriter
-from holdfast.runs.run import read_weights
+from holdfast.record.folder import RUN, check_folder, process_number, written_in
+from holdfast.record.identity import FILE as IDENTITY
+from holdfast.record.identity import Identity, check_same, identity_of, read_identity, to_json
+from holdfast.record.run import Run, RunWriter, read_weights
+from holdfast.record.setting import save_setting
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat, as_threat
 from holdfast.trace import TraceRecorder

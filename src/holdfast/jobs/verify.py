@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from holdfast import _defaults
+from holdfast._progress import Progress
 from holdfast._signals import stopping
 from holdfast.evaluation.properties import Answer, check_property
 from holdfast.external import ImportedNetwork, Property
-from holdfast.jobs.progress import Progress
 
 
 @stopping()

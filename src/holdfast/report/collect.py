@@ -19,7 +19,7 @@ from holdfast._fields import CONTROL
 from holdfast._fields import Fields as Fields
 from holdfast._record import checked
 from holdfast.diagnosis import Finding, Known, diagnose, from_record
-from holdfast.runs import read_summary
+from holdfast.record.run import read_summary
 
 LOG_BYTES = 16_384
 LOG_LINES = 40

@@ -1,0 +1,309 @@
+"""From a `RunConfig` to what `train` takes: data, threat, network, attacks, settings."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast import _imports as imports
+from holdfast import data as datasets
+from holdfast._tensors import flatten, generator
+from holdfast.attacks import FGSM, PGD, Attack, CleanAttack, RandomAttack
+from holdfast.config.schema import (
+    AttackConfig,
+    DataConfig,
+    NetworkConfig,
+    RunConfig,
+    ThreatConfig,
+    TrainingConfig,
+    is_path,
+)
+from holdfast.data.base import Dataset
+from holdfast.data.selection import keep_examples
+from holdfast.errors import InputError
+from holdfast.losses import loss_named
+from holdfast.networks.conv import MNISTConv
+from holdfast.networks.dense import Dense
+from holdfast.networks.linearised import Linearised
+from holdfast.networks.two_layer import TwoLayer
+from holdfast.threats import Threat, as_threat
+from holdfast.training.optimizers import AUTO, MOMENTUM
+
+PROBED, PROBES = 32, 4
+"""Examples and directions with which a user's own threat is tried against the box and the fixed features."""
+BOX_SPARE = 1e-6
+"""Share of the box by which rounding may lead out of it."""
+DOMAIN_NORM = math.sqrt(3) / 2  # beside a constant 1/2, unit vectors: the domain of Gao et al. 2019
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What `holdfast.jobs.train.train` takes."""
+
+    model: nn.Module
+    data: Dataset
+    threat: Threat
+    options: dict[str, Any]
+
+
+def build(config: RunConfig) -> Job:
+    """Everything a run needs, built from its configuration.
+
+    Raises:
+        InputError: a name that is not known, or values that do not fit together.
+    """
+    data = build_data(config.data, seed=config.seed)
+    training, device = config.training, config.device
+    return Job(
+        data=data,
+        threat=build_threat(config.threat, data),
+        model=build_network(config.network, data, seed=config.seed),
+        options={
+            "attack": build_attack(config.attack),
+            "evaluation_attack": build_attack(config.evaluation),
+            "final_attack": build_attack(config.final),
+            "loss": loss_named(training.loss),
+            "parameter_radius": training.parameter_radius,
+            "start": training.start,
+            "project": training.project,
+            "epochs": training.epochs,
+            "batch_size": training.batch_size,
+            "optimizer": build_optimizer(training),
+            **_own_settings(training),
+            "schedule": training.schedule,
+            "best_by": training.best_by,
+            "evaluate_every": training.evaluate_every,
+            "kernel_examples": training.kernel_examples,
+            "allow_incompatible": config.threat.allow_incompatible,
+            "seed": config.seed,
+            "name": config.name,
+            "accelerator": device.accelerator,
+            "devices": device.devices,
+            "precision": device.precision,
+            "strategy": device.strategy,
+            "trace": config.certificate.trace,
+            "trace_every": config.certificate.trace_every,
+            "tighten": config.certificate.tighten,
+            "certificate_radius": config.certificate.radius,
+        },
+    )
+
+
+def build_data(config: DataConfig, *, seed: int) -> Dataset:
+    """The data set, the part of it asked for, and its features prepared."""
+    given = {"classes": config.classes} if config.classes is not None else {}
+    arguments = {**given, **config.init_args}
+    shares = {"validation": config.validation, "test": config.test}
+    offers = {"seed": seed} | {part: share for part, share in shares.items() if share is not None}
+    if ":" in config.name and is_path(config.name):
+        data: Dataset = imports.call(config.name, arguments, offers)
+        _refuse_other(data, Dataset, config.name)
+    elif config.name == "spheres" and config.classes is not None:
+        raise InputError(
+            f"data.classes picks classes of data that has some, got {list(config.classes)} for spheres; say how many it"
+            " should have with --data.init-args.classes."
+        )
+    else:
+        data = datasets.load(config.name, **{**offers, **arguments})
+    if config.examples is not None:
+        data = keep_examples(data, config.examples)
+    if config.flatten:
+        data = _flattened(data)
+    return datasets.with_features(data, config.features)
+
+
+def _flattened(data: Dataset) -> Dataset:
+    def flat(values: Any) -> Any:
+        return values.expand(data.shape).reshape(-1) if isinstance(values, Tensor) else values
+
+    bounds = None if data.bounds is None else (flat(data.bounds[0]), flat(data.bounds[1]))
+    return replace(data, x=flatten(data.x), bounds=bounds, fixed=flat(data.fixed))
+
+
+def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
+    """The threat, within the data's box and leaving alone what may not change."""
+    fixed = _fixed(config, data)
+    bounds = data.bounds if config.box else None
+    kind = config.spec.partition(":")[0]
+    if kind not in ("linf", "l2", "l1", "sphere") and is_path(config.spec):
+        threat: Threat = imports.call(config.spec, config.init_args, {"bounds": bounds, "fixed": fixed})
+        _refuse_other(threat, Threat, config.spec)
+        _check_limits(threat, config.spec, data, bounds, fixed)
+        return threat
+    return as_threat(config.spec, bounds=bounds, fixed=fixed)
+
+
+def _check_limits(threat: Threat, path: str, data: Dataset, bounds: Any, fixed: Tensor | None) -> None:
+    """Refuse a user's own threat that leaves the box or moves fixed features: what it does counts, not which arguments it takes.
+
+    Looked for at drawn points of the sets and at those farthest along drawn directions, for a few examples.
+
+    Raises:
+        InputError: it ignores one of the two limits.
+    """
+    if bounds is None and fixed is None:
+        return
+    x, draw = data.x[:PROBED], generator(0)
+    threat.check(x)
+    points = [threat.sample(x, generator=draw)]
+    for _ in range(PROBES):
+        direction = torch.randn(x.shape, dtype=x.dtype, generator=draw)
+        points += [threat.maximise(direction, x), threat.maximise(-direction, x)]
+    if fixed is not None and any(bool(((point != x) & fixed).any()) for point in points):
+        raise InputError(
+            f"{path} must leave the fixed features alone, got points of its sets in which they differ (threat.fixed, or the data's own);"
+            " give it a parameter `fixed`, the mask of these features, and keep them."
+        )
+    if bounds is not None:
+        low, high = (torch.as_tensor(edge, dtype=x.dtype) for edge in bounds)
+        spare = BOX_SPARE * (high - low)
+        below, above = torch.minimum(low, x) - spare, torch.maximum(high, x) + spare
+        if any(bool(((point < below) | (point > above)).any()) for point in points):
+            raise InputError(
+                f"{path} must stay within the data's valid box, got points of its sets outside; give it a parameter `bounds`, the pair"
+                " (low, high), and keep to it, or set --threat.box false."
+            )
+
+
+def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:
+    if not config.fixed:
+        return data.fixed
+    if not all(0 <= feature < data.features for feature in config.fixed):
+        raise InputError(
+            f"threat.fixed must hold feature numbers from 0 to {data.features - 1}, got {list(config.fixed)}; fix these."
+        )
+    mask = torch.zeros(data.shape, dtype=torch.bool) if data.fixed is None else data.fixed.clone()
+    mask.view(-1)[list(config.fixed)] = True
+    return mask
+
+
+def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Module:
+    """The network, its initial weights fixed by ``seed``; its tangent there where ``linearised``."""
+    if config.linearised:
+        return Linearised(build_network(replace(config, linearised=False), data, seed=seed))
+    if config.name == "two-layer":
+        center = (
+            flatten(data.train.x).mean(0, dtype=torch.float64).to(data.x.dtype) if config.center else None
+        )
+        return TwoLayer(
+            data.features,
+            data.classes,
+            _even_width(config, data.classes),
+            config.activation,
+            outputs=config.outputs,
+            paired=config.paired,
+            train_output=config.train_output,
+            scale=config.scale or _domain_scale(data, center),
+            center=center,
+            constant=config.constant,
+            seed=seed,
+        )
+    if config.name == "dense":
+        return Dense(
+            data.features,
+            data.classes,
+            _even_width(config, data.classes),
+            config.depth,
+            config.activation,
+            output="signed" if config.outputs == "signed" else "gaussian",
+            input_layer=config.input_layer,
+            seed=seed,
+        )
+    if config.name == "mnist-conv":
+        return _conv(data, seed)
+    offers = {"features": data.features, "classes": data.classes, "shape": data.shape, "seed": seed}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network: nn.Module = imports.call(config.name, config.init_args, offers)
+    _refuse_other(network, nn.Module, config.name)
+    return network
+
+
+def _even_width(config: NetworkConfig, classes: int) -> int:
+    """The width rounded up to what the signs of the outputs divide, so that one width serves data of any classes."""
+    outputs = 1 if classes == 2 else classes
+    deep = config.name == "dense"
+    signed = config.outputs == "signed" or (classes == 2 and not deep)
+    unit = 2 * outputs if signed else 2 if config.paired and not deep else 1
+    return -(-config.width // unit) * unit
+
+
+def _domain_scale(data: Dataset, center: Tensor | None) -> float:
+    """The factor that gives the (centred) training examples the mean norm of the paper's domain."""
+    rows = flatten(data.train.x).double()
+    mean = float((rows if center is None else rows - center).norm(dim=1).mean())
+    return DOMAIN_NORM / mean if mean > 0 else 1.0
+
+
+def _conv(data: Dataset, seed: int) -> nn.Module:
+    channels = data.shape[0] if len(data.shape) == 3 else 1
+    size = math.isqrt(data.features // channels)
+    if channels * size * size != data.features:
+        raise InputError(
+            f"mnist-conv needs square images, got examples of shape {data.shape}; choose --network two-layer or dense."
+        )
+    return MNISTConv(data.classes, channels, size, seed=seed)
+
+
+def build_attack(config: AttackConfig) -> Attack:
+    """The attack."""
+    built: dict[str, Callable[[], Attack]] = {
+        "pgd": lambda: PGD(
+            steps=config.steps,
+            step_size=config.step_size,
+            restarts=config.restarts,
+            start=config.start,
+            momentum=config.momentum,
+            keep_best=config.keep_best,
+        ),
+        "fgsm": lambda: FGSM(step_size=config.step_size, start=config.start),
+        "random": lambda: RandomAttack(samples=config.restarts),
+        "clean": CleanAttack,
+    }
+    if config.name in built:
+        return built[config.name]()
+    attack: Attack = imports.call(config.name, config.init_args, {})
+    _refuse_other(attack, Attack, config.name)
+    return attack
+
+
+def _own_settings(training: TrainingConfig) -> dict[str, Any]:
+    """What `train` gives an optimiser it knows; one by import path, or with arguments, is made with its settings (`build_optimizer`)."""
+    if is_path(training.optimizer) or training.optimizer_args:
+        return {}
+    own = {"learning_rate": training.learning_rate, "weight_decay": training.weight_decay}
+    return own | ({"momentum": training.momentum} if training.optimizer in (AUTO, "sgd") else {})
+
+
+def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim.Optimizer]:
+    """A name `train` knows, or a factory for any torch optimiser by import path."""
+    if not is_path(config.optimizer) and not config.optimizer_args:
+        return config.optimizer
+    named = {"sgd": "torch.optim.SGD", "adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
+    path = named.get(config.optimizer, config.optimizer)
+    offers: dict[str, Any] = {"weight_decay": config.weight_decay}
+    offers |= {} if config.learning_rate is None else {"lr": config.learning_rate}
+    if config.optimizer == "sgd":
+        offers["momentum"] = MOMENTUM if config.momentum is None else config.momentum
+    imports.find(path)
+
+    def factory(parameters: Any) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = imports.call(
+            path, {"params": parameters, **config.optimizer_args}, offers
+        )
+        _refuse_other(made, torch.optim.Optimizer, path)
+        return made
+
+    return factory
+
+
+def _refuse_other(value: object, kind: type, path: str) -> None:
+    """Refuse what an import path gave where a ``kind`` is needed."""
+    if not isinstance(value, kind):
+        public = "torch.nn.Module" if kind is nn.Module else kind.__name__
+        raise InputError(
+            f"{path} must give an object of type {public}, got {type(value).__name__}; name another."
+        )

@@ -1,0 +1,1 @@
+"""Many training runs over the values of some settings."""
