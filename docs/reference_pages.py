@@ -1,6 +1,7 @@
 """The API reference: which names are public, and a page for each public module. Read by `conf.py` and by the tests."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -16,6 +17,14 @@ TOP = "holdfast"
 PURPOSE = "Training, planning and diagnosis: what ``import holdfast as hf`` has that belongs to no module of its own."
 
 
+def module_named(name: str) -> ModuleType:
+    """What ``holdfast.NAME`` leads to: where its code lies may be somewhere else."""
+    try:
+        return functools.reduce(getattr, name.split("."), holdfast)
+    except AttributeError:
+        return importlib.import_module(f"{TOP}.{name}")
+
+
 def modules() -> list[str]:
     """Modules with a page of their own: those that `import holdfast` promises first, then the other packages, by name."""
     promised = [name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))]
@@ -23,7 +32,7 @@ def modules() -> list[str]:
         found.name for found in pkgutil.iter_modules(holdfast.__path__) if not found.name.startswith("_")
     ]
     names = promised + sorted(set(others) - set(promised) - INTERNAL)
-    within = [(name, importlib.import_module(f"{TOP}.{name}")) for name in names]
+    within = [(name, module_named(name)) for name in names]
     deeper = [
         f"{name}.{member}"
         for name, module in within
@@ -50,7 +59,7 @@ def public() -> dict[str, dict[str, object]]:
     pages: dict[str, dict[str, object]] = {TOP: {}}
     placed: set[int] = set()
     for name in modules():
-        module = importlib.import_module(f"{TOP}.{name}")
+        module = module_named(name)
         members: dict[str, object] = {}
         for member in exported(module):
             value = getattr(module, member)
@@ -82,7 +91,7 @@ def first_paragraph(value: object) -> str:
 
 def purpose(name: str) -> str:
     """What a module is for, in its own words."""
-    return PURPOSE if name == TOP else first_paragraph(importlib.import_module(f"{TOP}.{name}"))
+    return PURPOSE if name == TOP else first_paragraph(module_named(name))
 
 
 def role(full: str, value: object) -> str:
