@@ -117,6 +117,13 @@ MUTATIONS = (
     Mutation("certificates/convergence.py", "if bound <= verified + here.allowance:", "if True:", "test_certificate_trust.py::test_a_window_above_a_verified_loss_voids"),
     Mutation("losses.py", "if made(claim) > computed:", "if False:", "test_certificate_trust.py::test_a_claim_is_inherited_with_the_loss_it_is_about"),
     Mutation('families/exact.py', 'changed = override(type(module), kind, held)', 'changed = ""', 'test_exact.py::test_altered_networks_have_no_proof_and_say_why'),
+    # ---- whose proof it is
+    Mutation("families/curvature.py", "if type(self) is not type(core.family.curvature()):", "if False:", "test_families.py::test_a_curvature_that_inherits_a_familys_is_not_the_familys"),
+    Mutation("families/registry.py", "return FamilyCurvature.unproved(curvature, model)", "return curvature.unproved(model)", "test_families.py::test_a_curvature_that_inherits_a_familys_is_not_the_familys"),
+    Mutation("families/registry.py", "return Curvature.unproved(curvature, model)", "return curvature.unproved(model)", "test_families.py::test_a_curvature_that_only_says_it_is_a_proof_certifies_nothing"),
+    Mutation("families/exact.py", "(issubclass(kind, other) or issubclass(other, kind))", "False", "test_families.py::test_what_would_weaken_the_question_is_refused"),
+    Mutation("families/exact.py", "if unknown:", "if False:", "test_families.py::test_what_would_weaken_the_question_is_refused"),
+    Mutation("families/exact.py", 'parts["family"] = origin(core.family)', "pass", "test_families.py::test_a_run_of_the_contributed_family_is_certified_again_from_its_folder"),
     # ---- verified bounds
     Mutation("families/two_layer/second_order.py", "1.5 * third * apart", "1.0 * third * apart", SECOND),
     Mutation("families/two_layer/second_order.py", "rate / 6 - hessian / 2", "rate / 12 - hessian / 2", SECOND),

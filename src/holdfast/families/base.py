@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.lower_model import LowerModel, Radius
 from holdfast.curvature.rounding import Rounding
-from holdfast.errors import InputError
 from holdfast.losses import Loss, Outputs
 from holdfast.networks.activations import IDENTITY
 from holdfast.threats import LpBall
@@ -35,6 +34,11 @@ PASS = 150
 SMALL = 8
 """Small operations cost up to so many times their count beside attacks in closed form (measured: benchmarks/trace_overhead.py); large
 ones, such as passes through the network, cost about their count."""
+
+
+def usual_recording(batch: int, attack_passes: int) -> float:
+    """`Family.recording` as one more gradient and a few passes over the weights."""
+    return PASS * SMALL / (4 * batch * (attack_passes + 1)) + 1 / (attack_passes + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +187,9 @@ class Family(Known[N], ABC):
         return norms
 
     def recording(self, network: N, examples: int, batch: int, attack_passes: int) -> float:
-        """What recording one epoch costs, as a share of training it; by default one more gradient and a few passes over the weights.
-
-        Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the weights.
-        """
-        return PASS * SMALL / (4 * batch * (attack_passes + 1)) + 1 / (attack_passes + 1)
+        """What recording one epoch costs, as a share of training it: ``attack_passes + 1`` forward and backward passes, each two products
+        of the batch and the weights."""
+        return usual_recording(batch, attack_passes)
 
     def expanded(self, network: N, passed: Pass, search: Search) -> Expanded | None:
         """The best lower model that the pass yields; ``None``: that of the pass itself, as one round of training."""
@@ -209,15 +211,9 @@ class Family(Known[N], ABC):
         """Outputs and input gradients without automatic differentiation, where that is faster."""
         return None
 
-    def second_order(self, network: N, ball: LpBall) -> MarginExpansion:
-        """Margins from the input Hessian.
-
-        Raises:
-            InputError: none are known for such networks.
-        """
-        raise InputError(
-            f"no second-order bound is known for {type(network).__name__} networks; use method='crown'."
-        )
+    def second_order(self, network: N, ball: LpBall) -> MarginExpansion | None:
+        """Margins from the input Hessian; ``None``: none are known. An `InputError` says why this network has none."""
+        return None
 
     def width_power(self, network: N) -> float | str:
         """The power of the width with which curvature falls, or why none is known."""

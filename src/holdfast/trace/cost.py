@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from holdfast.families.base import PASS, SMALL
+from holdfast.families.base import usual_recording
 from holdfast.families.exact import exact_core
 from holdfast.families.registry import curvature_for
 
@@ -21,7 +21,7 @@ def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes
     batch = min(batch_size, examples)
     core = exact_core(model)
     if core is None or not curvature_for(model)[0].rigorous:
-        share = PASS * SMALL / (4 * batch * (attack_passes + 1)) + 1 / (attack_passes + 1)
+        share = usual_recording(batch, attack_passes)
     else:
         share = core.family.recording(core.network, examples, batch, attack_passes)
     return max(1, math.ceil(share / SHARE))

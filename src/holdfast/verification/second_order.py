@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from holdfast._deadline import NEVER, Deadline
 from holdfast.errors import InputError
-from holdfast.families.base import Family, MarginExpansion
+from holdfast.families.base import MarginExpansion
 from holdfast.families.exact import exact_core, why_not_exact
-from holdfast.families.registry import registered
 from holdfast.threats import Threat, is_ball
 from holdfast.verification.region import region_of
 
@@ -24,21 +23,19 @@ def has_second_order(model: nn.Module, threat: Threat) -> bool:
 
 def _expansion(model: nn.Module, threat: Threat) -> MarginExpansion:
     core = exact_core(model)
-    if core is None or type(core.family).second_order is Family.second_order:
-        fits = [
-            known.network.__name__
-            for known in registered()
-            if isinstance(known, Family) and type(known).second_order is not Family.second_order
-        ]
-        why = why_not_exact(model) or f"it is a {type(model).__name__}"
-        raise InputError(
-            f"model must be a {' or '.join(fits)} network exactly for method 'second-order', but {why}; use method='crown'."
-        )
-    if not is_ball(threat):
+    if core is not None and is_ball(threat):
+        expansion = core.family.second_order(core.network, threat)
+        if expansion is not None:
+            return expansion
+    elif core is not None:
         raise InputError(
             f"threat must be a ball for method 'second-order', got {type(threat).__name__}; use method='crown'."
         )
-    return core.family.second_order(core.network, threat)
+    why = why_not_exact(model) or f"none is known for {type(model).__name__}"
+    raise InputError(
+        "model must be a TwoLayer network exactly, or one of a family with such a bound, for method 'second-order', but"
+        f" {why}; use method='crown'."
+    )
 
 
 def second_order_margins(
