@@ -571,8 +571,10 @@ def test_the_librarys_families_are_not_unregistered(name: str) -> None:
 
 def test_a_class_of_ones_own_that_is_changed_later_has_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     class Base(nn.Module):
+        factor = 1.0
+
         def scaled(self, x: Tensor) -> Tensor:
-            return x
+            return self.factor * x
 
     class Child(Base):
         def __init__(self) -> None:
@@ -584,6 +586,10 @@ def test_a_class_of_ones_own_that_is_changed_later_has_no_proof(monkeypatch: pyt
 
     register(family_with(network=Child))
     try:
+        assert why_not(Child()) == ""
+        with monkeypatch.context() as patch:
+            patch.setattr(Base, "factor", 2.0)
+            assert "changed after" in why_not(Child())
         assert why_not(Child()) == ""
         monkeypatch.setattr(Base, "scaled", lambda self, x: 2 * x)  # inherited, and read by forward
         assert "changed after" in why_not(Child())

@@ -33,13 +33,16 @@ _HOOKS = (
 )
 
 
+# Of a class, what its instances read.
+_TOLD = (FunctionType, property, staticmethod, classmethod, bool, int, float, str)
+
+
 def _written(kind: type[nn.Module]) -> dict[str, Any]:
-    """What the class, those of its own it inherits from and torch's machinery say now; compared with what they said when it was noted."""
+    """What the class, those of its own it inherits from and torch's machinery say now: methods and numbers; compared with what they said
+    when it was noted."""
     own: dict[str, Any] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
-        own |= {
-            name: value for name, value in vars(base).items() if isinstance(value, FunctionType | property)
-        }
+        own |= {name: value for name, value in vars(base).items() if isinstance(value, _TOLD)}
     return own | {name: getattr(kind, name) for name in ("forward", *_PLUMBING)}
 
 
