@@ -42,7 +42,11 @@ def _written(kind: type[nn.Module]) -> dict[str, Any]:
     when it was noted."""
     own: dict[str, Any] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
-        own |= {name: value for name, value in vars(base).items() if isinstance(value, _TOLD)}
+        own |= {
+            name: value
+            for name, value in vars(base).items()
+            if isinstance(value, _TOLD) and name != "__doc__"
+        }
     return own | {name: getattr(kind, name) for name in ("forward", *_PLUMBING)}
 
 
