@@ -12,7 +12,7 @@ from types import ModuleType
 import holdfast
 
 # Command line, jobs and experiments: their public names are those that `holdfast` re-exports, or the commands themselves.
-INTERNAL = {"__main__", "cli", "config", "jobs", "lab", "reproduce", "record"}
+INTERNAL = {"__main__", "cli", "config", "jobs", "lab", "record"}
 TOP = "holdfast"
 PURPOSE = "Training, planning and diagnosis: what ``import holdfast as hf`` has that belongs to no module of its own."
 
@@ -27,7 +27,8 @@ def module_named(name: str) -> ModuleType:
 
 def modules() -> list[str]:
     """Modules with a page of their own: those that `import holdfast` promises first, then the other packages, by name."""
-    promised = [name for name in holdfast.__all__ if inspect.ismodule(getattr(holdfast, name))]
+    values = [getattr(holdfast, name) for name in holdfast.__all__]
+    promised = [value.__name__.removeprefix(f"{TOP}.") for value in values if inspect.ismodule(value)]
     others = [
         found.name for found in pkgutil.iter_modules(holdfast.__path__) if not found.name.startswith("_")
     ]

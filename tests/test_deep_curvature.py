@@ -16,7 +16,7 @@ from holdfast.curvature.spectral import norm_bound
 from holdfast.errors import InputError
 from holdfast.families import DeepCurvature, curvature_for
 from holdfast.families.dense.expansion import constants_of, expand, norms_bound, start_of
-from holdfast.families.dense.knobs import Knobs
+from holdfast.families.dense.free_parameters import FreeParameters
 from holdfast.networks import Dense
 from holdfast.networks.activations import activation_named
 
@@ -183,8 +183,8 @@ def test_a_spectral_norm_taken_too_small_is_caught(monkeypatch: pytest.MonkeyPat
     points, slopes = torch.ones(1, 1, dtype=DOUBLE), -torch.ones(1, 1, dtype=DOUBLE)
     monkeypatch.setattr(
         deep,
-        "first_knobs",
-        lambda depth: Knobs(theta=(1e5,) * 2, theta2=(1e-4,) * 2, tau=(1e5,) * 2, tau2=1e5),
+        "first_parameters",
+        lambda depth: FreeParameters(theta=(1e5,) * 2, theta2=(1e-4,) * 2, tau=(1e5,) * 2, tau2=1e5),
     )
     monkeypatch.setattr(deep_norms, "norm_bound", lambda matrix: short * norm_bound(matrix))
     curvature = bound_at(net, initial, points, slopes, 1e-6, prepared=True)
@@ -209,8 +209,10 @@ def test_products_with_layer_three_are_reached_and_not_crossed(
     tau2 = 1e9 if other == 0 else 1e-9
     monkeypatch.setattr(
         deep,
-        "first_knobs",
-        lambda depth: Knobs(theta=(1.0,) * 3, theta2=(1.0,) * 3, tau=(1.0,) * 3, tau2=tau2, third=third),
+        "first_parameters",
+        lambda depth: FreeParameters(
+            theta=(1.0,) * 3, theta2=(1.0,) * 3, tau=(1.0,) * 3, tau2=tau2, third=third
+        ),
     )
     monkeypatch.setattr(deep_norms, "norm_bound", lambda matrix: short * norm_bound(matrix))
     curvature = bound_at(net, initial, points, slopes, 1e-4, prepared=True)

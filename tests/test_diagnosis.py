@@ -44,7 +44,7 @@ SIGN = {
 }
 
 
-def doubted_run(folder):
+def warned_run(folder):
     return evaluated_run(folder, verdict={"word": "doubt", "warnings": [SIGN]})
 
 
@@ -54,7 +54,7 @@ def contradicted_run(folder):
 
 
 RUNS = [
-    digits_run, ten_class_run, void_run, unsayable_run, interrupted_run, evaluated_run, doubted_run, contradicted_run,
+    digits_run, ten_class_run, void_run, unsayable_run, interrupted_run, evaluated_run, warned_run, contradicted_run,
 ]  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_the_largest_radius_that_says_something_is_named():
 def test_where_attacks_are_in_doubt_nothing_that_rests_on_them_is_simply_good(tmp_path):
     sound, doubted = (
         {f.name: f for f in read_run(build(tmp_path / build.__name__)).findings}
-        for build in (evaluated_run, doubted_run)
+        for build in (evaluated_run, warned_run)
     )
     resting = [
         name for name in ("attack", "capacity", "generalisation", "classes") if sound[name].level == "good"
@@ -202,7 +202,7 @@ def test_where_attacks_are_in_doubt_nothing_that_rests_on_them_is_simply_good(tm
         surrogate=0.03,
         upper=0.03,
         classes=2.0,
-        doubts=(Finding(name="gradients", level="warning", sentence="masked"),),
+        warnings=(Finding(name="gradients", level="warning", sentence="masked"),),
     )
     assert {f.name: f for f in diagnose(low)}["capacity"].sentence.startswith(
         "as far as these attacks tell, there is room"

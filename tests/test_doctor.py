@@ -12,7 +12,7 @@ from holdfast.data import from_tensors
 from holdfast.diagnosis.rules import RULES
 from holdfast.errors import RunFolderError
 from holdfast.jobs.doctor import NEEDED, examine
-from holdfast.jobs.surroundings import data_and_threat, environment
+from holdfast.jobs.environment import data_and_threat, environment
 from holdfast.threats import CustomThreat, LpBall
 
 HEALTHY = {

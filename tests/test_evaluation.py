@@ -16,12 +16,12 @@ from holdfast.attacks.margins import margin
 from holdfast.errors import InputError, RunFolderError
 from holdfast.evaluation import Evaluation, evaluate
 from holdfast.evaluation.curve import accuracy_curve
-from holdfast.evaluation.doubt import Subject
 from holdfast.evaluation.memory import batch_size_for, kept_bytes
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.result import clopper_pearson
 from holdfast.evaluation.store import load_attacked, recheck, save_attacked
 from holdfast.evaluation.suites import SUITES, suite
+from holdfast.evaluation.warning_signs import Subject
 from holdfast.losses import CrossEntropy
 from holdfast.networks import LogOutputs
 from holdfast.threats import LpBall, SphereSlice

@@ -10,7 +10,7 @@ import torch
 
 from holdfast.curvature import spectral
 from holdfast.families.dense.expansion import Expansion, Start, constants_of, expand, reaches
-from holdfast.families.dense.knobs import first_knobs
+from holdfast.families.dense.free_parameters import first_parameters
 from holdfast.families.dense.layered import _handed, _third, layered
 from holdfast.families.dense.norms import Scaled, own_weights, scaled_norms
 from holdfast.families.dense.products import Third
@@ -107,9 +107,9 @@ def test_the_product_with_the_bend_is_reached():
     ``|xi| = beta/2 rho |du|``, ``rho = |x| (R + ||W - W0||)``."""
     net, start, at = network(2)
     constants = constants_of(net.activation)
-    knobs = replace(first_knobs(2), tau2=1e-30)  # the product's linear part costs layer 2 nothing
+    free = replace(first_parameters(2), tau2=1e-30)  # the product's linear part costs layer 2 nothing
     bound = layered(
-        at, start, scaled_norms(at, start, constants), constants, knobs, third=None, cancelling=True
+        at, start, scaled_norms(at, start, constants), constants, free, third=None, cancelling=True
     )
     said = 2 * math.sqrt(float(bound.eigenvalues[1]) * float(bound.weights[0]))
     rho = 0.9 * (start.radii[0] + float(at.moved[0]))
@@ -126,7 +126,13 @@ def test_the_product_without_cancelling_is_reached():
     net, start, at = network(2)
     constants = constants_of(net.activation)
     bound = layered(
-        at, start, scaled_norms(at, start, constants), constants, first_knobs(2), third=None, cancelling=False
+        at,
+        start,
+        scaled_norms(at, start, constants),
+        constants,
+        first_parameters(2),
+        third=None,
+        cancelling=False,
     )
     said = 2 * math.sqrt(float(bound.eigenvalues[1]) * float(bound.weights[0]))
     rho = 0.9 * (start.radii[0] + float(at.moved[0]))
@@ -149,11 +155,11 @@ def bend_of_layer_2(start: Start, at: Expansion) -> float:
 def test_the_product_of_layer_3_without_cancelling_is_reached():
     """``k g Delta^3 dx^2`` with ``|dx^2| = (D + beta/2 rho) |du^2|``, both of one sign."""
     net, start, at = network(3, size=0.1)
-    constants, knobs = constants_of(net.activation), first_knobs(3)
+    constants, free = constants_of(net.activation), first_parameters(3)
     bound = layered(
-        at, start, scaled_norms(at, start, constants), constants, knobs, third=None, cancelling=False
+        at, start, scaled_norms(at, start, constants), constants, free, third=None, cancelling=False
     )
-    said = 2 * math.sqrt(float(bound.eigenvalues[2]) * float(bound.weights[1]) / (1 + knobs.theta[1]))
+    said = 2 * math.sqrt(float(bound.eigenvalues[2]) * float(bound.weights[1]) / (1 + free.theta[1]))
     true = at.scale * abs(float(at.pull(2))) * (float(at.derivatives[1]) + bend_of_layer_2(start, at))
     assert true <= said * (1 + 1e-12)
     assert said <= true * (1 + 1e-6)
@@ -167,18 +173,18 @@ def test_what_layer_3_hands_down_is_reached():
     own = [float(own_weights(at, h, constants)) for h in (1, 2)]
     assert min(own) > 0
     true = own[1] * (at.scale * (1.3 + start.radii[2]) * (slope + bent)) ** 2
-    first = first_knobs(3)
+    first = first_parameters(3)
     # Nothing is lost to the other terms: they cost layer 3 as much as it takes.
-    knobs = replace(
+    free = replace(
         first,
         theta=(*first.theta[:2], 1e9),
         theta2=(*first.theta2[:2], bent / slope),
         tau=(*first.tau[:2], 1e12),
     )
     bound = layered(
-        at, start, scaled_norms(at, start, constants), constants, knobs, third=None, cancelling=False
+        at, start, scaled_norms(at, start, constants), constants, free, third=None, cancelling=False
     )
-    said = float(bound.weights[1]) / (1 + knobs.theta[1]) - own[0]
+    said = float(bound.weights[1]) / (1 + free.theta[1]) - own[0]
     assert true <= said * (1 + 1e-9)
     assert said <= true * (1 + 1e-3)  # ||W0|| itself is bounded
 
@@ -193,13 +199,13 @@ def test_products_of_three_layers_are_reached():
     pulls = at.pull(2).square().sum(1) / at.sizes
     third = bare(Third, sizes=column(1.0, 1.0)[:, 0])
     reach = 1.3 + start.radii[1]
-    knobs = replace(first_knobs(3), third=(1e-20, 1.0, 1e-20))
-    eigenvalue, factors, _ = _third(at, start, scaled, constants, knobs, third, rho, pulls)
+    free = replace(first_parameters(3), third=(1e-20, 1.0, 1e-20))
+    eigenvalue, factors, _ = _third(at, start, scaled, constants, free, third, rho, pulls)
     said = 2 * math.sqrt(float(eigenvalue) * float(factors[0]))
     assert k * k * d2 * reach * d1 <= said * (1 + 1e-9)
     assert said <= k * k * d2 * reach * d1 * (1 + 1e-3)  # ||W0|| itself is bounded
-    knobs = replace(first_knobs(3), third=(1e-20, 1e-20, 1.0))
-    eigenvalue, _, later = _third(at, start, scaled, constants, knobs, third, rho, pulls)
+    free = replace(first_parameters(3), third=(1e-20, 1e-20, 1.0))
+    eigenvalue, _, later = _third(at, start, scaled, constants, free, third, rho, pulls)
     said = 2 * math.sqrt(float(eigenvalue) * float(later))
     left = 0.25 / 2 * 0.4
     true = k * abs(float(at.pull(2))) * d2 * reach * k * left

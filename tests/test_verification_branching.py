@@ -113,7 +113,7 @@ def test_the_decision_is_that_of_an_integer_programme(seed, monkeypatch):
 
 
 def test_a_claim_as_tight_as_can_be_is_decided_on_either_side():
-    """The outputs are shifted so that the least value is a hair above or below 0: only the last leaves can tell."""
+    """The outputs are shifted so that the least value is just above or below 0: only the last leaves can tell."""
     net, x = _network(5), _examples(1)
     threat = hf.LpBall("inf", 0.3, bounds=(0.0, 1.0))
     row = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)

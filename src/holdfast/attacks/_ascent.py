@@ -199,9 +199,9 @@ class Sparse:
 
     def _edges(self, points: Points) -> tuple[float | Tensor, float | Tensor]:
         """The box, drawn in by a little, as rounding may keep points from its edges."""
-        hair = 1e-6 * self.threat.radius
+        margin = 1e-6 * self.threat.radius
         low, high = self.threat.bounds or (-math.inf, math.inf)
-        return _like(low, points) + hair, _like(high, points) - hair
+        return _like(low, points) + margin, _like(high, points) - margin
 
 
 def _like(edge: float | Tensor, points: Points) -> float | Tensor:

@@ -74,7 +74,7 @@ def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
     config, _ = read_config(arguments, FLAGS)
 
     from holdfast.config.build import build_data, build_threat
-    from holdfast.jobs.surroundings import data_and_threat, environment
+    from holdfast.jobs.environment import data_and_threat, environment
 
     findings = environment()
     if arguments:

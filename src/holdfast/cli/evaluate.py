@@ -1,4 +1,4 @@
-"""``holdfast evaluate``: robust accuracy between what is proved and what no attack broke, with doubt where doubt is due."""
+"""``holdfast evaluate``: robust accuracy between what is proved and what no attack broke, with a warning where the attacks seem to have failed."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -174,7 +174,7 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
 
 
 def _inside(x: Tensor, box: Bounds, dtype: torch.dtype) -> Tensor:
-    """``x`` in ``dtype``; where rounding left the box by a hair (0.1 in float32 is above 0.1), the neighbour inside it."""
+    """``x`` in ``dtype``; where rounding left the box (0.1 in float32 is above 0.1), the neighbour inside it."""
     x = x.to(dtype)
     if box is None:
         return x

@@ -91,12 +91,12 @@ class Known:
     windows: tuple[float, ...] = ()
     void_windows: tuple[str, ...] = ()
     evaluated: bool = False
-    doubts: tuple[Finding, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
     @property
-    def doubted(self) -> bool:
+    def warned(self) -> bool:
         """Whether something says that the attacks failed, so that what they left may fall to better ones."""
-        return any(doubt.level in ("warning", "bad") for doubt in self.doubts)
+        return any(warning.level in ("warning", "bad") for warning in self.warnings)
 
     @property
     def kind(self) -> Kind | None:
@@ -172,7 +172,7 @@ def from_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> Know
         windows=tuple(bound for row in rows if (bound := row.number("lower_bound")) is not None and not row.text("void")),
         void_windows=tuple(reason for row in rows if (reason := row.text("void"))),
         evaluated=evaluation.text("word") in ("trust", "doubt", "void"),
-        doubts=tuple(from_dict(row) for row in evaluation.rows("warnings")),
+        warnings=tuple(from_dict(row) for row in evaluation.rows("warnings")),
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def diagnose(known: Known) -> tuple[Finding, ...]:
 def _as_far_as_known(finding: Finding, known: Known) -> Finding:
     """The same with its reserve: what rests on attacks is no better than they are, and there are signs that these failed."""
     proved = finding.name == "capacity" and known.upper_proved
-    if finding.name not in BY_ATTACKS or finding.level != "good" or not known.doubted or proved:
+    if finding.name not in BY_ATTACKS or finding.level != "good" or not known.warned or proved:
         return finding
     return replace(finding, sentence=f"as far as these attacks tell, {finding.sentence}")
 
@@ -168,11 +168,11 @@ def _attack(known: Known) -> Finding:
 
 
 def _evaluation(known: Known) -> list[Finding]:
-    if known.doubts:
+    if known.warnings:
         return [
-            replace(doubt, sentence=f"{doubt.name}: {doubt.sentence}")
-            for doubt in known.doubts
-            if doubt.level in ("warning", "bad")
+            replace(warning, sentence=f"{warning.name}: {warning.sentence}")
+            for warning in known.warnings
+            if warning.level in ("warning", "bad")
         ]
     if known.evaluated:
         return [_found("good", "no sign that the attacks failed was found, which is no proof")]
@@ -205,7 +205,7 @@ def _training(known: Known) -> Finding:
             _longer(known),
             last,
         )
-    return _found("good", f"the loss has settled, at {number(losses[-1])}", "", last)
+    return _found("good", f"the loss has levelled off, at {number(losses[-1])}", "", last)
 
 
 def _longer(known: Known) -> str:

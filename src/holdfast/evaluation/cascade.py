@@ -17,11 +17,11 @@ from holdfast._signals import stopping
 from holdfast.attacks import Attack, CleanAttack
 from holdfast.attacks.base import AttackResult, balls_by_radius, checked_model
 from holdfast.errors import InputError
-from holdfast.evaluation.doubt import examined
 from holdfast.evaluation.memory import batch_size_for, halving
 from holdfast.evaluation.progress_file import Position, ProgressFile, fingerprint
 from holdfast.evaluation.result import Evaluation, Stage, together
 from holdfast.evaluation.suites import ATTACKS, suite
+from holdfast.evaluation.warning_signs import examined
 from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.verification import Verification

@@ -19,9 +19,9 @@ from holdfast._files import write_text
 from holdfast.attacks import Attack
 from holdfast.errors import HoldfastError, InputError
 from holdfast.evaluation.cascade import evaluate
-from holdfast.evaluation.doubt import examined
 from holdfast.evaluation.result import Evaluation, together
 from holdfast.evaluation.store import load_attacked, save_attacked
+from holdfast.evaluation.warning_signs import examined
 from holdfast.threats.base import Threat
 
 TRIES = 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from holdfast._rules import PATH, takes
 from holdfast.errors import HoldfastError, InputError
 from holdfast.external import onnx_file
-from holdfast.external.onnx_comparison import Step, alone, compared, doubts
+from holdfast.external.onnx_comparison import Step, alone, compared, unsure_of
 from holdfast.external.onnx_functions import FUNCTIONS
 from holdfast.external.onnx_graph import assembled, ends_in_softmax, mixes_rows
 from holdfast.external.onnx_layers import LAYERS
@@ -133,7 +133,7 @@ def _translated(
                 label=node.label,
                 modules=made,
                 live=tuple(live),
-                unsure=doubts(node.op, node.attributes),
+                unsure=unsure_of(node.op, node.attributes),
             )
         )
         for (name, module), kind in zip(made.items(), kinds, strict=False):

@@ -225,7 +225,7 @@ def _far(ours: Tensor, theirs: Tensor) -> str:
     return f"is {float(one[where]):.6g} where that is {float(other[where]):.6g}"
 
 
-def doubts(op: str, attributes: Mapping[str, Any]) -> str:
+def unsure_of(op: str, attributes: Mapping[str, Any]) -> str:
     """Why the reference evaluator (onnx 1.23) is known to be wrong about a node; empty where it is not."""
     if op != "MaxPool":
         return ""

@@ -23,7 +23,7 @@ from holdfast.diagnosis.known import ClassKnown, Counted, from_record
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Examples, close
-from holdfast.evaluation.doubt import examined
+from holdfast.evaluation.warning_signs import examined
 from holdfast.families import curvature_for
 from holdfast.jobs.summary import certified
 from holdfast.losses import LOSS, Loss, as_loss, correct
@@ -186,7 +186,7 @@ def diagnose(
             ClassKnown(name=str(row.label), examples=float(row.examples), robust=row.robust_accuracy)
             for row in evaluation.per_class()
         ),
-        evaluated=True, doubts=evaluation.warnings or (), **_separation(x, y, threat),
+        evaluated=True, warnings=evaluation.warnings or (), **_separation(x, y, threat),
     )  # fmt: skip
     return Diagnosis(findings=diagnosis.diagnose(known), evaluation=evaluation, certificate=certificate)
 

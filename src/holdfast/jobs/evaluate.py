@@ -1,4 +1,4 @@
-"""Evaluate a run, or a model from elsewhere: bounds, attacks, doubts, and everything written down."""
+"""Evaluate a run, or a model from elsewhere: bounds, attacks, warnings, and everything written down."""
 
 import math
 import tempfile

@@ -116,7 +116,7 @@ def read_evaluation(run: Run) -> Evaluated | None:
         pictures=pictures,
         pictures_problem=problem,
         verdict=word if word in VERDICTS else None,
-        warnings=run.known.doubts,
+        warnings=run.known.warnings,
         faults=_faults(record, verified, not_broken),
     )
 

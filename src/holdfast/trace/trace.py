@@ -66,7 +66,7 @@ class Trace:
 
     @property
     def void(self) -> str:
-        """Why the whole trace proves nothing: the first fault of any window. One wrong round casts doubt on the others."""
+        """Why the whole trace proves nothing: the first fault of any window. With one wrong round the others are not to be trusted."""
         for window in self.windows:
             if window.void:
                 return f"rounds {window.first} to {window.last}: {window.void}"

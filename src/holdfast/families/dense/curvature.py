@@ -20,7 +20,7 @@ from holdfast.families.dense.expansion import (
     outputs_at,
     start_of,
 )
-from holdfast.families.dense.knobs import first_knobs
+from holdfast.families.dense.free_parameters import first_parameters
 from holdfast.families.dense.layered import first_matrices, layered, upper_rows
 from holdfast.families.dense.norms import Scaled, scaled_norms
 from holdfast.families.dense.products import cross_terms, pairs_of, third_of
@@ -153,12 +153,12 @@ class DeepCurvature(FamilyCurvature[Dense]):
         shared = shared_groups(net.width, x.shape[1])
         cancelling = shared == net.width
         scaled = self.scaled or scaled_norms(at, start, constants)
-        knobs = first_knobs(net.depth)
+        free = first_parameters(net.depth)
         if self.tune and self.scaled is None and largest > 0 and net.depth > 1 and cancelling:
             slopes = tuple(float(at.gradient(h).norm()) for h in range(net.depth))
-            knobs = tuned(at, start, scaled, constants, knobs, cancelling=cancelling, x=x, slopes=slopes)
+            free = tuned(at, start, scaled, constants, free, cancelling=cancelling, x=x, slopes=slopes)
         third = third_of(at, x) if cancelling else None
-        bound = layered(at, start, scaled, constants, knobs, third=third, cancelling=cancelling)
+        bound = layered(at, start, scaled, constants, free, third=third, cancelling=cancelling)
         if cancelling:
             units, pairs = torch.arange(net.width, device=x.device), pairs_of(at, 1)
             first = first_matrices(bound, at, pairs, x, units, cross_terms(at, pairs, x, units), third)

@@ -10,7 +10,7 @@ from torch import Tensor
 from holdfast._tensors import chunks
 from holdfast.curvature.grams import WeightedRows
 from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start, reaches
-from holdfast.families.dense.knobs import Knobs
+from holdfast.families.dense.free_parameters import FreeParameters
 from holdfast.families.dense.norms import Scaled, own_weights, sides
 from holdfast.families.dense.products import CHUNK_NUMBERS, Pairs, Third
 
@@ -34,7 +34,7 @@ class Layered:
 
 
 def layered(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, knobs: Knobs, *, third: Third | None, cancelling: bool,
+    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, *, third: Third | None, cancelling: bool,
 ) -> Layered:  # fmt: skip
     """Bound 2: weights ``om^h_ij`` on ``(du^h_ij)^2`` handed down from the top.
 
@@ -50,7 +50,7 @@ def layered(
     cancel = later = om.new_zeros(())
     factors = (cancel, cancel)
     for h in range(depth - 1, 0, -1):
-        radius, theta, theta2 = start.radii[h], knobs.theta[h], knobs.theta2[h]
+        radius, theta, theta2 = start.radii[h], free.theta[h], free.theta2[h]
         w = torch.stack([part.amax(1) for part in om.chunk(len(start.parts(h)), 1)])
         weights.append((1 + theta) * w)
         below, rho = at.derivatives[h - 1], e[h - 1] @ away
@@ -66,7 +66,7 @@ def layered(
         # |xi| <= min(beta/2 |du|, largest change of slope) |du|, so |dx| <= k (|D| + that) |du|.
         change = torch.maximum(below - constants.low, constants.lipschitz - below)
         lip2 = torch.minimum(bent[:, None], change)
-        crossing = h == 2 and third is not None and cancelling and knobs.crossing
+        crossing = h == 2 and third is not None and cancelling and free.crossing
         if crossing:  # what is left of dx^2 beside d^2 du^2
             lip2 = (below - scaled.references[1]).abs() + lip2
         elif h > 1 or not cancelling:  # otherwise only what is left of dx^1 beside its tangent
@@ -74,16 +74,16 @@ def layered(
         lip2 = lip2.square()
         seen = at.inputs[h - 1].square().sum(1)
         natural = (lip2.amax(1) * sizes * seen).sum() / pulls.sum().clamp_min(TINY)
-        tau = knobs.tau[h] * natural.sqrt().clamp_min(1e-30)
+        tau = free.tau[h] * natural.sqrt().clamp_min(1e-30)
         eigenvalue = tau / 2 * k * pulls.sum()
         if h == 1 and cancelling:
             # At most sum_i ||D_ij g_i|| ||x_i||: the scale of T_j.
             scale = (at.pull(h).norm(dim=1) * below.square().mean(1).sqrt() * seen.sqrt()).sum()
-            tau2 = knobs.tau2 * (0.3 * scale).clamp_min(1e-30)
+            tau2 = free.tau2 * (0.3 * scale).clamp_min(1e-30)
             eigenvalue = eigenvalue + tau2 / 2 * k
             cancel = k / (2 * tau2)
         if crossing and third is not None:
-            found = _third(at, start, scaled, constants, knobs, third, e[0] @ away, pulls)
+            found = _third(at, start, scaled, constants, free, third, e[0] @ away, pulls)
             eigenvalue, factors, later = eigenvalue + found[0], found[1], found[2]
         eigenvalues.append(eigenvalue)
         beside = k * lip2 * (sizes / (2 * tau))[:, None] + (1 + 1 / theta) * k**2 * handed
@@ -101,7 +101,7 @@ def layered(
 
 
 def _third(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, knobs: Knobs, third: Third, rho: Tensor, pulls: Tensor
+    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, third: Third, rho: Tensor, pulls: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:  # fmt: skip
     """``k sum_i g_i . Delta^3 (d^2 du_i^2)`` at reference slopes ``d``, with ``du^2 = Delta^2 x^1 + W'^2 dx^1``: what it adds to layer 3's
     eigenvalue, the factors of `Third`'s matrices, and weights of ``(du^1)^2``."""
@@ -119,7 +119,7 @@ def _third(
         k * chain * third.sizes[1].clamp_min(0).sqrt(),
         ((left.amax(1) * sizes * seen).sum() / pulls.sum().clamp_min(TINY)).sqrt(),
     )
-    a, b, c = (t * n.clamp_min(1e-30) for t, n in zip(knobs.third, natural, strict=True))
+    a, b, c = (t * n.clamp_min(1e-30) for t, n in zip(free.third, natural, strict=True))
     eigenvalue = k / 2 * (a + b + c * pulls.sum())
     return (
         eigenvalue,

@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start
-from holdfast.families.dense.knobs import Knobs
+from holdfast.families.dense.free_parameters import FreeParameters
 from holdfast.families.dense.layered import first_matrices, layered, upper_rows
 from holdfast.families.dense.norms import Scaled
 from holdfast.families.dense.products import cross_terms, pairs_of, third_of
 
 
 def tuned(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, knobs: Knobs, *, cancelling: bool,
+    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, *, cancelling: bool,
     x: Float[Tensor, "batch coordinates"], slopes: tuple[float, ...], sampled: int = 24,
-) -> Knobs:  # fmt: skip
-    """Coordinate search over the knobs on a few units: decides only how tight the bound is.
+) -> FreeParameters:  # fmt: skip
+    """Coordinate search over the free on a few units: decides only how tight the bound is.
 
     Its objective is about what curvature costs: ``sum_h R_h^2 lam_h^2 / (lam_h + ||g_h|| / (2 R_h))``, nothing where ``lam`` is small.
     """
@@ -30,7 +30,7 @@ def tuned(
     cross = cross_terms(at, pairs, x, units)
     grams: dict[int, Tensor] = {}
 
-    def cost(candidate: Knobs) -> float:
+    def cost(candidate: FreeParameters) -> float:
         bound, total = (
             layered(at, start, scaled, constants, candidate, third=third, cancelling=cancelling),
             0.0,
@@ -48,7 +48,7 @@ def tuned(
             total += radius**2 * lam**2 / (lam + slopes[h] / (2 * radius) + TINY)
         return total
 
-    best, value = knobs, cost(knobs)
+    best, value = free, cost(free)
     for factor in (3.0, 3.0, 1.7, 1.7, 1.3):
         for change in _changes(best, factor):
             candidate = change
@@ -66,18 +66,18 @@ def _about_largest(matrices: Float[Tensor, "some size size"], *, steps: int = 16
     return float(v.norm(dim=1).amax())
 
 
-def _changes(knobs: Knobs, factor: float) -> Iterator[Knobs]:
+def _changes(free: FreeParameters, factor: float) -> Iterator[FreeParameters]:
     def scaled(values: Any, h: int, f: float) -> Any:
         return (*values[:h], values[h] * f, *values[h + 1 :])
 
-    if len(knobs.theta) > 2:
-        yield replace(knobs, crossing=not knobs.crossing)
+    if len(free.theta) > 2:
+        yield replace(free, crossing=not free.crossing)
     for f in (factor, 1 / factor):
-        for h in range(1, len(knobs.theta)):
-            yield replace(knobs, theta=scaled(knobs.theta, h, f))
-            yield replace(knobs, theta2=scaled(knobs.theta2, h, f))
-            yield replace(knobs, tau=scaled(knobs.tau, h, f))
-            if h == 2 and knobs.crossing:
+        for h in range(1, len(free.theta)):
+            yield replace(free, theta=scaled(free.theta, h, f))
+            yield replace(free, theta2=scaled(free.theta2, h, f))
+            yield replace(free, tau=scaled(free.tau, h, f))
+            if h == 2 and free.crossing:
                 for which in range(3):
-                    yield replace(knobs, third=scaled(knobs.third, which, f))
-        yield replace(knobs, tau2=knobs.tau2 * f)
+                    yield replace(free, third=scaled(free.third, which, f))
+        yield replace(free, tau2=free.tau2 * f)

@@ -185,7 +185,7 @@ class _Ball:
         return numbers, self.centre + (1 - 1e-12) * (steps @ solved.x[: steps.shape[1]])
 
     def lowest(self, slope: Array) -> Array:
-        """The point of the ball where ``<slope, x>`` is least, a hair inside."""
+        """The point of the ball where ``<slope, x>`` is least, strictly inside."""
         reach = self.radius * (1 - 1e-12)
         if self.norm == "inf":
             return self.centre - reach * np.sign(slope)

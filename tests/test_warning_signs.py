@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from holdfast import data as datasets
 from holdfast.attacks import FGSM, PGD
 from holdfast.evaluation import evaluate
-from holdfast.evaluation.doubt import INDICATORS, examined
+from holdfast.evaluation.warning_signs import INDICATORS, examined
 from holdfast.threats import LpBall
 
 
@@ -42,9 +42,7 @@ WIDE = LpBall("inf", 0.15, bounds=(0.0, 1.0))  # wide enough for a pixel to chan
 THREAT = LpBall("2", 0.2, bounds=(0.0, 1.0))
 
 
-def doubts(
-    model: nn.Module, x: Tensor, y: Tensor, attacks="fast", threat=THREAT, **options
-) -> dict[str, str]:
+def signs(model: nn.Module, x: Tensor, y: Tensor, attacks="fast", threat=THREAT, **options) -> dict[str, str]:
     result = evaluate(model, x, y, threat, attacks, verify=None)
     if options:
         result = examined(model, x, y, threat, result, **options)
@@ -57,7 +55,7 @@ def doubts(
     "threat", [THREAT, LpBall("inf", 0.05, bounds=(0.0, 1.0)), LpBall("1", 0.5), LpBall("2", 0.2)]
 )
 def test_a_healthy_model_is_trusted(net, digits, threat):
-    assert doubts(net, *digits, threat=threat) == {}
+    assert signs(net, *digits, threat=threat) == {}
 
 
 def test_a_linear_model_is_trusted(digits):
@@ -69,7 +67,7 @@ def test_a_linear_model_is_trusted(digits):
         optimizer.zero_grad()
         nn.functional.cross_entropy(linear(x), y).backward()
         optimizer.step()
-    assert doubts(linear.eval(), x, y) == {}
+    assert signs(linear.eval(), x, y) == {}
 
 
 class Through(nn.Module):
@@ -97,7 +95,7 @@ def rough(x: Tensor) -> Tensor:
 
 def test_labels_that_do_not_fit_make_the_figure_void(net, digits):
     x, y = digits
-    found = doubts(net, x, (y + 1) % 3)
+    found = signs(net, x, (y + 1) % 3)
     assert found["labels"] == "bad"
 
 
@@ -105,67 +103,67 @@ def test_a_model_left_in_training_mode(digits):
     x, y = digits
     torch.manual_seed(0)
     model = nn.Sequential(trained(x, y), nn.Dropout(0.5)).train()
-    assert "training mode" in doubts(model, x, y, training=True)
+    assert "training mode" in signs(model, x, y, training=True)
     model.eval()
-    assert "training mode" not in doubts(model, x, y, training=False)
+    assert "training mode" not in signs(model, x, y, training=False)
     plain = trained(x, y).train()
-    assert doubts(plain, x, y, training=True) == {}
+    assert signs(plain, x, y, training=True) == {}
 
 
 def test_randomness(net, digits):
     model = Through(net, before=lambda x: x + 0.05 * torch.randn_like(x))
-    assert "randomness" in doubts(model, *digits)
+    assert "randomness" in signs(model, *digits)
 
 
 def test_outputs_that_depend_on_the_batch(net, digits):
     model = Through(net, after=lambda z: z - 0.5 * z.mean(0, keepdim=True))
-    found = doubts(model, *digits)
+    found = signs(model, *digits)
     assert "batch dependence" in found
     assert "randomness" not in found
 
 
 def test_gradients_that_are_exactly_zero(net, digits):
     model = Through(net, before=lambda x: (x * 8.3).round() / 8.3)
-    found = doubts(model, *digits, threat=WIDE)
+    found = signs(model, *digits, threat=WIDE)
     assert "zero gradients" in found
     assert "black box stronger" in found
 
 
 def test_outputs_without_gradient(net, digits):
     model = Through(net, after=lambda z: z.detach())
-    assert "zero gradients" in doubts(model, *digits, attacks="clean")
+    assert "zero gradients" in signs(model, *digits, attacks="clean")
 
 
 def test_saturated_loss(net, digits):
     model = Through(net, after=lambda z: 1e4 * z)
-    found = doubts(model, *digits, attacks=[PGD(steps=10)])
+    found = signs(model, *digits, attacks=[PGD(steps=10)])
     assert "zero gradients" in found
 
 
 def test_rounding_behind_a_straight_through_gradient(net, digits):
-    found = doubts(Through(net, before=straight_through), *digits)
+    found = signs(Through(net, before=straight_through), *digits)
     assert "quantisation" in found
     assert "zero gradients" not in found
 
 
 def test_gradients_that_lead_nowhere(net, digits):
-    assert "loss not rising" in doubts(Through(net, before=rough), *digits)
+    assert "loss not rising" in signs(Through(net, before=rough), *digits)
 
 
 def test_masked_gradients_do_not_reach_zero_accuracy(net, digits):
-    found = doubts(Through(net, before=lambda x: (x * 8.3).round() / 8.3), *digits)
+    found = signs(Through(net, before=lambda x: (x * 8.3).round() / 8.3), *digits)
     assert "unlimited radius" in found
 
 
 def test_without_an_attack_nothing_is_said_of_attacks(net, digits):
-    assert doubts(net, *digits, attacks="clean") == {"no attack": "warning"}
+    assert signs(net, *digits, attacks="clean") == {"no attack": "warning"}
 
 
 def test_an_attack_that_stops_early(net, digits):
     threat = LpBall("2", 0.6, bounds=(0.0, 1.0))
     weak = [PGD(steps=2, step_size=0.02, start="example")]
-    assert "stopped early" in doubts(net, *digits, attacks=weak, threat=threat)
-    assert "stopped early" not in doubts(net, *digits, attacks="fast", threat=threat)
+    assert "stopped early" in signs(net, *digits, attacks=weak, threat=threat)
+    assert "stopped early" not in signs(net, *digits, attacks="fast", threat=threat)
 
 
 def test_every_indicator_was_made_to_fire():

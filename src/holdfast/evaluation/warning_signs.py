@@ -1,4 +1,4 @@
-"""Doubt where doubt is due: signs that an attack failed for a reason other than robustness.
+"""Warning signs that an attack failed for a reason other than robustness.
 
 After Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and Pintor et al. 2022 (arXiv 2106.09947). Each
 indicator looks for one way in which a robust accuracy can be too high, on a sample of the examples, and says nothing

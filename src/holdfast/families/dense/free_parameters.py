@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knobs:
+class FreeParameters:
     """Free positive numbers of bound 2, one a layer, as factors on their natural scales (layer 1 has none).
 
     ``theta`` splits ``du = Delta x + W' dx``, ``theta2`` splits ``dx`` into its tangent and the rest, ``tau``, ``tau2`` and ``third`` split products. ``crossing`` says whether those of layer 3 are summed over examples first.
@@ -18,6 +18,6 @@ class Knobs:
     crossing: bool = True
 
 
-def first_knobs(depth: int) -> Knobs:
+def first_parameters(depth: int) -> FreeParameters:
     """A start for the search, and what rounds of training use: near where it ends in most networks. Every choice is valid."""
-    return Knobs(theta=(3.0,) * depth, theta2=(0.3,) * depth, tau=(1.0,) * depth, tau2=0.35)
+    return FreeParameters(theta=(3.0,) * depth, theta2=(0.3,) * depth, tau=(1.0,) * depth, tau2=0.35)
