@@ -18,13 +18,14 @@ import holdfast as hf
 from holdfast._rules import FUNCTION
 from holdfast.errors import HoldfastError
 
-MODULES = ["holdfast", *(f"holdfast.{name}" for name in ("data", "networks", "theory", "theory.capacity", "attacks", "losses", "threats", "record.run", "lab.capacity", "verification", "evaluation", "external"))]  # fmt: skip
+MODULES = ["holdfast", *(f"holdfast.{name}" for name in ("data", "networks", "families", "theory", "theory.capacity", "attacks", "losses", "threats", "record.run", "lab.capacity", "verification", "evaluation", "external"))]  # fmt: skip
 
 # Public, and yet without rules, by reason.
 CHECKS_ITSELF = {  # says in its own words what may be given
     "Dataset", "Split", "as_attack", "as_loss", "as_threat", "optimal_robust_loss.kernel", "checked_outputs", "Activation",
 }  # fmt: skip
-INNER = {  # what attacks and losses of one's own are written with: called in every step, on tensors of the library's making
+INNER = {  # what attacks, losses and families of one's own are written with: called in every step, on tensors of the library's making
+    "Family", "Known", "FamilyCurvature", "Sizes", "Factor", "Pass", "Search", "Expanded", "TwoLayerCurvature", "DeepCurvature",
     "Aim", "attacking", "in_mode", "broken_claim", "correct", "finite", "one_hot", "predictions", "signs", "is_ball", "ends_in_softmax",
     "Case", "Condition", "Property", "ImportedNetwork", "Part",
 }  # fmt: skip

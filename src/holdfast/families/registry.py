@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from holdfast._arguments import MODEL
+from holdfast._rules import TEXT, kind, takes
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.linearity import LocalLinearity
 from holdfast.errors import InputError
@@ -24,6 +26,7 @@ _LIBRARY: tuple[Known[Any], ...] = (
 )
 
 
+@takes(family=kind(Known, what="a holdfast.families.Family", hint="make an instance of yours"))
 def register(family: Known[Any]) -> None:
     """Add a family. Its networks are certified by its bound from now on, and the certificate says by whose.
 
@@ -43,6 +46,7 @@ def register(family: Known[Any]) -> None:
     _KNOWN[family.name] = family
 
 
+@takes(name=TEXT)
 def unregister(name: str) -> None:
     """Take back a `register`.
 
@@ -68,12 +72,14 @@ def registered() -> tuple[Known[Any], ...]:
     return tuple(_KNOWN.values())
 
 
+@takes(model=MODEL)
 def family_of(model: nn.Module) -> Family[Any] | None:
     """The family whose network ``model`` is exactly; ``None`` where no proof is known, and `why_not` has the reason."""
     core = exact_core(model)
     return None if core is None else core.family
 
 
+@takes(model=MODEL)
 def why_not(model: nn.Module) -> str:
     """Why ``model`` is not exactly a network of a family; empty where it is one."""
     return why_not_exact(model)
@@ -130,6 +136,7 @@ def rebuilt(name: str, **settings: Any) -> nn.Module | None:
     return None if known is None else known.made(**settings)
 
 
+@takes(model=MODEL)
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
     """The rigorous bound of the model's family, or the local-linearity estimate with the reason why there is none."""
     core = exact_core(model)
