@@ -205,6 +205,9 @@ def verdict(mutation: Mutation) -> str:
 def main(words: list[str]) -> int:
     """Run the mutations that these words choose; the number of workers is the environment's MUTANT_WORKERS, default 2."""
     chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.old} {m.tests}" for word in words)]
+    if not chosen:
+        print(f"No mutation's file or text contains {' and '.join(words)}.")
+        return 1
     plain = run(ROOT / "src", " ".join(sorted({test for m in chosen for test in m.tests.split()})))
     if plain.returncode:
         print(plain.stdout[-3000:])

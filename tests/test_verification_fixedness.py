@@ -213,6 +213,26 @@ class CountingBuffer(Base):
         return False
 
 
+class CountingTensor(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tally = torch.zeros(())
+
+    def flips(self, x):
+        self.tally += 1
+        return False
+
+
+class CountingTensors(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tallies = [torch.zeros(())]
+
+    def flips(self, x):
+        self.tallies[0].add_(1)
+        return False
+
+
 class CountingIterator(Base):
     def __init__(self):
         super().__init__()
@@ -274,6 +294,8 @@ class OwnGenerator(Base):
         (Counting, "changes its calls"),
         (CountingList, "changes its seen"),
         (CountingBuffer, "changes its count"),
+        (CountingTensor, "changes its tally"),
+        (CountingTensors, "changes its tallies"),
         (CountingIterator, "changes its counter"),
         (CountingClass, "changes its total"),
         (Chance, "random numbers"),

@@ -14,7 +14,7 @@ from holdfast._rules import COUNT, maybe, real, takes
 from holdfast.attacks._ball import box_around, checked_ball, not_a_ball, safe_radius
 from holdfast.attacks._boundary import lead, nearest_boundary
 from holdfast.attacks._hyperplane import shortest_step
-from holdfast.attacks._search import finite
+from holdfast.attacks._search import broken, finite
 from holdfast.attacks.base import Aim, Attack
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import wrong_classes
@@ -136,7 +136,7 @@ class FAB(Attack):
                 with torch.enable_grad():
                     outputs, gradient = outputs_and_gradient(model, points, value)
                 led = value(outputs)
-            reached = aim.reached(outputs, front.y)
+            reached = _reached(model, front, outputs, shape, ball, aim)
             led = led.nan_to_num(
                 nan=0.0, posinf=0.0, neginf=0.0
             )  # no boundary is known there: the way back alone
@@ -151,7 +151,7 @@ class FAB(Attack):
                 front, led, slope, reached = front.take(kept), led[kept], slope[kept], reached[kept]
             front = replace(front, now=self._step(front, led, slope, reached, ball.norm))
         outputs = _tensors.answers(model, front.now.reshape(-1, *shape))
-        reached = aim.reached(outputs, front.y)
+        reached = _reached(model, front, outputs, shape, ball, aim)
         yield _with_last_try(model, front.with_found(reached, ball.norm), slope, shape, ball, aim)
 
     def _step(
@@ -271,6 +271,18 @@ def _nothing_found(x: Points, y: Labels, threat: LpBall, memory: int) -> _Front:
         distance=torch.full_like(within, torch.inf),
         past=within.new_full((len(rows), memory), torch.inf),
     )
+
+
+def _reached(
+    model: nn.Module, front: _Front, outputs: Outputs, shape: torch.Size, ball: LpBall, aim: Aim
+) -> Bool[Tensor, " batch"]:
+    """Which iterates are misclassified; in half precision those in the threat set only if they are so where they will be settled."""
+    reached = aim.reached(outputs, front.y)
+    if ball.coarse is None:
+        return reached
+    inside = projections.lengths(front.now - front.x, ball.norm) <= front.within
+    points, x = (rows.reshape(-1, *shape) for rows in (front.now, front.x))
+    return torch.where(inside, broken(model, points, outputs, x, front.y, ball, aim), reached)
 
 
 def _with_last_try(

@@ -13,7 +13,8 @@ from holdfast._rules import COUNT, Rule, maybe, real, several, takes
 from holdfast.acceleration import incremental
 from holdfast.acceleration import outputs as outputs_of
 from holdfast.attacks._ball import checked_ball, not_a_ball
-from holdfast.attacks._windows import Draw, Grid, Images, Moves, draws, moves
+from holdfast.attacks._search import broken
+from holdfast.attacks._windows import Draw, Grid, Images, Moves, Patterns, draws, moves
 from holdfast.attacks.base import Aim, Attack
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample, signs
@@ -128,10 +129,10 @@ def _climb(
     best, reached = _value(outputs, y, aim), aim.reached(outputs, y)
     for query, draw in enumerate(plan):
         if query % every == 0:
-            broken = int(reached.sum())
-            if broken == len(now):
+            count = int(reached.sum())
+            if count == len(now):
                 break
-            if broken > _LEAVE * len(now):
+            if count > _LEAVE * len(now):
                 gone, kept = reached.nonzero().squeeze(1), (~reached).nonzero().squeeze(1)
                 yield index[gone], now[gone].reshape(-1, *shape), reached[gone]
                 now, index, y, best, reached = (rows[kept] for rows in (now, index, y, best, reached))
@@ -141,6 +142,9 @@ def _climb(
         before = windows.change(now, draw)
         outputs = outputs_of(model, now.reshape(-1, *shape)) if known is None else known.propose(draw.area)
         value, breaks = _value(outputs, y, aim), aim.reached(outputs, y)
+        if isinstance(windows, Patterns) and windows.threat.coarse is not None:
+            points, x = (values.reshape(-1, *shape) for values in (now, windows.x))
+            breaks = broken(model, points, outputs, x, y, windows.threat, aim)
         better = torch.where(breaks == reached, value > best, breaks)
         for window, old in before:
             now[window] = torch.where(better[:, None, None, None], now[window], old)

@@ -24,6 +24,9 @@ UNITS = 2.0**-22  # and share of the example's norm: four units of float32 round
 class Threat(ABC):
     """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
 
+    coarse: torch.dtype | None = None
+    """Of `in_steps_of`: the dtype whose numbers settled points are, so that settling moves points inside the set too."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Whatever the threat: half-precision points are worked on in float32, and what must lie in the set is rounded within it."""
         super().__init_subclass__(**options)
@@ -49,6 +52,7 @@ class Threat(ABC):
             return torch.where(per_example(fits, x), points, settled)
 
         coarse = copy.copy(self)
+        object.__setattr__(coarse, "coarse", dtype)
         object.__setattr__(coarse, "settle", settle)
         object.__setattr__(coarse, "check", lambda x: self.check(x.to(dtype)))
         return coarse

@@ -8,6 +8,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -126,8 +127,22 @@ def _state(model: nn.Module) -> dict[str, object]:
 _MACHINERY = frozenset(vars(nn.Module()))
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A tensor that is neither parameter nor buffer. One in place of another is no change: models keep features for their callers."""
+
+    tensor: Tensor
+    version: int
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Held) or type(self.tensor) is not type(other.tensor):
+            return False
+        return self.tensor is not other.tensor or self.version == other.version
+
+
 def _plain(value: object, depth: int) -> object:
-    """A picture of what of a value can change a branch: its numbers and words, and not the tensors and modules, which are seen elsewhere."""
+    """A picture of what of a value can change a branch: its numbers and words, whether its tensors are written to, and not the modules, which are
+    seen elsewhere."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, random.Random):
@@ -138,7 +153,9 @@ def _plain(value: object, depth: int) -> object:
         return value.tobytes()
     if type(value).__module__ == "itertools":
         return repr(value)
-    if depth < 0 or isinstance(value, Tensor | nn.Module | type) or callable(value):
+    if isinstance(value, Tensor):
+        return _Held(tensor=value, version=0 if value.is_inference() else value._version)
+    if depth < 0 or isinstance(value, nn.Module | type) or callable(value):
         return type(value).__qualname__
     if isinstance(value, Mapping):
         return [(repr(key), _plain(one, depth - 1)) for key, one in value.items()]
