@@ -63,6 +63,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
+@takes(folder=PATH)
 def read_config_file(folder: Path) -> dict[str, Any]:
     """What ``config.yaml`` holds.
 
@@ -112,6 +113,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+@takes(folder=PATH)
 def read_checkpoint(folder: Path) -> dict[str, Any]:
     """The last checkpoint of a run.
 
