@@ -29,7 +29,6 @@ LAYERS = (
         "_formats",
         "_console",
         "_progress",
-        "_fields",
         "_products",
         "losses",
     ),

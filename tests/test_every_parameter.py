@@ -149,7 +149,7 @@ GOOD = {
     "forced_width": {"rho": 0.5, "examples": 10, "dimension": 3}, "orders": {"rho": 0.5, "examples": 10, "dimension": 3},
     "shattered_coordinates": {"rho": 0.5, "dimension": 3}, "robustness_ratio": {"data": data(), "threat": "l2:0.1"}, "radius_for": {"data": data(), "norm": "l2", "rho": 0.5},
     "robustness_property": {"x": x()[0], "label": 0, "outputs": 2, "radius": 0.1}, "parse_vnnlib": {"text": "(declare-const X_0 Real)"}, "read_vnnlib": {"path": "none.vnnlib"},
-    "load_onnx": {"path": "none.onnx"}, "load_model": {"source": "none.onnx"}, "read_weights": {"path": "none.pt"}, "read_summary": {"folder": "none"}, "read_metrics": {"folder": "none"},
+    "load_onnx": {"path": "none.onnx"}, "load_model": {"source": "none.onnx"}, "read_weights": {"path": "none.pt"}, "read_summary": {"folder": "none"}, "read_figures": {"folder": "none"},
     "idx": {"folder": "none"}, "npz": {"file": "none.npz"},
 }  # fmt: skip
 

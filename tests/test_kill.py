@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast.record.run import Run, read_metrics
+from holdfast.record.run import Run, read_figures
 
 SCRIPT = """
 import sys
@@ -56,7 +56,9 @@ def test_a_run_that_was_killed_again_and_again_ends_at_the_same_weights(tmp_path
     whole, killed = Run.load(tmp_path / "whole"), Run.load(tmp_path / "killed")
     assert all(torch.equal(killed.weights()[name], weight) for name, weight in whole.weights().items())
     assert all(torch.equal(killed.best[name], weight) for name, weight in whole.best.items())
-    losses = [[row["online_loss"] for row in read_metrics(tmp_path / name)] for name in ("whole", "killed")]
+    losses = [
+        [row.online_loss for row in read_figures(tmp_path / name).epochs] for name in ("whole", "killed")
+    ]
     assert losses[0] == losses[1]
     assert killed.certificate.status == "certified"
     assert not list((tmp_path / "killed").rglob("*.part"))

@@ -14,7 +14,8 @@ from holdfast._record import _own_digest as own_digest
 from holdfast._record import free, locked
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
-from holdfast.record.run import Run, RunWriter, read_checkpoint, read_metrics, read_summary, read_weights
+from holdfast.record.run import Run, RunWriter, read_checkpoint, read_figures, read_summary, read_weights
+from holdfast.record.schema import EpochFigures, Summary
 
 CERTIFICATE = Certificate(
     status="certified", reason="it is", radius=2.0, surrogate_loss=0.5, drift=(1.0, 2.0)
@@ -30,8 +31,8 @@ def folder(tmp_path):
     writer.config({"seed": 0, "name": "déjà vu"})
     writer.weights("model", WEIGHTS)
     writer.weights("last", {"weight": WEIGHTS["weight"] + 1})
-    writer.metrics([{"epoch": 1, "online_loss": 0.5}, {"epoch": 2, "online_loss": math.nan}])
-    writer.summary({"name": "run", "gap": math.inf, "certificate": CERTIFICATE.as_dict()})
+    writer.metrics([EpochFigures(epoch=1, online_loss=0.5), EpochFigures(epoch=2, online_loss=math.nan)])
+    writer.summary(Summary(name="run", gap=math.inf, certificate=CERTIFICATE))
     writer.checkpoint(CHECKPOINT)
     writer.log("first line")
     writer.log("second line")
@@ -60,7 +61,7 @@ def test_a_run_in_memory_writes_nothing_and_gives_its_weights(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     writer = RunWriter(None)
     writer.config({})
-    writer.summary({})
+    writer.summary(Summary())
     writer.metrics([])
     writer.weights("last", WEIGHTS)
     writer.checkpoint({})
@@ -77,8 +78,8 @@ def test_numbers_that_json_lacks_become_null(folder):
     text = (folder / "summary.json").read_text() + (folder / "metrics.jsonl").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
-    assert read_summary(folder)["gap"] is None
-    assert read_metrics(folder)[1] == {"epoch": 2, "online_loss": None}
+    assert read_summary(folder).gap is None
+    assert read_figures(folder).epochs[1] == EpochFigures(epoch=2, online_loss=None)
     assert _files.without_nan({"a": (1.0, [math.nan]), 2: -math.inf}) == {"a": [1.0, [None]], "2": None}
 
 
@@ -189,7 +190,7 @@ def test_a_kill_between_the_record_and_the_renaming_is_made_good(folder, monkeyp
             write_two(writer)
     if not read:
         RunWriter(folder)  # the next one to write tidies up
-    assert read_metrics(folder) == [{"epoch": 9}]
+    assert read_figures(folder).epochs == (EpochFigures(epoch=9),)
     assert torch.equal(Run.load(folder).weights()["weight"], WEIGHTS["weight"] + 7)
     RunWriter(folder)
     assert not list(folder.rglob("*.part"))
@@ -197,7 +198,7 @@ def test_a_kill_between_the_record_and_the_renaming_is_made_good(folder, monkeyp
 
 def write_two(writer):
     with writer.together():
-        writer.metrics([{"epoch": 9}])
+        writer.metrics([EpochFigures(epoch=9)])
         writer.weights("last", {"weight": WEIGHTS["weight"] + 7})
 
 

@@ -1,5 +1,6 @@
 """Figures as people read them: four significant digits, real minus signs, and words for what is missing."""
 
+import re
 from datetime import datetime, timedelta
 from math import isfinite, log10
 
@@ -7,6 +8,8 @@ Real = int | float  # spelled out for run-time checks, to which an int is no flo
 
 NOT_MEASURED = "not measured"
 TINY = 1e-4
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""Characters that no text of a record may bring to a terminal or a page."""
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike a hyphen
 
 

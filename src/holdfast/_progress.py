@@ -45,13 +45,11 @@ class Progress:
         if self._bar is not None and self.live:
             self._bar.update(self._task, completed=done, note=f"loss {loss:.4f}")
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, epoch: int, loss: float, robust: float | None) -> None:
         """One epoch finished: a line where there is no live bar, at epochs 1, 2, 4, ... and every tenth."""
-        epoch = int(row["epoch"])
         if self.enabled and not self.live and (epoch & (epoch - 1) == 0 or epoch % 10 == 0):
-            robust = row.get("robust_accuracy")
             tail = "" if robust is None else f", robust accuracy {robust:.1%} on validation"
-            self.console.print(f"epoch {epoch}: loss {row['online_loss']:.4f}{tail}", highlight=False)
+            self.console.print(f"epoch {epoch}: loss {loss:.4f}{tail}", highlight=False)
 
     @contextmanager
     def stage(self, what: str) -> Iterator[None]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast import _defaults
 from holdfast.cli.arguments import Parser, classes, count, numbers, positive, refuse_others, seed
 from holdfast.errors import InputError
+
+if TYPE_CHECKING:
+    from holdfast.record.schema import EvaluationFigures
 
 EXAMPLES = """\
   holdfast evaluate runs/wide
@@ -126,7 +129,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
+def _of_run(given: Any, plan: Any) -> tuple["EvaluationFigures", Path]:
     from holdfast.jobs.evaluate import evaluate_run
 
     record = evaluate_run(
@@ -146,7 +149,7 @@ def _of_run(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
     return record, given.target / "evaluation"
 
 
-def _of_file(given: Any, plan: Any) -> tuple[dict[str, Any], Path]:
+def _of_file(given: Any, plan: Any) -> tuple["EvaluationFigures", Path]:
     for name in ("data", "threat"):
         if getattr(given, name) is None:
             raise InputError(f"a model's file needs --{name}, got none; name it as in `holdfast train`.")

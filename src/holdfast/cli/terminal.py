@@ -99,18 +99,18 @@ def show_findings(out: Console, findings: Sequence[Finding]) -> None:
 
 def _heading(run: Run) -> Text:
     summary = run.summary
-    network = summary.inner("network")
-    width = network.number("width")
+    network = summary.network
+    width = network.width
     parts = [
-        summary.inner("data").text("name"),
-        summary.text("threat"),
-        network.text("name"),
+        summary.data.name,
+        summary.threat,
+        network.name,
         f"width {count(width)}" if width is not None else None,
-        summary.text("attack"),
-        f"training {duration(summary.number('seconds'))}" if summary.number("seconds") is not None else None,
+        summary.attack,
+        f"training {duration(summary.seconds)}" if summary.seconds is not None else None,
     ]
     heading = Text.assemble((run.name, "bold"), "  ", ", ".join(part for part in parts if part))
-    if summary.flag("interrupted"):
+    if summary.interrupted:
         heading.append("  (interrupted)", style="yellow")
     return heading
 
@@ -132,9 +132,7 @@ def _bracket_table(run: Run) -> Table:
         )
     else:
         rows.add_row(name, number(run.claimed_lower), Text.assemble(behind, (words, style)))
-    of = {"the best weights": "the best weights"}.get(
-        run.summary.text("surrogate_weights") or "", "this network"
-    )
+    of = {"the best weights": "the best weights"}.get(run.summary.surrogate_weights or "", "this network")
     rows.add_row("surrogate", number(run.surrogate), f"{of} under the attack of training: observed")
     if run.known.upper_proved:
         rows.add_row("upper bound", number(run.upper), "this network, verified: proved")
@@ -142,7 +140,7 @@ def _bracket_table(run: Run) -> Table:
         rows.add_row(
             "strongest attack", number(run.upper), "" if run.upper is None else "this network: observed"
         )
-    reason = run.summary.text("certificate_reason") or ""
+    reason = run.summary.certificate_reason or ""
     rows.add_row(
         gap,
         Text(NOTHING if run.unsayable else number(run.gap), style=style),
@@ -153,11 +151,9 @@ def _bracket_table(run: Run) -> Table:
 
 def _accuracy_table(run: Run) -> Table:
     summary, train, test = run.summary, run.known.train, run.known.test
-    rows = table("Accuracy", f"{summary.text('accuracy_on') or 'test'} part", "train part")
-    rows.add_row(
-        "clean", percent(summary.number("clean_accuracy")), percent(summary.number("train_clean_accuracy"))
-    )
-    robust = summary.share("robust_accuracy")
+    rows = table("Accuracy", f"{summary.accuracy_on or 'test'} part", "train part")
+    rows.add_row("clean", percent(summary.clean_accuracy), percent(summary.train_clean_accuracy))
+    robust = summary.robust_accuracy
     if train is None:
         rows.add_row("robust", percent(robust), "")
     else:
@@ -172,7 +168,7 @@ def _accuracy_table(run: Run) -> Table:
             percent(robust) if same else both,
             f"{percent(train.robust / train.examples)}{sample}",
         )
-    verified = summary.number("robust_accuracy_verified")
+    verified = summary.robust_accuracy_verified
     if verified is not None:
         rows.add_row("verified", percent(verified), "")
     return rows

@@ -5,7 +5,5 @@ from holdfast.diagnosis.finding import Value as Value
 from holdfast.diagnosis.finding import summed_up as summed_up
 from holdfast.diagnosis.finding import verdict as verdict
 from holdfast.diagnosis.known import Known as Known
-from holdfast.diagnosis.known import from_record as from_record
 from holdfast.diagnosis.rules import NOTHING as NOTHING
 from holdfast.diagnosis.rules import diagnose as diagnose
-from holdfast.diagnosis.rules import diagnose_record as diagnose_record

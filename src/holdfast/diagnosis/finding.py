@@ -1,11 +1,10 @@
 """What a diagnosis says: findings, each with how it is known and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from holdfast._fields import Fields
-from holdfast._formats import NOT_MEASURED, number, points
+from holdfast._formats import CONTROL, NOT_MEASURED, number, points
 
 Level = Literal["good", "warning", "bad", "not-measured"]
 Kind = Literal["proved", "estimated", "observed"]
@@ -85,14 +84,18 @@ class Finding:
 LEVELS: tuple[Level, ...] = ("good", "warning", "bad", "not-measured")
 
 
-def from_dict(row: Fields) -> Finding:
-    """A finding that a record holds, without its figures; of an unknown level it is a warning."""
-    level = row.text("level")
+def from_dict(row: Mapping[str, object]) -> Finding:
+    """A finding that an older record holds, without its figures; of an unknown level it is a warning."""
+
+    def text(key: str) -> str:
+        value = row.get(key)
+        return CONTROL.sub("", value).strip() if isinstance(value, str) else ""
+
     return Finding(
-        name=row.text("name") or "?",
-        level=next((known for known in LEVELS if known == level), "warning"),
-        sentence=row.text("sentence") or "reason not recorded",
-        remedy=row.text("remedy") or "",
+        name=text("name") or "?",
+        level=next((known for known in LEVELS if known == text("level")), "warning"),
+        sentence=text("sentence") or "reason not recorded",
+        remedy=text("remedy"),
     )
 
 

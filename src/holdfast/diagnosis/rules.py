@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
-from holdfast._formats import count, number, percent, points, setting
+from holdfast._formats import Real, count, number, percent, points, setting
 from holdfast.diagnosis.finding import Finding, Level, Value
 from holdfast.diagnosis.intervals import difference
-from holdfast.diagnosis.known import Known, from_record
+from holdfast.diagnosis.known import Known
 from holdfast.diagnosis.thresholds import (
     AT_EDGE,
     CURVED,
@@ -41,11 +40,6 @@ NOTHING = "nothing can be said at this radius"
 UNKNOWN = "not measured"
 RESUME = "resume the run"
 """The one remedy of a run that was cut short: its figures are not final."""
-
-
-def diagnose_record(summary: Mapping[str, Any], metrics: Sequence[Any] = ()) -> tuple[Finding, ...]:
-    """Findings about a run, from its ``summary.json`` and the lines of its ``metrics.jsonl``."""
-    return diagnose(from_record(summary, metrics))
 
 
 def diagnose(known: Known) -> tuple[Finding, ...]:
@@ -107,7 +101,7 @@ def _data(known: Known) -> list[Finding]:
     return found or [_found("good", f"no class is rare{enough}")]
 
 
-def rare_classes(sizes: Mapping[str, float]) -> list[str]:
+def rare_classes(sizes: Mapping[str, Real]) -> list[str]:
     """Names of the classes with far less than an even share of the examples."""
     even = sum(sizes.values()) / len(sizes) if sizes else 0.0
     return [name for name, size in sizes.items() if size < RARE * even]

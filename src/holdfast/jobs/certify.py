@@ -1,7 +1,6 @@
 """The certificate of a finished run again: in float64, at any parameter radius, as tight as asked for."""
 
 from pathlib import Path
-from typing import Any
 
 from holdfast import _defaults
 from holdfast._progress import Progress
@@ -11,10 +10,12 @@ from holdfast.certificates import Certificate, certify_trace, frozen_pass
 from holdfast.certificates.convergence import check_radius
 from holdfast.errors import RunFolderError
 from holdfast.families import curvature_for
-from holdfast.jobs.summary import certified
+from holdfast.jobs.summary import with_certificate
+from holdfast.record.plain import figure
 from holdfast.record.reload import load_weights, run_parts
 from holdfast.record.run import RunWriter, read_summary, read_weights
-from holdfast.trace import Evaluated, load_points, load_trace
+from holdfast.record.schema import Summary
+from holdfast.trace import load_points, load_trace
 
 
 @stopping()
@@ -68,30 +69,27 @@ def _certify(
         model, trace.initial, points, threat, loss, curvature, weights_name="the last weights",
         example_weights=setting.example_weights,
     )  # fmt: skip
-    others = [
-        Evaluated(**{**row, "distance": tuple(row["distance"])}) for row in summary.get("evaluated") or ()
-    ]
     with Progress(enabled=progress).counted("certifying in float64") as report:
         certificate = certify_trace(
             trace,
             passed,
             at,
-            others=others,
+            others=summary.evaluated,
             evaluations=max(1, tighten),
             per_unit=per_unit,
             progress=report,
             networks=(read_weights(folder / "model.safetensors"),),
         )
-    held = summary.get("gap")
+    held = summary.gap
     writer = RunWriter(folder)
     with writer.together():
         writer.json("certificate.json", certificate.as_dict())
         # A void one replaces what the run claimed: a contradiction found now was there before.
         if at == own and (certificate.status == "void" or held is None or certificate.gap <= held):
-            writer.summary(summary | certified(certificate))
+            writer.summary(with_certificate(summary, certificate))
     return certificate
 
 
-def _radius(summary: dict[str, Any]) -> float | None:
-    radius = (summary.get("certificate") or {}).get("radius") or summary.get("parameter_radius")
-    return float(radius) if isinstance(radius, int | float) else None
+def _radius(summary: Summary) -> float | None:
+    held = summary.certificate
+    return (None if held is None else figure(held.radius)) or summary.parameter_radius

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from holdfast.errors import InputError, RunFolderError
-from holdfast.record.run import RunWriter, read_checkpoint, read_config_file, read_metrics
+from holdfast.record.run import RunWriter, read_checkpoint, read_config_file, read_figures
+from holdfast.record.schema import EpochFigures
 from holdfast.trace import TraceRecorder, load_trace
 from holdfast.training import TrainingState, Within
 
-Rows = list[dict[str, Any]]
+Rows = list[EpochFigures]
 
 
 @dataclass
@@ -74,7 +75,7 @@ def resume_state(
         ) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"the checkpoint in {folder} lacks {error}; start without resume.") from error
-    return state, best, [row for row in read_metrics(folder) if row["epoch"] <= state.epoch]
+    return state, best, [row for row in read_figures(folder).epochs if (row.epoch or 0) <= state.epoch]
 
 
 def kept_config(folder: Path, described: dict[str, Any], epochs: int) -> dict[str, Any]:

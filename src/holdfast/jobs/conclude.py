@@ -1,7 +1,5 @@
 """What follows training: frozen passes, the certificate, a stronger attack, the summary."""
 
-from typing import Any
-
 import torch
 
 from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
@@ -10,7 +8,9 @@ from holdfast.evaluation.closing import close
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise
+from holdfast.record.plain import to_plain
 from holdfast.record.run import Run
+from holdfast.record.schema import Summary
 from holdfast.trace import Evaluated
 
 INTERRUPTED = "the run was interrupted before it was certified"
@@ -94,12 +94,12 @@ def _written(session: Session, results: Results) -> Run:
     return _run(session, results, summary)
 
 
-def _run(session: Session, results: Results, summary: dict[str, Any]) -> Run:
+def _run(session: Session, results: Results, summary: Summary) -> Run:
     return Run(
         folder=session.folder,
         model=session.model,
-        summary=summary,
-        metrics=session.rows,
+        summary=to_plain(summary),
+        metrics=to_plain(session.rows),
         certificate=results.certificate,
         best=session.best.weights or session.current(),
     )

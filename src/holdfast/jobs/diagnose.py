@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from holdfast import _tensors, diagnosis
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, paired
-from holdfast._files import without_nan
 from holdfast._rules import FUNCTION, SEED, kind, maybe, real, takes
 from holdfast._tensors import batches
 from holdfast.attacks import PGD, Attack, as_attack, attacking
@@ -19,14 +18,16 @@ from holdfast.certificates import Certificate, certify
 from holdfast.certificates.convergence import attacked_points
 from holdfast.data.separation import separation
 from holdfast.diagnosis import Finding, Known, summed_up
-from holdfast.diagnosis.known import ClassKnown, Counted, from_record
+from holdfast.diagnosis.known import ClassKnown, Counted
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Examples, close
 from holdfast.evaluation.warning_signs import examined
 from holdfast.families import curvature_for
-from holdfast.jobs.summary import certified
+from holdfast.jobs.summary import with_certificate
 from holdfast.losses import LOSS, Loss, as_loss, correct
+from holdfast.record.known import known_of
+from holdfast.record.schema import Summary
 from holdfast.threats import THREAT, LpBall, Threat, as_threat
 from holdfast.training import ParameterBall
 
@@ -228,6 +229,6 @@ def _certified(certificate: Certificate | None) -> Known:
     """What a certificate says, as a run's summary says it."""
     if certificate is None:
         return Known()
-    known = from_record(without_nan(certified(certificate)))
+    known = known_of(with_certificate(Summary(), certificate))
     moved = max(certificate.drift, default=math.nan) / certificate.radius
     return replace(known, drift=moved if math.isfinite(moved) else None)

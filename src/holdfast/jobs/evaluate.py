@@ -1,6 +1,5 @@
 """Evaluate a run, or a model from elsewhere: bounds, attacks, warnings, and everything written down."""
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +24,22 @@ from holdfast.evaluation.cascade import drawn
 from holdfast.evaluation.curve import RadiusPoint, accuracy_curve
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.store import Recheck, attacked_writer, recheck, save_attacked
-from holdfast.jobs.summary import versions
+from holdfast.jobs.summary import class_figures, names_of, versions
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.record.folder import check_folder
+from holdfast.record.plain import figure, to_plain
 from holdfast.record.reload import load_weights, run_data, run_parts
 from holdfast.record.run import RunWriter, read_summary
+from holdfast.record.schema import (
+    AccuracyAtRadius,
+    EvaluationFigures,
+    HardExample,
+    Intervals,
+    LossBracket,
+    RecheckFigures,
+    StageFigures,
+    VerdictFigures,
+)
 from holdfast.threats import LpBall, Threat
 
 HARDEST = 12
@@ -75,7 +85,7 @@ def evaluate_run(
     accelerator: str = _defaults.ACCELERATOR,
     trusted: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> EvaluationFigures:
     """Evaluate a run's weights on a part of its data; the record goes to ``evaluation/`` in its folder, its figures to ``summary.json``.
 
     Args:
@@ -113,7 +123,7 @@ def _evaluate_run(
     accelerator: str,
     trusted: bool,
     progress: bool,
-) -> dict[str, Any]:
+) -> EvaluationFigures:
     summary, writer = read_summary(folder), RunWriter(folder)
     data = run_data(folder, trusted=trusted)
     model, own, loss, setting = run_parts(folder, trusted=trusted)
@@ -127,21 +137,21 @@ def _evaluate_run(
         on_accelerator(model, accelerator), data, asked, plan, folder / "evaluation", loss=loss, weights=which, progress=progress,
     )  # fmt: skip
     # Figures of a sample, of other weights or of another threat do not replace the run's own.
-    own_figures = asked == own and which == "last" and record["population"] is None
-    proved = record["robust_loss"]["verified"]
-    if own_figures and plan.part == "train" and setting.example_weights is None and math.isfinite(proved):
-        summary |= {"robust_loss_upper_bound": proved, "robust_loss_upper_kind": "verified"}
-    if own_figures and plan.part == summary.get("accuracy_on"):
-        figures = {
-            "clean_accuracy": record["clean_accuracy"],
-            "robust_accuracy": record["robust_accuracy"],
-            "robust_accuracy_verified": record["robust_accuracy_verified"],
-            "per_class": record["per_class"],
-        }
-        summary |= figures
+    own_figures = asked == own and which == "last" and record.population is None
+    proved = record.robust_loss.verified
+    if own_figures and plan.part == "train" and setting.example_weights is None and proved is not None:
+        summary = replace(summary, robust_loss_upper_bound=proved, robust_loss_upper_kind="verified")
+    if own_figures and plan.part == summary.accuracy_on:
+        summary = replace(
+            summary,
+            clean_accuracy=record.clean_accuracy,
+            robust_accuracy=record.robust_accuracy,
+            robust_accuracy_verified=record.robust_accuracy_verified,
+            per_class=record.per_class,
+        )
     with writer.together():
         _write(writer.put, record, attacked, "evaluation/")
-        writer.summary(summary | {"evaluation": record})
+        writer.summary(replace(summary, evaluation=record))
     return record
 
 
@@ -172,7 +182,7 @@ def evaluate_model(
     weights: str = "",
     overwrite: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> EvaluationFigures:
     """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and ``examples.csv`` into ``out``.
 
     A call that was killed goes on where it stopped when it is repeated. A finished evaluation in ``out`` is replaced only with ``overwrite``.
@@ -201,11 +211,14 @@ class Attacked:
 
 
 def _write(
-    put: Callable[[str, Callable[[Path], None]], None], record: dict[str, Any], attacked: Attacked, under: str
+    put: Callable[[str, Callable[[Path], None]], None],
+    record: EvaluationFigures,
+    attacked: Attacked,
+    under: str,
 ) -> None:
     put(f"{under}attacked.safetensors", attacked_writer(attacked.result, attacked.x))
     put(f"{under}examples.csv", text_writer(attacked.result.table_text()))
-    put(f"{under}{FILE}", json_writer(record))
+    put(f"{under}{FILE}", json_writer(to_plain(record)))
 
 
 def _evaluated(
@@ -218,7 +231,7 @@ def _evaluated(
     loss: Loss | None,
     weights: str,
     progress: bool,
-) -> tuple[dict[str, Any], Attacked]:
+) -> tuple[EvaluationFigures, Attacked]:
     """Evaluate; the state of one that is not finished lies in ``out``."""
     seen, loss = Progress(enabled=progress), loss or CrossEntropy()
     x, y = _part(data, plan.part)
@@ -305,44 +318,51 @@ def _record(
     data: Dataset,
     seconds: float,
     weights: str,
-) -> dict[str, Any]:
+) -> EvaluationFigures:
     result = replace(result, population=population)
     low, high = result.robust_loss
-    names = data.class_names or tuple(str(label) for label in range(data.classes))
+    names = names_of(data)
     open_ = (result.robust & ~result.verified).nonzero().squeeze(1)
     hardest = open_[result.loss[open_].argsort(descending=True)][:HARDEST]
-    return {
-        "data": data.name,
-        "part": plan.part,
-        "weights": weights or None,
-        "examples": len(result.y),
-        "population": population,
-        "threat": threat.spec,
-        "attacks": plan.attacks,
-        "verify": plan.verify,
-        "seed": plan.seed,
-        "clean_accuracy": result.clean_accuracy,
-        "robust_accuracy": result.robust_accuracy,
-        "robust_accuracy_verified": result.verified_accuracy if plan.verify else None,
-        "intervals": {which: list(result.interval(which)) for which in ("clean", "robust", "verified")}
+    return EvaluationFigures(
+        data=data.name,
+        part=plan.part,
+        weights=weights or None,
+        examples=len(result.y),
+        population=population,
+        threat=threat.spec,
+        attacks=plan.attacks,
+        verify=plan.verify,
+        seed=plan.seed,
+        clean_accuracy=result.clean_accuracy,
+        robust_accuracy=result.robust_accuracy,
+        robust_accuracy_verified=result.verified_accuracy if plan.verify else None,
+        intervals=Intervals(
+            clean=result.interval("clean"),
+            robust=result.interval("robust"),
+            verified=result.interval("verified"),
+        )
         if population
         else None,
-        "robust_loss": {"attacked": low, "verified": high},
-        "stages": [asdict(stage) for stage in result.stages],
-        "per_class": [
-            {
-                "class_name": names[row.label], "examples": row.examples, "clean_accuracy": row.clean_accuracy,
-                "robust_accuracy": row.robust_accuracy, "verified_accuracy": row.verified_accuracy if plan.verify else None,
-            }
-            for row in result.per_class()
-        ],
-        "curve": [asdict(point) | ({} if plan.verify else {"verified": None}) for point in curve],
-        "curve_attacks": CURVE_ATTACKS,
-        "hardest": [
-            {"example": int(k), "label": names[int(result.y[k])], "loss": float(result.loss[k])} for k in hardest
-        ],
-        "verdict": {"word": result.verdict, "warnings": [sign.as_dict() for sign in result.warnings or ()]},
-        "recheck": asdict(checked) | {"sound": checked.sound},
-        "seconds": seconds,
-        "versions": versions(),
-    }  # fmt: skip
+        robust_loss=LossBracket(attacked=figure(low), verified=figure(high)),
+        stages=tuple(StageFigures(**asdict(stage)) for stage in result.stages),
+        per_class=class_figures(result, data, bounds=bool(plan.verify)),
+        # without bounds nothing was proved at any radius, which is not the same as 0 % proved
+        curve=tuple(
+            AccuracyAtRadius(
+                radius=float(point.radius),
+                verified=point.verified if plan.verify else None,
+                not_broken=point.not_broken,
+            )
+            for point in curve
+        ),
+        curve_attacks=CURVE_ATTACKS,
+        hardest=tuple(
+            HardExample(example=int(k), label=names[int(result.y[k])], loss=figure(float(result.loss[k])))
+            for k in hardest
+        ),
+        verdict=VerdictFigures(word=result.verdict, warnings=result.warnings or ()),
+        recheck=RecheckFigures(**asdict(checked), sound=checked.sound),
+        seconds=seconds,
+        versions=versions(),
+    )

@@ -2,37 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from holdfast.record.plain import figure
+from holdfast.record.schema import EpochFigures
 from holdfast.theory import KernelFigures
 from holdfast.trace import Window
 from holdfast.trace.recorder import window_at
 from holdfast.training import EpochRecord
 
-Row = dict[str, Any]
 
-
-def metrics_row(record: EpochRecord, names: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+def metrics_row(record: EpochRecord, names: tuple[tuple[str, ...], ...]) -> EpochFigures:
     window: Window | None = record.window
-    return {
-        "epoch": record.epoch, "rounds": record.rounds, "seconds": record.seconds, "learning_rate": record.learning_rate,
-        "online_loss": record.online_loss, "lower_bound": None if window is None else window.lower_bound,
-        "void": "" if window is None else window.void,
-        "drift": {ball_name(ball): distance for ball, distance in zip(names, record.drift, strict=True)},
-        "clean_accuracy": None, "robust_accuracy": None, "robust_loss": None,
-    }  # fmt: skip
+    return EpochFigures(
+        epoch=record.epoch,
+        rounds=record.rounds,
+        seconds=record.seconds,
+        learning_rate=figure(record.learning_rate),
+        online_loss=figure(record.online_loss),
+        lower_bound=None if window is None else figure(window.lower_bound),
+        void="" if window is None else window.void,
+        drift={ball_name(ball): figure(distance) for ball, distance in zip(names, record.drift, strict=True)},
+    )
 
 
-def kernel_row(figures: KernelFigures) -> dict[str, float]:
-    """The columns of one look at the tangent kernel."""
-    return {
-        "kernel_drift": figures.drift,
-        "kernel_alignment": figures.alignment,
-        "kernel_centred_alignment": figures.centred_alignment,
-        "kernel_eigenvalue_max": figures.eigenvalue_max,
-        "kernel_eigenvalue_min": figures.eigenvalue_min,
-        "weight_drift": figures.weight_drift,
-    }
+def with_kernel(row: EpochFigures, figures: KernelFigures) -> EpochFigures:
+    """The row with one look at the tangent kernel."""
+    return replace(
+        row,
+        kernel_drift=figure(figures.drift),
+        kernel_alignment=figure(figures.alignment),
+        kernel_centred_alignment=figure(figures.centred_alignment),
+        kernel_eigenvalue_max=figure(figures.eigenvalue_max),
+        kernel_eigenvalue_min=figure(figures.eigenvalue_min),
+        weight_drift=figure(figures.weight_drift),
+    )
 
 
 def ball_name(names: tuple[str, ...]) -> str:
@@ -47,7 +50,7 @@ def at_radius(windows: Sequence[Window], radius: float) -> list[Window]:
     ]
 
 
-def with_bounds(rows: list[dict[str, Any]], windows: Sequence[Window]) -> list[dict[str, Any]]:
+def with_bounds(rows: Sequence[EpochFigures], windows: Sequence[Window]) -> list[EpochFigures]:
     """The rows of ``metrics.jsonl`` with the bounds of these windows."""
     bounds = {window.epoch: window.lower_bound for window in windows}
-    return [row | {"lower_bound": bounds.get(row["epoch"])} for row in rows]
+    return [replace(row, lower_bound=figure(bounds.get(row.epoch or 0))) for row in rows]

@@ -18,9 +18,9 @@ from holdfast.data import Dataset
 from holdfast.families.exact import fingerprints
 from holdfast.jobs.checkpoint import Best, save_state
 from holdfast.jobs.checks import Compatibility
-from holdfast.jobs.rows import Row
 from holdfast.losses import Loss
 from holdfast.record.run import RunWriter
+from holdfast.record.schema import EpochFigures, Summary
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
@@ -79,7 +79,7 @@ class Session:
     started: datetime
     state: TrainingState
     best: Best
-    rows: list[Row]
+    rows: list[EpochFigures]
     saved: float = field(default_factory=time.perf_counter)
 
     @property
@@ -101,7 +101,7 @@ class Session:
             fixed=fingerprints(self.recorder.fixed),
         )
 
-    def save(self, summary: dict[str, Any], *, checkpoint: bool = True) -> None:
+    def save(self, summary: Summary, *, checkpoint: bool = True) -> None:
         """All that a reader of an unfinished run finds, and what a resumed one needs, in one step."""
         writer, current = self.writer, self.model.state_dict()
         with writer.together():

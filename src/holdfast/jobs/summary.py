@@ -2,9 +2,9 @@
 
 import math
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -16,9 +16,24 @@ from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Closing
 from holdfast.jobs.session import Session
 from holdfast.losses import predictions
+from holdfast.record.plain import figure
 from holdfast.record.run import RunWriter
+from holdfast.record.schema import (
+    BestFigures,
+    BoundFigures,
+    ClassFigures,
+    ClosingFigures,
+    CompatibilityFigures,
+    DataFigures,
+    DriftFigures,
+    LinearisationFigures,
+    NetworkFigures,
+    PartCounts,
+    Summary,
+)
 from holdfast.trace import Evaluated
 
+Value = TypeVar("Value")
 GALLERY = 12
 PACKAGES = ("holdfast", "torch", "numpy", "scipy", "lightning-fabric", "safetensors")
 
@@ -59,100 +74,149 @@ def versions() -> dict[str, str]:
     return found
 
 
-def summarise(session: Session, results: Results) -> dict[str, Any]:
+def summarise(session: Session, results: Results) -> Summary:
     """The summary; also writes the gallery next to it when there is a folder."""
     data, model, certificate = session.data, session.model, results.certificate
     on_train, reported, folder = results.on_train, results.reported, session.folder
-    upper = attacked_loss(results)
-    closing = _closing(results)
-    best, moved = session.best, session.ball.distances(model)
-    summary: dict[str, Any] = {
-        "name": session.name or (folder.name if folder is not None else type(model).__name__),
-        "started": session.started.isoformat(timespec="seconds"),
-        "seconds": session.state.seconds,
-        "seed": session.seed,
-        "epochs": session.state.epoch,
-        "best": {
-            "epoch": best.epoch, "by": session.best_by, "robust_accuracy": best.accuracy if best.accuracy >= 0 else None,
-            "robust_loss": best.loss,
-        },
-        "interrupted": results.passed is None,
-        "versions": versions(),
-        "threat": session.threat.spec,
-        "attack": session.attack.name,
-        "loss": session.loss.name,
-        "data": {
-            "name": data.name, "examples": len(data.y), "features": data.features, "classes": data.classes,
-            "shape": list(data.shape), "class_names": list(data.class_names) or [str(c) for c in range(data.classes)],
-            "train": len(data.split.train), "validation": len(data.split.validation), "test": len(data.split.test),
-        },
-        "network": {
-            "name": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "width": getattr(model, "width", None),
-            "activation": getattr(getattr(model, "activation", None), "name", None),
-        },
-        "compatibility": asdict(session.compatibility),
-        "parameter_radius": session.parameter_radius,
-        "optimizer": session.recipe.name,
-        "optimizer_reason": session.recipe.why or "given",
-        "batch_size": session.recipe.batch_size,
-        "learning_rate": session.learning_rate,
-        "learning_rate_reason": "given" if session.step is None else session.step.reason,
-        "accuracy_on": "test" if len(data.split.test) else "train",
-        "accuracy_weights": "last",
-        "clean_accuracy": None if reported is None else reported.clean_accuracy,
-        "robust_accuracy": None if reported is None else reported.robust_accuracy,
-        "robust_accuracy_verified": None,
-        "train_clean_accuracy": None if on_train is None else on_train.clean_accuracy,
-        "train_robust_accuracy": None if closing is None else closing["train"]["robust"] / closing["train"]["examples"],
-        "train_fitted": None if on_train is None else bool(on_train.robust.all()),
-        "closing": closing,
-        "training_attack_loss": None if results.passed is None else results.passed.surrogate_loss,
-        "robust_loss_attacked": upper,
-        "robust_loss_upper_bound": upper,
-        "robust_loss_upper_kind": None if on_train is None else "strongest attack",
-        **certified(certificate),
-        "evaluated": [asdict(other) for other in results.others],
-        "drift": [
-            {"layer": " + ".join(names), "value": float(distance), "radius": certificate.radius}
+    upper, closing = figure(attacked_loss(results)), _closing(results)
+    train = None if closing is None else closing.train
+    best, moved, both = session.best, session.ball.distances(model), session.compatibility
+    summary = Summary(
+        name=session.name or (folder.name if folder is not None else type(model).__name__),
+        started=session.started.isoformat(timespec="seconds"),
+        seconds=session.state.seconds,
+        seed=session.seed,
+        epochs=session.state.epoch,
+        best=BestFigures(
+            epoch=best.epoch,
+            by=session.best_by,
+            robust_accuracy=best.accuracy if best.accuracy >= 0 else None,
+            robust_loss=figure(best.loss),
+        ),
+        interrupted=results.passed is None,
+        versions=versions(),
+        threat=session.threat.spec,
+        attack=session.attack.name,
+        loss=session.loss.name,
+        data=DataFigures(
+            name=data.name,
+            examples=len(data.y),
+            features=data.features,
+            classes=data.classes,
+            shape=tuple(data.shape),
+            class_names=names_of(data),
+            train=len(data.split.train),
+            validation=len(data.split.validation),
+            test=len(data.split.test),
+        ),
+        network=NetworkFigures(
+            name=type(model).__name__,
+            parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            width=_of(model, "width", int),
+            activation=_of(getattr(model, "activation", None), "name", str),
+        ),
+        compatibility=CompatibilityFigures(
+            compatible=both.compatible,
+            smallest_distance=figure(both.smallest_distance),
+            reach=figure(both.reach),
+            pairs_meeting=both.pairs_meeting,
+        ),
+        parameter_radius=figure(session.parameter_radius),
+        optimizer=session.recipe.name,
+        optimizer_reason=session.recipe.why or "given",
+        batch_size=session.recipe.batch_size,
+        learning_rate=figure(session.learning_rate),
+        learning_rate_reason="given" if session.step is None else session.step.reason,
+        accuracy_on="test" if len(data.split.test) else "train",
+        accuracy_weights="last",
+        clean_accuracy=None if reported is None else reported.clean_accuracy,
+        robust_accuracy=None if reported is None else reported.robust_accuracy,
+        train_clean_accuracy=None if on_train is None else on_train.clean_accuracy,
+        train_robust_accuracy=None
+        if train is None or train.robust is None or not train.examples
+        else train.robust / train.examples,
+        train_fitted=None if on_train is None else bool(on_train.robust.all()),
+        closing=closing,
+        training_attack_loss=None if results.passed is None else figure(results.passed.surrogate_loss),
+        robust_loss_attacked=upper,
+        robust_loss_upper_bound=upper,
+        robust_loss_upper_kind=None if on_train is None else "strongest attack",
+        evaluated=results.others,
+        drift=tuple(
+            DriftFigures(
+                layer=" + ".join(names), value=figure(float(distance)), radius=figure(certificate.radius)
+            )
             for names, distance in zip(session.ball.names, moved, strict=True)
-        ],
-        "per_class": [] if reported is None else _per_class(reported, data),
-    }  # fmt: skip
+        ),
+        per_class=() if reported is None else class_figures(reported, data),
+    )
     if folder is not None and reported is not None:
         _write_gallery(model, data, reported, session.writer)
-    return summary
+    return with_certificate(summary, certificate)
 
 
-def certified(certificate: Certificate) -> dict[str, Any]:
-    """The certificate's part of the summary."""
-    return {
-        "surrogate_loss": certificate.surrogate_loss,
-        "robust_loss_lower_bound": certificate.lower_bound,
-        "gap": certificate.gap,
-        "certificate_status": certificate.status,
-        "certificate_reason": certificate.reason,
-        "width_factor": certificate.width_factor,
-        "bound_source": certificate.source,
-        "surrogate_weights": certificate.weights,
-        "linearisation_error": {"mean": certificate.linearisation_error},
-        "bounds_at_radii": [
-            {"radius": radius, "lower_bound": bound, "status": certificate.status}
+def with_certificate(summary: Summary, certificate: Certificate) -> Summary:
+    """The summary with what this certificate says."""
+    return replace(
+        summary,
+        surrogate_loss=figure(certificate.surrogate_loss),
+        robust_loss_lower_bound=figure(certificate.lower_bound),
+        gap=figure(certificate.gap),
+        certificate_status=certificate.status,
+        certificate_reason=certificate.reason,
+        width_factor=figure(certificate.width_factor),
+        bound_source=certificate.source,
+        surrogate_weights=certificate.weights,
+        linearisation_error=LinearisationFigures(mean=figure(certificate.linearisation_error)),
+        bounds_at_radii=tuple(
+            BoundFigures(radius=figure(radius), lower_bound=figure(bound), status=certificate.status)
             for radius, bound in certificate.at_radii
-        ],
-        "certificate": certificate.as_dict(),
-        "certificate_informative": certificate.informative,
-        "certificate_floor": certificate.floor,
-        "attack_missed": certificate.attack_missed,
-    }
+        ),
+        certificate=certificate,
+        certificate_informative=certificate.informative,
+        certificate_floor=figure(certificate.floor),
+        attack_missed=figure(certificate.attack_missed),
+    )
 
 
-def _closing(results: Results) -> dict[str, Any] | None:
+def names_of(data: Dataset) -> tuple[str, ...]:
+    """What the classes are called."""
+    return tuple(data.class_names) or tuple(str(label) for label in range(data.classes))
+
+
+def class_figures(result: Evaluation, data: Dataset, *, bounds: bool = False) -> tuple[ClassFigures, ...]:
+    """The table of classes; with what is proved where there are ``bounds``."""
+    names = names_of(data)
+    return tuple(
+        ClassFigures(
+            class_name=names[row.label],
+            examples=row.examples,
+            clean_accuracy=row.clean_accuracy,
+            robust_accuracy=row.robust_accuracy,
+            verified_accuracy=row.verified_accuracy if bounds else None,
+        )
+        for row in result.per_class()
+    )
+
+
+def _of(value: object, name: str, kind: type[Value]) -> Value | None:
+    """What the user's network says of itself, where it is of this kind."""
+    found = getattr(value, name, None)
+    return found if isinstance(found, kind) and not isinstance(found, bool) else None
+
+
+def _closing(results: Results) -> ClosingFigures | None:
     """Counts of both parts under the same attacks, and of the training part under the attack of training alone."""
     if results.closing is None or results.passed is None:
         return None
-    final = results.passed
-    return results.closing.record(predictions(final.outputs) == final.points.y)
+    final, closing = results.passed, results.closing
+    counts = closing.record(predictions(final.outputs) == final.points.y)
+    test = counts["test"]
+    return ClosingFigures(
+        attacks=closing.attacks,
+        train=PartCounts(**counts["train"]),
+        test=None if test is None else PartCounts(**test),
+    )
 
 
 def attacked_loss(results: Results) -> float:
@@ -162,17 +226,6 @@ def attacked_loss(results: Results) -> float:
     final = results.passed
     known = final.loss(final.outputs, final.points.y)
     return float((final.weights * torch.maximum(known, results.on_train.loss.to(known))).sum())
-
-
-def _per_class(result: Evaluation, data: Dataset) -> list[dict[str, Any]]:
-    names = data.class_names or tuple(str(c) for c in range(data.classes))
-    return [
-        {
-            "class_name": names[row.label], "examples": row.examples, "clean_accuracy": row.clean_accuracy,
-            "robust_accuracy": row.robust_accuracy,
-        }
-        for row in result.per_class()
-    ]  # fmt: skip
 
 
 def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: RunWriter) -> None:

@@ -50,7 +50,7 @@ from holdfast.families import curvature_for
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
-from holdfast.jobs.rows import Row, kernel_row, metrics_row
+from holdfast.jobs.rows import metrics_row, with_kernel
 from holdfast.jobs.session import Session
 from holdfast.jobs.start import STARTS, check_start, start_from
 from holdfast.jobs.validation import BEST_BY, validate
@@ -59,6 +59,7 @@ from holdfast.record.folder import RUN, check_folder, process_number, written_in
 from holdfast.record.identity import FILE as IDENTITY
 from holdfast.record.identity import Identity, check_same, identity_of, read_identity, to_json
 from holdfast.record.run import Run, RunWriter, read_weights
+from holdfast.record.schema import EpochFigures
 from holdfast.record.setting import save_setting
 from holdfast.theory import KernelWatch
 from holdfast.threats import Threat, as_threat
@@ -275,7 +276,7 @@ def train(
         if folder is not None and target is not None and fabric.is_global_zero:
             for place in {target, folder}:
                 held.enter_context(locked(place))
-        state, best, rows = TrainingState(), Best(), list[Row]()
+        state, best, rows = TrainingState(), Best(), list[EpochFigures]()
         if resume and folder is not None:
             state, best, rows = resume_state(folder, model, torch_optimizer, recorder)
             if step is not None:
@@ -370,13 +371,13 @@ def _fitted(
     def observe(record: EpochRecord, now: TrainingState) -> None:
         row = metrics_row(record, session.recorder.names)
         if record.epoch == epochs or record.epoch % evaluate_every == 0:
-            row |= validate(session, record) if len(session.data.validation) else {}
-            row |= {} if session.kernel is None else kernel_row(session.kernel.look(session.model))
+            row = validate(session, row) if len(session.data.validation) else row
+            row = row if session.kernel is None else with_kernel(row, session.kernel.look(session.model))
         session.rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
         if record.epoch < epochs and session.due():
             save(session)
-        seen.epoch(row)
+        seen.epoch(record.epoch, record.online_loss, row.robust_accuracy)
 
     session.model.train()
     steps = epochs * -(-len(session.y) // batch_size)

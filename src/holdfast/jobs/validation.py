@@ -1,17 +1,18 @@
 """After an epoch: how the network does on the validation part, and whether its weights are the best so far."""
 
 import math
-from typing import Any
+from dataclasses import replace
 
 from holdfast.evaluation import evaluate
 from holdfast.jobs.session import Session, attacked_at_once
-from holdfast.training import EpochRecord
+from holdfast.record.plain import figure
+from holdfast.record.schema import EpochFigures
 
 BEST_BY = ("robust_loss", "robust_accuracy")
 
 
-def validate(session: Session, record: EpochRecord) -> dict[str, Any]:
-    """Figures of the validation part under ``session.evaluation``; keeps the weights where they are the best so far.
+def validate(session: Session, row: EpochFigures) -> EpochFigures:
+    """The row with the figures of the validation part under ``session.evaluation``; keeps the weights where they are the best so far.
 
     Best by ``robust_loss`` (what the certificate is about) or by ``robust_accuracy``, the other one deciding between equals.
     """
@@ -30,5 +31,7 @@ def validate(session: Session, record: EpochRecord) -> dict[str, Any]:
         return (accuracy, -loss) if session.best_by == "robust_accuracy" else (-loss, accuracy)
 
     if math.isfinite(loss) and rank(robust, loss) > rank(best.accuracy, best.loss):
-        best.accuracy, best.loss, best.epoch, best.weights = robust, loss, record.epoch, session.current()
-    return {"clean_accuracy": result.clean_accuracy, "robust_accuracy": robust, "robust_loss": loss}
+        best.accuracy, best.loss, best.epoch, best.weights = robust, loss, row.epoch or 0, session.current()
+    return replace(
+        row, clean_accuracy=result.clean_accuracy, robust_accuracy=robust, robust_loss=figure(loss)
+    )

@@ -6,9 +6,9 @@ validation), ``last.safetensors``, ``initial.safetensors``, ``gallery.safetensor
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast._files import json_writer, tensor_writer, text_writer, without_nan, yaml_text
+from holdfast._files import json_writer, tensor_writer, text_writer, yaml_text
 from holdfast._record import (
     RECORD,
-    RECORDED,
     Files,
     belongings,
     check_recorded,
@@ -31,19 +30,54 @@ from holdfast._record import (
 )
 from holdfast._rules import FLAG, PATH, maybe, takes
 from holdfast.certificates import Certificate
-from holdfast.diagnosis import Finding, diagnose_record
+from holdfast.diagnosis import Finding, diagnose
 from holdfast.errors import RunFolderError
+from holdfast.record.known import known_of
+from holdfast.record.plain import NO_CERTIFICATE, from_plain, to_plain, version_of
+from holdfast.record.schema import EpochFigures, Summary
 from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
+
+SUMMARY, METRICS = "summary.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What ``summary.json`` and ``metrics.jsonl`` hold.
+
+    Attributes:
+        epochs: the lines that could be read.
+        unread: how many could not: an interrupt of version 0.1, which kept no digests, may have left the last one half-written.
+    """
+
+    summary: Summary
+    epochs: tuple[EpochFigures, ...]
+    unread: int
 
 
 @takes(folder=PATH)
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_figures(folder: Path) -> Figures:
+    """The figures of a run, checked against the schema.
+
+    Raises:
+        RunFolderError: not a run folder, cut short, or not as the schema says.
+    """
+    summary = read_summary(folder)
+    lines, unread = _lines(folder)
+    return Figures(summary=summary, epochs=_epochs(lines, folder, summary.schema), unread=unread)
+
+
+@takes(folder=PATH)
+def read_summary(folder: Path) -> Summary:
     """``summary.json`` of a run.
 
     Raises:
-        RunFolderError: not a run folder, or cut short.
+        RunFolderError: not a run folder, cut short, or not as the schema says.
     """
-    path = folder / "summary.json"
+    return from_plain(Summary, _summary(folder), str(folder / SUMMARY))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / SUMMARY
     try:
         summary = json.loads(checked(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -51,7 +85,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"a run folder is needed, but {folder} {what}; give the folder that `holdfast train` wrote."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise RunFolderError(
             f"{path} must be complete JSON, but it is cut short or damaged ({error}); resume the run or train it again."
         ) from error
@@ -61,6 +95,30 @@ def read_summary(folder: Path) -> dict[str, Any]:
         )
     check_recorded(summary, folder)
     return summary
+
+
+def _lines(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of ``metrics.jsonl`` that are tables, and how many are not."""
+    path = checked(folder / METRICS)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    rows, unread = [], 0
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            unread += 1
+    return rows, unread
+
+
+def _epochs(lines: list[dict[str, Any]], folder: Path, version: int) -> tuple[EpochFigures, ...]:
+    return tuple(
+        from_plain(EpochFigures, line, f"line {number} of {folder / METRICS}", version=version)
+        for number, line in enumerate(lines, 1)
+    )
 
 
 @takes(folder=PATH)
@@ -78,21 +136,6 @@ def read_config_file(folder: Path) -> dict[str, Any]:
             f"{path} must be readable YAML, but is not ({' '.join(str(error).split())}); train again."
         ) from error
     return values if isinstance(values, dict) else {}
-
-
-@takes(folder=PATH)
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last line that was cut short is left out (of a run of version 0.1, which kept no digests)."""
-    path = checked(folder / "metrics.jsonl")
-    rows: list[dict[str, Any]] = []
-    if not path.exists():
-        return rows
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -144,8 +187,8 @@ class Run:
     Attributes:
         folder: where it was written; ``None`` for a run in memory.
         model: the network with its last weights; ``None`` for a run loaded from a folder (`weights` has them).
-        summary: the figures of ``summary.json``.
-        metrics: a row an epoch.
+        summary: what ``summary.json`` holds, by name; `figures` has the same as attributes.
+        metrics: a row an epoch, by name; `epochs` has the same as attributes.
         certificate: the convergence certificate.
         best: weights that did best on the validation part, by name.
     """
@@ -162,27 +205,34 @@ class Run:
         """A run from its folder; nothing in it is executed.
 
         Raises:
-            RunFolderError: the folder is no run, or was cut short.
+            RunFolderError: the folder is no run, was cut short, or is of a later version of Holdfast.
         """
         folder = Path(PATH("folder", folder))
-        summary = read_summary(folder)
-        known = {field.name for field in fields(Certificate)}
-        record = {k: v for k, v in (summary.get("certificate") or {}).items() if k in known}
-        record = {
-            k: float("nan") if v is None else _tuples(v) if isinstance(v, list) else v
-            for k, v in record.items()
-        }
-        if "status" not in record:
-            record = {"status": "void", "reason": "the run holds no certificate", "radius": float("nan")}
-        return cls(
-            folder=folder, model=None, summary=summary, metrics=read_metrics(folder), certificate=Certificate(**record),
+        summary, (metrics, _) = _summary(folder), _lines(folder)
+        run = cls(
+            folder=folder, model=None, summary=summary, metrics=metrics, certificate=NO_CERTIFICATE,
             best=read_weights(folder / "model.safetensors"),
         )  # fmt: skip
+        return replace(run, certificate=run.figures.certificate or NO_CERTIFICATE)
+
+    @property
+    def figures(self) -> Summary:
+        """The figures of ``summary.json``, each a typed attribute (`holdfast.record.schema`)."""
+        return from_plain(Summary, self.summary, self._named(SUMMARY))
+
+    @property
+    def epochs(self) -> tuple[EpochFigures, ...]:
+        """The rows of ``metrics.jsonl``, each figure a typed attribute."""
+        version = version_of(self.summary, self._named(SUMMARY))
+        return _epochs(self.metrics, self.folder or Path(), version)
+
+    def _named(self, name: str) -> str:
+        return name if self.folder is None else str(self.folder / name)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The diagnosis: what held this run back, most urgent first, as its page, the terminal and ``holdfast doctor`` have it."""
-        return diagnose_record(self.summary, self.metrics)
+        return diagnose(known_of(self.figures, self.epochs))
 
     def weights(self, which: str = "last") -> dict[str, Tensor]:
         """``last`` or ``best`` weights by name, for ``model.load_state_dict``."""
@@ -193,10 +243,6 @@ class Run:
         if self.folder is None:
             raise RunFolderError("a run in memory without a model holds no weights; load it from its folder.")
         return read_weights(self.folder / "last.safetensors")
-
-
-def _tuples(values: list[Any]) -> tuple[Any, ...]:
-    return tuple(_tuples(value) if isinstance(value, list) else value for value in values)
 
 
 @takes(folder=maybe(PATH), fresh=FLAG)
@@ -290,15 +336,16 @@ class RunWriter:
             with self.together():
                 save_points(points, self.folder / "trace", self._files)
 
-    def metrics(self, rows: list[dict[str, Any]]) -> None:
+    def metrics(self, rows: Sequence[EpochFigures]) -> None:
         """A line an epoch."""
-        lines = [json.dumps(without_nan(row), allow_nan=False) for row in rows]
-        self._put("metrics.jsonl", lambda: text_writer("".join(f"{line}\n" for line in lines)))
+        lines = [json.dumps(to_plain(row), allow_nan=False) for row in rows]
+        self._put(METRICS, lambda: text_writer("".join(f"{line}\n" for line in lines)))
 
-    def summary(self, values: dict[str, Any]) -> None:
+    def summary(self, figures: Summary) -> None:
         """All figures."""
-        recorded = {RECORDED: RECORD} if self._files is not None and self._files.recorded else {}
-        self.json("summary.json", values | recorded)
+        if self._files is not None:
+            digests = RECORD if self._files.recorded else None
+            self.json(SUMMARY, to_plain(replace(figures, digests=digests)))
 
     def log(self, *texts: str) -> None:
         """A dated line each in ``log.txt``: of a new run, after its first files are on disk."""

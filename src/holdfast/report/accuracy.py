@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from holdfast._formats import count, percent, setting
+from holdfast.record.schema import Interval
 from holdfast.report.bracket import AXIS, BAND_HEIGHT, BAND_TOP, PAD, dimension, end_mark, label, labels_below
-from holdfast.report.evaluated import AtRadius, Evaluated, Span
+from holdfast.report.evaluated import AtRadius, Evaluated
 from holdfast.report.figures import Figure, Point, Series, chart, thinned
 from holdfast.report.svg import Scale, Svg
 
@@ -40,7 +41,7 @@ def parts(found: Evaluated) -> tuple[Part, ...]:
         shares.append(("wrong unattacked", "fill-wrong", 1.0 - clean))
     if any(share < -1e-9 for *_, share in shares):
         return ()
-    total = found.record.number("examples")
+    total = found.record.examples
     return tuple(
         Part(
             name=name,
@@ -96,7 +97,7 @@ def accuracy_bracket(found: Evaluated, width: float) -> Markup:
     return svg.render(describe(found), "bracket")
 
 
-def ends_text(span: Span | None) -> str:
+def ends_text(span: Interval | None) -> str:
     return "" if span is None else f"{percent(span[0])} to {percent(span[1])}"
 
 
@@ -115,7 +116,7 @@ def describe(found: Evaluated) -> str:
     return f"Bar of all examples: {', '.join(told)}."
 
 
-def _whisker(svg: Svg, scale: Scale, span: Span | None, y: float) -> None:
+def _whisker(svg: Svg, scale: Scale, span: Interval | None, y: float) -> None:
     if span is None:
         return
     left, right = scale(span[0]), scale(span[1])

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from holdfast._fields import Fields
+from holdfast.record.schema import EvaluationFigures
 from holdfast.report.collect import Run
 
 
@@ -193,25 +193,22 @@ def _met(word: str, said: str) -> bool:
 
 
 def _said(run: Run) -> str:
-    s = run.summary
-    told = (
-        s.text("attack"),
-        s.inner("data").text("name"),
-        s.text("robust_loss_upper_method"),
-    )
-    return " ".join([*(text for text in told if text), *_evaluated(s.inner("evaluation"))])
+    told = (run.summary.attack, run.summary.data.name)
+    return " ".join([*(text for text in told if text), *_evaluated(run.summary.evaluation)])
 
 
-def _evaluated(record: Fields) -> list[str]:
+def _evaluated(record: EvaluationFigures | None) -> list[str]:
     """What an evaluation used: a step that had nothing to do, or was left out, took no time."""
-    told = ["verdict-given"] if record.inner("verdict").text("word") else []
-    if record.text("attacks") == "standard":
+    if record is None:
+        return []
+    told = ["verdict-given"] if record.verdict.word else []
+    if record.attacks == "standard":
         told.append("suite-standard")
-    for row in record.rows("stages"):
-        name, seconds = row.text("name") or "", row.number("seconds")
-        if seconds is not None and seconds <= 0:
+    for stage in record.stages:
+        name = stage.name or ""
+        if stage.seconds is not None and stage.seconds <= 0:
             continue
-        told.append(BOUNDS.get(name, name) if row.text("kind") == "bound" else name)
-        if name.startswith("apgd") and (record.text("threat") or "").startswith("l1:"):
+        told.append(BOUNDS.get(name, name) if stage.kind == "bound" else name)
+        if name.startswith("apgd") and (record.threat or "").startswith("l1:"):
             told.append("apgd-l1")
     return told

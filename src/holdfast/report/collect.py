@@ -1,13 +1,12 @@
-"""A run folder as typed values. Whatever is missing, null, not finite or of the wrong kind reads as ``None``.
+"""A run folder as its page shows it; what was not measured is ``None``.
 
 Only ``summary.json`` must be there and whole: without it a folder is not a run. All else may be missing, as it is after an
 interrupt, and is then shown as not measured.
 """
 
-import json
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from holdfast._fields import CONTROL
-from holdfast._fields import Fields as Fields
+from holdfast._formats import CONTROL
 from holdfast._record import checked
-from holdfast.diagnosis import Finding, Known, diagnose, from_record
-from holdfast.record.run import read_summary
+from holdfast.diagnosis import Finding, Known, diagnose
+from holdfast.record.known import known_of
+from holdfast.record.run import read_figures
+from holdfast.record.schema import BoundFigures, ClassFigures, DriftFigures, EpochFigures, Summary
 
 LOG_BYTES = 16_384
 LOG_LINES = 40
@@ -35,26 +35,6 @@ class BoundAtRadius:
     lower_bound: float | None
     status: str | None
     informative: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerDrift:
-    """How far a layer's weights have moved, ``||W - W0||``, and the radius of its ball (``None``: no ball)."""
-
-    layer: str
-    value: float | None
-    radius: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassRow:
-    """Accuracies of one class; ``verified_accuracy`` is proved, ``robust_accuracy`` observed."""
-
-    class_name: str
-    examples: float | None
-    clean_accuracy: float | None
-    robust_accuracy: float | None
-    verified_accuracy: float | None
 
 
 KERNEL = (
@@ -99,7 +79,7 @@ class Run:
 
     folder: Path
     name: str
-    summary: Fields
+    summary: Summary
     status: str | None
     lower: float | None
     upper: float | None
@@ -107,8 +87,8 @@ class Run:
     known: Known
     findings: tuple[Finding, ...]
     bounds_at_radii: tuple[BoundAtRadius, ...]
-    drift: tuple[LayerDrift, ...]
-    per_class: tuple[ClassRow, ...]
+    drift: tuple[DriftFigures, ...]
+    per_class: tuple[ClassFigures, ...]
     class_names: tuple[str, ...]
     epochs: tuple[Epoch, ...]
     unread_lines: int
@@ -147,31 +127,26 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
-    record = read_summary(folder)
-    summary = Fields(record)
-    lines, unread = _lines(checked(folder / "metrics.jsonl"))
-    epochs, known = _epochs(lines), from_record(record, lines)
+    figures = read_figures(folder)
+    summary, known = figures.summary, known_of(figures.summary, figures.epochs)
     gallery, problem = _gallery(checked(folder / "gallery.safetensors"))
-    status = summary.text("certificate_status")
+    status = summary.certificate_status
     return Run(
         folder=folder,
-        name=summary.text("name") or folder.resolve().name,
+        name=summary.name or folder.resolve().name,
         summary=summary,
         status=status if status in STATUSES else None,
-        lower=summary.number("robust_loss_lower_bound"),
-        upper=summary.number("robust_loss_upper_bound"),
-        surrogate=summary.number("surrogate_loss"),
+        lower=summary.robust_loss_lower_bound,
+        upper=summary.robust_loss_upper_bound,
+        surrogate=summary.surrogate_loss,
         known=known,
         findings=diagnose(known),
-        bounds_at_radii=_bounds(summary.rows("bounds_at_radii"), known.floor),
-        drift=tuple(
-            LayerDrift(layer=row.text("layer") or "?", value=row.number("value"), radius=row.number("radius"))
-            for row in summary.rows("drift")
-        ),
-        per_class=class_rows(summary.rows("per_class")),
-        class_names=summary.inner("data").texts("class_names"),
-        epochs=epochs,
-        unread_lines=unread,
+        bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
+        drift=summary.drift,
+        per_class=named(summary.per_class),
+        class_names=summary.data.class_names,
+        epochs=_epochs(figures.epochs),
+        unread_lines=figures.unread,
         gallery=gallery,
         gallery_problem=problem,
         config=_text(checked(folder / "config.yaml")),
@@ -179,65 +154,44 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def class_rows(rows: tuple[Fields, ...]) -> tuple[ClassRow, ...]:
-    """The table of classes."""
-    return tuple(
-        ClassRow(
-            class_name=row.text("class_name") or str(index),
-            examples=row.number("examples"),
-            clean_accuracy=row.number("clean_accuracy"),
-            robust_accuracy=row.number("robust_accuracy"),
-            verified_accuracy=row.number("verified_accuracy"),
-        )
-        for index, row in enumerate(rows)
-    )
+def named(rows: tuple[ClassFigures, ...]) -> tuple[ClassFigures, ...]:
+    """The table of classes, each with a name."""
+    return tuple(replace(row, class_name=row.class_name or str(index)) for index, row in enumerate(rows))
 
 
-def _bounds(rows: tuple[Fields, ...], floor: float) -> tuple[BoundAtRadius, ...]:
-    found = [(row.number("radius"), row) for row in rows]
-    return tuple(
+def _bounds(rows: tuple[BoundFigures, ...], floor: float) -> tuple[BoundAtRadius, ...]:
+    found = [
         BoundAtRadius(
-            radius=radius, lower_bound=bound, status=row.text("status"), informative=bound is not None and bound > floor
+            radius=row.radius,
+            lower_bound=row.lower_bound,
+            status=row.status,
+            informative=row.lower_bound is not None and row.lower_bound > floor,
         )
-        for radius, row in sorted(((r, row) for r, row in found if r is not None), key=lambda pair: pair[0])
-        for bound in [row.number("lower_bound")]
-    )  # fmt: skip
+        for row in rows
+        if row.radius is not None
+    ]
+    return tuple(sorted(found, key=lambda bound: bound.radius))
 
 
-def _lines(path: Path) -> tuple[list[dict[str, object]], int]:
-    """The lines that can be read, and how many cannot: an interrupt may leave the last one half-written."""
-    rows, unread = [], 0
-    for line in (_text(path) or "").splitlines():
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
-            row = "unreadable"
-        unread += row is not None and not isinstance(row, dict)
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows, unread
-
-
-def _epochs(lines: list[dict[str, object]]) -> tuple[Epoch, ...]:
-    rows = [Fields(line) for line in lines]
-    rounds = [row.number("rounds") or 0.0 for row in rows]
+def _epochs(rows: tuple[EpochFigures, ...]) -> tuple[Epoch, ...]:
+    rounds = [row.rounds or 0 for row in rows]
     if any(later <= earlier for earlier, later in pairwise(rounds)):
         # not a running count, so counts of each epoch: epochs of a run are of one length, or nearly
-        rounds = np.cumsum(rounds).tolist()
+        rounds = list(accumulate(rounds))
     return tuple(
         Epoch(
-            epoch=row.number("epoch") if row.number("epoch") is not None else float(index),  # type: ignore[arg-type]
-            rounds=done if done > 0 else float(index + 1),
-            seconds=row.number("seconds"),
-            learning_rate=row.number("learning_rate"),
-            online_loss=row.number("online_loss"),
-            lower_bound=row.number("lower_bound"),
-            void=row.text("void"),
-            clean_accuracy=row.number("clean_accuracy"),
-            robust_accuracy=row.number("robust_accuracy"),
-            robust_loss=row.number("robust_loss"),
-            drift=row.inner("drift").numbers(),
-            kernel={key: value for key in KERNEL if (value := row.number(key)) is not None},
+            epoch=float(index if row.epoch is None else row.epoch),
+            rounds=float(done if done > 0 else index + 1),
+            seconds=row.seconds,
+            learning_rate=row.learning_rate,
+            online_loss=row.online_loss,
+            lower_bound=row.lower_bound,
+            void=row.void,
+            clean_accuracy=row.clean_accuracy,
+            robust_accuracy=row.robust_accuracy,
+            robust_loss=row.robust_loss,
+            drift={layer: value for layer, value in (row.drift or {}).items() if value is not None},
+            kernel={key: value for key in KERNEL if (value := getattr(row, key)) is not None},
         )
         for index, (row, done) in enumerate(zip(rows, rounds, strict=True))
     )

@@ -1,4 +1,4 @@
-"""An evaluation as typed values, read as leniently as the rest of a run.
+"""An evaluation as the page shows it.
 
 The record lies under ``evaluation`` in ``summary.json``; pictures of its hardest examples come from
 ``evaluation/attacked.safetensors``, of which only their rows are read.
@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from holdfast._fields import Fields
 from holdfast._record import checked
 from holdfast.diagnosis import Finding
-from holdfast.report.collect import ClassRow, Gallery, Run, class_rows
+from holdfast.record.schema import (
+    ClassFigures,
+    EvaluationFigures,
+    HardExample,
+    Interval,
+    Intervals,
+    StageFigures,
+)
+from holdfast.report.collect import Gallery, Run, named
 
 VERDICTS = {
     "trust": "No sign that the attacks failed was found. That is no proof.",
@@ -23,25 +30,6 @@ VERDICTS = {
 }
 MOST_HARDEST = 24
 POINTS = "attacked.safetensors"
-
-Span = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of the cascade: an ``attack`` breaks examples, a ``bound`` proves them."""
-
-    name: str
-    kind: str | None
-    entered: float | None
-    left: float | None
-    seconds: float | None
-    note: str | None
-
-    @property
-    def settled(self) -> float | None:
-        """Examples broken or proved here."""
-        return None if self.entered is None or self.left is None else max(0.0, self.entered - self.left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,29 +42,20 @@ class AtRadius:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hard:
-    """An example neither broken nor proved: its row in the file of attacked points, and the loss the attacks reached."""
-
-    row: int | None
-    label: str
-    loss: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """What an evaluation found. ``verified`` is proved, ``not_broken`` observed; spans are 95 % intervals of a sample."""
 
-    record: Fields
+    record: EvaluationFigures
     clean: float | None
     verified: float | None
     not_broken: float | None
-    clean_span: Span | None
-    verified_span: Span | None
-    not_broken_span: Span | None
-    steps: tuple[Step, ...]
-    per_class: tuple[ClassRow, ...]
+    clean_span: Interval | None
+    verified_span: Interval | None
+    not_broken_span: Interval | None
+    steps: tuple[StageFigures, ...]
+    per_class: tuple[ClassFigures, ...]
     curve: tuple[AtRadius, ...]
-    hardest: tuple[Hard, ...]
+    hardest: tuple[HardExample, ...]
     pictures: Gallery | None
     pictures_problem: str | None
     verdict: str | None
@@ -86,96 +65,71 @@ class Evaluated:
 
 def read_evaluation(run: Run) -> Evaluated | None:
     """The evaluation recorded in the run's summary; ``None`` where there is none."""
-    record = run.summary.inner("evaluation")
-    if not record.values:
+    record = run.summary.evaluation
+    if record is None or record == EvaluationFigures():
         return None
-    bounded = record.text("verify") is not None
-    spans = record.inner("intervals")
-    hardest = tuple(
-        Hard(row=row.whole("example"), label=row.text("label") or "?", loss=row.number("loss"))
-        for row in record.rows("hardest")[:MOST_HARDEST]
-    )
+    bounded, spans = bool(record.verify), record.intervals or Intervals()
+    hardest = record.hardest[:MOST_HARDEST]
     pictures, problem = _pictures(run.folder / "evaluation" / POINTS, hardest)
-    verdict = record.inner("verdict")
-    word = verdict.text("word")
-    clean = record.share("clean_accuracy")
-    verified = record.share("robust_accuracy_verified") if bounded else None
-    not_broken = record.share("robust_accuracy")
+    verified = record.robust_accuracy_verified if bounded else None
     return Evaluated(
         record=record,
-        clean=clean,
+        clean=record.clean_accuracy,
         verified=verified,
-        not_broken=not_broken,
-        clean_span=_span(spans, "clean", clean),
-        verified_span=_span(spans, "verified", verified),
-        not_broken_span=_span(spans, "robust", not_broken),
-        steps=tuple(_step(row) for row in record.rows("stages")),
-        per_class=class_rows(record.rows("per_class")),
+        not_broken=record.robust_accuracy,
+        clean_span=_span(spans.clean, record.clean_accuracy),
+        verified_span=_span(spans.verified, verified),
+        not_broken_span=_span(spans.robust, record.robust_accuracy),
+        steps=record.stages,
+        per_class=named(record.per_class),
         curve=_curve(record, bounded),
         hardest=hardest,
         pictures=pictures,
         pictures_problem=problem,
-        verdict=word if word in VERDICTS else None,
-        warnings=run.known.warnings,
-        faults=_faults(record, verified, not_broken),
+        verdict=record.verdict.word,
+        warnings=record.verdict.warnings,
+        faults=_faults(record, verified),
     )
 
 
-def _span(spans: Fields, key: str, inside: float | None) -> Span | None:
-    found = spans.values.get(key)
-    if inside is None or not isinstance(found, list) or len(found) != 2:
-        return None
-    ends = Fields({"low": found[0], "high": found[1]})
-    low, high = ends.share("low"), ends.share("high")
-    return (low, high) if low is not None and high is not None and low <= inside <= high else None
+def _span(span: Interval | None, inside: float | None) -> Interval | None:
+    return span if span is not None and inside is not None and span[0] <= inside <= span[1] else None
 
 
-def _step(row: Fields) -> Step:
-    kind = row.text("kind")
-    return Step(
-        name=row.text("name") or "?",
-        kind=kind if kind in ("attack", "bound") else None,
-        entered=row.number("entered"),
-        left=row.number("left"),
-        seconds=row.number("seconds"),
-        note=row.text("note"),
-    )
-
-
-def _curve(record: Fields, bounded: bool) -> tuple[AtRadius, ...]:
+def _curve(record: EvaluationFigures, bounded: bool) -> tuple[AtRadius, ...]:
     """In increasing order. Without bounds nothing was proved at any radius, which is not the same as 0 proved."""
-    found = []
-    for row in record.rows("curve"):
-        radius, low, high = row.number("radius"), row.share("verified"), row.share("not_broken")
-        if radius is not None and radius >= 0:
-            found.append(AtRadius(radius=radius, verified=low if bounded else None, not_broken=high))
+    found = [
+        AtRadius(radius=row.radius, verified=row.verified if bounded else None, not_broken=row.not_broken)
+        for row in record.curve
+        if row.radius is not None and row.radius >= 0
+    ]
     return tuple(sorted(found, key=lambda point: point.radius))
 
 
-def _faults(record: Fields, verified: float | None, not_broken: float | None) -> tuple[str, ...]:
+def _faults(record: EvaluationFigures, verified: float | None) -> tuple[str, ...]:
     """Why the figures cannot be believed as they stand, whatever the verdict."""
     found = []
-    if verified is not None and not_broken is not None and verified > not_broken:
+    if verified is not None and record.robust_accuracy is not None and verified > record.robust_accuracy:
         found.append("More is proved than was not broken: a bound or an attack is wrong.")
-    checked = record.inner("recheck")
-    if checked.flag("sound") is False:
+    checked = record.recheck
+    if checked.sound is False:
         counts = [
-            f"{checked.whole(key)} {words}"
-            for key, words in (
-                ("outside", "outside their threat sets"),
-                ("wrong_flags", "classified otherwise than recorded"),
-                ("wrong_losses", "with another loss"),
+            f"{number} {words}"
+            for number, words in (
+                (checked.outside, "outside their threat sets"),
+                (checked.wrong_flags, "classified otherwise than recorded"),
+                (checked.wrong_losses, "with another loss"),
             )
-            if checked.whole(key)
+            if number
         ]
         said = f": {', '.join(counts)}" if counts else ""
         found.append(f"The stored points, read back, do not bear out these figures{said}.")
     return tuple(found)
 
 
-def _pictures(path: Path, hardest: tuple[Hard, ...]) -> tuple[Gallery | None, str | None]:
+def _pictures(path: Path, hardest: tuple[HardExample, ...]) -> tuple[Gallery | None, str | None]:
     """The hardest examples and their attacked points, or why there are none to show."""
-    rows = [hard.row for hard in hardest if hard.row is not None]
+    rows = [hard.example for hard in hardest if hard.example is not None]
     if not rows or not path.exists():
         return None, None
     try:
@@ -188,7 +142,7 @@ def _pictures(path: Path, hardest: tuple[Hard, ...]) -> tuple[Gallery | None, st
             )
             if not fits or len(rows) < len(hardest) or not all(0 <= row < shape[0] for row in rows):
                 return None, f"{POINTS} does not hold these examples"
-            if not all(hard.loss is None or _same(hard.loss, loss[hard.row]) for hard in hardest):
+            if not all(hard.loss is None or _same(hard.loss, loss[hard.example]) for hard in hardest):
                 return None, f"{POINTS} is of another evaluation"
             before, after = (
                 np.concatenate([points[row : row + 1] for row in rows]).astype(np.float64)

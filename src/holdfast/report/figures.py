@@ -162,7 +162,7 @@ def loss_figure(run: Run, top: float) -> Figure:
             extent,
         ),
         *_level(
-            "upper bound" if run.summary.text("robust_loss_upper_kind") == "verified" else "strongest attack",
+            "upper bound" if run.summary.robust_loss_upper_kind == "verified" else "strongest attack",
             run.upper,
             "s-vermillion dash",
             extent,
@@ -348,7 +348,7 @@ def radius_figure(run: Run) -> Figure:
         for r in rows
     )
     said = f"Lower bound against radius: {', '.join(told)}."
-    own = run.summary.number("parameter_radius")
+    own = run.summary.parameter_radius
     notes = [f"This run's radius is {setting(own)}."] if own is not None else []
     if any(value < 0 for value in values):
         notes.append("Arrows on the floor: nothing can be said at this radius.")

@@ -58,7 +58,11 @@ def measure(setting: Setting, report: Report) -> Measured:
     every = [c for found in certificates.values() for c in found]
     lines: list[Line] = []
     for (name, found), style in zip(runs.items(), STYLES, strict=True):
-        online = tuple((float(row["rounds"]), float(row["online_loss"])) for row in found[0].metrics)
+        online = tuple(
+            (float(row.rounds), row.online_loss)
+            for row in found[0].epochs
+            if row.rounds and row.online_loss is not None
+        )
         lines.append(Line(label=name, points=online, style=style))
         bound = found[0].certificate.lower_bound
         lines.append(

@@ -51,7 +51,7 @@ def measure(setting: Setting, report: Report) -> Measured:
         )  # fmt: skip
         certificate = run.certificate
         uncertified += certificate.status != "certified"
-        best = accumulate((float(row["online_loss"]) for row in run.metrics), min)
+        best = accumulate((row.online_loss for row in run.epochs if row.online_loss is not None), min)
         excess = [loss - certificate.lower_bound for loss in best]
         needed.append([rounds_until(excess, epsilon) for epsilon in EPSILONS])
         gaps.append(certificate.gap)

@@ -8,8 +8,9 @@ from typing import Any
 
 from holdfast._files import json_writer
 from holdfast._record import Files
-from holdfast.diagnosis import from_record
 from holdfast.errors import HoldfastError, InputError
+from holdfast.record.known import known_of
+from holdfast.record.schema import Summary
 
 TRIES = 2  # of a cell that fails, for whatever else than its own settings
 FIGURES = (
@@ -77,23 +78,21 @@ def _train(cell: dict[str, Any], run: Path) -> dict[str, Any]:
     job = build(config)
     resume = (run / "checkpoints" / "last.pt").exists()
     settings = {**job.options, "out": run, "resume": resume, "progress": False, "config": to_dict(config)}
-    return _figures(train(job.model, job.data, job.threat, **settings).summary)
+    return _figures(train(job.model, job.data, job.threat, **settings).figures)
 
 
-def _figures(summary: dict[str, Any]) -> dict[str, Any]:
-    found = {name: _number(summary.get(name)) for name in FIGURES}
-    known = from_record(summary)
+def _figures(summary: Summary) -> dict[str, Any]:
+    found: dict[str, Any] = {name: getattr(summary, name) for name in FIGURES}
+    known, both = known_of(summary), summary.compatibility
     if known.claimed is None:
         found |= {"robust_loss_lower_bound": None, "gap": None}
-    both = summary.get("compatibility") or {}
-    distance = _number(both.get("smallest_distance"))
-    found["rho"] = both["reach"] / distance if distance else None
-    fitted = summary.get("train_fitted")
-    found["fits"] = None if fitted is None else float(fitted)
+    reach, distance = both.reach, both.smallest_distance
     return found | {
+        "rho": reach / distance if reach is not None and distance else None,
+        "fits": None if summary.train_fitted is None else float(summary.train_fitted),
         "certificate_informative": known.kind is None or known.informative,
-        "certificate_status": summary.get("certificate_status"),
-        "accuracy_on": summary.get("accuracy_on"),
+        "certificate_status": summary.certificate_status,
+        "accuracy_on": summary.accuracy_on,
     }
 
 
