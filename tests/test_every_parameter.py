@@ -30,7 +30,7 @@ INNER = {  # what attacks, losses and families of one's own are written with: ca
     "Case", "Condition", "Property", "ImportedNetwork", "Part",
 }  # fmt: skip
 RESULTS = {  # made by the library and only read
-    "SmoothedCertificate", "Verification", "AttackResult", "Evaluation", "Certificate", "Diagnosis", "Run", "Separation", "KernelFigures",
+    "SmoothedCertificate", "Verification", "AttackResult", "Evaluation", "Certificate", "Diagnosis", "Run", "Figures", "Separation", "KernelFigures",
     "RobustLossCurve", "CapacityBound", "Attempt", "Bracket", "Capacity", "Widths", "ClassAccuracy", "Stage",
 }  # fmt: skip
 
