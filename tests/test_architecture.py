@@ -140,3 +140,47 @@ def test_the_command_line_is_imported_without_heavy_packages():
         [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=60
     )
     assert result.stdout.strip() == "[]"
+
+
+TINY_TRAINING = """
+import torch
+import holdfast as hf
+x = torch.rand(24, 5, generator=torch.Generator().manual_seed(0))
+data = hf.data.from_tensors(x, (x[:, 0] > 0.5).long())
+for optimizer in ("auto", "sgd", "adam", "adamw"):
+    model = hf.networks.TwoLayer(5, 2, width=16)
+    hf.train(
+        model, data, hf.LpBall("2", 0.05), attack=hf.PGD(steps=2), epochs=2, optimizer=optimizer, accelerator="cpu", progress=False
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "more"),
+    [
+        ("import holdfast.jobs.train", {"scipy", "sympy"}),
+        (
+            "import holdfast; holdfast.evaluate, holdfast.verify, holdfast.certify, holdfast.diagnose",
+            {"scipy", "sympy"},
+        ),
+        (TINY_TRAINING, {"sympy"}),
+    ],
+    ids=["imported", "others imported", "called"],
+)
+def test_training_imports_nothing_that_takes_as_long_as_torch(code, more):
+    """Each of these takes from half as long to twice as long to import as torch itself."""
+    heavy = more | {
+        "torch._dynamo",
+        "lightning_fabric",
+        "scipy.stats",
+        "sklearn",
+        "matplotlib",
+        "pandas",
+        "jinja2",
+        "IPython",
+    }
+    check = f"{code}\nimport sys; print(sorted({heavy!r} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", check], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout.strip() == "[]"

@@ -22,6 +22,7 @@ from holdfast.threats import LpBall
 from holdfast.trace import TraceRecorder
 from holdfast.training import ParameterBall, TrainingState, fit
 from holdfast.training.batches import epoch_batches
+from holdfast.training.devices import OneProcess, devices_for
 from holdfast.training.optimizers import SCHEDULES, learning_rate_factor, make_optimizer
 
 # ---- batches
@@ -207,7 +208,8 @@ def test_optimisers_get_what_was_asked_for():
     }  # fmt: skip
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         made = make_optimizer(name, weights, **settings)
-        assert type(made) is kind
+        assert isinstance(made, kind)
+        assert isinstance(made, torch.optim.AdamW) == (name == "adamw")  # which is an Adam, too
         assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.3, 0.01)
     own = make_optimizer(lambda ps: torch.optim.RMSprop(ps, lr=0.5), weights, **settings)
     assert isinstance(own, torch.optim.RMSprop)
@@ -230,9 +232,9 @@ def toy(examples=23, features=4, classes=3, seed=0):
 def trained(
     model, x, y, *, epochs=4, batch_size=5, optimizer="sgd", rate=0.1, radius=None, stop=lambda: False, state=None,
     made=None, attack=None, threat=None, loss=None, schedule="constant", seed=0, record=True, observe=None, weights=None,
-    initial=None,
+    initial=None, fabric=None,
 ):  # fmt: skip
-    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or devices_for("cpu", 1, "32-true", "auto")
     loss, threat = loss or CrossEntropy(), threat or LpBall("2", 0.2)
     parameters = [p for p in model.parameters() if p.requires_grad]
     made = made or make_optimizer(optimizer, parameters, learning_rate=rate, momentum=0.9, weight_decay=0.0)
@@ -483,3 +485,64 @@ def test_two_processes_give_the_certificate_of_one(tmp_path, monkeypatch):
         assert b["lower_bound"] == pytest.approx(a["lower_bound"], abs=1e-4)
         assert b["online_loss"] == pytest.approx(a["online_loss"], abs=2e-6)
     assert (two.folder / "log.txt").read_text().count("certificate: certified") == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimisers_step_as_torchs_do(rng, name):
+    # to the last bit, with state handed over half-way, and hooks and schedulers of torch served
+    theirs = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    own = {"momentum": 0.9} if name == "sgd" else {"fused": True}
+    start = torch.randn(7, generator=rng)
+    ends = []
+    for ours in (True, False):
+        weight = nn.Parameter(start.clone())
+
+        def made(weight=weight, ours=ours):
+            if ours:
+                return make_optimizer(name, [weight], learning_rate=0.05, momentum=None, weight_decay=0.01)
+            return theirs([weight], lr=0.05, weight_decay=0.01, **own)
+
+        optimizer, calls = made(), []
+        optimizer.register_step_post_hook(lambda *_, calls=calls: calls.append(1))
+        for step in range(6):
+            if step == 3:
+                state, optimizer = optimizer.state_dict(), made()
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            (weight**4).sum().backward()
+            optimizer.step()
+        assert isinstance(optimizer, theirs)
+        assert len(calls) == 3
+        ends.append(weight.detach())
+    assert torch.equal(*ends)
+    assert not torch.equal(ends[0], start)
+
+
+def test_one_process_trains_as_fabric_does():
+    ends = []
+    for fabric in (OneProcess(), Fabric(accelerator="cpu", devices=1)):
+        x, y = toy()
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(x.shape[1], 6), nn.Dropout(0.2), nn.ReLU(), nn.Linear(6, 3))
+        trained(model, x, y, fabric=fabric, optimizer="adam", record=False)
+        ends.append(model.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_fabric_is_asked_for_all_but_the_cpu_in_full_precision(monkeypatch):
+    plain = ("cpu", 1, "32-true", "auto")
+    assert isinstance(devices_for(*plain), OneProcess)
+    assert isinstance(devices_for("cpu", 1, "64-true", "auto"), OneProcess)
+    for other in (
+        ("cpu", 1, "bf16-mixed", "auto"),
+        ("cpu", 1, "32-true", "ddp"),
+        ("cpu", 2, "32-true", "auto"),
+    ):
+        assert isinstance(devices_for(*other), Fabric)
+    monkeypatch.setenv("LT_PRECISION", "bf16-mixed")  # what `fabric run` sets
+    assert isinstance(devices_for(*plain), Fabric)
+    monkeypatch.delenv("LT_PRECISION")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert isinstance(devices_for(*plain), OneProcess)  # asked for by name
+    with pytest.raises(InputError, match="must be available on this machine, got 'nonsense'"):
+        devices_for("nonsense", 1, "32-true", "auto")

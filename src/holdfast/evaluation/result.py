@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import beta
 from torch import Tensor
 
 from holdfast._files import write_atomically, write_text
@@ -224,9 +223,11 @@ def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE)
     >>> tuple(round(end, 4) for end in clopper_pearson(0, 10))
     (0.0, 0.3085)
     """
+    from scipy.special import betaincinv  # when first needed: scipy takes its time to import
+
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    low = float(betaincinv(successes, trials - successes + 1, tail)) if successes > 0 else 0.0
+    high = float(betaincinv(successes + 1, trials - successes, 1 - tail)) if successes < trials else 1.0
     return low, high
 
 

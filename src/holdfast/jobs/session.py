@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._progress import Progress
@@ -25,6 +24,7 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.devices import Devices
 from holdfast.training.recipe import Recipe
 from holdfast.training.step_size import StepSize
 
@@ -64,7 +64,7 @@ class Session:
     certificate_radius: float | None
     best_by: str
     compatibility: Compatibility
-    fabric: Fabric
+    fabric: Devices
     optimizer: Any
     curvature: Curvature
     reason: str

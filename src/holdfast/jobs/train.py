@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._arguments import MODEL, TENSOR, Array, as_weights
@@ -67,6 +66,7 @@ from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
+from holdfast.training.devices import devices_for
 from holdfast.training.optimizers import MOMENTUM, OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
 from holdfast.training.recipe import chosen_rate, chosen_words, recipe_for
 from holdfast.training.step_size import ADAM, StepSize
@@ -217,7 +217,7 @@ def train(
     check_data(data, threat)
     if example_weights is not None:
         example_weights = as_weights("example_weights", example_weights, len(data.train))
-    fabric = _fabric(accelerator, devices, precision, strategy)
+    fabric = devices_for(accelerator, devices, precision, strategy)
     seen = Progress(enabled=progress and fabric.is_global_zero)
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
@@ -436,18 +436,6 @@ def _kernel(
         model = deepcopy(model)
         model.load_state_dict(read_weights(resumed / "initial.safetensors"))
     return KernelWatch(model, x, y, classes=classes, examples=examples, seed=seed)
-
-
-def _fabric(accelerator: str, devices: int, precision: str, strategy: str) -> Fabric:
-    """Where training runs. 64-true is the model's own affair: fabric would cast its outputs back to float32."""
-    words: Any = "32-true" if precision == "64-true" else precision
-    try:
-        return Fabric(accelerator=accelerator, devices=devices, precision=words, strategy=strategy)
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise InputError(
-            f"accelerator, devices, precision and strategy must be available on this machine, got {accelerator!r}, {devices!r}, "
-            f"{precision!r} and {strategy!r} ({' '.join(str(error).split())}); leave them out for the default."
-        ) from error
 
 
 def _said(value: object) -> str:

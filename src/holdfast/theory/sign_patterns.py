@@ -5,8 +5,6 @@ All networks have ``m`` units in each of one or two hidden layers, biases, and o
 
 import math
 
-from scipy.special import gammaln
-
 from holdfast.errors import InputError
 
 LN2 = math.log(2.0)
@@ -56,7 +54,7 @@ def _log2_half_spaces(points: int, dimension: int) -> float:
     if points <= dimension + 1:
         return float(points)
     logs = [
-        float(gammaln(points) - gammaln(k + 1) - gammaln(points - k))
+        math.lgamma(points) - math.lgamma(k + 1) - math.lgamma(points - k)
         for k in range(min(dimension, points - 1) + 1)
     ]
     top = max(logs)

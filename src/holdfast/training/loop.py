@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from holdfast._tensors import applied, generator
@@ -23,6 +22,7 @@ from holdfast.threats import Threat
 from holdfast.trace import TraceRecorder, Window
 from holdfast.training.ball import ParameterBall
 from holdfast.training.batches import epoch_batches, epoch_seed
+from holdfast.training.devices import Devices
 from holdfast.training.optimizers import learning_rate_factor
 
 
@@ -82,7 +82,7 @@ Observer = Callable[[EpochRecord, TrainingState], None]
 
 
 def fit(
-    fabric: Fabric,
+    fabric: Devices,
     module: nn.Module,
     model: nn.Module,
     optimizer: Any,
@@ -228,7 +228,7 @@ def _set_random(within: Within, device: torch.device) -> None:
         torch.cuda.set_rng_state(within.device_random, device)
 
 
-def summed(fabric: Fabric, values: Tensor) -> Tensor:
+def summed(fabric: Devices, values: Tensor) -> Tensor:
     """The sum over all processes, in each of them."""
     return cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
 

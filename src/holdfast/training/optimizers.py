@@ -1,11 +1,14 @@
 """Optimisers and learning-rate schedules by name; any torch optimiser through a factory."""
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import Optimizer
 
 from holdfast.errors import InputError
 
@@ -16,6 +19,39 @@ OPTIMIZERS = (AUTO, "sgd", "adam", "adamw")
 MOMENTUM = 0.9
 """Of sgd, where none is given."""
 SCHEDULES = ("constant", "cosine", "linear", "steps")
+
+
+class _Plain(Optimizer):
+    """torch's optimiser without its guards against being compiled: at their first call they import torch._dynamo, which takes longer
+    than to import torch, and nothing here compiles an optimiser."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+def _step(optimizer: type[Optimizer]) -> Any:
+    """Its step; the guard that is left out also turned gradients off."""
+    return torch.no_grad()(inspect.unwrap(optimizer.step))
+
+
+class SGD(_Plain, torch.optim.SGD):
+    """``torch.optim.SGD``, ready at once."""
+
+    step = _step(torch.optim.SGD)
+
+
+class Adam(_Plain, torch.optim.Adam):
+    """``torch.optim.Adam``, ready at once."""
+
+    step = _step(torch.optim.Adam)
+
+
+class AdamW(_Plain, torch.optim.AdamW):
+    """``torch.optim.AdamW``, ready at once."""
+
+    step = _step(torch.optim.AdamW)
 
 
 def make_optimizer(
@@ -32,7 +68,7 @@ def make_optimizer(
     if learning_rate is None or not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise InputError(f"learning_rate must be > 0 and finite, got {learning_rate}; try 0.1.")
     if choice == "sgd":
-        return torch.optim.SGD(
+        return SGD(
             parameters,
             lr=learning_rate,
             momentum=MOMENTUM if momentum is None else momentum,
@@ -41,9 +77,9 @@ def make_optimizer(
     # One pass over the weights instead of a dozen: six times faster on a CPU for a million of them. SGD gains nothing.
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     if choice == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+        return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     if choice == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+        return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     raise unknown("optimizer", choice, OPTIMIZERS)
 
 

@@ -7,6 +7,7 @@ step taken is ``1 / (s lambda)``.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +100,7 @@ def largest_eigenvalue(
     with in_mode(model, "eval"), torch.enable_grad():
         outputs = applied(model, x[rows])
         ends = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(outputs, weights, ends, create_graph=True, allow_unused=True)
+        pulled = torch.autograd.grad(_inner([outputs], [ends]), weights, create_graph=True, allow_unused=True)
         used = [(weight, pull) for weight, pull in zip(weights, pulled, strict=True) if pull is not None]
         direction = [torch.randn(weight.shape, generator=noise).to(weight) for weight, _ in used]
         top = 0.0
@@ -108,9 +109,14 @@ def largest_eigenvalue(
             if not length > 0:
                 return 0.0
             direction = [part / length for part in direction]
-            (moved,) = torch.autograd.grad([pull for _, pull in used], ends, direction, retain_graph=True)
-            direction = list(
-                torch.autograd.grad(outputs, [weight for weight, _ in used], moved, retain_graph=True)
-            )
+            along = _inner([pull for _, pull in used], direction)
+            (moved,) = torch.autograd.grad(along, ends, retain_graph=True)
+            reached = [weight for weight, _ in used]
+            direction = list(torch.autograd.grad(_inner([outputs], [moved]), reached, retain_graph=True))
             top = float(torch.stack([part.norm() for part in direction]).norm()) / len(rows)
     return top
+
+
+def _inner(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """The inner product, whose gradient is that of ``tensors`` along ``others``: given these as an argument, torch would import sympy."""
+    return torch.stack([(one * other).sum() for one, other in zip(tensors, others, strict=True)]).sum()

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linprog
 from torch import Tensor
 
 from holdfast._deadline import NEVER, Deadline, OutOfTime
@@ -180,6 +179,8 @@ class _Part:
 
     def decide(self, number: int) -> tuple[float, Tensor | None]:
         """A bound of a part where every sign is known, as tight as can be, and the point where a solver sees the least value."""
+        from scipy.optimize import linprog  # when first needed: scipy takes its time to import
+
         graph, everything = self.state.graph, self.state.region
         if not can_branch(graph):
             return -torch.inf, None

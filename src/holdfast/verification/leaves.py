@@ -7,7 +7,6 @@ worked out elsewhere, with its rounding.
 
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 from torch import Tensor
 
 from holdfast._deadline import NEVER, Deadline
@@ -32,6 +31,8 @@ def best_multipliers(
         matrix, offset: the constraints ``matrix x + offset >= 0``.
         deadline: when the best so far has to do.
     """
+    from scipy.optimize import minimize  # when first needed: scipy takes its time to import
+
     best = -torch.inf
     weights, point = torch.zeros_like(offset), region.x[0]
 

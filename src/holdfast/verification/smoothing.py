@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtri
-from scipy.stats import beta
 from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
@@ -98,6 +96,8 @@ def smooth(
     Raises:
         InputError: a number out of range, or examples or outputs that an attack would refuse.
     """
+    from scipy.special import betaincinv, ndtri  # when first needed: scipy takes its time to import
+
     x, y = paired(model, x, y)
     device = _tensors.device_of(model, x)
     x, y = x.detach().to(device), y.to(device)
@@ -109,7 +109,7 @@ def smooth(
             first = _counts(model, example, sigma, selection, batch_size, generator)
             top = int(first.argmax())
             hits = int(_counts(model, example, sigma, samples, batch_size, generator)[top])
-            bound = float(beta.ppf(alpha, hits, samples - hits + 1)) if hits else 0.0
+            bound = float(betaincinv(hits, samples - hits + 1, alpha)) if hits else 0.0
             predicted.append(top if bound > 0.5 else ABSTAIN)
             bounds.append(bound)
     probability = torch.tensor(bounds, dtype=torch.float64)

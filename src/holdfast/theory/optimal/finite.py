@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from torch import Tensor
 
 from holdfast.errors import InputError
@@ -163,6 +162,7 @@ class FiniteProblem:
 
         Ends where the gradient is a hundredth of what the weight's part has at ``||theta|| = radius``: bounds lose its square.
         """
+        from scipy.optimize import minimize  # when first needed: scipy takes its time to import
 
         def value_and_gradient(vector: object) -> tuple[float, object]:
             at = torch.as_tensor(vector).to(theta).reshape(theta.shape)
