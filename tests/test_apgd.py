@@ -367,7 +367,10 @@ def test_the_search_starts_where_it_is_told() -> None:
         ({"restarts": 0}, "restarts must be a whole number >= 1, got 0"),
         ({"targets": 0}, "targets must be a whole number >= 1, or None, got 0"),
         ({"rho": 1.0}, r"rho must be a number > 0 and < 1, got 1.0"),
-        ({"loss": "clr"}, "loss must be one of dlr, margin, cross-entropy.* got 'clr'"),
+        (
+            {"loss": "clr"},
+            "loss must be one of cross-entropy, .*margin, dlr, .* got 'clr'; did you mean 'dlr'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_sentence(options: dict[str, object], sentence: str) -> None:

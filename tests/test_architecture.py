@@ -25,6 +25,8 @@ LAYERS = (
         "_signals",
         "_identity",
         "_imports",
+        "_declared",
+        "_registry",
         "_memory",
         "_formats",
         "_console",

@@ -1,6 +1,6 @@
 """The configuration of a run: every way to write it, its round trip, and one sentence for everything that is wrong."""
 
-import dataclasses
+import inspect
 import subprocess
 import sys
 
@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import holdfast as hf
+from holdfast._registry import ATTACKS, LOSSES
+from holdfast._rules import rules_of
+from holdfast.cli.main import main
 from holdfast.config import schema as configuration
-from holdfast.config.build import build_network
+from holdfast.config.build import build_attack, build_loss, build_network
 from holdfast.config.options import LEAVES, LONG, SHORT, options_help
 from holdfast.config.reading import read_config
 from holdfast.config.schema import NetworkConfig, RunConfig, from_dict, optional, to_dict
 from holdfast.errors import InputError
-from holdfast.losses import LOSSES
 from holdfast.networks.activations import ACTIVATIONS
 from holdfast.training.optimizers import OPTIMIZERS
 
@@ -124,10 +126,17 @@ def values_of(path):
     """Values an entry may have, by its type and limits."""
     entry = LEAVES[path][0]
     text, facts = str(entry.type), entry.metadata
+    if facts["declared"]:
+        nested = st.sampled_from([{"name": "fgsm", "start": "near"}, {"name": "apgd", "steps": 7}])
+        if "Config" in text:
+            return nested
+        return st.sampled_from(
+            [0, 1, 7, 0.25, 1.5, True, None, "random", "between", "steepest", "margin", (1, 8, 8)]
+        )
     if "Literal" in text:
         found = st.sampled_from(entry.type.__args__)
     elif facts["names"]:
-        found = st.sampled_from(facts["names"])
+        found = st.sampled_from([name for name in facts["names"] if name != "transfer"])  # needs a network
         found = found | st.just("my_package.parts:Part") if facts["own"] else found
     elif "dict" in text:
         found = st.dictionaries(st.sampled_from(["size", "hidden_size"]), st.integers() | WORDS, max_size=2)
@@ -150,7 +159,32 @@ def values_of(path):
 
 def test_the_names_written_out_are_those_there_are():
     assert set(configuration.ACTIVATIONS) == set(ACTIVATIONS)
-    assert set(configuration.LOSSES) == set(LOSSES)
+    for registry, kind in ((ATTACKS, hf.Attack), (LOSSES, hf.Loss)):
+        assert {*map(registry.get, registry)} == {
+            made for made in below(kind) if made.__module__.startswith("holdfast.")
+        }
+
+
+def below(kind):
+    """All classes that can be made and inherit from this one."""
+    return {
+        made
+        for one in kind.__subclasses__()
+        for made in ({one} if not inspect.isabstract(one) and not one.__name__.startswith("_") else set())
+        | below(one)
+    }
+
+
+@pytest.mark.parametrize(("registry", "name"), [(r, name) for r in (ATTACKS, LOSSES) for name in r])
+def test_what_is_read_from_a_class_is_what_it_takes(registry, name):
+    """Names, defaults and help come from the source; the class itself and its rules agree."""
+    declared, made = registry.settings(name), registry[name]
+    parameters = inspect.signature(made).parameters
+    assert declared.keys() == parameters.keys() == rules_of(made).keys()
+    for key, one in declared.items():
+        default = parameters[key].default
+        assert one.default == (... if default is inspect.Parameter.empty else default), key
+        assert one.help, f"{name}: {key} has no entry under Attributes"
     assert set(configuration.OPTIMIZERS) == set(OPTIMIZERS)
 
 
@@ -168,9 +202,24 @@ def fitting(key, entries):
     section = getattr(RunConfig(), key)
     if not isinstance(entries, dict):
         return entries
-    tags = {tag for entry in dataclasses.fields(section) for tag in entry.metadata["of"]}
+    tags = {tag for name in entries for tag in LEAVES[f"{key}.{name}"][0].metadata["of"]}
     chosen = configuration.with_entries(section, {tag: entries[tag] for tag in tags}, key)
-    return {name: value for name, value in entries.items() if configuration.applies(chosen, name)}
+    return {
+        name: value
+        for name, value in entries.items()
+        if configuration.applies(chosen, name) and allowed(chosen, name, value)
+    }
+
+
+def allowed(section, name, value):
+    """Whether the class that declares a setting takes the value; others are drawn within their limits."""
+    if not isinstance(section, configuration.Tagged):
+        return True
+    try:
+        configuration.with_entries(section, {name: value}, "section")
+    except InputError:
+        return False
+    return True
 
 
 @settings(max_examples=20)
@@ -190,10 +239,125 @@ def test_the_written_configuration_reads_back_to_the_same_run(tmp_path_factory, 
     assert read(path) == config
 
 
+def test_help_shows_the_settings_of_the_attack_that_is_named(capsys):
+    assert main(["train", "--attack=apgd", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--attack.rho " in shown
+    assert "steps a restart (100)" in shown
+    assert "--attack.momentum" not in shown
+    assert "--final.momentum" in shown
+    assert "random, example, between" in shown
+    assert main(["train", "--help", "--final", "apdg"]) == 2
+    assert "did you mean apgd?" in capsys.readouterr().err
+
+
+def test_an_attack_says_its_own_settings_and_another_beside_it_its_own():
+    config = read(
+        "--attack",
+        "apgd",
+        "--attack.steps",
+        "7",
+        "--attack.targets",
+        "3",
+        "--final",
+        "square",
+        "--final.queries",
+        "50",
+    )
+    assert build_attack(config.attack) == hf.APGD(steps=7, targets=3)
+    assert build_attack(config.final) == hf.Square(queries=50)
+    assert build_attack(config.evaluation) == hf.PGD(steps=20)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "transfer"])
+def test_every_attack_has_a_name_and_the_defaults_of_its_class(name, tmp_path):
+    config = read("--attack", name)
+    nested = {"attack": hf.PGD()} if "attack" in ATTACKS.settings(name) else {}
+    assert build_attack(config.attack) == ATTACKS[name](**nested)
+    assert read(write(tmp_path, f"attack: {name}")) == config
+    if not nested:
+        assert hf.attacks.as_attack(name) == ATTACKS[name]()
+
+
+def test_an_attack_that_repeats_another_holds_it_as_a_section(tmp_path):
+    text = "final: {name: multi-target, classes: 3, attack: {name: pgd, steps: 5, loss: dlr}}"
+    config = read(write(tmp_path, text))
+    made = hf.MultiTarget(attack=hf.PGD(steps=5, loss="dlr"), classes=3)
+    assert build_attack(config.final) == made
+    assert read(write(tmp_path, yaml.safe_dump(to_dict(config)))) == config
+    assert (
+        build_attack(read("--final", "expected-gradient", "--final.attack", "fgsm").final).attack == hf.FGSM()
+    )
+    own = read("--final", "multi-target", "--final.attack", "not_there:Attack")
+    assert configuration.names_code(own)
+
+
+def test_settings_of_runs_before_this_version_are_read(tmp_path):
+    old = (
+        "attack: {name: pgd, steps: 10, step_size: null, restarts: 1, start: random, momentum: 0.0, keep_best: false}\n"
+        "evaluation: {name: fgsm, step_size: 0.5, start: random}\nfinal: {name: random, restarts: 9}\n"
+    )
+    config = read(write(tmp_path, old))
+    assert config.attack == RunConfig().attack
+    assert build_attack(config.evaluation) == hf.FGSM(step_size=0.5, start="random")
+    assert build_attack(config.final) == hf.RandomAttack(samples=9)
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (["--attack", "transfer"], "which needs surrogate; give it from Python, as Transfer(surrogate=...)"),
+        (["--attack.steps", "0"], "attack.steps must be a whole number >= 1, got 0"),
+        (["--attack.start", "between"], "attack.start must be one of random, example, near, got 'between'"),
+        (
+            ["--attack", "apgd", "--attack.momentum", "3"],
+            "attack.momentum must go with attack.name pgd, got it with apgd",
+        ),
+        (["--final", "multi-target", "--final.attack", "{name: pgd, stepz: 3}"], "did you mean steps?"),
+        (
+            ["--final", "multi-target", "--final.attack", "{name: pgd, steps: 0}"],
+            "final.attack.steps must be",
+        ),
+        (["--final", "multi-target", "--final.attack", "fsgm"], "did you mean fgsm?"),
+        (["--final", "multi-target", "--final.attack", "3"], "final.attack must be an attack's name"),
+        (["--attack.loss", "margn"], "attack.loss must be"),
+    ],
+)
+def test_a_wrong_setting_of_an_attack_is_refused_in_one_sentence(argv, what):
+    with pytest.raises(InputError) as refused:
+        read(*argv)
+    assert what in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_loss_takes_its_arguments_and_may_be_ones_own():
+    read_loss = lambda *argv: build_loss(read(*argv).training)  # noqa: E731
+    assert read_loss("--loss", "huber", "--training.loss-args.delta", "0.5") == hf.Huber(delta=0.5)
+    assert read_loss("--training.loss-args", "{label_smoothing: 0.1}") == hf.CrossEntropy(label_smoothing=0.1)
+    assert read_loss("--loss", "holdfast.losses:Hinge") == hf.Hinge()
+    with pytest.raises(InputError, match="takes delta, got detla; did you mean delta"):
+        read_loss("--loss", "huber", "--training.loss-args.detla", "1")
+    with pytest.raises(
+        InputError, match=r"loss_args must go with training.loss cross-entropy or logistic or huber"
+    ):
+        read("--loss", "hinge", "--training.loss-args.delta", "1")
+
+
 def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
     assert len(SHORT) == len(set(SHORT.values()))
     assert not set(SHORT) & set(LONG)
-    shown = options_help({"--resume": "go on"})
+    others = [
+        options_help({}, dict.fromkeys(("attack", "evaluation", "final"), name))
+        for name in ATTACKS
+        if name != "transfer"
+    ]
+    shown = "\n".join(
+        [
+            options_help({"--resume": "go on"}),
+            *others,
+            options_help({}, {"attack": "my:A", "evaluation": "my:A", "final": "my:A"}),
+        ]
+    )
     for option in (*LONG, *SHORT, "--resume"):
         assert f"{option} " in shown or f"{option}," in shown or f"{option}\n" in shown
     assert all(entry.metadata["help"] for entry, _ in LEAVES.values())

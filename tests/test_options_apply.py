@@ -9,6 +9,7 @@ import yaml
 
 import holdfast as hf
 from holdfast._imports import Trusted
+from holdfast._registry import ATTACKS, LOSSES
 from holdfast.cli.main import main
 from holdfast.config.build import build_threat
 from holdfast.config.options import LEAVES
@@ -31,9 +32,10 @@ ALTERNATIVES = {
     ("threat", "spec"): {"ball": "linf:0.1", "sphere": "sphere:0.1", OWN: "my_package:Threat"},
     ("network", "name"): {"two-layer": "two-layer", "dense": "dense", "mnist-conv": "mnist-conv", OWN: "my_package:Net"},
     **{
-        (section, "name"): {"pgd": "pgd", "fgsm": "fgsm", "random": "random", "clean": "clean", OWN: "my_package:Attack"}
+        (section, "name"): {name: name for name in ATTACKS if name != "transfer"} | {OWN: "my_package:Attack"}
         for section in ("attack", "evaluation", "final")
     },
+    ("training", "loss"): {name: name for name in LOSSES} | {OWN: "my_package:Loss"},
     ("training", "optimizer"): {"auto": "auto", "sgd": "sgd", "adam": "adam", "adamw": "adamw", OWN: "torch.optim.RMSprop"},
     ("training", "parameter_radius"): {"a number": 5.0, "null": None},
     ("certificate", "trace"): {True: True, False: False},
@@ -43,7 +45,13 @@ ALTERNATIVES = {
 def dependent():
     for path, (entry, default) in LEAVES.items():
         for tag, allowed in (entry.metadata["of"] or {}).items():
-            for word, value in ALTERNATIVES[path.partition(".")[0], tag].items():
+            words = ALTERNATIVES[path.partition(".")[0], tag].items()
+            if entry.metadata["declared"]:  # there are many attacks: one that has it and one that has not
+                words = [
+                    next(item for item in words if (item[0] in allowed) == fits) for fits in (True, False)
+                ]
+            for word, value in words:
+                default = to_dict(default) if dataclasses.is_dataclass(default) else default
                 yield pytest.param(path, tag, value, word in allowed, default, id=f"{path} with {tag} {word}")
 
 
@@ -91,14 +99,14 @@ def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, defaul
     ("argv", "said"),
     [
         (["--network", "mnist-conv", "--width", "5000"], "network.width must go with network.name two-layer or dense, got it with mnist-conv"),
-        (["--attack", "fgsm", "--attack.steps", "50"], "attack.steps must go with attack.name pgd, got it with fgsm, and fgsm takes step_size, start"),
+        (["--attack", "fgsm", "--attack.steps", "50"], "attack.steps must go with attack.name pgd or apgd or fab or carlini-wagner or deepfool, got it with fgsm, and fgsm takes step_size, start, loss"),
         (["--attack.init-args.foo", "4"], "attack.init_args must go with attack.name your own"),
         (["--network.init-args.hiden", "3"], "network.init_args must go with network.name your own"),
         (["--network", "dense", "--network.constant", "1"], "network.constant must go with network.name two-layer"),
         (["--optimizer", "adam", "--training.momentum", "0.5"], "training.momentum must go with training.optimizer auto or sgd"),
         (["--certificate.trace", "false", "--certificate.trace-every", "2"], "certificate.trace_every must go with certificate.trace true"),
         (["--data", "spheres", "--classes", "0,1"], "data.classes must go with data.name"),
-        (["--final", "clean", "--final.restarts", "2"], "final.restarts must go with final.name pgd or random"),
+        (["--final", "clean", "--final.restarts", "2"], "final.restarts must go with final.name pgd or apgd or fab or square"),
     ],
 )  # fmt: skip
 def test_the_refusal_names_what_applies(argv, said, capsys):
@@ -116,7 +124,7 @@ def test_an_option_that_picks_another_alternative_takes_the_place_of_what_the_fi
 
 def test_what_is_written_reads_back_whatever_was_chosen():
     for name in ("mnist-conv", "dense", "two-layer"):
-        for attack in ("clean", "fgsm", "random", "pgd"):
+        for attack in ALTERNATIVES["attack", "name"].values():
             run = RunConfig()
             run = dataclasses.replace(
                 run,

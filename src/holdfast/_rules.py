@@ -270,7 +270,7 @@ RADIUS = real(above=0, most=LARGEST_RADIUS)
 def takes(**rules: Rule) -> Callable[[Target], Target]:
     """Decorates a function, or a class for its constructor: arguments given are converted by their rules, or refused.
 
-    What is left out keeps its default. The rules can be read from the attribute ``rules``.
+    What is left out keeps its default. `rules_of` gives the rules.
 
     >>> @takes(steps=whole(least=1))
     ... def search(steps: int = 10) -> int:
@@ -289,6 +289,13 @@ def takes(**rules: Rule) -> Callable[[Target], Target]:
         return guarded
 
     return decorate
+
+
+def rules_of(target: Any) -> Mapping[str, Rule]:
+    """The rules that `takes` gave a function, or a class for its constructor, by argument."""
+    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    rules: Mapping[str, Rule] = getattr(function, "rules", {})
+    return rules
 
 
 def _guarded(function: Any, rules: Mapping[str, Rule]) -> Any:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holdfast._registry import LOSSES as LOSSES
 from holdfast._rules import TEXT, Rule, nearest_word, real, takes
 from holdfast.errors import InputError
 
@@ -108,8 +109,10 @@ class Loss(ABC):
 class CrossEntropy(Loss):
     """Cross-entropy; with one signed output this is the logistic loss ``log(1 + exp(-sign f))``.
 
-    With ``label_smoothing = e`` the target is ``(1 - e)`` on the label and ``e / C`` on every class. Convex, and Lipschitz
-    with constant ``sqrt(2)`` (one output: 1), since the slope is ``softmax(f) - target``.
+    Convex, and Lipschitz with constant ``sqrt(2)`` (one output: 1), since the slope is ``softmax(f) - target``.
+
+    Attributes:
+        label_smoothing: ``e``: the target is ``(1 - e)`` on the label and ``e / C`` on every class.
     """
 
     label_smoothing: float = 0.0
@@ -214,6 +217,9 @@ class Huber(Squared):
     """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond ``||r|| = delta``, ``r = f - target``.
 
     Convex, and Lipschitz with constant ``delta``.
+
+    Attributes:
+        delta: length of the residual up to which the loss is squared.
     """
 
     delta: float = 1.0
@@ -263,21 +269,13 @@ def broken_claim(loss: Loss, outputs: int) -> str:
     return ""
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "cross-entropy": CrossEntropy,
-    "logistic": CrossEntropy,
-    "hinge": Hinge,
-    "squared": Squared,
-    "huber": Huber,
-}
-
-
 @takes(name=TEXT)
 def loss_named(name: str) -> Loss:
     """The loss with this name; ``logistic`` is cross-entropy on one signed output."""
     if name not in LOSSES:
         raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}; pick one of these.")
-    return LOSSES[name]()
+    loss: Loss = LOSSES[name]()
+    return loss
 
 
 def as_loss(value: Loss | str | None) -> Loss:
@@ -297,7 +295,7 @@ def as_loss(value: Loss | str | None) -> Loss:
 
 def _read_loss(value: Any) -> Loss:
     if isinstance(value, str) and value in LOSSES:
-        return LOSSES[value]()
+        value = LOSSES[value]()
     if not isinstance(value, Loss):
         raise TypeError
     return value

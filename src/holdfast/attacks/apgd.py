@@ -8,14 +8,14 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, nn
 
-from holdfast._rules import COUNT, FLAG, either, maybe, real, takes, word
+from holdfast._rules import COUNT, FLAG, either, kind, maybe, real, takes, word
 from holdfast._tensors import answers
 from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import DLR, Margin, TargetedDLR, difference, targeted_dlr, wrong_classes
-from holdfast.losses import LOSS, LOSSES, Labels, Loss, Outputs, PerExample, loss_named
+from holdfast.losses import LOSSES, Labels, Loss, Outputs, PerExample, loss_named
 from holdfast.threats.base import Points, Threat
 
 Start = Literal["random", "example", "between"]
@@ -34,7 +34,7 @@ _BRIEF = {"cross-entropy": "ce"}
 @takes(
     steps=COUNT,
     restarts=COUNT,
-    loss=maybe(either(word("dlr", "margin", *LOSSES), LOSS)),
+    loss=maybe(either(word(*LOSSES), kind(Loss, what="a holdfast Loss"))),
     targets=maybe(COUNT),
     rho=real(above=0, below=1),
     start=word(*get_args(Start)),
@@ -81,10 +81,7 @@ class APGD(Attack):
     drop_broken: bool = False
 
     def _named_loss(self) -> Loss | None:
-        own: dict[str, Loss] = {"dlr": DLR(), "margin": Margin()}
-        if not isinstance(self.loss, str):
-            return self.loss
-        return own[self.loss] if self.loss in own else loss_named(self.loss)
+        return loss_named(self.loss) if isinstance(self.loss, str) else self.loss
 
     @property
     def name(self) -> str:

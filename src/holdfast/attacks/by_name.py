@@ -1,7 +1,8 @@
-"""Attacks as arguments: the thing itself or its name."""
+"""Attacks as arguments: the thing itself or its name, one of `holdfast._registry.ATTACKS`."""
 
 from typing import Any
 
+from holdfast._registry import ATTACKS
 from holdfast._rules import Rule, nearest_word
 from holdfast.attacks.base import Attack
 
@@ -14,44 +15,35 @@ def as_attack(value: Attack | str) -> Attack:
     True
 
     Raises:
-        InputError: neither an attack nor the name of one.
+        InputError: neither an attack nor the name of one that needs nothing else.
     """
     converted: Attack = ATTACK("attack", value)
     return converted
 
 
-def _names() -> dict[str, type[Attack]]:
-    """Attacks that need nothing else to be made, by the word for each."""
-    from holdfast.attacks import (  # they are built on this module
-        APGD,
-        FAB,
-        FGSM,
-        PGD,
-        CarliniWagner,
-        CleanAttack,
-        DeepFool,
-        RandomAttack,
-        Square,
-    )
-
-    return {
-        "pgd": PGD, "fgsm": FGSM, "apgd": APGD, "fab": FAB, "square": Square, "carlini-wagner": CarliniWagner, "deepfool": DeepFool,
-        "random": RandomAttack, "clean": CleanAttack,
-    }  # fmt: skip
+def _needed(name: str) -> list[str]:
+    """What an attack cannot be made without."""
+    return [key for key, setting in ATTACKS.settings(name).items() if setting.default is ...]
 
 
 def _read_attack(value: Any) -> Attack:
     if isinstance(value, Attack):
         return value
-    if not isinstance(value, str) or value not in _names():
+    if not isinstance(value, str) or value not in ATTACKS or _needed(value):
         raise TypeError
-    return _names()[value]()
+    made: Attack = ATTACKS[value]()
+    return made
 
 
 def _other_attack(value: Any) -> str:
     if isinstance(value, type) and issubclass(value, Attack):
         return f"write {value.__name__}() for one of that class"
-    return nearest_word(value, tuple(_names())) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    if value in ATTACKS:
+        needed = ", ".join(f"{name}=..." for name in _needed(value))
+        return f"write {ATTACKS[value].__name__}({needed}), for it needs more than its name"
+    return nearest_word(value, tuple(ATTACKS))
 
 
 ATTACK = Rule(

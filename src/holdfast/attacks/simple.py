@@ -35,7 +35,11 @@ class CleanAttack(Attack):
 @takes(samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class RandomAttack(Attack):
-    """The strongest of ``samples`` random points of each threat set; one sample is noise, taken as it comes."""
+    """The strongest of several random points of each threat set; one is noise, taken as it comes.
+
+    Attributes:
+        samples: random points per example.
+    """
 
     samples: int = 1
 
@@ -63,9 +67,13 @@ class RandomAttack(Attack):
 @takes(attack=ATTACK, classes=maybe(COUNT))
 @dataclass(frozen=True, kw_only=True)
 class MultiTarget(Attack):
-    """A targeted search for each of the ``classes`` wrong classes the model finds likeliest on the example; the strongest point wins.
+    """A targeted search for each of the wrong classes the model finds likeliest on the example; the strongest point wins.
 
-    The default is every wrong class. With one output, or a target already given, it is ``attack`` itself.
+    With one output, or a target already given, it is ``attack`` itself.
+
+    Attributes:
+        attack: the search.
+        classes: how many wrong classes; default: every one.
     """
 
     attack: Attack

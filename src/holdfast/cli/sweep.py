@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast._defaults import BACKEND, PROCESSES
-from holdfast.config.options import options_help, spelled
+from holdfast.config.options import chosen, options_help, spelled
 from holdfast.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.lab.sweep.grid import OWN
 
     if "--help" in argv or "-h" in argv:
-        print(f"{USAGE}\n\n{options_help(OWN)}")
+        print(f"{USAGE}\n\n{options_help(OWN, chosen(argv))}")
         return 0
     spelled(argv, OWN)  # a mistyped option is refused before anything is imported to read its value
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast._record import destination
-from holdfast.config.options import options_help, spelled
+from holdfast.config.options import chosen, options_help, spelled
 from holdfast.config.schema import RunConfig, names_code, to_dict
 from holdfast.record.folder import RUN, output_folder, process_number, written_in
 
@@ -39,7 +39,7 @@ In a file a section may be one word (data: digits), and your own classes may be 
 def run(argv: Sequence[str]) -> int:
     """Read, check, build, train, show."""
     if "--help" in argv or "-h" in argv:
-        print(f"{USAGE}\n\n{options_help(FLAGS)}")
+        print(f"{USAGE}\n\n{options_help(FLAGS, chosen(argv))}")
         return 0
     spelled(argv, FLAGS)  # a mistyped option is refused before anything is imported to read its value
 

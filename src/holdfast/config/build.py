@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from holdfast import _imports as imports
 from holdfast import data as datasets
+from holdfast._registry import ATTACKS, LOSSES
 from holdfast._tensors import flatten, generator
-from holdfast.attacks import FGSM, PGD, Attack, CleanAttack, RandomAttack
+from holdfast.attacks import Attack
 from holdfast.config.schema import (
     AttackConfig,
     DataConfig,
@@ -24,7 +25,7 @@ from holdfast.config.schema import (
 from holdfast.data.base import Dataset
 from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError
-from holdfast.losses import loss_named
+from holdfast.losses import Loss
 from holdfast.networks.conv import MNISTConv
 from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
@@ -65,7 +66,7 @@ def build(config: RunConfig) -> Job:
             "attack": build_attack(config.attack),
             "evaluation_attack": build_attack(config.evaluation),
             "final_attack": build_attack(config.final),
-            "loss": loss_named(training.loss),
+            "loss": build_loss(training),
             "parameter_radius": training.parameter_radius,
             "start": training.start,
             "project": training.project,
@@ -250,24 +251,27 @@ def _conv(data: Dataset, seed: int) -> nn.Module:
 
 def build_attack(config: AttackConfig) -> Attack:
     """The attack."""
-    built: dict[str, Callable[[], Attack]] = {
-        "pgd": lambda: PGD(
-            steps=config.steps,
-            step_size=config.step_size,
-            restarts=config.restarts,
-            start=config.start,
-            momentum=config.momentum,
-            keep_best=config.keep_best,
-        ),
-        "fgsm": lambda: FGSM(step_size=config.step_size, start=config.start),
-        "random": lambda: RandomAttack(samples=config.restarts),
-        "clean": CleanAttack,
-    }
-    if config.name in built:
-        return built[config.name]()
-    attack: Attack = imports.call(config.name, config.init_args, {})
+    if config.name in ATTACKS:
+        settings = {
+            entry.name: getattr(config, entry.name) for entry in fields(config) if entry.metadata["declared"]
+        }
+        return ATTACKS[config.name](  # type: ignore[no-any-return]
+            **{
+                key: build_attack(value) if isinstance(value, AttackConfig) else value
+                for key, value in settings.items()
+            }
+        )
+    attack: Attack = imports.call(config.name, config.init_args, {})  # type: ignore[attr-defined]
     _refuse_other(attack, Attack, config.name)
     return attack
+
+
+def build_loss(config: TrainingConfig) -> Loss:
+    """The loss, with its arguments."""
+    path = LOSSES.path(config.loss) if config.loss in LOSSES else config.loss
+    loss: Loss = imports.call(path, config.loss_args, {})
+    _refuse_other(loss, Loss, config.loss)
+    return loss
 
 
 def _own_settings(training: TrainingConfig) -> dict[str, Any]:

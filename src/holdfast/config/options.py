@@ -4,14 +4,16 @@ Only the standard library is imported here, so that help and refusals come at on
 """
 
 import difflib
+import itertools
 import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
-from holdfast.config.schema import RunConfig
+from holdfast.config.schema import RunConfig, Tagged, plain_default, with_entries
 from holdfast.errors import InputError
 
 NUMBERS = re.compile(r"-?\d+(,\s*-?\d+)*")
@@ -24,10 +26,12 @@ def _leaves() -> Iterator[tuple[str, tuple[Field[Any], Any]]]:
         section = getattr(run, name)
         if not is_dataclass(section):
             yield name, (entry, section)
-        else:
-            yield from (
-                (f"{name}.{inner.name}", (inner, getattr(section, inner.name))) for inner in fields(section)
-            )
+            continue
+        inner = (
+            section.possible() if isinstance(section, Tagged) else {one.name: one for one in fields(section)}
+        )
+        for key, one in inner.items():
+            yield f"{name}.{key}", (one, getattr(section, key, plain_default(one)))
 
 
 # Every entry by its dotted path, with its default: sections may share a type and differ in their defaults.
@@ -133,23 +137,48 @@ def kind(type_: Any) -> str:
     return f"text{or_null}"
 
 
-def options_help(flags: Mapping[str, str]) -> str:
-    """All options with what they do and their defaults, section by section."""
+def chosen(argv: Sequence[str]) -> dict[str, str]:
+    """The alternatives that the command line picks by name, by section; spelled or not."""
+    words = [part for argument in argv for part in argument.split("=", 1)]
+    pairs = itertools.pairwise(words)
+    named = [(LONG.get(SHORT.get(option, option), ""), value) for option, value in pairs]
+    return {path.removesuffix(".name"): value for path, value in named if path.endswith(".name")}
+
+
+def options_help(flags: Mapping[str, str], named: Mapping[str, str] = MappingProxyType({})) -> str:
+    """All options with what they do and their defaults, section by section; ``named`` picks alternatives of sections.
+
+    Raises:
+        InputError: there is no such alternative.
+    """
+    run = RunConfig()
+    sections = {key: with_entries(getattr(run, key), {"name": name}, key) for key, name in named.items()}
+    tagged = {
+        key: value for key in SECTIONS if isinstance(value := sections.get(key, getattr(run, key)), Tagged)
+    }
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     shorts = {long: short for short, long in SHORT.items()}
     blocks: dict[str, list[str]] = {"run": []}
     for long, path in LONG.items():
         entry, default = LEAVES[path]
-        section, dot, _ = path.partition(".")
+        section, dot, name = path.partition(".")
+        if section in tagged:
+            own = {one.name: one for one in fields(tagged[section])}
+            if name not in own:
+                continue
+            entry, default = own[name], getattr(tagged[section], name)
         names = ", ".join(name for name in (shorts.get(long), long) if name)
         title = SECTIONS[section].metadata["help"] if dot else "run"
         blocks.setdefault(title, []).append(_described(names, _explained(entry, default), width))
+    for key in tagged:
+        blocks[SECTIONS[key].metadata["help"]].append(f"  (settings of another: --{key} NAME --help)")
     blocks["run"] += [_described(name, text, width) for name, text in flags.items()]
     blocks["run"] = blocks.pop("run")
     return "\n\n".join(f"{title}:\n" + "\n".join(lines) for title, lines in blocks.items())
 
 
 def _explained(entry: Field[Any], default: Any) -> str:
+    default = default.name if isinstance(default, Tagged) else default
     shown = (
         ""
         if default in (None, {}, ())

@@ -113,7 +113,10 @@ def _parser(flags: tuple[str, ...]) -> ArgumentParser:
     parser.add_argument("config", nargs="?", type=str)
     for option, path in LONG.items():
         entry, default = LEAVES[path]
-        parser.add_argument(option, type=entry.type, default=default)
+        # what a class declares is checked by its own rules: here only numbers, lists and words are told apart
+        parser.add_argument(
+            option, type=Any if entry.metadata.get("declared") else entry.type, default=default
+        )
     for flag in flags:
         parser.add_argument(flag, action="store_true")
     return parser
@@ -160,6 +163,8 @@ def _section(path: Path, key: str, value: Any) -> Any:
         own = section.pop("optimizer")
         _check_keys(path, "training.optimizer.", own, ("class_path", "init_args"))
         section |= {"optimizer": own.get("class_path"), "optimizer_args": own.get("init_args", {})}
+    if section.get("name") == "random" and "restarts" in section:  # as runs of 0.1 wrote it
+        section["samples"] = section.pop("restarts")
     _check_keys(
         path, f"{key}.", section, [leaf.partition(".")[2] for leaf in LEAVES if leaf.startswith(f"{key}.")]
     )
@@ -180,7 +185,7 @@ def _check_nulls(values: Mapping[str, Any]) -> None:
     for path, (entry, default) in LEAVES.items():
         section, dot, name = path.partition(".")
         value = values.get(section, {}).get(name, default) if dot else values.get(section, default)
-        if value is None and not optional(entry):
+        if value is None and not optional(entry) and not entry.metadata.get("declared"):
             raise InputError(f"{path} must be {kind(entry.type)}, got null; leave it out for the default.")
 
 

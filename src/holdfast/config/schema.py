@@ -8,13 +8,16 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
-from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, shown
+from holdfast._registry import ATTACKS, LOSSES, Registry
+from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, rules_of, shown
 from holdfast.errors import InputError
 
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
@@ -28,9 +31,7 @@ ACTIVATIONS = (
     "softplus", "relu", "leaky-relu", "relu2", "elu", "sigmoid", "tanh", "erf", "gelu", "silu", "identity",
 )  # fmt: skip
 CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of that temperature)")
-ATTACKS = ("pgd", "fgsm", "random", "clean")
 NORMS = ("linf", "l2", "l1")
-LOSSES = ("cross-entropy", "logistic", "hinge", "squared", "huber")
 OPTIMIZERS = ("auto", "sgd", "adam", "adamw")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
@@ -55,12 +56,14 @@ def _option(
     most: float | int | None = None,
     of: dict[str, tuple[Any, ...]] | None = None,
     unit: str = "",
+    declared: bool = False,
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
 
     With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of names, a pattern and
     how to say it. ``of`` is the one place that says where a setting belongs: alternatives of another entry of its section, such as
-    ``{"name": ("pgd", "fgsm")}``; with any other alternative it does not apply, and is refused.
+    ``{"name": ("two-layer", "dense")}``; with any other alternative it does not apply, and is refused. What is ``declared`` by the class
+    that takes it is checked by that class's rules.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
     facts |= {
@@ -71,6 +74,7 @@ def _option(
         "most": most,
         "of": of or {},
         "unit": unit,
+        "declared": declared,
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
@@ -95,6 +99,76 @@ class _Checked:
         for entry in fields(self):  # type: ignore[arg-type]
             if getattr(self, entry.name) != plain_default(entry):
                 check_applies(self, entry.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged(_Checked):
+    """A section that is one of several alternatives, by ``name``: each a subclass with the settings that its class or function declares.
+
+    A setting annotated ``Attack`` is a section of its own. Anything else without a default, such as a second network, no text can give.
+    """
+
+    registry: ClassVar[Registry]
+    name: str
+
+    @classmethod
+    def section(cls, name: str, **settings: Any) -> Any:
+        """The alternative ``name`` with these settings."""
+        return cls.alternative(name)(name=name, **settings)
+
+    @classmethod
+    def alternative(cls, name: str) -> Any:
+        """The class of the alternative ``name``."""
+        return _alternative(cls.base(), name if name in cls.registry else OWN)
+
+    @classmethod
+    def base(cls) -> Any:
+        """What all alternatives have."""
+        return next(kind for kind in reversed(cls.__mro__) if "registry" in vars(kind))
+
+    @classmethod
+    def possible(cls) -> dict[str, Field[Any]]:
+        """The entries of all alternatives by name, with where they belong; those of several are this alternative's, else the first's."""
+        kind: Any = cls
+        return _possible(kind)
+
+
+@cache
+def _possible(kind: Any) -> dict[str, Field[Any]]:
+    kinds = {name: fields(kind.alternative(name)) for name in (*kind.registry, OWN)}
+    kinds = {
+        name: entries
+        for name, entries in kinds.items()
+        if not any(plain_default(entry) is ... for entry in entries)
+    }
+    found = {
+        entry.name: copy(entry) for entries in (*reversed(kinds.values()), fields(kind)) for entry in entries
+    }
+    for entry in found.values():
+        having = tuple(name for name, entries in kinds.items() if entry.name in {one.name for one in entries})
+        if len(having) < len(kinds):
+            entry.metadata = types.MappingProxyType({**entry.metadata, "of": {"name": having}})
+    return found
+
+
+@cache
+def _alternative(base: Any, name: str) -> Any:
+    registry: Registry = base.registry
+    entries: list[tuple[str, Any, Any]] = []
+    if name == OWN:
+        entries = [("init_args", Arguments, _option({}, "arguments of your own, as {key: value}"))]
+    for key, one in registry.settings(name).items() if name != OWN else ():
+        nested = one.annotation == "Attack"
+        default = AttackConfig.section("pgd") if nested else one.default
+        entries.append((key, AttackConfig if nested else one.type, _option(default, one.help, declared=True)))
+    return make_dataclass(
+        base.__name__,
+        entries,
+        bases=(base,),
+        frozen=True,
+        kw_only=True,
+        namespace={"__module__": base.__module__},
+    )
 
 
 def plain_default(entry: Field[Any]) -> Any:
@@ -123,14 +197,16 @@ def alternative(section: object, tag: str) -> Any:
 
 def names_code(config: "RunConfig") -> bool:
     """Whether the configuration names code of the user's by import path, which from a file runs only where it is trusted."""
-    sections = [section for entry in fields(config) if is_dataclass(section := getattr(config, entry.name))]
-    named = [
-        value
-        for section in sections
-        for entry in fields(section)
-        if isinstance(value := getattr(section, entry.name), str) and alternative(section, entry.name) == OWN
-    ]
-    return not all(LIBRARY.fullmatch(value) for value in named)
+
+    def named(section: Any) -> Iterator[str]:
+        for entry in fields(section):
+            value = getattr(section, entry.name)
+            if is_dataclass(value):
+                yield from named(value)
+            elif isinstance(value, str) and alternative(section, entry.name) == OWN:
+                yield value
+
+    return not all(LIBRARY.fullmatch(path) for path in named(config))
 
 
 def applies(section: object, name: str) -> bool:
@@ -154,7 +230,11 @@ def check_applies(section: object, name: str, prefix: str = "") -> None:
     others = [
         entry.name
         for entry in fields(section)  # type: ignore[arg-type]
-        if tag in (entry.metadata.get("of") or {}) and applies(section, entry.name)
+        if (
+            tag in entry.metadata["of"]
+            or (isinstance(section, Tagged) and entry not in fields(section.base()))
+        )
+        and applies(section, entry.name)
     ]
     close = difflib.get_close_matches(name, others, n=1)
     takes = f"{said} takes {', '.join(others)}" if others else f"{said} takes no such settings"
@@ -169,7 +249,13 @@ def _word(value: Any) -> str:
 
 
 def _entry(section: object, name: str) -> Field[Any]:
-    return next(entry for entry in fields(section) if entry.name == name)  # type: ignore[arg-type]
+    own = {entry.name: entry for entry in fields(section)}  # type: ignore[arg-type]
+    known = section.possible() if name not in own and isinstance(section, Tagged) else own
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, own, n=1)
+    meant = f"did you mean {close[0]}?" if close else "leave it out."
+    raise InputError(f"a section must hold {', '.join(own)}, got {name}; {meant}")
 
 
 def _check_number(entry: Field[Any], value: float | int) -> None:
@@ -344,40 +430,27 @@ class NetworkConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackConfig(_Checked):
-    """A search of the threat set."""
+class AttackConfig(Tagged):
+    """A search of the threat set; the settings of each attack are those of its class (`Tagged.section`)."""
 
+    registry: ClassVar[Registry] = ATTACKS
     name: str = _option(
-        "pgd", "pgd, fgsm, random, clean, or my_package.module:Attack", names=ATTACKS, what="attack"
+        "pgd", f"{', '.join(ATTACKS)}, or my_package.module:Attack", names=tuple(ATTACKS), what="attack"
     )
-    steps: int = _option(10, "gradient steps a restart (pgd)", least=1, of={"name": ("pgd",)})
-    step_size: float | None = _option(
-        None,
-        "length of a step; left out, 2.5 radius / steps (pgd), or the radius (fgsm)",
-        above=0,
-        of={"name": ("pgd", "fgsm")},
-    )
-    restarts: int = _option(
-        1,
-        "searches an example (pgd), samples an example (random)",
-        least=1,
-        of={"name": ("pgd", "random")},
-    )
-    start: Literal["random", "example", "near"] = _option(
-        "random", "where a search begins (pgd, fgsm)", of={"name": ("pgd", "fgsm")}
-    )
-    momentum: float = _option(0.0, "share of the last step kept (pgd)", least=0, of={"name": ("pgd",)})
-    keep_best: bool = _option(
-        False, "the strongest point of a search, not its last (pgd)", of={"name": ("pgd",)}
-    )
-    init_args: Arguments = _option({}, "arguments of your own attack, as {key: value}", of={"name": (OWN,)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(_Checked):
     """How the weights are found."""
 
-    loss: str = _option("cross-entropy", ", ".join(LOSSES), short="loss", names=LOSSES, own=False)
+    loss: str = _option(
+        "cross-entropy", f"{', '.join(LOSSES)}, or my_package.module:Loss", short="loss", names=tuple(LOSSES)
+    )
+    loss_args: Arguments = _option(
+        {},
+        "arguments of the loss, as {key: value}",
+        of={"loss": (*(name for name in LOSSES if LOSSES.settings(name)), OWN)},
+    )
     epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
     batch_size: int | None = _option(
         None, "examples a step; left out, all of them, or 64 where auto is adam", short="batch-size", least=1
@@ -482,12 +555,12 @@ class RunConfig(_Checked):
     data: DataConfig = _section(DataConfig(), "data")
     threat: ThreatConfig = _section(ThreatConfig(), "threat")
     network: NetworkConfig = _section(NetworkConfig(), "network")
-    attack: AttackConfig = _section(AttackConfig(), "attack in training")
+    attack: AttackConfig = _section(AttackConfig.section("pgd"), "attack in training")
     evaluation: AttackConfig = _section(
-        AttackConfig(steps=20), "attack after every epoch, on the validation part"
+        AttackConfig.section("pgd", steps=20), "attack after every epoch, on the validation part"
     )
     final: AttackConfig = _section(
-        AttackConfig(steps=40, restarts=2, keep_best=True), "attack on the finished network"
+        AttackConfig.section("pgd", steps=40, restarts=2, keep_best=True), "attack on the finished network"
     )
     training: TrainingConfig = _section(TrainingConfig(), "training")
     certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
@@ -543,15 +616,54 @@ def with_entries(section: Any, given: Mapping[str, Any], key: str) -> Any:
         InputError: an entry given that does not apply.
     """
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    if isinstance(section, Tagged) and isinstance(name := given.get("name", section.name), str):
+        _check_name(_entry(section, "name"), name)
+        if (kind := section.alternative(name)) is not type(
+            section
+        ):  # its own defaults, and what all alternatives have
+            shared = {entry.name: getattr(section, entry.name) for entry in fields(section.base())}
+            section = kind(**shared | {"name": name})
+        given |= _declared(section, given, key)
     values = {entry.name: getattr(section, entry.name) for entry in fields(section)} | given
     probe = object.__new__(type(section))
     vars(probe).update(values)  # its values are checked below, when it is made
     for entry in fields(section):  # first what is chosen, then what goes with it
         if entry.metadata["names"] and isinstance(values[entry.name], str):
             _check_name(entry, values[entry.name])
+    for name in given:
+        check_applies(probe, name, f"{key}.")
     for entry in fields(section):
-        if entry.name in given:
-            check_applies(probe, entry.name, f"{key}.")
-        elif not applies(probe, entry.name):
+        if entry.name not in given and not applies(probe, entry.name):
             values[entry.name] = plain_default(entry)
     return type(section)(**values)
+
+
+def _declared(section: Tagged, given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Those of the entries given that the class of the alternative declares, checked by its rules and as plain values.
+
+    Raises:
+        InputError: a value that the class refuses, or an alternative that no text can describe.
+    """
+    entries = {entry.name: entry for entry in fields(section) if entry.metadata["declared"]}
+    for entry in entries.values():
+        if plain_default(entry) is ...:
+            python = section.registry[section.name].__name__
+            raise InputError(
+                f"{key}.name must be what text can describe, got {section.name}, which needs {entry.name}; give it from Python, as"
+                f" {python}({entry.name}=...)."
+            )
+    found: dict[str, Any] = {}
+    for name in given.keys() & entries.keys():
+        value = given[name]
+        if entries[name].type is AttackConfig:
+            inner = value if isinstance(value, Mapping) else {"name": value}
+            if not isinstance(inner.get("name", ""), str):
+                raise InputError(
+                    f"{key}.{name} must be an attack's name, or a section with one, got {shown(value)}; write pgd, or {{name: pgd, steps: 5}}."
+                )
+            found[name] = with_entries(getattr(section, name), inner, f"{key}.{name}")
+            continue
+        rule = rules_of(section.registry[section.name])[name]
+        read = rule(f"{key}.{name}", value, "leave it out for the default")
+        found[name] = read if isinstance(read, bool | int | float | str | tuple | None) else value
+    return found

@@ -1,0 +1,64 @@
+"""What has a name on the command line, in YAML and in Python: one line each, the name and where it is defined.
+
+The line is all there is to add: settings, their types, defaults and help are read from the definition. Names are known, and wrong ones
+refused, before torch is imported.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast._declared import Declared, declared
+from holdfast._imports import Trusted, find
+
+
+class Registry(Mapping[str, Any]):
+    """From names to what they stand for, which is imported when it is asked for."""
+
+    def __init__(self, **paths: str) -> None:
+        self._paths = {name.replace("_", "-"): path for name, path in paths.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return find(self.path(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._paths
+
+    def path(self, name: str) -> Trusted:
+        """The import path of what ``name`` stands for."""
+        return Trusted(f"holdfast.{self._paths[name]}")
+
+    def settings(self, name: str) -> dict[str, Declared]:
+        """What ``name`` can be given."""
+        return declared(self._paths[name])
+
+
+ATTACKS = Registry(
+    pgd="attacks.pgd:PGD",
+    fgsm="attacks.pgd:FGSM",
+    apgd="attacks.apgd:APGD",
+    fab="attacks.fab:FAB",
+    square="attacks.square:Square",
+    carlini_wagner="attacks.minimal_norm:CarliniWagner",
+    deepfool="attacks.minimal_norm:DeepFool",
+    random="attacks.simple:RandomAttack",
+    clean="attacks.simple:CleanAttack",
+    multi_target="attacks.simple:MultiTarget",
+    expected_gradient="attacks.transformed:ExpectedGradient",
+    transfer="attacks.black_box:Transfer",
+)
+LOSSES = Registry(
+    cross_entropy="losses:CrossEntropy",
+    logistic="losses:CrossEntropy",
+    hinge="losses:Hinge",
+    squared="losses:Squared",
+    huber="losses:Huber",
+    margin="attacks.margins:Margin",
+    dlr="attacks.margins:DLR",
+    targeted_dlr="attacks.margins:TargetedDLR",
+)
