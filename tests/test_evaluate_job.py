@@ -65,7 +65,7 @@ def test_a_run_is_evaluated_and_its_figures_are_kept(capsys, run):
 def test_other_threats_and_samples_leave_the_run_s_own_figures(capsys, run):
     before = json.loads((run / "summary.json").read_text())
     shown = evaluated(
-        capsys, run, "--attacks", "pgd", "--threat", "linf:0.02", "--sample", "20", "--verify", "none"
+        capsys, run, "--attacks", "pgd", "--threat", "linf:0.02", "--examples", "20", "--verify", "none"
     )
     assert "95 % interval" in shown
     after = json.loads((run / "summary.json").read_text())
@@ -119,7 +119,7 @@ def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
         (["RUN", "--verify", "crwon"], "verify must be one of"),
         (["RUN", "--radii", "0.1,x"], "--radii must be numbers"),
         (["RUN", "--data", "digits"], "is for a file of weights"),
-        (["RUN", "--sample", "0"], "must be a whole number >= 1"),
+        (["RUN", "--examples", "0"], "must be a whole number >= 1"),
         (["RUN", "--threat", "l3:1"], "did you mean"),
         (["RUN", "--atacks", "fast"], "did you mean --attacks"),
         (["RUN", "--accelerator", "warp"], "accelerator must be a device of this machine"),

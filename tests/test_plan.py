@@ -24,7 +24,7 @@ def digits() -> hf.Dataset:
 def planned(digits: hf.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     threat = hf.LpBall("2", 0.2, bounds=digits.bounds)
-    plan(digits, threat, radii=[3.0, 10.0, 30.0], loss_aim=0.2, examples=60, out=folder, progress=False)
+    plan(digits, threat, radii=[3.0, 10.0, 30.0], target_loss=0.2, examples=60, out=folder, progress=False)
     return folder
 
 
@@ -73,7 +73,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--data", "digits", "--threat", "linf:0.1", "--radii", "5,x"], "--radii must be numbers > 0"),
         (["--data", "digits", "--threat", "linf:0.1", "--radii", "-5"], "--radii"),
         (["--data", "digits", "--threat", "linf:0.1", "--classes", "3,a"], "--classes must be whole numbers"),
-        (["--data", "digits", "--threat", "linf:0.1", "--loss", "0"], "a number > 0"),
+        (["--data", "digits", "--threat", "linf:0.1", "--target-loss", "0"], "a number > 0"),
         (["--data", "digits", "--threat", "linf:0.1", "--radius", "5"], "did you mean --radii"),
     ],
 )

@@ -239,7 +239,7 @@ def settings() -> dict[str, Call]:
         seed=seed,
         generator=[3],
     )
-    add("plan", lambda **more: hf.plan(data(), ball(), progress=False, **more), radii=[[], [-1.0], "wide", 3], loss_aim=[0, "small"], gap_aim=[-1], examples=[1, 1.5],
+    add("plan", lambda **more: hf.plan(data(), ball(), progress=False, **more), radii=[[], [-1.0], "wide", 3], target_loss=[0, "small"], target_gap=[-1], examples=[1, 1.5],
         loss=[torch_loss], attack=["pdg"], seed=seed[:2], batch_size=[0], model=[nn.Linear(5, 2), 3, lambda xs: xs])  # fmt: skip
     found["plan: data are a pair"] = lambda: hf.plan((x(), y()), ball())
     found["plan: no threat"] = lambda: hf.plan(data(), None)

@@ -16,9 +16,9 @@ ACCELERATOR = "cpu"
 PROCESSES = 1
 TIGHTEN = 40
 """Evaluations of a certificate's bound while it is raised."""
-LOSS_TARGET = 0.1
+TARGET_LOSS = 0.1
 """Robust loss that a plan works out radius and width for."""
-GAP_TARGET = 0.01
+TARGET_GAP = 0.01
 PLAN_EXAMPLES = 400
 PROPERTY_SECONDS = 60.0
 """For the answer to a VNN-LIB property."""

@@ -75,12 +75,16 @@ def _working_directory() -> Iterator[None]:
 
 
 def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> Any:
-    """What the object at ``path`` returns for ``arguments``, and for those ``offers`` that it has parameters for.
+    """What the object at ``path`` returns: see `made`."""
+    return made(path, find(path), arguments, offers)
+
+
+def made(path: str, target: Any, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> Any:
+    """What the object known as ``path`` returns for ``arguments``, and for those ``offers`` that it has parameters for.
 
     Raises:
         InputError: an argument it does not take, one it lacks, or one it refuses.
     """
-    target = find(path)
     if not callable(target):
         raise InputError(f"{path} must be a class or a function, got {type(target).__name__}; name one.")
     try:

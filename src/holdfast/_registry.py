@@ -4,11 +4,11 @@ The line is all there is to add: settings, their types, defaults and help are re
 refused, before torch is imported.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from holdfast._declared import Declared, declared
-from holdfast._imports import Trusted, find
 
 
 class Registry(Mapping[str, Any]):
@@ -18,7 +18,8 @@ class Registry(Mapping[str, Any]):
         self._paths = {name.replace("_", "-"): path for name, path in paths.items()}
 
     def __getitem__(self, name: str) -> Any:
-        return find(self.path(name))
+        module, _, what = self._paths[name].partition(":")
+        return getattr(importlib.import_module(f"holdfast.{module}"), what)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -28,10 +29,6 @@ class Registry(Mapping[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._paths
-
-    def path(self, name: str) -> Trusted:
-        """The import path of what ``name`` stands for."""
-        return Trusted(f"holdfast.{self._paths[name]}")
 
     def settings(self, name: str) -> dict[str, Declared]:
         """What ``name`` can be given."""

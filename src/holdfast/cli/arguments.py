@@ -24,6 +24,17 @@ class _WithDefaults(argparse.RawDescriptionHelpFormatter):
         )
 
 
+RENAMED = {
+    "--no-box": "--threat.box false",
+    "--no-center": "--network.center false",
+    "--depth": "--network.depth",
+    "--sample": "--examples",
+    "--loss": "--target-loss",
+    "--gap": "--target-gap",
+}
+"""Options of version 0.1 that have other spellings now: those of `holdfast train`, where it has them too."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose refusals are `InputError`, and which neither guesses at shortened options nor exits."""
 
@@ -36,12 +47,20 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_flag(self, option: str, *, help: str) -> None:
+        """An option with the value true or false, by default true, as `holdfast train` has it."""
+        self.add_argument(
+            option, type=flag, nargs="?", const=True, default=True, metavar="true|false", help=help
+        )
+
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments as a namespace. ``--help`` prints and raises `SystemExit` with status 0."""
         known = [name for action in self._actions for name in action.option_strings]
         given: set[str] = set()
         for argument in argv:
             name, equals, value = argument.partition("=")
+            if RENAMED.get(name, "").partition(" ")[0] in known and name not in known:
+                raise InputError(f"option {name} does not exist; write {RENAMED[name]}.")
             if re.match(r"-+[A-Za-z]", name) and name not in known:
                 raise InputError(f"option {name} does not exist; {nearest(name, known)}")
             if name in known:
@@ -103,6 +122,14 @@ def natural(text: str) -> int:
     """A whole number, 0 or more, for argparse."""
     value: int = _read(whole(least=0), text, int)
     return value
+
+
+def flag(text: str) -> bool:
+    """True or false, for argparse."""
+    words = {"true": True, "yes": True, "false": False, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"must be true or false, got {shown(text)}")
+    return words[text.lower()]
 
 
 def seed(text: str) -> int:

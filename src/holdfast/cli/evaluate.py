@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
   holdfast evaluate runs/wide
-  holdfast evaluate runs/wide --attacks fast --sample 500
+  holdfast evaluate runs/wide --attacks fast --examples 500
   holdfast evaluate runs/wide --radii 0.1,0.2,0.4 --part train
   holdfast evaluate net.onnx --data path/to/mnist --threat linf:0.1
   holdfast evaluate weights.safetensors --network my_package.nets:Net --data cifar.npz --threat linf:8/255
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
     plan = Plan(
         attacks=given.attacks, verify=None if given.verify == "none" else given.verify, verify_seconds=given.verify_seconds, part=given.part,
-        sample=given.sample, radii=radii, batch_size=given.batch_size, processes=given.processes, seed=given.seed,
+        sample=given.examples, radii=radii, batch_size=given.batch_size, processes=given.processes, seed=given.seed,
     )  # fmt: skip
     if given.target.is_dir():
         record, folder = _of_run(given, plan)
@@ -95,7 +95,7 @@ def _parser() -> Parser:
     parser.add_argument("--threat", help="e.g. linf:0.1 (default: that of the run)")
     parser.add_argument("--part", default=_defaults.PART, help="test, validation, train or all")
     parser.add_argument(
-        "--sample", type=count, help="evaluate this many examples drawn at random, with intervals"
+        "--examples", type=count, help="evaluate this many examples drawn at random, with intervals"
     )
     parser.add_argument("--radii", help="further radii for the curve of accuracy, e.g. 0.1,0.2")
     parser.add_argument("--weights", default=_defaults.WEIGHTS, choices=("last", "best"), help="of a run")
@@ -112,9 +112,7 @@ def _parser() -> Parser:
         action="store_true",
         help="run the code that a run's configuration names, or a model's file (TorchScript, torch.export): only from a source you trust",
     )
-    parser.add_argument(
-        "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
-    )
+    parser.add_flag("--threat.box", help="keep attacked examples within the data's valid box")
     parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")
     parser.add_argument("--processes", type=count, default=_defaults.PROCESSES, help="of this machine")
     parser.add_argument("--accelerator", default=_defaults.ACCELERATOR, help="cpu, cuda, mps")
@@ -137,7 +135,7 @@ def _of_run(given: Any, plan: Any) -> tuple["EvaluationFigures", Path]:
         plan,
         which=given.weights,
         threat=given.threat,
-        box=not given.no_box,
+        box=vars(given)["threat.box"],
         accelerator=given.accelerator,
         trusted=given.trusted,
         progress=not given.quiet,
@@ -162,7 +160,7 @@ def _of_file(given: Any, plan: Any) -> tuple["EvaluationFigures", Path]:
     from holdfast.record.folder import next_free
 
     data = build_data(DataConfig(name=Trusted(given.data), classes=classes(given.classes)), seed=given.seed)
-    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
+    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=vars(given)["threat.box"]), data)
     model = (
         load_model(given.network, weights=given.target)
         if given.network

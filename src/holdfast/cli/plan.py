@@ -12,8 +12,8 @@ from holdfast.record.folder import next_free
 EXAMPLES = """\
   holdfast plan --data digits --threat l2:0.3
   holdfast plan --data digits --classes 3,8 --threat linf:0.1 --activation relu --radii 5,20,60
-  holdfast plan --data path/to/mnist --threat linf:0.1 --examples 1000 --loss 0.2 --gap 0.05
-  holdfast plan --data digits --threat l2:0.3 --network dense --depth 3 --out runs/deep-plan
+  holdfast plan --data path/to/mnist --threat linf:0.1 --examples 1000 --target-loss 0.2 --target-gap 0.05
+  holdfast plan --data digits --threat l2:0.3 --network dense --network.depth 3 --out runs/deep-plan
 
 The folder gets plan.json and plan.html. Below a curve no function of that radius can come (bounded); its upper end is a function that no
 attack took above it (observed). Nothing is trained."""
@@ -39,17 +39,17 @@ def run(argv: Sequence[str]) -> int:
 
     chosen: dict[str, Any] = {"name": Trusted(given.network)}
     chosen |= {"width": PROBE_WIDTH} if given.network in NTK_SCALED else {}
-    chosen |= {"depth": given.depth} if "--depth" in given.given else {}
+    chosen |= {"depth": vars(given)["network.depth"]} if "--network.depth" in given.given else {}
     chosen |= {"activation": given.activation} if "--activation" in given.given else {}
-    chosen |= {"center": False} if "--no-center" in given.given else {}
+    chosen |= {"center": vars(given)["network.center"]} if "--network.center" in given.given else {}
     network = with_entries(NETWORK, chosen, "network")
     data = build_data(
         DataConfig(name=Trusted(given.data), classes=classes(given.classes)),
         seed=given.seed,
     )
-    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=not given.no_box), data)
+    threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=vars(given)["threat.box"]), data)
     result = plan(
-        data, threat, build_network(network, data, seed=given.seed), radii=radii or None, loss_aim=given.loss, gap_aim=given.gap,
+        data, threat, build_network(network, data, seed=given.seed), radii=radii or None, target_loss=given.target_loss, target_gap=given.target_gap,
         examples=given.examples, seed=given.seed, out=out, overwrite=given.overwrite, progress=not given.quiet,
     )  # fmt: skip
     show_plan(console(), result.record(), out)
@@ -68,22 +68,22 @@ def _parser() -> Parser:
     )
     parser.add_argument("--activation", default=NETWORK.activation, help="of the hidden units")
     parser.add_argument(
-        "--depth", type=count, default=NETWORK.depth, help="trained layers of a dense network"
+        "--network.depth", type=count, default=NETWORK.depth, help="trained layers of a dense network"
+    )
+    parser.add_flag("--network.center", help="subtract the mean of the inputs (two layers)")
+    parser.add_argument(
+        "--radii", help="parameter radii, e.g. 5,20,60 (default: doubling until --target-loss is reached)"
     )
     parser.add_argument(
-        "--no-center", action="store_true", help="do not subtract the mean of the inputs (two layers)"
+        "--target-loss", type=positive, default=_defaults.TARGET_LOSS, help="robust loss to reach"
     )
     parser.add_argument(
-        "--radii", help="parameter radii, e.g. 5,20,60 (default: doubling until --loss is reached)"
+        "--target-gap", type=positive, default=_defaults.TARGET_GAP, help="certified gap to allow"
     )
-    parser.add_argument("--loss", type=positive, default=_defaults.LOSS_TARGET, help="robust loss to reach")
-    parser.add_argument("--gap", type=positive, default=_defaults.GAP_TARGET, help="certified gap to allow")
     parser.add_argument(
         "--examples", type=count, default=_defaults.PLAN_EXAMPLES, help="training examples to use at most"
     )
-    parser.add_argument(
-        "--no-box", action="store_true", help="attacked examples may leave the data's valid box"
-    )
+    parser.add_flag("--threat.box", help="keep attacked examples within the data's valid box")
     parser.add_argument("--seed", type=seed, default=_defaults.SEED, help="of data, network and searches")
     parser.add_argument(
         "--out", type=Path, help="folder, new or empty (default: runs/plan-DATA-THREAT, or the next free one)"

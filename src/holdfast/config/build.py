@@ -268,8 +268,8 @@ def build_attack(config: AttackConfig) -> Attack:
 
 def build_loss(config: TrainingConfig) -> Loss:
     """The loss, with its arguments."""
-    path = LOSSES.path(config.loss) if config.loss in LOSSES else config.loss
-    loss: Loss = imports.call(path, config.loss_args, {})
+    target = LOSSES[config.loss] if config.loss in LOSSES else imports.find(config.loss)
+    loss: Loss = imports.made(config.loss, target, config.loss_args, {})
     _refuse_other(loss, Loss, config.loss)
     return loss
 

@@ -39,7 +39,7 @@ from holdfast.theory.optimal.search import first_slope
 from holdfast.threats import LpBall, Threat, as_threat
 
 RADII = 10
-DONE = 0.5  # of the loss aimed at: larger radii than that of the first such loss are not looked at unless asked for
+DONE = 0.5  # of the target loss: larger radii than that of the first such loss are not looked at unless asked for
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 PROBE_WIDTH = 1024
 PROBE_BATCH = 64
@@ -69,8 +69,8 @@ class Plan:
         compatible: whether they stay apart; ``None`` where no exact test is known.
         clean, robust: optimal loss against radius without and with the threat.
         terms: the certificate's curvature term at each radius; empty where the network has none.
-        loss, radius: the robust loss aimed at, and the smallest radius at which a function was found that has it; infinite if none was.
-        gap, width: the gap aimed at, and the width (even) from which on the curvature term is at most that at ``radius``;
+        loss, radius: the target for the robust loss, and the smallest radius at which a function was found that has it; infinite if none was.
+        gap, width: the target for the gap, and the width (even) from which on the curvature term is at most that at ``radius``;
             ``None`` where ``width_reason`` says why.
         cost: of training at that width.
     """
@@ -141,8 +141,8 @@ def _curve_record(curve: RobustLossCurve) -> dict[str, Any]:
     threat=kind(Threat, str, what="a Threat or text such as linf:0.1"),
     model=maybe(MODEL),
     radii=maybe(several(real(least=0))),
-    loss_aim=real(above=0),
-    gap_aim=real(above=0),
+    target_loss=real(above=0),
+    target_gap=real(above=0),
     examples=whole(least=2),
     attack=maybe(ATTACK),
     loss=maybe(LOSS),
@@ -158,8 +158,8 @@ def plan(
     model: nn.Module | None = None,
     *,
     radii: Sequence[float] | None = None,
-    loss_aim: float = _defaults.LOSS_TARGET,
-    gap_aim: float = _defaults.GAP_TARGET,
+    target_loss: float = _defaults.TARGET_LOSS,
+    target_gap: float = _defaults.TARGET_GAP,
     examples: int = _defaults.PLAN_EXAMPLES,
     attack: Attack | str | None = None,
     loss: Loss | str | None = None,
@@ -174,16 +174,16 @@ def plan(
     Args:
         model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide limit, any other module for
             itself, linear in its weights. Default: a `TwoLayer` softplus network with centred inputs, as `holdfast train` builds it.
-        radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of ``loss_aim``, ten at most.
-        loss_aim: robust loss that the radius and the width are worked out for.
-        gap_aim: what the certificate's curvature term may cost at that width.
+        radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of ``target_loss``, ten at most.
+        target_loss: robust loss that the radius and the width are worked out for.
+        target_gap: what the certificate's curvature term may cost at that width.
         examples: training examples used at most, every class keeping its share. The optimum over fewer examples says little more than
             which radii matter for all of them: more examples need more radius.
         attack, batch_size: of training, for its cost.
         out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given, which replaces the plan in it.
 
     Raises:
-        InputError: data the threat refuses, bad radii or aims, or memory that does not reach.
+        InputError: data the threat refuses, bad radii or targets, or memory that does not reach.
         RunFolderError: ``out`` is occupied, or cannot be written.
     """
     if out is not None:
@@ -206,13 +206,13 @@ def plan(
             curves.append(
                 optimal_robust_loss(
                     kernel, x, y, against, tried, loss=loss, classes=data.classes, seed=seed, progress=report,
-                    until=None if radii is not None or against is None else DONE * loss_aim,
+                    until=None if radii is not None or against is None else DONE * target_loss,
                 )
             )  # fmt: skip
         tried = list(curves[0].radii)
     robust, clean = curves
-    radius = robust.radius_for(loss_aim)[1]
-    terms, width, reason = _width(model, robust, radius, gap_aim)
+    radius = robust.radius_for(target_loss)[1]
+    terms, width, reason = _width(model, robust, radius, target_gap)
     cost = None
     if width is not None:
         with seen.stage("probing the cost of training"):
@@ -224,7 +224,7 @@ def plan(
         separation=None if found is None else found.distance,
         rho=None if half is None or not isinstance(threat, LpBall) else math.inf if half == 0 else threat.radius / half,
         compatible=None if found is None else found.count == 0, pairs_meeting=0 if found is None else found.count,
-        clean=clean, robust=robust, terms=terms, loss=loss_aim, radius=radius, gap=gap_aim, width=width, width_reason=reason,
+        clean=clean, robust=robust, terms=terms, loss=target_loss, radius=radius, gap=target_gap, width=width, width_reason=reason,
         cost=cost, seed=seed, seconds=time.perf_counter() - began,
     )  # fmt: skip
     if out is not None:
@@ -266,7 +266,7 @@ def _default_radii(kernel: Any, x: Tensor, y: Tensor, classes: int, loss: Loss) 
 def _width(
     model: nn.Module, robust: RobustLossCurve, radius: float, gap: float
 ) -> tuple[tuple[CurvatureTerm, ...], int | None, str]:
-    """The curvature terms at the radii, and the width at the smallest of them that reaches the loss aimed at."""
+    """The curvature terms at the radii, and the width at the smallest of them that reaches the target loss."""
     core = exact_core(model)
     if core is None:
         return (
@@ -280,17 +280,17 @@ def _width(
     solutions = [solution for solution in robust.solutions if solution.radius > 0 and solution.slope > 0]
     terms = tuple(curvature_term(model, solution) for solution in solutions)
     if radius == 0:
-        return terms, None, "the loss aimed at is reached at the start: no radius is needed"
+        return terms, None, "the target loss is reached at the start: no radius is needed"
     enough = [term for term in terms if term.radius >= radius]
     if not enough:
-        return terms, None, "the loss aimed at was not reached at any of the radii"
+        return terms, None, "the target loss was not reached at any of the radii"
     nearest = min(enough, key=lambda term: term.radius)
     unit = core.family.width_step(core.network)
     width = math.ceil(nearest.width_for(gap) / unit) * unit
     return (
         terms,
         width,
-        f"for radius {nearest.radius:g}, the smallest computed that reaches the loss aimed at",
+        f"for radius {nearest.radius:g}, the smallest computed that reaches the target loss",
     )
 
 

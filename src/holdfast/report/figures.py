@@ -1,5 +1,6 @@
 """The line charts: loss, drift, accuracy and bound against radius, each with its legend and a description in words."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -120,14 +121,15 @@ def _level(label: str, value: float | None, style: str, over: tuple[Point, ...])
     )
 
 
-def loss_top(runs: list[Run]) -> float:
+def loss_top(runs: Sequence[Run]) -> float:
     """Top of the loss axis, shared by the runs."""
     found = [v for run in runs for v in (run.surrogate, run.upper, run.claimed_lower) if v is not None]
     found += [e.online_loss for run in runs for e in run.epochs if e.online_loss is not None]
     return 1.05 * max(found, default=0.0) or 1.0
 
 
-def loss_figure(run: Run, top: float) -> Figure:
+def loss_figure(run: Run, runs: Sequence[Run]) -> Figure:
+    top = loss_top(runs)
     title = "Loss and its bounds over rounds"
     online = tuple((e.rounds, e.online_loss) for e in run.epochs if e.online_loss is not None)
     floor = run.known.floor
@@ -190,7 +192,7 @@ def loss_figure(run: Run, top: float) -> Figure:
     )
 
 
-def drift_figure(run: Run) -> Figure:
+def drift_figure(run: Run, runs: Sequence[Run]) -> Figure:
     title = "Drift from the initial weights, by layer"
     layers = list(dict.fromkeys(layer for e in run.epochs for layer in e.drift))
     radii = {d.layer: d.radius for d in run.drift}
@@ -226,8 +228,10 @@ def drift_figure(run: Run) -> Figure:
     )
 
 
-def kernel_figure(run: Run) -> Figure:
-    """How the tangent kernel moved on a few training examples; drawn for runs that watched it."""
+def kernel_figure(run: Run, runs: Sequence[Run]) -> Figure | None:
+    """How the tangent kernel moved on a few training examples; on pages with a run that watched it."""
+    if not any(epoch.kernel for one in runs for epoch in one.epochs):
+        return None
     title = "Tangent kernel on a sample of the training part (observed)"
     looks = [e for e in run.epochs if e.kernel]
     series = tuple(
@@ -278,7 +282,7 @@ def _spectrum(looks: list[Epoch]) -> tuple[str, ...]:
     )
 
 
-def accuracy_figure(run: Run) -> Figure:
+def accuracy_figure(run: Run, runs: Sequence[Run]) -> Figure:
     title = "Accuracy on the validation part"
 
     def over(pick: str) -> tuple[Point, ...]:
@@ -310,7 +314,7 @@ def accuracy_figure(run: Run) -> Figure:
     )
 
 
-def radius_figure(run: Run) -> Figure:
+def radius_figure(run: Run, runs: Sequence[Run]) -> Figure:
     title = "Lower bound against the radius of the ball"
     rows = [row for row in run.bounds_at_radii if row.lower_bound is not None]
     if not rows:
@@ -365,3 +369,13 @@ def radius_figure(run: Run) -> Figure:
             log_x=min(radii) > 0 and max(radii) / min(radii) >= 8,
         ),
     )
+
+
+FIGURES: tuple[Callable[[Run, Sequence[Run]], Figure | None], ...] = (
+    loss_figure,
+    drift_figure,
+    accuracy_figure,
+    radius_figure,
+    kernel_figure,
+)
+"""What a page shows of each run, in order: each from the run and all runs of the page, which show the same figures; ``None`` leaves one out."""

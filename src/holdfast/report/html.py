@@ -20,15 +20,7 @@ from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
 from holdfast.report.citations import citations
 from holdfast.report.collect import Run, read_run
 from holdfast.report.evaluated import VERDICTS, Evaluated, read_evaluation
-from holdfast.report.figures import (
-    Figure,
-    accuracy_figure,
-    drift_figure,
-    kernel_figure,
-    loss_figure,
-    loss_top,
-    radius_figure,
-)
+from holdfast.report.figures import FIGURES, Figure
 from holdfast.report.images import Drawn, draw
 from holdfast.report.pages import render
 
@@ -109,9 +101,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 def page(runs: Sequence[Run]) -> str:
     """The page as text."""
-    top, axis = full_scale(list(runs)), loss_top(list(runs))
-    alone = len(runs) == 1
-    watched = any(e.kernel for run in runs for e in run.epochs)  # views of one page show the same figures
+    top, alone = full_scale(list(runs)), len(runs) == 1
     views = [
         View(
             label=label,
@@ -119,13 +109,7 @@ def page(runs: Sequence[Run]) -> str:
             wide=bracket(run, WIDE, top, magnify=alone),
             narrow=bracket(run, NARROW, top, magnify=alone),
             cards=cards(run),
-            figures=(
-                loss_figure(run, axis),
-                drift_figure(run),
-                accuracy_figure(run),
-                radius_figure(run),
-                *([kernel_figure(run)] if watched else []),
-            ),
+            figures=tuple(drawn for figure in FIGURES if (drawn := figure(run, runs)) is not None),
             gallery=draw(run, run.gallery),
             config=None if run.config is None else pretty(run.config),
             evaluation=evaluation(run),

@@ -49,7 +49,7 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     [aim] = [row for row in record["radius_for_loss"] if row["loss"] == record["loss_aim"]] or [None]
     if radius is None:
         said.append(
-            f"A robust loss of {loss} was not reached at any radius tried (observed): take larger --radii, a smaller threat, or aim higher with --loss."
+            f"A robust loss of {loss} was not reached at any radius tried (observed): take larger --radii, a smaller threat, or a higher --target-loss."
         )
     else:
         below = (

@@ -34,32 +34,33 @@ def _unit(tracer: Tracer, out: Tensor, number: int, scalar: Scalar) -> int:
     return tracer.record(Unit(shape=shape_of(out), inputs=(number,), scalar=scalar))
 
 
-def _scalar(scalar: Scalar) -> Translation:
+def pointwise(scalar: Scalar) -> Translation:
+    """The operation that applies ``scalar`` to each number of its first argument."""
     return lambda tracer, out, args, kwargs: _unit(tracer, out, value(tracer, args[0]), scalar)
 
 
 def _leaky_relu(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     slope = args[1] if len(args) > 1 else 0.01
-    return _scalar(scalars.kinked("leaky-relu", float(slope), 1.0))(tracer, out, args, kwargs)
+    return pointwise(scalars.kinked("leaky-relu", float(slope), 1.0))(tracer, out, args, kwargs)
 
 
 def _softplus(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     beta = args[1] if len(args) > 1 else 1.0
     threshold = args[2] if len(args) > 2 else 20.0
-    return _scalar(scalars.softplus(float(beta), float(threshold)))(tracer, out, args, kwargs)
+    return pointwise(scalars.softplus(float(beta), float(threshold)))(tracer, out, args, kwargs)
 
 
 def _elu(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     alpha = float(args[1]) if len(args) > 1 else 1.0
     if any(value != 1 for value in args[2:]) or not 0 <= alpha <= 1:
         raise tracer.refuse("ELU with a scale or with alpha outside [0, 1]")
-    return _scalar(scalars.elu(alpha))(tracer, out, args, kwargs)
+    return pointwise(scalars.elu(alpha))(tracer, out, args, kwargs)
 
 
 def _gelu(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     if kwargs.get("approximate", "none") != "none":
         raise tracer.refuse("GELU approximated by tanh")
-    return _scalar(scalars.GELU)(tracer, out, args, kwargs)
+    return pointwise(scalars.GELU)(tracer, out, args, kwargs)
 
 
 def _power(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
@@ -111,17 +112,17 @@ def _between(tracer: Tracer, out: Tensor, x: Tensor, low: float | None, high: fl
 
 NONLINEAR: dict[str, Translation] = {
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool2d"), _max_pool),
-    "relu": _scalar(scalars.RELU),
+    "relu": pointwise(scalars.RELU),
     "leaky_relu": _leaky_relu,
     "softplus": _softplus,
     "elu": _elu,
-    "sigmoid": _scalar(scalars.SIGMOID),
-    "tanh": _scalar(scalars.TANH),
-    "erf": _scalar(scalars.ERF),
+    "sigmoid": pointwise(scalars.SIGMOID),
+    "tanh": pointwise(scalars.TANH),
+    "erf": pointwise(scalars.ERF),
     "gelu": _gelu,
-    "silu": _scalar(scalars.SILU),
-    "exp": _scalar(scalars.EXP),
-    "abs": _scalar(scalars.ABS),
+    "silu": pointwise(scalars.SILU),
+    "exp": pointwise(scalars.EXP),
+    "abs": pointwise(scalars.ABS),
     "square": _power,
     "pow": _power,
     **dict.fromkeys(("clamp", "clamp_min", "hardtanh"), _clamp),
