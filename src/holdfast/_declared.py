@@ -45,7 +45,7 @@ def declared(path: str) -> dict[str, Declared]:
         key: Declared(
             annotation=ast.unparse(annotation),
             type=_type(annotation, words),
-            default=... if default is None else ast.literal_eval(default),
+            default=... if default is None else _value(default),
             help=helps.get(key, ""),
         )
         for key, annotation, default in _parameters(found)
@@ -97,6 +97,13 @@ def _type(annotation: ast.expr, words: dict[str, Any]) -> Any:
         case ast.Name(id=name):
             return words.get(name, str)
     return str
+
+
+def _value(default: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(default)
+    except ValueError:  # such as torch.float32: its text
+        return ast.unparse(default)
 
 
 def _helps(docstring: str) -> Iterator[tuple[str, str]]:

@@ -59,3 +59,11 @@ LOSSES = Registry(
     dlr="attacks.margins:DLR",
     targeted_dlr="attacks.margins:TargetedDLR",
 )
+DATA = Registry(
+    digits="data.digits:digits",
+    spheres="data.synthetic:spheres",
+    forced="data.forced:forced",
+    shattering="data.forced:shattering",
+    separated="data.forced:separated",
+)
+"""Beside folders of IDX files and ``.npz`` files, which go by their path."""

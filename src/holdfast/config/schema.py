@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
-from holdfast._registry import ATTACKS, LOSSES, Registry
+from holdfast._registry import ATTACKS, DATA, LOSSES, Registry
 from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, rules_of, shown
 from holdfast.errors import InputError
 
@@ -37,7 +37,6 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = "your own"
 """The alternative that an import path is."""
-MADE_UP = ("spheres", "forced", "shattering", "separated")
 NTK_SCALED = ("two-layer", "dense")
 
 
@@ -187,9 +186,7 @@ def alternative(section: object, tag: str) -> Any:
         word = value.partition(":")[0].strip().lower()
         return "sphere" if word == "sphere" else "ball" if word in NORMS or not is_path(value) else OWN
     if isinstance(section, DataConfig):
-        return (
-            value if value in ("digits", *MADE_UP) else OWN if ":" in value and is_path(value) else "a file"
-        )
+        return value if value in DATA else OWN if ":" in value and is_path(value) else "a file"
     if tag == "parameter_radius":
         return "null" if value is None else "a number"
     return OWN if isinstance(value, str) and is_path(value) else value
@@ -306,7 +303,7 @@ class DataConfig(_Checked):
 
     name: str = _option(
         "digits",
-        "data set: digits, a folder of IDX files (MNIST), a .npz file, spheres, forced, shattering, separated, or module:function for your own",
+        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), a .npz file, or module:function for your own",
         short="data",
     )
     init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")

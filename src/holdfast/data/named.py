@@ -5,28 +5,17 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from holdfast._registry import DATA
 from holdfast._rules import PATH, takes
 from holdfast.data.base import Dataset
-from holdfast.data.digits import digits
-from holdfast.data.forced import forced, separated, shattering
 from holdfast.data.idx import idx, is_idx_folder
 from holdfast.data.npz import npz
-from holdfast.data.synthetic import spheres
 from holdfast.errors import InputError
-
-WORDS: dict[str, Callable[..., Dataset]] = {
-    "digits": digits,
-    "spheres": spheres,
-    "forced": forced,
-    "shattering": shattering,
-    "separated": separated,
-}
-ALLOWED = f"{', '.join(WORDS)}, a folder with IDX files, or an .npz file"
 
 
 @takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: a word of `WORDS`, a folder with IDX files, or an ``.npz`` file.
+    """The data set called ``name``: a word of `holdfast._registry.DATA`, a folder with IDX files, or an ``.npz`` file.
 
     ``options`` go to the function of that word, to `idx` or to `npz`; every one takes ``features``, ``validation``, ``test``,
     ``seed`` and ``dtype``.
@@ -47,8 +36,8 @@ def load(name: str | Path, **options: object) -> Dataset:
 
 
 def _loader(name: str | Path) -> tuple[Callable[..., Dataset], tuple[Path, ...]]:
-    if str(name) in WORDS:
-        return WORDS[str(name)], ()
+    if str(name) in DATA:
+        return DATA[str(name)], ()
     path = Path(name).expanduser()
     if path.is_dir():
         if is_idx_folder(path):
@@ -58,8 +47,8 @@ def _loader(name: str | Path) -> tuple[Callable[..., Dataset], tuple[Path, ...]]
         )
     if path.suffix == ".npz" and path.is_file():
         return npz, (path,)
-    near = difflib.get_close_matches(str(name).lower(), WORDS, 1)
+    near = difflib.get_close_matches(str(name).lower(), DATA, 1)
     raise InputError(
-        f"data must be {ALLOWED}, got {str(name)!r}; "
+        f"data must be {', '.join(DATA)}, a folder with IDX files, or an .npz file, got {str(name)!r}; "
         + (f"did you mean {near[0]!r}?" if near else "check the spelling or the path.")
     )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast._defaults import BACKEND, HIDDEN_LAYERS, PROCESSES
+from holdfast._registry import DATA
 from holdfast.config.options import LONG, SHORT, spelled
 from holdfast.config.schema import RunConfig, to_dict
 from holdfast.errors import InputError
 
-MADE_UP = ("spheres", "forced", "separated")  # data whose number of examples is an argument of theirs
 SEED, RHO, WIDTH, DIMENSION = "--seed", "--rho", "--network.width", "--dimension"
 OWN = {
     "--seeds": "how many seeds (0, 1, ..): every cell is run from each (1)",
@@ -237,7 +237,10 @@ def _cell(
     options = {option: text for option, text in given.items() if option != RHO}
     if DIMENSION in options:
         options["--data.init-args.dimension"] = options.pop(DIMENSION)
-    if options.get("--data.name") in MADE_UP and "--data.examples" in options:
+    name = options.get("--data.name", "")
+    if (
+        name in DATA and "examples" in DATA.settings(name) and "--data.examples" in options
+    ):  # made up, as many
         options["--data.init-args.examples"] = options.pop("--data.examples")
     words = [f"{option}={text}" for option, text in options.items()]
     config, _ = read_config([file, *words] if file else words, trusted=trusted)
