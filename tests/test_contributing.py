@@ -47,7 +47,7 @@ assert main(["train", *words, "--epochs", "2", "--width", "16", "--out", "run", 
 assert main(["train", "--attack", "corners", "--help"]) == 0
 assert main(["train", "--attack", "corners", "--attack.tries", "0"]) == 2
 data = hf.data.load("moons", examples=60)
-model, threat = hf.networks.TwoLayer(2, 2, 32, seed=0), hf.LpBall("2", 0.3)
+model, threat = hf.networks.TwoLayer(2, 2, 32, paired=False, seed=0), hf.LpBall("2", 0.3)
 few, many, none = (
     hf.attacks.as_attack(attack).run(model, data.x, data.y, threat, seed=0).loss.mean()
     for attack in ("corners", hf.attacks.by_name.ATTACKS["corners"](tries=64), "clean")
