@@ -32,6 +32,7 @@ LAYERS = (
         "_console",
         "_progress",
         "_products",
+        "_values",
         "losses",
     ),
     ("diagnosis",),

@@ -29,8 +29,10 @@ from holdfast._arguments import (
     as_tensor,
     paired,
 )
+from holdfast._formats import count, number, percent
 from holdfast._memory import out_of_memory
 from holdfast._rules import SEED, maybe, takes, word
+from holdfast._values import Fact, Tabular
 from holdfast.acceleration import closed_form
 from holdfast.attacks._logits import refuse_probabilities
 from holdfast.attacks.modes import Mode, attacking, in_mode
@@ -101,8 +103,8 @@ def stronger(first: Scored, second: Scored) -> Scored:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackResult:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AttackResult(Tabular):
     """What an attack found, one row an example, on the device of the examples.
 
     Attributes:
@@ -114,6 +116,18 @@ class AttackResult:
     x: Float[Tensor, "batch ..."]
     loss: Float[Tensor, " batch"]
     success: Bool[Tensor, " batch"]
+
+    def _facts(self) -> list[Fact]:
+        if not len(self.success):
+            return [Fact("examples", 0)]
+        return [
+            Fact("examples", count(len(self.success))),
+            Fact("successful", percent(float(self.success.double().mean())), "observed"),
+            Fact("mean loss", number(float(self.loss.double().mean())), "observed"),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {"loss": self.loss.tolist(), "success": self.success.tolist()}
 
 
 class Rounding(nn.Module):

@@ -1,6 +1,6 @@
 """Attacks that use nothing of the model but its outputs or its likeness to another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, nn
 
@@ -29,7 +29,7 @@ class Transfer(Attack):
         InputError: the surrogate's outputs are not such as a model's must be for these examples and labels.
     """
 
-    surrogate: nn.Module
+    surrogate: nn.Module = field(repr=False)
     attack: Attack
 
     @property

@@ -2,7 +2,13 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from holdfast._formats import number, setting
+from holdfast._values import Drawn, Fact
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Status = Literal["certified", "estimate", "void"]
 
@@ -11,8 +17,8 @@ REACHED = 1e-9
 """A loss this close to its infimum has reached it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Certificate(Drawn):
     """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019, Theorem 4.1, as a number).
 
     ``gap >= surrogate_loss - min over ||W - W0|| <= radius of L*(W)``, where ``L*`` is the robust loss of the examples it was
@@ -59,6 +65,36 @@ class Certificate:
     radii: tuple[float, ...] = ()
     floor: float = math.nan
     attack_missed: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """How its bounds are known: ``proved``, ``estimated``, or empty where it is void."""
+        return {"certified": "proved", "estimate": "estimated"}.get(self.status, "")
+
+    def _facts(self) -> list[Fact]:
+        if self.status == "void":
+            return [Fact("status", "void"), Fact("reason", self.reason)]
+        return [
+            Fact("status", self.status),
+            Fact("radius", setting(self.radius)),
+            Fact("surrogate loss", number(self.surrogate_loss), "observed"),
+            Fact("lower bound", number(self.lower_bound), self.kind),
+            Fact("gap", number(self.gap) if self.informative else "the bound says nothing", self.kind),
+            Fact("width factor", setting(self.width_factor)),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        radii, bounds = zip(*self.at_radii, strict=True) if self.at_radii else ((), ())
+        return {"radius": list(radii), "lower_bound": list(bounds), "status": [self.status] * len(radii)}
+
+    def _draw(self, axes: "Axes") -> None:
+        table = self._columns()
+        axes.plot(
+            table["radius"], table["lower_bound"], marker=".", label=f"lower bound ({self.kind or 'void'})"
+        )
+        if math.isfinite(self.surrogate_loss):
+            axes.plot([self.radius], [self.surrogate_loss], "o", label="surrogate loss (observed)")
+        axes.set(xlabel="parameter radius", ylabel="robust loss")
 
     @property
     def informative(self) -> bool:

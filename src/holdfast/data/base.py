@@ -7,23 +7,39 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from holdfast._arguments import as_examples, as_labels
+from holdfast._formats import count
 from holdfast._rules import COUNT, kind
+from holdfast._values import Fact, Shown
 from holdfast.errors import InputError
 
 Bounds = tuple[float, float] | tuple[Tensor, Tensor] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
+def box_facts(bounds: Bounds, fixed: Tensor | None) -> list[Fact]:
+    """The valid box and the features that may not change, in a few words."""
+    box = "none"
+    if bounds is not None:
+        low, high = (torch.as_tensor(end) for end in bounds)
+        box = f"{float(low.min()):g} to {float(high.max()):g}"
+        box += "" if low.numel() == high.numel() == 1 else ", set by feature"
+    facts = [Fact("box", box)]
+    return facts if fixed is None else [*facts, Fact("fixed features", count(int(fixed.sum())))]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Split(Shown):
     """Row numbers of each part; disjoint."""
 
     train: Int[Tensor, " train"]
     validation: Int[Tensor, " validation"]
     test: Int[Tensor, " test"]
 
+    def _facts(self) -> list[Fact]:
+        return [Fact(name, count(len(getattr(self, name)))) for name in ("train", "validation", "test")]
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Part(Shown):
     """One part of a data set: the rows themselves."""
 
     x: Float[Tensor, "examples ..."]
@@ -32,9 +48,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.y)
 
+    def _facts(self) -> list[Fact]:
+        return [Fact("examples", count(len(self))), Fact("shape", tuple(self.x.shape[1:]))]
 
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Dataset(Shown):
     """Examples with labels ``0 .. classes-1``.
 
     Attributes:
@@ -68,6 +87,18 @@ class Dataset:
             )
         object.__setattr__(self, "x", as_examples("x", self.x))
         object.__setattr__(self, "y", labels)
+
+    def _facts(self) -> list[Fact]:
+        parts = (
+            f"{count(len(getattr(self.split, name)))} {name}" for name in ("train", "validation", "test")
+        )
+        return [
+            Fact("name", self.name),
+            Fact("examples", ", ".join(parts)),
+            Fact("shape", self.shape),
+            Fact("classes", self.classes),
+            *box_facts(self.bounds, self.fixed),
+        ]
 
     @property
     def shape(self) -> tuple[int, ...]:

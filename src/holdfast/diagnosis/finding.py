@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from holdfast._formats import CONTROL, NOT_MEASURED, number, points
+from holdfast._values import Fact, Shown
 
 Level = Literal["good", "warning", "bad", "not-measured"]
 Kind = Literal["proved", "estimated", "observed"]
@@ -28,8 +29,8 @@ class Value:
         return number(self.number) if self.unit == "loss" else points(self.number)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Finding(Shown):
     """One thing that was looked at.
 
     Attributes:
@@ -49,6 +50,10 @@ class Finding:
     sentence: str
     remedy: str = ""
     values: tuple[Value, ...] = ()
+
+    def _facts(self) -> list[Fact]:
+        facts = [Fact(self.name, self.level), Fact("found", self.sentence, self.claims)]
+        return [*facts, Fact("remedy", self.remedy)] if self.remedy else facts
 
     @property
     def value(self) -> Value | None:

@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from holdfast import _defaults
+from holdfast._formats import percent, setting
+from holdfast._values import Drawn, Fact
 from holdfast.attacks import Attack
 from holdfast.errors import InputError
 from holdfast.evaluation.cascade import evaluate
 from holdfast.threats import LpBall
 from holdfast.verification import verify as verified_bounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,33 @@ class RadiusPoint:
     radius: float
     verified: float
     not_broken: float
+
+
+class AccuracyCurve(Drawn, tuple[RadiusPoint, ...]):
+    """The points of `accuracy_curve` by increasing radius: a tuple that can also be shown, tabulated and drawn."""
+
+    __slots__ = ()
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact(
+                f"radius {setting(p.radius)}",
+                f"{percent(p.verified)} to {percent(p.not_broken)}",
+                "proved to observed",
+            )
+            for p in self
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {
+            name: [getattr(point, name) for point in self] for name in ("radius", "verified", "not_broken")
+        }
+
+    def _draw(self, axes: "Axes") -> None:
+        table = self._columns()
+        axes.plot(table["radius"], table["not_broken"], marker="o", label="not broken (observed)")
+        axes.plot(table["radius"], table["verified"], marker="o", linestyle="--", label="verified (proved)")
+        axes.set(xlabel="radius", ylabel="accuracy", ylim=(0, 1))
 
 
 def accuracy_curve(
@@ -36,7 +69,7 @@ def accuracy_curve(
     batch_size: int | None = None,
     seed: int = _defaults.SEED,
     progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[RadiusPoint, ...]:
+) -> AccuracyCurve:
     """Both sides of the bracket at each radius, in increasing order.
 
     An example broken at one radius is broken at every larger one, and one proved at a radius is proved at every smaller one, so
@@ -83,7 +116,7 @@ def accuracy_curve(
             else:
                 proved[rows] = proof.verified.cpu()
         verified.append(proved.clone())
-    return tuple(
+    return AccuracyCurve(
         RadiusPoint(
             radius=radius, verified=float(low.double().mean()), not_broken=float(high.double().mean())
         )

@@ -6,15 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from holdfast._files import write_atomically, write_text
+from holdfast._formats import count, percent
+from holdfast._values import Drawn, Fact
 from holdfast.diagnosis import Finding, verdict
 from holdfast.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CONFIDENCE = 0.95
 
@@ -49,8 +54,8 @@ class Stage:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Drawn):
     """What a cascade of bounds and attacks left. Tensors are on the CPU, one row an example.
 
     Attributes:
@@ -80,6 +85,31 @@ class Evaluation:
     stages: tuple[Stage, ...]
     population: int | None = None
     warnings: tuple[Finding, ...] | None = None
+
+    def _facts(self) -> list[Fact]:
+        of = "" if self.population is None else f", a sample of {count(self.population)}"
+        facts = [
+            Fact("examples", count(len(self.y)) + of),
+            Fact("clean accuracy", percent(self.clean_accuracy), "observed"),
+            Fact("robust accuracy", f"at most {percent(self.robust_accuracy)}", "observed"),
+            Fact("verified accuracy", f"at least {percent(self.verified_accuracy)}", "proved"),
+        ]
+        return facts if self.verdict is None else [*facts, Fact("verdict", self.verdict)]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return self.table()
+
+    def _draw(self, axes: "Axes") -> None:
+        left = [("clean", self.clean_accuracy), *self.left]
+        axes.plot(
+            [name for name, _ in left],
+            [share for _, share in left],
+            marker="o",
+            label="not broken (observed)",
+        )
+        axes.axhline(self.verified_accuracy, linestyle="--", color="gray", label="verified (proved)")
+        axes.set(xlabel="after the attack", ylabel="accuracy", ylim=(0, 1))
+        axes.tick_params(axis="x", labelrotation=30)
 
     @property
     def verdict(self) -> Literal["trust", "doubt", "void"] | None:

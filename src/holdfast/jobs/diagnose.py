@@ -12,6 +12,7 @@ from holdfast import _tensors, diagnosis
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, paired
 from holdfast._rules import FUNCTION, SEED, kind, maybe, real, takes
 from holdfast._tensors import batches
+from holdfast._values import Fact, Tabular
 from holdfast.attacks import PGD, Attack, as_attack, attacking
 from holdfast.attacks.by_name import ATTACK
 from holdfast.certificates import Certificate, certify
@@ -35,7 +36,7 @@ BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Diagnosis:
+class Diagnosis(Tabular):
     """What `holdfast.diagnose` found.
 
     ``print(found)`` shows a table, ``found["attack"]`` is the first finding of a name, and iteration gives all in the order in which
@@ -62,6 +63,16 @@ class Diagnosis:
             if finding.name == name:
                 return finding
         raise KeyError(name)
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact(f.name, f"{f.level}: {f.sentence}{f' -> {f.remedy}' if f.remedy else ''}", f.claims)
+            for f in self.findings
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        names = ("name", "level", "sentence", "claims", "remedy")
+        return {name: [getattr(finding, name) for finding in self.findings] for name in names}
 
     def __repr__(self) -> str:
         return f"Diagnosis({summed_up(self.findings)})"

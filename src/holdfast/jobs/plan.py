@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from holdfast import _defaults
 from holdfast._arguments import MODEL
 from holdfast._files import json_writer, without_nan
+from holdfast._formats import count, duration, setting
 from holdfast._progress import Progress
 from holdfast._record import RECORD, RECORDED, Files, locked
 from holdfast._rules import COUNT, FLAG, PATH, SEED, kind, maybe, real, several, takes, whole
 from holdfast._signals import stopping
 from holdfast._tensors import flatten
+from holdfast._values import Drawn, Fact
 from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.certificates.required_width import CurvatureTerm, curvature_term
 from holdfast.config.build import build_network
@@ -38,6 +40,9 @@ from holdfast.theory.optimal.function_class import function_class
 from holdfast.theory.optimal.search import first_slope
 from holdfast.threats import LpBall, Threat, as_threat
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 RADII = 10
 DONE = 0.5  # of the target loss: larger radii than that of the first such loss are not looked at unless asked for
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -57,8 +62,8 @@ class Cost:
     memory_bytes: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Plan(Drawn):
     """What is known before training.
 
     Attributes:
@@ -95,6 +100,33 @@ class Plan:
     cost: Cost | None
     seed: int
     seconds: float
+
+    def _facts(self) -> list[Fact]:
+        apart = {True: "stay apart", False: "meet", None: "not known"}[self.compatible]
+        reach = setting(self.radius) if math.isfinite(self.radius) else "none found"
+        return [
+            Fact("data", self.data),
+            Fact("threat", self.threat),
+            Fact("network", self.network),
+            Fact("sets of two labels", apart),
+            Fact(f"radius for loss {setting(self.loss)}", reach, "observed"),
+            Fact(
+                f"width for gap {setting(self.gap)}",
+                self.width_reason if self.width is None else count(self.width),
+                "estimated",
+            ),
+            *(
+                []
+                if self.cost is None
+                else [Fact("an epoch there", duration(self.cost.seconds_an_epoch), "estimated")]
+            ),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return self.robust._columns()
+
+    def _draw(self, axes: "Axes") -> None:
+        self.robust._draw(axes)
 
     def record(self) -> dict[str, Any]:
         """What `plan.json` holds; infinity is null."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast._files import json_writer, tensor_writer, text_writer, yaml_text
+from holdfast._formats import number, percent
 from holdfast._record import (
     RECORD,
     Files,
@@ -29,6 +30,7 @@ from holdfast._record import (
     free,
 )
 from holdfast._rules import FLAG, PATH, maybe, takes
+from holdfast._values import Drawn, Fact
 from holdfast.certificates import Certificate
 from holdfast.diagnosis import Finding, diagnose
 from holdfast.errors import RunFolderError
@@ -36,6 +38,9 @@ from holdfast.record.known import known_of
 from holdfast.record.plain import NO_CERTIFICATE, from_plain, to_plain, version_of
 from holdfast.record.schema import EpochFigures, Summary
 from holdfast.trace import FrozenPoints, Trace, save_points, save_trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SUMMARY, METRICS = "summary.json", "metrics.jsonl"
 
@@ -180,8 +185,8 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return state
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Run(Drawn):
     """What `holdfast.train` returns, and what a run folder holds.
 
     Attributes:
@@ -199,6 +204,49 @@ class Run:
     metrics: list[dict[str, Any]]
     certificate: Certificate
     best: dict[str, Tensor]
+
+    def _facts(self) -> list[Fact]:
+        try:
+            seen = self.figures
+        except RunFolderError:  # figures put together by hand: a value shows itself all the same
+            seen = Summary()
+        proof, robust = self.certificate, percent(seen.robust_accuracy)
+        gap = number(proof.gap) if proof.informative else "the bound says nothing"
+        return [
+            Fact("network", seen.network.name or "not recorded"),
+            Fact("data", seen.data.name or "not recorded"),
+            Fact("threat", seen.threat or "not recorded"),
+            Fact("clean accuracy", percent(seen.clean_accuracy), "observed"),
+            Fact(
+                "robust accuracy", robust if seen.robust_accuracy is None else f"at most {robust}", "observed"
+            ),
+            Fact("surrogate loss", number(proof.surrogate_loss), "observed"),
+            *([Fact("certificate", "void")] if proof.status == "void" else []),
+            *(
+                [Fact("lower bound", number(proof.lower_bound), proof.kind), Fact("gap", gap, proof.kind)]
+                if proof.kind
+                else []
+            ),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        names = dict.fromkeys(name for row in self.metrics for name in row)
+        return {name: [row.get(name) for row in self.metrics] for name in names}
+
+    def _draw(self, axes: "Axes") -> None:
+        table = self._columns()
+        for name, label in (("online_loss", "training"), ("robust_loss", "validation")):
+            if any(value is not None for value in table.get(name, [])):
+                values = [float("nan") if value is None else value for value in table[name]]
+                axes.plot(table["epoch"], values, marker=".", label=f"robust loss, {label} (observed)")
+        if self.certificate.kind:
+            axes.axhline(
+                self.certificate.lower_bound,
+                linestyle="--",
+                color="gray",
+                label=f"lower bound ({self.certificate.kind})",
+            )
+        axes.set(xlabel="epoch", ylabel="robust loss")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":

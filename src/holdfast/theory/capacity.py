@@ -8,7 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from holdfast._formats import number
 from holdfast._rules import COUNT, TEXT, real, takes, whole
+from holdfast._values import Fact, Shown
 from holdfast.data import Dataset, separation
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError
@@ -21,8 +23,8 @@ PROVED: Kind = "proved"
 ORDER: Kind = "order only"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CapacityBound:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CapacityBound(Shown):
     """A lower bound on the size of a network that fits.
 
     Attributes:
@@ -44,6 +46,18 @@ class CapacityBound:
     formula: str
     assumes: str
     source: str
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact(
+                f"{self.fit} fit of {self.data}",
+                f"{self.of} at least {number(self.value, trim=True)}",
+                self.kind,
+            ),
+            Fact("formula", self.formula),
+            Fact("assumes", self.assumes),
+            Fact("source", self.source),
+        ]
 
 
 @takes(data=DATASET, threat=THREAT)

@@ -4,7 +4,7 @@ With ``K_t`` the kernel matrix of the same examples after ``t`` rounds (summed o
 changes; at finite width drift falls like ``1 / sqrt(width)``, and what it reaches says how far training is from that limit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, as_labels, as_tensor
+from holdfast._formats import number
 from holdfast._rules import FLAG, SEED, Rule, takes, whole
 from holdfast._tensors import generator
+from holdfast._values import Fact, Shown
 from holdfast.errors import InputError
 from holdfast.theory.empirical import empirical_ntk
 
@@ -30,8 +32,8 @@ def _read_kernel(value: Any) -> Tensor:
 KERNEL = Rule(what="a square kernel matrix of finite numbers", read=_read_kernel)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelFigures:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class KernelFigures(Shown):
     """One look at the kernel; all of it observed.
 
     Attributes:
@@ -47,6 +49,12 @@ class KernelFigures:
     eigenvalue_max: float
     eigenvalue_min: float
     weight_drift: float
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact(field.name.replace("_", " "), number(getattr(self, field.name)), "observed")
+            for field in fields(self)
+        ]
 
     @property
     def condition(self) -> float:

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from holdfast._tensors import per_example
+from holdfast._values import Fact, Shown
+from holdfast.data.base import box_facts
 from holdfast.threats._half import in_float32, representable
 
 Points = Float[Tensor, "batch ..."]
@@ -21,7 +23,7 @@ SHRINK = 1e-5  # share of the radius that `settle` keeps clear of the edge
 UNITS = 2.0**-22  # and share of the example's norm: four units of float32 rounding
 
 
-class Threat(ABC):
+class Threat(Shown, ABC):
     """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
 
     coarse: torch.dtype | None = None
@@ -39,6 +41,10 @@ class Threat(ABC):
         ):
             if name in cls.__dict__:
                 setattr(cls, name, in_float32(cls.__dict__[name], into_set=into_set))
+
+    def _facts(self) -> list[Fact]:
+        bounds, fixed = getattr(self, "bounds", None), getattr(self, "fixed", None)
+        return [Fact("threat", self.spec), *box_facts(bounds, fixed)]
 
     def in_steps_of(self, dtype: torch.dtype) -> "Threat":
         """The same sets for searches in a wider dtype whose points a model of this half-precision ``dtype`` must be able to take.

@@ -40,7 +40,7 @@ NORM = Rule(
 )
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class LpBall(Threat):
     """``B(x) = {x' : ||x' - x|| <= radius, low <= x' <= high, x' = x in the fixed features}``.
 

@@ -17,7 +17,7 @@ from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
 
 @takes(radius=real(least=0, most=1e300), fixed=maybe(MASK))
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SphereSlice(Threat):
     """``B(x) = {x' : ||x' - x||_2 <= radius, ||x'_free||_2 <= ||x_free||_2, x' = x in the fixed features}``.
 

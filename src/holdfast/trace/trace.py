@@ -17,6 +17,7 @@ from torch import Tensor
 from holdfast._files import json_writer, tensor_writer
 from holdfast._record import Files, checked
 from holdfast._tensors import raw_bytes
+from holdfast._values import Fact, Shown
 from holdfast.curvature.lower_model import Block, LowerModel
 from holdfast.curvature.rounding import Rounding
 from holdfast.errors import RunFolderError
@@ -26,13 +27,16 @@ FORMAT = 2
 WINDOW = re.compile(r"window-\d{8,}-[0-9a-f]{8}\.safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrozenPoints:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FrozenPoints(Shown):
     """The attacked points of the last frozen pass, with the examples they came from."""
 
     x: Float[Tensor, "examples ..."]
     points: Float[Tensor, "examples ..."]
     y: Int[Tensor, " examples"]
+
+    def _facts(self) -> list[Fact]:
+        return [Fact("examples", len(self.y)), Fact("shape", tuple(self.x.shape[1:]))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +49,8 @@ class Evaluated:
     distance: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trace:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Trace(Shown):
     """Everything certificates read.
 
     Attributes:
@@ -63,6 +67,13 @@ class Trace:
     rigorous: bool
     reason: str
     fixed: dict[str, str]
+
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact("windows", len(self.windows)),
+            Fact("trained", ", ".join(name for ball in self.names for name in ball)),
+            Fact("curvature", self.reason, "proved" if self.rigorous else "estimated"),
+        ]
 
     @property
     def void(self) -> str:

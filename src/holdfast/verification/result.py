@@ -1,18 +1,21 @@
 """What was proved of a network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from holdfast._formats import count, percent
 from holdfast._overrides import is_value_of
+from holdfast._values import Fact, Tabular
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge, Loss
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Verification(Tabular):
     """What was proved, one row an example, on the CPU in float64.
 
     The claims are about the network in evaluation mode as a function of real numbers with the weights as stored; float64
@@ -39,6 +42,26 @@ class Verification:
     methods: tuple[str, ...]
     counterexample: Float[Tensor, "examples ..."]
     out_of_time: Bool[Tensor, " examples"]
+
+    def _facts(self) -> list[Fact]:
+        found = int((~self.counterexample.flatten(1).isnan().all(1)).sum()) if len(self.y) else 0
+        facts = [
+            Fact("examples", count(len(self.y))),
+            Fact("method", self.method),
+            Fact("verified accuracy", percent(self.verified_accuracy), "proved"),
+            Fact("counterexamples", count(found), "observed"),
+        ]
+        late = int(self.out_of_time.sum())
+        return [*facts, Fact("out of time", count(late))] if late else facts
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {
+            "label": self.y.tolist(),
+            "verified": self.verified.tolist(),
+            "margin_lower_bound": self.margin_lower_bound.tolist(),
+            "method": list(self.methods),
+            "out_of_time": self.out_of_time.tolist(),
+        }
 
     @property
     def margin_lower_bound(self) -> Float[Tensor, " examples"]:

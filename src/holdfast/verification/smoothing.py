@@ -6,6 +6,7 @@ probability ``1 - alpha`` over the noise drawn; it says nothing of the network w
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,16 +14,21 @@ from torch import Generator, Tensor, nn
 
 from holdfast import _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
+from holdfast._formats import count, percent, setting
 from holdfast._rules import COUNT, SEED, real, takes
+from holdfast._values import Drawn, Fact
 from holdfast.attacks import checked_outputs, in_mode
 from holdfast.errors import InputError
 from holdfast.losses import correct, predictions
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 ABSTAIN = -1
 
 
-@dataclass(frozen=True, kw_only=True)
-class SmoothedCertificate:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SmoothedCertificate(Drawn):
     """Predictions of the smoothed classifier with the radii in which they cannot change, one row an example, on the CPU.
 
     Attributes:
@@ -43,6 +49,40 @@ class SmoothedCertificate:
     samples: int
     alpha: float
     kind = "probabilistic"
+
+    def _facts(self) -> list[Fact]:
+        sure = f"with probability {setting(self.confidence)} each"
+        return [
+            Fact("examples", count(len(self.y))),
+            Fact("noise", f"sigma {setting(self.sigma)}, {count(self.samples)} samples"),
+            Fact(
+                "smoothed accuracy",
+                percent(self.verified_accuracy(0.0)) if len(self.y) else "not measured",
+                sure,
+            ),
+            Fact(
+                "median l2 radius",
+                setting(float(self.radius.median())) if len(self.y) else "not measured",
+                sure,
+            ),
+            Fact("abstained", count(int((self.predicted == ABSTAIN).sum()))),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {
+            "label": self.y.tolist(),
+            "predicted": self.predicted.tolist(),
+            "probability": self.probability.tolist(),
+            "radius": self.radius.tolist(),
+        }
+
+    def _draw(self, axes: "Axes") -> None:
+        right = self.radius[(self.predicted == self.y) & (self.radius > 0)].sort().values.tolist()
+        shares = [(len(right) - k) / len(self.y) for k in range(len(right) + 1)]
+        axes.step(
+            [0.0, *right], [shares[0], *shares[:-1]], where="pre", label="smoothed classifier (probabilistic)"
+        )
+        axes.set(xlabel="l2 radius", ylabel="certified accuracy", ylim=(0, 1))
 
     @property
     def confidence(self) -> float:

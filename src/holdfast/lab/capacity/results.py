@@ -1,9 +1,11 @@
 """What a search for the smallest width found: each training with its outcome, a bracket a seed, and their spread."""
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from holdfast._formats import count, number, setting
+from holdfast._values import Fact, Tabular
 from holdfast.theory.capacity import CapacityBound
 
 Outcome = Literal["verified", "refuted", "undecided"]
@@ -47,12 +49,27 @@ class Bracket:
     failed: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Widths:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Widths(Tabular):
     """The brackets of all seeds for one kind of fit, and every training behind them."""
 
     brackets: tuple[Bracket, ...]
     attempts: tuple[Attempt, ...]
+
+    def _facts(self) -> list[Fact]:
+        below = max((b.impossible_below for b in self.brackets), default=0)
+        smallest = (
+            number(self.median, trim=True) if self.complete and self.brackets else "not found from every seed"
+        )
+        return [
+            Fact("seeds", len(self.brackets)),
+            Fact("median smallest width", smallest, "proved to fit"),
+            Fact("impossible below", count(below), "proved"),
+            Fact("trainings", len(self.attempts)),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        return {field.name: [getattr(row, field.name) for row in self.attempts] for field in fields(Attempt)}
 
     @property
     def smallest(self) -> list[int]:
@@ -75,8 +92,8 @@ class Widths:
         return (self.smallest[0], self.smallest[-1]) if self.complete else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capacity:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Capacity(Tabular):
     """The smallest widths that fit these data plainly and robustly, between what is proved impossible and what is proved to fit.
 
     Attributes:
@@ -94,6 +111,33 @@ class Capacity:
     plain: Widths
     robust: Widths | None
     bounds: tuple[CapacityBound, ...]
+
+    def _facts(self) -> list[Fact]:
+        widths = {"plain": self.plain} | ({} if self.robust is None else {"robust": self.robust})
+        return [
+            Fact("data", f"{count(self.examples)} of {self.data}"),
+            Fact("threat", f"{self.threat}, rho {setting(self.rho)}"),
+            Fact("network", self.network),
+            *(
+                Fact(
+                    f"{name} width",
+                    number(found.median, trim=True) if found.median else "not found from every seed",
+                    "proved to fit",
+                )
+                for name, found in widths.items()
+            ),
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        rows = [
+            {"fit": name} | asdict(bracket)
+            for name, found in (("plain", self.plain), ("robust", self.robust))
+            if found is not None
+            for bracket in found.brackets
+        ]
+        return {
+            name: [row[name] for row in rows] for name in ("fit", *(field.name for field in fields(Bracket)))
+        }
 
     @property
     def gap(self) -> float | None:

@@ -3,18 +3,24 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._formats import count, number, setting
+from holdfast._values import Drawn, Fact, Shown
 from holdfast.errors import InputError
 from holdfast.theory.optimal.finite import Line
 from holdfast.theory.optimal.function_class import FunctionClass
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True, kw_only=True)
-class Solution:
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Solution(Shown):
     """A function of norm at most ``radius``, by its kernel coefficients.
 
     Attributes:
@@ -33,14 +39,21 @@ class Solution:
     slope: float
     functions: FunctionClass
 
+    def _facts(self) -> list[Fact]:
+        return [
+            Fact("radius", setting(self.radius)),
+            Fact("points", count(len(self.points))),
+            Fact("slope", number(self.slope)),
+        ]
+
     @property
     def predictor(self) -> nn.Module:
         """The function as a module, in float64."""
         return self.functions.predictor(self.points, self.coefficients)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RobustLossCurve:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RobustLossCurve(Drawn):
     """Optimal robust loss against radius, ``min_{||f - f_0|| <= R} 1/n sum_i sup_{x' in B(x_i)} loss(f(x'), y_i)``, between two bounds.
 
     Attributes:
@@ -70,6 +83,38 @@ class RobustLossCurve:
     points: int
     what: str
     seconds: float
+
+    def _facts(self) -> list[Fact]:
+        upper = "bounded" if self.threat == "none" else "observed"
+        shown = [
+            Fact(
+                f"loss at radius {setting(self.radii[k])}",
+                f"{number(float(self.lower[k]))} to {number(float(self.upper[k]))}",
+                f"bounded to {upper}",
+            )
+            for k in sorted({0, len(self.radii) - 1})
+        ]
+        return [
+            Fact("functions", self.what),
+            Fact("threat", self.threat),
+            Fact("examples", count(self.examples)),
+            Fact("radii", count(len(self.radii))),
+            *shown,
+        ]
+
+    def _columns(self) -> dict[str, list[Any]]:
+        names = ("lower", "upper", "clean_loss", "accuracy")
+        return {"radius": list(self.radii)} | {name: getattr(self, name).tolist() for name in names}
+
+    def _draw(self, axes: "Axes") -> None:
+        rows = sorted(zip(self.radii, self.lower.tolist(), self.upper.tolist(), strict=True))
+        radii, lower, upper = zip(*rows, strict=True)
+        axes.fill_between(radii, lower, upper, alpha=0.25)
+        axes.plot(
+            radii, upper, marker=".", label=f"upper ({'bounded' if self.threat == 'none' else 'observed'})"
+        )
+        axes.plot(radii, lower, marker=".", linestyle="--", label="lower (bounded)")
+        axes.set(xlabel="radius", ylabel="robust loss")
 
     @property
     def width(self) -> float:
