@@ -3,8 +3,8 @@
 Neither package is needed for anything else, so each is imported when asked for.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,27 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
+def _brief(value: object) -> str:
+    """Any value in a few words: what a tensor is, how much a collection holds."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
+    if getattr(value, "shape", None) == ():
+        return f"{float(value):g}"  # type: ignore[arg-type]
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if isinstance(value, Sized):
+        return f"{len(value)} in a {type(value).__name__}"
+    return type(value).__name__
+
+
 class Shown:
     """A value with a short ``repr``, and a small table in notebooks. A dataclass must pass ``repr=False`` for it."""
 
     def _facts(self) -> Sequence[Fact]:
-        """What it has to say, the most important first."""
-        raise NotImplementedError
+        """What it has to say, the most important first; by default a dataclass's fields."""
+        own: Any = self
+        shown = [field.name for field in fields(own) if field.repr]
+        return [Fact(name.replace("_", " "), _brief(getattr(self, name))) for name in shown]
 
     def __repr__(self) -> str:
         name = type(self).__name__

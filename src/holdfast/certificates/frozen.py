@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from holdfast._arguments import as_labels, as_weights
 from holdfast._tensors import batches, chunks
+from holdfast._values import Shown
 from holdfast.certificates.certificate import LowerBound
 from holdfast.curvature import Curvature
 from holdfast.curvature.lower_model import LowerModel, Radius, largest
@@ -31,8 +32,8 @@ MEASURED = 256
 """Examples on which the linearisation error is measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrozenPass:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FrozenPass(Shown):
     """A network and its initial weights in float64, with the attacked points of all examples.
 
     Attributes:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast._values import Shown
 from holdfast.curvature.grams import WeightedRows
 from holdfast.networks.activations import Activation
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockCurvature:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class BlockCurvature(Shown):
     """The quadratic that one weight matrix carries; see `holdfast.curvature.lower_model.Block` for the fields.
 
     Instead of ``matrices`` it may be given by the ``rows`` whose products they would be.
@@ -30,8 +31,8 @@ class BlockCurvature:
     rows: WeightedRows | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tangent:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Tangent(Shown):
     """The network's own tangent at the centre of the expansion; in float64, whatever the arithmetic of training, where it is part of a proof.
 
     Attributes:
@@ -45,8 +46,8 @@ class Tangent:
     moves: tuple[tuple[Float[Tensor, "_ _"], ...], ...] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoundCurvature:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RoundCurvature(Shown):
     """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack ``k >= 0``.
 
     ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here, so that nothing which

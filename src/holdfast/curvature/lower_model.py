@@ -14,6 +14,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from holdfast._values import Shown
+
 
 def by_group(
     values: Float[Tensor, "units inputs"], matrices: Float[Tensor, "groups inputs _"]
@@ -33,8 +35,8 @@ def curved(
     return (by_group(values, matrices) @ matrices).reshape(values.shape)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Block:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Block(Shown):
     """The part of a lower model that one weight matrix carries: ``<V, U> - sum_r U_r' M_g(r) U_r``.
 
     Attributes:
@@ -200,8 +202,8 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowerModel:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LowerModel(Shown):
     """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with ``||U_h||_F <= radii_h``; one ball a trained
     layer ``h``. No ``radii``: for every ``U``."""
 

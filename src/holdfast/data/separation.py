@@ -17,6 +17,7 @@ from torch import Tensor
 from holdfast._arguments import EXAMPLES, LABELS, MASK, Array, as_tensor
 from holdfast._rules import COUNT, FUNCTION, Rule, maybe, real, takes
 from holdfast._tensors import chunks, flatten, generator
+from holdfast._values import Shown
 from holdfast.data.screens import SCREENS, Others, Rows, Screen
 from holdfast.errors import InputError
 
@@ -24,8 +25,8 @@ Pairs = Int[Tensor, "pairs 2"]
 Progress = Callable[[float], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Separation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Separation(Shown):
     """How far apart differently labelled examples are, in one norm.
 
     Attributes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast._rules import PATH, takes
+from holdfast._values import Shown
 from holdfast.errors import HoldfastError, InputError
 from holdfast.external import onnx_file
 from holdfast.external.onnx_comparison import Step, alone, compared, unsure_of
@@ -25,8 +26,8 @@ OLDEST = 7  # opset from which arithmetic broadcasts as it does today
 _SHAPES = {"Shape", "Size"}  # known once the probe's shape is
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportedNetwork:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImportedNetwork(Shown):
     """A network read from a file.
 
     Attributes:

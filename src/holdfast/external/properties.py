@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holdfast._arguments import BOUNDS, MODEL, TENSOR, Array, as_tensor
 from holdfast._rules import COUNT, kind, maybe, real, takes, whole
+from holdfast._values import Shown
 from holdfast.errors import InputError
 
 Inputs = Float[Tensor, "batch inputs"]
@@ -16,8 +17,8 @@ Outputs = Float[Tensor, "batch outputs"]
 Answers = Bool[Tensor, " batch"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Condition:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Condition(Shown):
     """``A y <= b``, row for row; without rows it is always met. In float64."""
 
     A: Float[Tensor, "rows outputs"]
@@ -36,8 +37,8 @@ class Condition:
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Case(Shown):
     """One box of inputs, flattened, and what outputs of a counterexample in it satisfy: any one of some conditions."""
 
     lower: Float[Tensor, " inputs"]
@@ -62,8 +63,8 @@ class Case:
     __hash__ = object.__hash__
 
 
-@dataclass(frozen=True, kw_only=True)
-class Property:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Property(Shown):
     """``exists x, case: lower <= x <= upper and (A y <= b for one of its conditions)`` with ``y = f(x)``: ``sat`` if there is one.
 
     Attributes:

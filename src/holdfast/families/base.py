@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from holdfast._values import Shown
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.lower_model import LowerModel, Radius
 from holdfast.curvature.rounding import Rounding
@@ -60,8 +61,8 @@ class Sizes:
     activation: object = IDENTITY
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factor:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Factor(Shown):
     """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also ``gradients[c, i]``.
 
     No inputs stand for the number 1: then the gradients are the Jacobian.
@@ -72,8 +73,8 @@ class Factor:
     constant: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Pass(Shown):
     """A pass over all examples at one network's weights, attacked, in float64.
 
     Attributes:
@@ -111,8 +112,8 @@ class Search:
     progress: Callable[[float], None] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expanded:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Expanded(Shown):
     """A lower model made from a pass.
 
     Attributes:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from holdfast._arguments import MODEL, TENSOR
 from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast._tensors import flatten
+from holdfast._values import Shown
 from holdfast.errors import InputError
 from holdfast.families.exact import exact_core, why_not_exact
 from holdfast.networks import Activation, activation_named
@@ -32,8 +33,8 @@ Trained = Literal["hidden", "hidden and output", "all"]
     center=maybe(TENSOR),
     constant=maybe(real()),
 )
-@dataclass(frozen=True, kw_only=True)
-class KernelSpec:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class KernelSpec(Shown):
     """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``, ``x^0 = A z``.
 
     Attributes:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+from holdfast._values import Shown
 from holdfast.curvature.lower_model import LowerModel, Radius
 from holdfast.curvature.rounding import Rounding
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Window(Shown):
     """Rounds ``first`` to ``last`` (both counted from 1), weighted so that every example counts as often as in the data.
 
     Attributes:

@@ -8,13 +8,15 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from holdfast._values import Shown
+
 PIECE = 2**16  # weights: with their start and their difference under a megabyte
 # Above the relative error of a sum of PIECE squares in float32 in any order (2^16 * 2^-24), and of the differences.
 ROUGH = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParameterBall:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ParameterBall(Shown):
     """``||W_h - W0_h||_F <= radius`` for every ball ``h`` (a layer, or the whole network of two layers).
 
     Attributes:

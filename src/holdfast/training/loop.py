@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast._tensors import applied, generator
+from holdfast._values import Shown
 from holdfast.attacks import Attack
 from holdfast.errors import NonFiniteLossError
 from holdfast.losses import Loss
@@ -39,8 +40,8 @@ class EpochRecord:
     window: Window | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Within:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Within(Shown):
     """Where training stands within an epoch.
 
     Attributes:
@@ -58,8 +59,8 @@ class Within:
     device_random: Tensor | None
 
 
-@dataclass
-class TrainingState:
+@dataclass(repr=False)
+class TrainingState(Shown):
     """All that changes while training; saved and loaded by checkpoints. ``epoch`` counts those that are finished."""
 
     epoch: int = 0
