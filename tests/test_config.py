@@ -450,3 +450,10 @@ def test_a_dense_network_takes_signed_outputs_and_centred_softplus():
     assert (gaussian.output, gaussian.width) == ("gaussian", 21)
     with pytest.raises(InputError, match=r"activation must be .* or csp1, csp2"):
         NetworkConfig(activation="csp")
+
+
+def test_an_attack_that_needs_more_than_its_name_is_refused_in_python():
+    with pytest.raises(InputError, match=r"write Transfer\(surrogate=..., attack=...\)"):
+        hf.attacks.as_attack("transfer")
+    with pytest.raises(InputError, match="did you mean 'apgd'"):
+        hf.attacks.as_attack("apdg")
