@@ -1,6 +1,7 @@
 """What every method keeps: its deadline, an answer or one sentence, and the function that the model really computes."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from torch import nn
 import holdfast as hf
 from holdfast import _deadline
 from holdfast.errors import InputError
-from holdfast.evaluation import cascade
-from holdfast.verification import verify
+from holdfast.evaluation import cascade, evaluate
+from holdfast.threats import LpBall
+from holdfast.verification import scalars, verify
 from verification_cases import BALLS, NETWORKS, examples, margins, network, predictions
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha", "second-order", "branch", "auto")
@@ -267,3 +269,61 @@ def test_a_copy_that_is_another_function_is_refused():
     net = nn.Sequential(nn.Flatten(), Fickle(16, 3))
     with pytest.raises(InputError, match="float64 copy"):
         verify(net, examples(2).float(), torch.tensor([0, 1]), BALLS[0], "ibp")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: nn.functional.softplus(x, -1.0),
+        lambda x: nn.functional.softplus(x, -20.0, 5.0),
+        lambda x: torch.clamp(x, 1.0, 0.0),
+        lambda x: nn.functional.elu(x, -1.0),
+        lambda x: nn.functional.elu(x, 3.0),
+    ],
+)
+@pytest.mark.parametrize("method", ["ibp", "crown", "branch"])
+def test_parameters_that_turn_an_activation_around_are_refused(change, method):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(1, 1), nn.Linear(1, 2)
+
+        def forward(self, x):
+            return self.last(change(self.first(x)))
+
+    with pytest.raises(InputError, match=r"softplus|clamp|ELU"):
+        verify(Turned(), torch.full((1, 1), 0.5), torch.tensor([0]), LpBall("inf", 0.5), method=method)
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [scalars.RELU, scalars.ABS, scalars.SQUARE, scalars.SQUARED_RELU, scalars.EXP, scalars.SIGMOID, scalars.TANH, scalars.ERF,
+     scalars.GELU, scalars.SILU, scalars.softplus(), scalars.softplus(100.0), scalars.softplus(0.01, 3.0), scalars.elu(0.7),
+     scalars.kinked("leaky", 0.2, 1.0), scalars.kinked("steep", 2.0, 1.0), scalars.kinked("back", -0.5, 1.0)],
+)  # fmt: skip
+def test_scalars_are_what_is_said_of_them_and_others_are_seen(scalar):
+    assert not scalar.misdescribed
+    assert not scalar.negated().misdescribed
+    if not scalar.kinked:  # the other way round is wrong
+        assert replace(scalar, convex_first=not scalar.convex_first).misdescribed
+    assert replace(scalar, slope=lambda x: scalar.slope(x) + 1.0).misdescribed
+
+
+def test_a_bound_that_an_attack_contradicts_makes_the_figures_void(monkeypatch):
+    model, y = nn.Linear(2, 2), torch.zeros(4, dtype=torch.long)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        model.bias.zero_()
+    x = torch.full((4, 2), 0.1)
+    real = cascade.verified_bounds
+
+    def wrong(*args, **settings):
+        proof = real(*args, **settings)
+        return replace(proof, margins=torch.ones_like(proof.margins))
+
+    monkeypatch.setattr(cascade, "verified_bounds", wrong)
+    result = evaluate(model, x, y, LpBall("inf", 0.5), "fast", verify="crown")
+    assert result.verdict == "void"
+    assert "contradiction" in {sign.name for sign in result.warnings}
+    assert result.verified_accuracy == 0.0
+    assert result.loss_bound.isinf().all()

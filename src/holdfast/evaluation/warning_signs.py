@@ -72,6 +72,12 @@ def examined(
             signs.append(Finding(name=name, level=level, sentence=what, remedy=remedy))
         if progress is not None:
             progress("signs of failed attacks", number + 1, len(INDICATORS))
+    if any(sign.name == "contradiction" for sign in signs):
+        result = replace(
+            result,
+            verified=torch.zeros_like(result.verified),
+            loss_bound=torch.full_like(result.loss_bound, torch.inf),
+        )
     return replace(result, warnings=tuple(signs))
 
 
@@ -216,6 +222,17 @@ def _cross_entropy(outputs: Outputs, y: Tensor) -> Tensor:
 def _differ(first: Tensor, second: Tensor) -> bool:
     scale = torch.maximum(first.abs().amax(), second.abs().amax()).clamp_min(1e-30)
     return bool((first - second).abs().amax() > SAME * scale)
+
+
+def _contradiction(subject: Subject) -> Found | None:
+    both = int((subject.result.verified & ~subject.result.robust).sum())
+    if not both:
+        return None
+    return (
+        "bad",
+        f"{both} examples were proved robust and yet broken, so the bounds are wrong and nothing counts as proved",
+        "evaluate with verify=None, and report this as a fault of Holdfast",
+    )
 
 
 def _labels(subject: Subject) -> Found | None:
@@ -446,6 +463,7 @@ def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Ten
 
 
 INDICATORS: dict[str, Callable[[Subject], Found | None]] = {
+    "contradiction": _contradiction,
     "labels": _labels,
     "no attack": _no_attack,
     "training mode": _training_mode,

@@ -31,6 +31,8 @@ def _max_pool(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> 
 
 
 def _unit(tracer: Tracer, out: Tensor, number: int, scalar: Scalar) -> int:
+    if scalar.misdescribed:
+        raise tracer.refuse(f"{scalar.name} with parameters that change its shape")
     return tracer.record(Unit(shape=shape_of(out), inputs=(number,), scalar=scalar))
 
 
@@ -47,6 +49,8 @@ def _leaky_relu(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -
 def _softplus(tracer: Tracer, out: Tensor, args: Arguments, kwargs: Options) -> int:
     beta = args[1] if len(args) > 1 else 1.0
     threshold = args[2] if len(args) > 2 else 20.0
+    if not beta > 0:
+        raise tracer.refuse(f"softplus with beta {beta}, which is not above 0")
     return pointwise(scalars.softplus(float(beta), float(threshold)))(tracer, out, args, kwargs)
 
 
@@ -89,6 +93,8 @@ def _between(tracer: Tracer, out: Tensor, x: Tensor, low: float | None, high: fl
     """``low + relu(x - low) - relu(x - high)``."""
     if any(isinstance(edge, Tensor) for edge in (low, high)):
         raise tracer.refuse("clamp to tensors")
+    if low is not None and high is not None and not low <= high:
+        raise tracer.refuse(f"clamp to a range from {low} to {high}, which is empty")
     number = value(tracer, x)
     same = reshape(shape_of(out), shape_of(out))
 

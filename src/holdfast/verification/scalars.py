@@ -10,6 +10,8 @@ from torch import Tensor
 
 Values = Float[Tensor, "..."]
 
+GRID = torch.linspace(-30, 30, 1201, dtype=torch.float64)
+"""Where a function is held against what is said of it."""
 GELU_BEND = math.sqrt(2.0)  # act'' = phi(x) (2 - x^2)
 SILU_BEND = 2.399357280520547  # x tanh(x / 2) = 2
 
@@ -49,11 +51,36 @@ class Scalar:
         start = 0 if self.convex_first else 1
         return tuple(zip(edges[start::2], edges[start + 1 :: 2], strict=False))
 
+    @property
+    def misdescribed(self) -> bool:
+        """Whether value, slope and bends contradict each other on a grid: no bound may be drawn for such a function.
+
+        Parameters of an activation can turn its shape around: softplus with ``beta < 0`` is concave.
+        """
+        a, b = GRID[:-1], GRID[1:]
+        value = self.value(GRID)
+        secants = value.diff() / (b - a)
+        first, last = self.slope(a), self.slope(b)
+        allowed = 1e-9 * (1 + first.abs() + last.abs())
+        convex = torch.zeros_like(a, dtype=torch.bool)
+        for low, high in self.pieces:
+            convex |= (a >= low) & (b <= high)
+        bent = torch.zeros_like(convex)
+        for bend in self.bends:
+            bent |= (a < bend) & (b > bend)
+        rising = (first <= secants + allowed) & (secants <= last + allowed)
+        falling = (first >= secants - allowed) & (secants >= last - allowed)
+        fits = torch.where(convex, rising, falling) | bent
+        computed = value if self.computed is None else self.computed(GRID)
+        close = (computed - value).abs() <= self.slack + 1e-9 * (1 + value.abs())
+        return not bool(fits.all() & close.all())
+
     def negated(self) -> "Scalar":
         """``-act``."""
-        value, slope = self.value, self.slope
+        value, slope, computed = self.value, self.slope, self.computed
         return replace(
             self,
+            computed=None if computed is None else lambda x: -computed(x),
             value=lambda x: -value(x),
             slope=lambda x: -slope(x),
             convex_first=not self.convex_first,
