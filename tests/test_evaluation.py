@@ -253,14 +253,26 @@ def test_signs_are_looked_for_in_batches_that_fit() -> None:
     """Every indicator, also where the attacks fitted and the sample does not."""
     x, y = points()
     assert len(x) > 8
-    whole = evaluate(line(), x, y, THREAT, [FGSM()])
+    whole = evaluate(line(), x, y, THREAT, [FGSM()], verify=None)
     said = []
-    narrow = evaluate(Narrow().train(), x, y, THREAT, [FGSM()], batch_size=32, notice=said.append)
+    narrow = evaluate(
+        Narrow().train(), x, y, THREAT, [FGSM()], verify=None, batch_size=32, notice=said.append
+    )
     assert [sign.name for sign in narrow.warnings] == [sign.name for sign in whole.warnings]
     assert said[-1] == "out of memory: going on with 8 examples at once"
     radii = torch.full((len(x),), THREAT.radius)
-    own = evaluate(Narrow(), x, y, THREAT, [FGSM()], radii=radii, batch_size=8, notice=said.append)
+    own = evaluate(
+        Narrow(), x, y, THREAT, [FGSM()], verify=None, radii=radii, batch_size=8, notice=said.append
+    )
     assert [sign.name for sign in own.warnings] == [sign.name for sign in whole.warnings]
+
+
+def test_bounds_that_do_not_fit_into_memory_are_left_out_and_said() -> None:
+    x, y = points()
+    result = evaluate(Narrow(), x, y, THREAT, [FGSM()], batch_size=8)
+    (bounds,) = [stage for stage in result.stages if stage.kind == "bound"]
+    assert bounds.note == "nothing proved: memory ran out; take fewer examples"
+    assert result.verified_accuracy == 0.0
 
 
 def test_what_indicators_measure_does_not_hang_on_the_batch() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast import _defaults, _tensors
 from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
 from holdfast._deadline import Deadline
+from holdfast._memory import out_of_memory
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
 from holdfast._signals import stopping
 from holdfast.attacks import Attack, CleanAttack
@@ -225,10 +226,13 @@ class _Cascade:
         rows = open_.nonzero().squeeze(1)
         try:
             methods = self._bound(position, rows, method, deadline.left)
-        except InputError as error:  # examples, labels and threat have been accepted: it is the model
-            if method != "auto":
+        except (InputError, MemoryError, RuntimeError) as error:
+            # Examples, labels and threat have been accepted: it is the model, or the memory.
+            full = out_of_memory(error)
+            if method != "auto" or not (full or isinstance(error, InputError)):
                 raise
-            self._unproved(position, method, len(rows), time.perf_counter() - began, str(error))
+            why = "memory ran out; take fewer examples" if full else str(error)
+            self._unproved(position, method, len(rows), time.perf_counter() - began, why)
             return
         entered, left = len(rows), int((open_ & ~position.verified).sum())
         if not deadline.over:
