@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+import holdfast as hf
 from holdfast.curvature import LocalLinearity
 from holdfast.errors import InputError
 from holdfast.families import DeepCurvature, TwoLayerCurvature, curvature_for
@@ -344,6 +345,45 @@ def test_only_a_ball_as_written_is_bounded_as_one() -> None:
     x = torch.zeros(1, 3)
     assert float(region_of(Shifted("inf", 0.1), x).upper.max()) >= 5.0
     assert float(region_of(Named("inf", 0.1), x).upper.max()) < 0.2
+
+
+class Everything(LpBall):
+    """All of the box, whatever the radius; the maximiser is still the ball's."""
+
+    def project(self, points: Tensor, x: Tensor) -> Tensor:
+        return points.clamp(0, 1)
+
+    def contains(self, points: Tensor, x: Tensor) -> Tensor:
+        return torch.ones(len(x), dtype=torch.bool)
+
+
+class Roomy(LpBall):
+    """Takes points of twice the radius for members, though it returns none."""
+
+    def contains(self, points: Tensor, x: Tensor) -> Tensor:
+        return (points - x).flatten(1).norm(dim=1) <= 2 * self.radius
+
+
+@pytest.mark.parametrize("threat", [Everything("inf", 0.001, bounds=(0.0, 1.0)), Roomy("2", 0.3)])
+def test_a_ball_changed_without_its_maximiser_is_refused(threat: LpBall) -> None:
+    model, x = nn.Linear(4, 3), torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    for method in ("ibp", "crown"):
+        with pytest.raises(InputError, match="linear maximiser"):
+            verify(model, x, y, threat, method=method)
+    with pytest.raises(InputError, match="linear maximiser"):
+        hf.evaluate(model, x, y, threat, attacks="fast")
+    with pytest.raises(InputError, match="linear maximiser"):
+        hf.PGD().run(model, x, y, threat)
+
+
+def test_a_ball_changed_as_a_whole_is_taken() -> None:
+    class Wider(LpBall):
+        def maximise(self, direction: Tensor, x: Tensor) -> Tensor:
+            return x + 3 * (super().maximise(direction, x) - x)
+
+    for threat in (Wider("2", 0.1), Wider("1", 0.1), Named("2", 0.1)):
+        threat.check(torch.zeros(2, 3))
 
 
 def test_a_loss_that_computes_another_has_no_bound_by_margins() -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from typing_extensions import TypeIs
 
-from holdfast import projections
+from holdfast import _tensors, projections
 from holdfast._arguments import BOUNDS, MASK
 from holdfast._overrides import is_value_of
 from holdfast._rules import Rule, maybe, real, takes
@@ -23,6 +23,8 @@ _MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1"
 _SPARE = 1.5e-5  # share of the radius by which a rough projection may be off
 _DUAL = {"inf": "1", "2": "2", "1": "inf"}
 SPARSITY = 0.05
+TRIED = 8
+"""Examples at which a subclass is held against its own linear maximiser."""
 
 
 def _read_norm(norm: Any) -> str:
@@ -156,6 +158,8 @@ class LpBall(Threat):
         """
         geometry.check_points(x)
         bound = self._limits_for(x)
+        if len(x) and not is_value_of(type(self), LpBall):
+            self._check_maximiser(x[:TRIED])
         if bound.exact is None:
             return
         rows = x.flatten(1).double()
@@ -167,6 +171,27 @@ class LpBall(Threat):
                 f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, by up to"
                 f" {float(over.max()):.3g}; clip the data or widen bounds."
             )
+
+    def _check_maximiser(self, x: Points) -> None:
+        """Refuse a subclass whose sets reach farther than its linear maximiser says, on which every bound of such a set rests.
+
+        Tried at points near and far, and at their projections: those that the subclass takes for members.
+        """
+        draw = _tensors.generator(0, x.device)
+        for reach in (0.5, 2.0, 30.0, 1e4):
+            noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=draw)
+            points = x + reach * max(self.radius, 1e-6) * noise
+            for member in (points, self.project(points, x)):
+                away = (member - x).flatten(1).double()
+                said = (away * (self.maximise(member - x, x) - x).flatten(1).double()).sum(1)
+                beyond = away.square().sum(1) > said * (1 + 1e-3) + 1e-6 * (
+                    1 + x.flatten(1).double().square().sum(1)
+                )
+                if bool((beyond & self.contains(member, x)).any()):
+                    raise InputError(
+                        f"{type(self).__name__} must hold no points beyond its linear maximiser, got some that its project or contains lets"
+                        " in; override maximise and sample as well, or describe the set with hf.CustomThreat."
+                    )
 
     def norm_of(self, delta: Points) -> Float[Tensor, " batch"]:
         """The threat's norm of each row."""
