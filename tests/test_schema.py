@@ -201,9 +201,18 @@ def test_a_newer_schema_is_refused_and_an_older_one_read_as_far_as_it_goes():
     assert (read.schema, read.gap, read.seed, read.threat, read.surrogate_loss) == (1, None, None, None, 0.5)
     assert read.best == schema.BestFigures()
     assert [row.layer for row in read.drift] == ["a"]
-    assert from_plain(Summary, to_plain(read), "a file") == replace(read, schema=SCHEMA), (
-        "it is kept in the new form"
-    )
+    assert from_plain(Summary, to_plain(read), "a file") == read
+
+
+def test_an_older_run_whose_summary_is_written_anew_stays_readable(tmp_path):
+    """As `certify` and `evaluate` do, which leave the metrics as they are."""
+    (tmp_path / "summary.json").write_text(json.dumps({"name": "old", "surrogate_loss": 0.5}))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "speed": "fast"}) + "\n")
+    before = read_figures(tmp_path)
+    RunWriter(tmp_path).summary(replace(before.summary, gap=0.25))
+    after = read_figures(tmp_path)
+    assert (after.summary.schema, after.summary.gap) == (1, 0.25)
+    assert after.epochs == before.epochs
 
 
 def test_a_folder_says_its_schema_and_each_of_its_files_is_held_to_it(tmp_path):

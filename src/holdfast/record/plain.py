@@ -26,7 +26,9 @@ LARGEST = 1e100
 
 
 def to_plain(value: Any) -> Any:
-    """A value of the schema as JSON has it: of the present version, and null for what is not known.
+    """A value of the schema as JSON has it, null for what is not known.
+
+    What was read from an older version keeps that version: the other files of its folder are of it too.
 
     >>> from holdfast.record.schema import PartCounts
     >>> to_plain(PartCounts(examples=8, robust=5))
@@ -34,10 +36,9 @@ def to_plain(value: Any) -> Any:
     """
     if is_dataclass(value):
         kept = {entry: getattr(value, entry.name) for entry in fields(value)}
-        plain = {
+        return {
             e.name: to_plain(v) for e, v in kept.items() if v is not None or not e.metadata.get("optional")
         }
-        return plain | ({"schema": SCHEMA} if "schema" in plain else {})
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
