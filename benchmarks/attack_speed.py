@@ -118,12 +118,28 @@ def attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int) -
 def training(chosen: Case, threat: Threat) -> None:
     model, fabric = chosen.model, Fabric(accelerator="cpu", devices=1)
     fit(
-        fabric, model, model, chosen.optimizer, chosen.x, chosen.y, threat, PGD(steps=STEPS), CrossEntropy(),
-        epochs=1, batch_size=BATCH, schedule="constant", seed=0,
-        ball=ParameterBall(names=(tuple(chosen.initial),), initial=chosen.initial, radius=20.0), project=True,
-        recorder=None, record_every=1, state=TrainingState(), observe=lambda record, state: None,
-        on_step=lambda done, loss: None, stop=lambda: False,
-    )  # fmt: skip
+        fabric,
+        model,
+        model,
+        chosen.optimizer,
+        chosen.x,
+        chosen.y,
+        threat,
+        PGD(steps=STEPS),
+        CrossEntropy(),
+        epochs=1,
+        batch_size=BATCH,
+        schedule="constant",
+        seed=0,
+        ball=ParameterBall(names=(tuple(chosen.initial),), initial=chosen.initial, radius=20.0),
+        project=True,
+        recorder=None,
+        record_every=1,
+        state=TrainingState(),
+        observe=lambda record, state: None,
+        on_step=lambda done, loss: None,
+        stop=lambda: False,
+    )
 
 
 class TwoLogits(nn.Module):

@@ -132,9 +132,17 @@ def run(row: Row, *, quick: bool) -> list[str]:
     )
     seconds = time.perf_counter() - middle
     cells = [
-        f"{row.activation}, {row.depth}", f"{row.width:,}", ", ".join(f"{r:g}" for r in (row.radii if isinstance(row.radius, tuple) else row.radii[:1])), f"{found.surrogate_loss:.4f}",
-        f"{found.gap:.5f}", row.aim, f"{found.width_factor:.2f}", found.status, f"{middle - began:.0f}", f"{seconds:.0f}",
-    ]  # fmt: skip
+        f"{row.activation}, {row.depth}",
+        f"{row.width:,}",
+        ", ".join(f"{r:g}" for r in (row.radii if isinstance(row.radius, tuple) else row.radii[:1])),
+        f"{found.surrogate_loss:.4f}",
+        f"{found.gap:.5f}",
+        row.aim,
+        f"{found.width_factor:.2f}",
+        found.status,
+        f"{middle - began:.0f}",
+        f"{seconds:.0f}",
+    ]
     print(" | ".join(cells), flush=True)
     return cells
 
@@ -147,9 +155,17 @@ def main() -> None:
         if options.only in row.word and (row.quick or not options.quick)
     ]
     header = (
-        "activation, layers", "width", "R", "surrogate loss", "certified gap", "aim (loss / gap)", "width factor", "status",
-        "seconds of training", "seconds of certifying",
-    )  # fmt: skip
+        "activation, layers",
+        "width",
+        "R",
+        "surrogate loss",
+        "certified gap",
+        "aim (loss / gap)",
+        "width factor",
+        "status",
+        "seconds of training",
+        "seconds of certifying",
+    )
     text = (
         f"## Deep certificates: digits 3 against 8\n\n`{command()}`; {machine()}.\n\n{table(header, rows)}\n"
     )

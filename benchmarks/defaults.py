@@ -10,14 +10,26 @@ import holdfast as hf
 
 DATA = hf.data.digits()
 THREAT = hf.LpBall("2", 0.3, bounds=DATA.bounds)
-QUIET = {"progress": False, "tighten": 0, "trace": False, "evaluate_every": 1000, "final_attack": "clean", "allow_incompatible": True}  # fmt: skip
+QUIET = {
+    "progress": False,
+    "tighten": 0,
+    "trace": False,
+    "evaluate_every": 1000,
+    "final_attack": "clean",
+    "allow_incompatible": True,
+}
 
 
 def conv() -> nn.Module:
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(512, 10),
-    )  # fmt: skip
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
 
 
 def deep() -> nn.Module:
@@ -51,5 +63,9 @@ if __name__ == "__main__":
         "| network | nothing given | gradient descent, all examples | Adam by hand |\n| --- | --- | --- | --- |"
     )
     for name in NETWORKS:
-        cells = [trained(name), trained(name, optimizer="sgd"), ", ".join(trained(name, **one) for one in BY_HAND)]  # fmt: skip
+        cells = [
+            trained(name),
+            trained(name, optimizer="sgd"),
+            ", ".join(trained(name, **one) for one in BY_HAND),
+        ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -99,9 +99,12 @@ def measure(kind: str, x: Tensor, repeats: int, peer: str | None) -> list[str]:
         file = Path(tempfile.mkdtemp()) / "points.npy"
         numpy.save(file, x.numpy())
         process = subprocess.Popen(
-            [peer, "-c", PEER, kind, str(file), word], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [peer, "-c", PEER, kind, str(file), word],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         if process.stdout.readline().strip() != "ready":
             raise SystemExit(
                 f"{peer} could not run neural-tangents; install neural-tangents==0.6.5 jax==0.4.25"
@@ -173,8 +176,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    sizes = {"analytic": (500, 1000), "empirical": (100,)} if options.quick else {
-        "analytic": (500, 1000, 2000, 4000), "empirical": (100, 500)}  # fmt: skip
+    sizes = (
+        {"analytic": (500, 1000), "empirical": (100,)}
+        if options.quick
+        else {"analytic": (500, 1000, 2000, 4000), "empirical": (100, 500)}
+    )
     repeats = 3 if options.quick else 9
     repeats = repeats if options.repeats is None else options.repeats
     x = points(4000, options.mnist)

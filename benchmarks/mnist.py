@@ -34,16 +34,33 @@ def run(folder: str, width: int, radius: float, epochs: int, examples: int | Non
     model = hf.networks.TwoLayer(data.features, data.classes, width, scale=scale, center=mean, constant=0.5)
     began = time.perf_counter()
     done = hf.train(
-        model, data, threat, attack=hf.PGD(steps=5, start="example"), parameter_radius=radius, learning_rate=radius / 2,
-        epochs=epochs, batch_size=500, schedule="cosine", tighten=4, final_attack=hf.PGD(steps=5, start="example"),
-    )  # fmt: skip
+        model,
+        data,
+        threat,
+        attack=hf.PGD(steps=5, start="example"),
+        parameter_radius=radius,
+        learning_rate=radius / 2,
+        epochs=epochs,
+        batch_size=500,
+        schedule="cosine",
+        tighten=4,
+        final_attack=hf.PGD(steps=5, start="example"),
+    )
     found = done.certificate
     return {
-        "width": width, "radius": radius, "examples": len(data.train), "surrogate": found.surrogate_loss,
-        "lower": found.lower_bound, "gap": found.gap, "status": found.status, "factor": found.width_factor,
-        "robust": done.summary["robust_accuracy"], "training": done.summary["seconds"],
-        "seconds": time.perf_counter() - began, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }  # fmt: skip
+        "width": width,
+        "radius": radius,
+        "examples": len(data.train),
+        "surrogate": found.surrogate_loss,
+        "lower": found.lower_bound,
+        "gap": found.gap,
+        "status": found.status,
+        "factor": found.width_factor,
+        "robust": done.summary["robust_accuracy"],
+        "training": done.summary["seconds"],
+        "seconds": time.perf_counter() - began,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 def main() -> None:
@@ -68,16 +85,37 @@ def main() -> None:
             check=True,
         )
         found = json.loads(child.stdout.splitlines()[-1])
-        rows.append([
-            f"{found['examples']:,}", f"{width:,}", f"{found['radius']:g}", f"{found['surrogate']:.4f}", f"{found['lower']:.4f}",
-            f"{found['gap']:.4f}", f"{found['factor']:.2f}", str(found["status"]), f"{found['robust']:.1%}",
-            f"{found['training']:.0f}", f"{found['seconds']:.0f}", f"{found['memory']:.1f} GiB",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{found['examples']:,}",
+                f"{width:,}",
+                f"{found['radius']:g}",
+                f"{found['surrogate']:.4f}",
+                f"{found['lower']:.4f}",
+                f"{found['gap']:.4f}",
+                f"{found['factor']:.2f}",
+                str(found["status"]),
+                f"{found['robust']:.1%}",
+                f"{found['training']:.0f}",
+                f"{found['seconds']:.0f}",
+                f"{found['memory']:.1f} GiB",
+            ]
+        )
         print(" | ".join(rows[-1]), flush=True)
     header = (
-        "examples", "units", "R", "surrogate", "lower bound", "gap", "width factor", "status", "robust accuracy (PGD-5)",
-        "training s", "all s", "peak memory",
-    )  # fmt: skip
+        "examples",
+        "units",
+        "R",
+        "surrogate",
+        "lower bound",
+        "gap",
+        "width factor",
+        "status",
+        "robust accuracy (PGD-5)",
+        "training s",
+        "all s",
+        "peak memory",
+    )
     note = " ".join((__doc__ or "").split("\n\n")[1].split())
     shown = command().replace(options.data, "FOLDER")
     text = f"## Certificate: MNIST\n\n`{shown}`; {machine()}.\n\n{note}\n\n{table(header, rows)}\n"

@@ -57,25 +57,43 @@ def digits(quick: bool) -> str:
     three, _ = curves[3, 8]
     rows = [
         [
-            f"{r:g}", span(low, high), REFERENCE.get(r, ""), f"{accuracy:.3f}", f"{clean:.4f}",
+            f"{r:g}",
+            span(low, high),
+            REFERENCE.get(r, ""),
+            f"{accuracy:.3f}",
+            f"{clean:.4f}",
             f"{max(float(c.upper[i] - c.lower[i]) for c, _ in curves.values()):.4f}",
-            span(min(float(c.upper[i]) for c, _ in curves.values()), max(float(c.upper[i]) for c, _ in curves.values())),
+            span(
+                min(float(c.upper[i]) for c, _ in curves.values()),
+                max(float(c.upper[i]) for c, _ in curves.values()),
+            ),
         ]
         for i, (r, low, high, accuracy, clean) in enumerate(
-            zip(three.radii, *(v.tolist() for v in (three.lower, three.upper, three.accuracy, three.clean_loss)), strict=True)
+            zip(
+                three.radii,
+                *(v.tolist() for v in (three.lower, three.upper, three.accuracy, three.clean_loss)),
+                strict=True,
+            )
         )
-    ]  # fmt: skip
+    ]
     spent = sorted((seconds, name) for name, (_, seconds) in curves.items())
     widest = max(c.width for c, _ in curves.values())
     return (
         table(
-            ("R", "3 v 8", "prototype", "robust accuracy", "clean loss", f"widest bracket of {len(pairs)} pairs (aim {AIM})",
-             "upper ends of the pairs"),
+            (
+                "R",
+                "3 v 8",
+                "prototype",
+                "robust accuracy",
+                "clean loss",
+                f"widest bracket of {len(pairs)} pairs (aim {AIM})",
+                "upper ends of the pairs",
+            ),
             rows,
         )
         + f"\n\n{len(pairs)} curves of {len(RADII)} radii: widest bracket {widest:.4f} (aim {AIM}); {spent[0][0]:.0f} to {spent[-1][0]:.0f} s of"
         f" processor time a curve, median {spent[len(spent) // 2][0]:.0f} (aim 30); slowest {spent[-1][1][0]} v {spent[-1][1][1]}."
-    )  # fmt: skip
+    )
 
 
 def mnist(folder: Path, examples: int, radii: list[float], rounds: int) -> str:
@@ -85,16 +103,26 @@ def mnist(folder: Path, examples: int, radii: list[float], rounds: int) -> str:
     threat = hf.LpBall("inf", 0.1, bounds=data.bounds)
     began = time.process_time()
     curve = optimal_robust_loss(
-        ntk(model), part.x, part.y, threat, radii, classes=data.classes, tolerance=0.02, rounds=rounds,
-        attack=hf.PGD(steps=20, start="example"), progress=lambda share: print(f"{share:.0%}", flush=True),
-    )  # fmt: skip
+        ntk(model),
+        part.x,
+        part.y,
+        threat,
+        radii,
+        classes=data.classes,
+        tolerance=0.02,
+        rounds=rounds,
+        attack=hf.PGD(steps=20, start="example"),
+        progress=lambda share: print(f"{share:.0%}", flush=True),
+    )
     seconds = time.process_time() - began
     rows = [
         [f"{r:g}", span(low, high), f"{accuracy:.3f}", f"{clean:.4f}"]
         for r, low, high, accuracy, clean in zip(
-            curve.radii, *(v.tolist() for v in (curve.lower, curve.upper, curve.accuracy, curve.clean_loss)), strict=True
+            curve.radii,
+            *(v.tolist() for v in (curve.lower, curve.upper, curve.accuracy, curve.clean_loss)),
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
     return (
         f"MNIST, {len(part.y):,} examples, ten classes, l-inf 0.1: {seconds:.0f} s of processor time, {curve.points:,} points in the end.\n\n"
         + table(("R", "optimal robust loss", "robust accuracy", "clean loss"), rows)

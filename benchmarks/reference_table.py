@@ -48,9 +48,20 @@ def run(row: Row, *, quick: bool) -> list[str]:
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     began = time.perf_counter()
     done = hf.train(
-        model, data, threat, attack=attack, parameter_radius=row.radius, learning_rate=row.learning_rate,
-        momentum=row.momentum, schedule=row.schedule, epochs=20 if quick else row.epochs, trace_every=1, tighten=20 if quick else 200, final_attack=attack, progress=False,
-    )  # fmt: skip
+        model,
+        data,
+        threat,
+        attack=attack,
+        parameter_radius=row.radius,
+        learning_rate=row.learning_rate,
+        momentum=row.momentum,
+        schedule=row.schedule,
+        epochs=20 if quick else row.epochs,
+        trace_every=1,
+        tighten=20 if quick else 200,
+        final_attack=attack,
+        progress=False,
+    )
     seconds = time.perf_counter() - began
     certificate = done.certificate
     windows = [m for m in done.metrics if m["lower_bound"] is not None]
@@ -63,11 +74,18 @@ def run(row: Row, *, quick: bool) -> list[str]:
         per_unit = f"{finer.lower_bound:.4f}"
     aim = [f" ({text})" if text else "" for text in row.aims]
     cells = [
-        f"{row.activation}{', centred' if row.centred else ''}", f"{row.width:,}", f"{row.radius:g}",
-        f"{certificate.surrogate_loss:.4f}{aim[0]}", f"{best['lower_bound']:.4f}{aim[1]} (round {best['rounds']})",
-        f"{certificate.lower_bound:.4f}{aim[2]}", f"{per_unit}{aim[3]}", f"{certificate.gap:.4f}",
-        f"{certificate.width_factor:.1f}", certificate.status, f"{seconds:.0f}",
-    ]  # fmt: skip
+        f"{row.activation}{', centred' if row.centred else ''}",
+        f"{row.width:,}",
+        f"{row.radius:g}",
+        f"{certificate.surrogate_loss:.4f}{aim[0]}",
+        f"{best['lower_bound']:.4f}{aim[1]} (round {best['rounds']})",
+        f"{certificate.lower_bound:.4f}{aim[2]}",
+        f"{per_unit}{aim[3]}",
+        f"{certificate.gap:.4f}",
+        f"{certificate.width_factor:.1f}",
+        certificate.status,
+        f"{seconds:.0f}",
+    ]
     print(" | ".join(cells), flush=True)
     return cells
 
@@ -80,9 +98,18 @@ def main() -> None:
         if options.only in f"{row.activation}-{row.width}-{row.radius:g}"
     ]
     header = (
-        "network", "units", "R", "surrogate (aim)", "best round (aim)", "tightened (aim)", "per unit (aim)", "gap",
-        "width factor", "status", "seconds",
-    )  # fmt: skip
+        "network",
+        "units",
+        "R",
+        "surrogate (aim)",
+        "best round (aim)",
+        "tightened (aim)",
+        "per unit (aim)",
+        "gap",
+        "width factor",
+        "status",
+        "seconds",
+    )
     text = f"## Certificate: digits 3 against 8\n\n`{command()}`; {machine()}.\n\n{table(header, rows)}\n"
     print(text)
     if options.record:

@@ -27,14 +27,29 @@ def run(radius: float, width: int, *, quick: bool) -> list[str]:
     model = hf.networks.TwoLayer(data.features, data.classes, width)
     began = time.perf_counter()
     done = hf.train(
-        model, data, threat, attack=attack, parameter_radius=radius, learning_rate=radius * 2 / 3, epochs=10 if quick else 50,
-        schedule="cosine", tighten=10 if quick else 60 if width <= 20_000 else 20, final_attack=hf.PGD(steps=1), progress=False,
-    )  # fmt: skip
+        model,
+        data,
+        threat,
+        attack=attack,
+        parameter_radius=radius,
+        learning_rate=radius * 2 / 3,
+        epochs=10 if quick else 50,
+        schedule="cosine",
+        tighten=10 if quick else 60 if width <= 20_000 else 20,
+        final_attack=hf.PGD(steps=1),
+        progress=False,
+    )
     found = done.certificate
     cells = [
-        f"{radius:.4g}", f"10 x {width // 10:,}", f"{found.surrogate_loss:.4f}", f"{found.lower_bound:.4f}", f"{found.gap:.4f}",
-        f"{found.width_factor:.2f}", found.status, f"{time.perf_counter() - began:.0f}",
-    ]  # fmt: skip
+        f"{radius:.4g}",
+        f"10 x {width // 10:,}",
+        f"{found.surrogate_loss:.4f}",
+        f"{found.lower_bound:.4f}",
+        f"{found.gap:.4f}",
+        f"{found.width_factor:.2f}",
+        found.status,
+        f"{time.perf_counter() - began:.0f}",
+    ]
     print(" | ".join(cells), flush=True)
     return cells
 

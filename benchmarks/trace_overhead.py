@@ -49,28 +49,67 @@ def like_mnist() -> Dataset:
 
 CASES: dict[str, Case] = {
     "digits 3v8, full batch, softplus 2,000": Case(
-        data=binary, width=2000, activation="softplus", norm="2", threat_radius=0.1, radius=20.0, epochs=60, batch_size=None
+        data=binary,
+        width=2000,
+        activation="softplus",
+        norm="2",
+        threat_radius=0.1,
+        radius=20.0,
+        epochs=60,
+        batch_size=None,
     ),
     "digits 3v8, full batch, ReLU 2,000": Case(
-        data=binary, width=2000, activation="relu", norm="2", threat_radius=0.1, radius=20.0, epochs=60, batch_size=None
+        data=binary,
+        width=2000,
+        activation="relu",
+        norm="2",
+        threat_radius=0.1,
+        radius=20.0,
+        epochs=60,
+        batch_size=None,
     ),
     "digits, ten classes, batch 128, softplus 4,000": Case(
-        data=digits, width=4000, activation="softplus", norm="2", threat_radius=0.1, radius=60.0, epochs=20, batch_size=128
+        data=digits,
+        width=4000,
+        activation="softplus",
+        norm="2",
+        threat_radius=0.1,
+        radius=60.0,
+        epochs=20,
+        batch_size=128,
     ),
     "784 features, ten classes, batch 128, softplus 4,000": Case(
-        data=like_mnist, width=4000, activation="softplus", norm="inf", threat_radius=0.1, radius=60.0, epochs=4, batch_size=128
+        data=like_mnist,
+        width=4000,
+        activation="softplus",
+        norm="inf",
+        threat_radius=0.1,
+        radius=60.0,
+        epochs=4,
+        batch_size=128,
     ),
-}  # fmt: skip
+}
 
 
 def trained(case: Case, data: Dataset, *, trace: bool) -> float:
     """Seconds spent in training."""
     model = TwoLayer(data.features, data.classes, case.width, case.activation)
     run = train(
-        model, data, LpBall(case.norm, case.threat_radius), attack=PGD(steps=10), parameter_radius=case.radius,
-        epochs=case.epochs, batch_size=case.batch_size, trace=trace, progress=False, tighten=1,
-        evaluate_every=case.epochs, evaluation_attack=CleanAttack(), final_attack=CleanAttack(), allow_incompatible=True,
-    )  # fmt: skip
+        model,
+        data,
+        LpBall(case.norm, case.threat_radius),
+        attack=PGD(steps=10),
+        parameter_radius=case.radius,
+        epochs=case.epochs,
+        batch_size=case.batch_size,
+        trace=trace,
+        progress=False,
+        tighten=1,
+        evaluate_every=case.epochs,
+        evaluation_attack=CleanAttack(),
+        final_attack=CleanAttack(),
+        allow_incompatible=True,
+    )
     return float(run.summary["seconds"])
 
 

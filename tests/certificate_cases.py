@@ -33,13 +33,29 @@ def normal(draw: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=DOUBLE, generator=draw)
 
 
-def network(activation: str, shape: str = "binary", *, width: int = 12, features: int = 3, seed: int = 0,
-            train_output: bool = False, paired: bool = True, constant: float | None = 0.5) -> TwoLayer:  # fmt: skip
+def network(
+    activation: str,
+    shape: str = "binary",
+    *,
+    width: int = 12,
+    features: int = 3,
+    seed: int = 0,
+    train_output: bool = False,
+    paired: bool = True,
+    constant: float | None = 0.5,
+) -> TwoLayer:
     classes, outputs = SHAPES[shape]
     return TwoLayer(
-        features, classes, width, activation, outputs=outputs, paired=paired, train_output=train_output,
-        constant=constant, seed=seed,
-    ).double()  # fmt: skip
+        features,
+        classes,
+        width,
+        activation,
+        outputs=outputs,
+        paired=paired,
+        train_output=train_output,
+        constant=constant,
+        seed=seed,
+    ).double()
 
 
 def examples(shape: str, *, count: int = 7, features: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -72,9 +88,19 @@ def record_round(recorder: TraceRecorder, rows: Tensor, points: Tensor) -> Tenso
     return value.detach()
 
 
-def one_round(net: TwoLayer, x: Tensor, y: Tensor, points: Tensor, loss: Loss, *, threat: Threat | None = None,
-              distance: float = 0.0, radius: float = 2.0, seed: int = 0,
-              curvature: TwoLayerCurvature | None = None) -> tuple[Window, dict[str, Tensor]]:  # fmt: skip
+def one_round(
+    net: TwoLayer,
+    x: Tensor,
+    y: Tensor,
+    points: Tensor,
+    loss: Loss,
+    *,
+    threat: Threat | None = None,
+    distance: float = 0.0,
+    radius: float = 2.0,
+    seed: int = 0,
+    curvature: TwoLayerCurvature | None = None,
+) -> tuple[Window, dict[str, Tensor]]:
     """A window of one full round at a random point of that distance from the start, and the initial weights."""
     recorder = TraceRecorder(
         net,
@@ -96,8 +122,15 @@ def one_round(net: TwoLayer, x: Tensor, y: Tensor, points: Tensor, loss: Loss, *
 class Copies:
     """Many networks at once, by their own arithmetic: ``f_c = m^(-1/2) sum_r a_rc act(w_r . z)``."""
 
-    def __init__(self, net: TwoLayer, initial: dict[str, Tensor], points: Tensor, y: Tensor, loss: Loss,
-                 weights: Tensor | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        net: TwoLayer,
+        initial: dict[str, Tensor],
+        points: Tensor,
+        y: Tensor,
+        loss: Loss,
+        weights: Tensor | None = None,
+    ) -> None:
         self.net, self.loss, self.y = net, loss, y
         self.names = list(initial)
         self.start = [initial[name] for name in self.names]

@@ -27,9 +27,19 @@ def starts(net: Dense) -> dict[str, Tensor]:
     return {f"weights.{h}": w.detach().clone() for h, w in enumerate(net.weights)}
 
 
-def problem(seed: int, depth: int, width: int, activation: str, *, output: str = "signed", classes: int = 2,
-            input_layer: bool = False, radius: float = 1.0, centre: float = 1.0, count: int = 5,
-            ) -> tuple[Dense, dict[str, Tensor], Tensor, Tensor]:  # fmt: skip
+def problem(
+    seed: int,
+    depth: int,
+    width: int,
+    activation: str,
+    *,
+    output: str = "signed",
+    classes: int = 2,
+    input_layer: bool = False,
+    radius: float = 1.0,
+    centre: float = 1.0,
+    count: int = 5,
+) -> tuple[Dense, dict[str, Tensor], Tensor, Tensor]:
     """A network moved by ``centre * radius`` in every layer, its start, points and weighted slopes of either sign."""
     net = Dense(
         3, classes, width, depth, activation, seed=seed, output=output, input_layer=input_layer
@@ -112,8 +122,17 @@ def climbed(
     return best
 
 
-def worst_ratio(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: Radius,
-                bound: Callable[[list[Tensor]], Tensor], *, seed: int, steps: int = 30) -> float:  # fmt: skip
+def worst_ratio(
+    net: Dense,
+    initial: dict[str, Tensor],
+    points: Tensor,
+    slopes: Tensor,
+    radius: Radius,
+    bound: Callable[[list[Tensor]], Tensor],
+    *,
+    seed: int,
+    steps: int = 30,
+) -> float:
     """The largest ``-remainder / bound`` found from far and from near, steps ending in the ball."""
     rest, draw, worst = remainder(net, points, slopes), draws(seed + 1), -math.inf
     names = list(initial)
@@ -133,8 +152,16 @@ def worst_ratio(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: 
     return worst
 
 
-def bound_at(net: Dense, initial: dict[str, Tensor], points: Tensor, slopes: Tensor, radius: Radius,
-             curvature: DeepCurvature | None = None, *, prepared: bool = False) -> RoundCurvature:  # fmt: skip
+def bound_at(
+    net: Dense,
+    initial: dict[str, Tensor],
+    points: Tensor,
+    slopes: Tensor,
+    radius: Radius,
+    curvature: DeepCurvature | None = None,
+    *,
+    prepared: bool = False,
+) -> RoundCurvature:
     """The curvature of one round at the network's weights, for the ball about its start; ``prepared`` as in training."""
     found = (curvature or DeepCurvature()).within(net, initial, radius)
     found = found.prepared(net, initial, points, lambda outputs: slopes) if prepared else found

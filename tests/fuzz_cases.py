@@ -84,17 +84,31 @@ def problem(seed: int, dtype: torch.dtype = torch.float64) -> Problem:
     if shape == "deep":
         act, depth = pick.of(DEEP), pick.of((1, 2, 3))
         net: nn.Module = Dense(
-            features, classes, width, depth, act, seed=seed, output=pick.of(("signed", "gaussian")),
-            input_layer=pick.of((True, False)), zero_start=pick.of((True, False)),
-        )  # fmt: skip
+            features,
+            classes,
+            width,
+            depth,
+            act,
+            seed=seed,
+            output=pick.of(("signed", "gaussian")),
+            input_layer=pick.of((True, False)),
+            zero_start=pick.of((True, False)),
+        )
         shape = f"deep {depth}"
     else:
         smooth = [name for name in TWO_LAYER if name not in ("relu", "leaky-relu", "relu2")]
         act = pick.of(smooth if shape == "train_output" else TWO_LAYER)
         net = TwoLayer(
-            features, classes, width, act, outputs="dense" if shape == "dense" else "signed", paired=shape == "paired",
-            train_output=shape == "train_output", constant=pick.of((None, 1.0)), seed=seed,
-        )  # fmt: skip
+            features,
+            classes,
+            width,
+            act,
+            outputs="dense" if shape == "dense" else "signed",
+            paired=shape == "paired",
+            train_output=shape == "train_output",
+            constant=pick.of((None, 1.0)),
+            seed=seed,
+        )
     radius = pick.of((0.1, 0.5, 1.5, 4.0))
     what = f"seed {seed}: {shape} {act} width {width}, {loss.name}, {threat.spec}, radius {radius}, {count} x {features}, {classes} classes"
     return Problem(
@@ -122,9 +136,17 @@ def robust_loss(net: nn.Module, loss: Loss, points: Tensor, y: Tensor) -> Tensor
 
 
 def descended(
-    net: nn.Module, initial: nn.Module, balls: Sequence[Sequence[str]], radius: float, loss: Loss, points: Tensor, y: Tensor,
-    *, steps: int, seed: int,
-) -> Iterator[tuple[float, float]]:  # fmt: skip
+    net: nn.Module,
+    initial: nn.Module,
+    balls: Sequence[Sequence[str]],
+    radius: float,
+    loss: Loss,
+    points: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    seed: int,
+) -> Iterator[tuple[float, float]]:
     """Pairs (largest distance of any ball from the start, robust loss on the points) on the way down, from several starts in the ball."""
     model, start = copy.deepcopy(net).double(), dict(copy.deepcopy(initial).double().named_parameters())
     parameters = dict(model.named_parameters())

@@ -273,8 +273,20 @@ def evaluated_run(folder: Path, *, images: bool = True, pictures: bool = True, *
             _stage("square-5000", "attack", 13, 13, 2.1),
         ],
         "per_class": [
-            {"class_name": "three", "examples": 19, "clean_accuracy": 0.9473, "robust_accuracy": 0.8421, "verified_accuracy": 0.5263},
-            {"class_name": "eight", "examples": 21, "clean_accuracy": 1.0, "robust_accuracy": 0.9047, "verified_accuracy": 0.5714},
+            {
+                "class_name": "three",
+                "examples": 19,
+                "clean_accuracy": 0.9473,
+                "robust_accuracy": 0.8421,
+                "verified_accuracy": 0.5263,
+            },
+            {
+                "class_name": "eight",
+                "examples": 21,
+                "clean_accuracy": 1.0,
+                "robust_accuracy": 0.9047,
+                "verified_accuracy": 0.5714,
+            },
         ],
         "curve": [
             {"radius": 0.2, "verified": 0.1, "not_broken": 0.725},
@@ -286,7 +298,7 @@ def evaluated_run(folder: Path, *, images: bool = True, pictures: bool = True, *
         "recheck": {"examples": 40, "outside": 0, "wrong_flags": 0, "wrong_losses": 0, "sound": True},
         "seconds": 6.1,
         "versions": {"holdfast": "0.1.0"},
-    }  # fmt: skip
+    }
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     write_summary(folder, summary | {"evaluation": evaluation | changes})
     if pictures:

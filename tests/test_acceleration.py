@@ -72,7 +72,12 @@ MODELS = {
     "flattened": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2)), IMAGE),
     "relu-first-and-last": (lambda: nn.Sequential(nn.ReLU(), nn.Linear(12, 4), nn.ReLU()), FLAT),
     "one-output": (lambda: perceptron(nn.ReLU(), outputs=1), FLAT),
-    "two-bends": (lambda: nn.Sequential(nn.Linear(12, 6), nn.Sigmoid(), nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.Linear(6, 3)), FLAT),
+    "two-bends": (
+        lambda: nn.Sequential(
+            nn.Linear(12, 6), nn.Sigmoid(), nn.ReLU(), nn.Tanh(), nn.ReLU(), nn.Linear(6, 3)
+        ),
+        FLAT,
+    ),
     "sigmoid-tanh": (lambda: perceptron(nn.Sigmoid(), nn.Tanh()), FLAT),
     "silu-gelu": (lambda: perceptron(nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh")), FLAT),
     "softplus-elu-leaky": (lambda: perceptron(nn.Softplus(2.0, 5.0), nn.ELU(0.7), nn.LeakyReLU(0.2)), FLAT),
@@ -81,16 +86,26 @@ MODELS = {
     "conv-colour": (lambda: MNISTConv(classes=3, channels=3, size=8), COLOUR),
     "conv-options": (convolutions, (5, 13, 11)),
     "dense": (lambda: moved(Dense(12, 3, 10, 3)), FLAT),
-    "dense-plain-start": (lambda: moved(Dense(144, 2, 10, 1, "relu", zero_start=False, input_layer=False)), IMAGE),
-    **{f"two-layer-{name}": (lambda name=name: moved(TwoLayer(12, 2, 20, name)), FLAT) for name in ACTIVATIONS},
-    **{f"two-layer-5-{name}": (lambda name=name: moved(TwoLayer(12, 5, 20, name)), FLAT) for name in ACTIVATIONS},
+    "dense-plain-start": (
+        lambda: moved(Dense(144, 2, 10, 1, "relu", zero_start=False, input_layer=False)),
+        IMAGE,
+    ),
+    **{
+        f"two-layer-{name}": (lambda name=name: moved(TwoLayer(12, 2, 20, name)), FLAT)
+        for name in ACTIVATIONS
+    },
+    **{
+        f"two-layer-5-{name}": (lambda name=name: moved(TwoLayer(12, 5, 20, name)), FLAT)
+        for name in ACTIVATIONS
+    },
     "two-layer-centred": (
-        lambda: moved(TwoLayer(144, 2, 8, scale=0.3, center=torch.arange(144.0) / 144, constant=0.5)), IMAGE,
+        lambda: moved(TwoLayer(144, 2, 8, scale=0.3, center=torch.arange(144.0) / 144, constant=0.5)),
+        IMAGE,
     ),
     "two-layer-trained-output": (lambda: moved(TwoLayer(12, 3, 8, outputs="dense", train_output=True)), FLAT),
     # more blocks of weights than one, the last of them smaller
     "two-layer-blocks": (lambda: moved(TwoLayer(BLOCK // 256, 2, 600, "relu")), (BLOCK // 256,)),
-}  # fmt: skip
+}
 
 
 def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, torch.Tensor]:
@@ -339,8 +354,13 @@ def test_other_options_take_the_plain_path(layer):
 
 def test_activations_of_ones_own_take_the_plain_path():
     own = Activation(
-        name="relu", value=lambda x: 2 * RELU(x), slope=RELU.slope, lipschitz=2.0, curvature_above=0.0, curvature_below=0.0,
-    )  # fmt: skip
+        name="relu",
+        value=lambda x: 2 * RELU(x),
+        slope=RELU.slope,
+        lipschitz=2.0,
+        curvature_above=0.0,
+        curvature_below=0.0,
+    )
     assert closed_form(TwoLayer(12, 2, 8, own), torch.zeros(2, 12)) is None
     assert closed_form(Dense(12, 2, 8, 1, own), torch.zeros(2, 12)) is None
 

@@ -406,9 +406,16 @@ class Plateau(nn.Module):
         return torch.stack([-lead, lead, -3 + 0 * lead], 1)
 
 
-@pytest.mark.parametrize("attack", [
-    APGD(steps=50), APGD(steps=50, targets=2), APGD(steps=50, targets=2, start="between"), APGD(steps=50, loss="dlr", drop_broken=True),
-], ids=lambda attack: f"{attack.name}-{attack.start}")  # fmt: skip
+@pytest.mark.parametrize(
+    "attack",
+    [
+        APGD(steps=50),
+        APGD(steps=50, targets=2),
+        APGD(steps=50, targets=2, start="between"),
+        APGD(steps=50, loss="dlr", drop_broken=True),
+    ],
+    ids=lambda attack: f"{attack.name}-{attack.start}",
+)
 def test_flat_far_from_the_example_hides_no_counterexample_midway(attack: APGD) -> None:
     x = 5 * torch.rand(10, 60, generator=torch.Generator().manual_seed(0))
     model, y = Plateau(x, 0.3), torch.zeros(10).long()

@@ -177,8 +177,11 @@ def test_labellings_are_counted_from_above():
     # one unit in one dimension: c + a relu(w x + b) > 0 on 3 ordered points gives an interval's end or all or none
     found = {
         tuple((c + a * np.maximum(w * np.arange(3) + b, 0) > 0).tolist())
-        for a in (-1, 1) for w in (-1, 1) for b in np.linspace(-3, 3, 13) for c in np.linspace(-3, 3, 13)
-    }  # fmt: skip
+        for a in (-1, 1)
+        for w in (-1, 1)
+        for b in np.linspace(-3, 3, 13)
+        for c in np.linspace(-3, 3, 13)
+    }
     assert len(found) <= 2 ** log2_labellings(1, 3, 1) + 1e-9
     assert shattering_width(6, 8) == 1  # as many parameters as points: nothing is excluded
     widths = [shattering_width(n, 4) for n in (10, 100, 1000)]

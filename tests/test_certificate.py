@@ -126,8 +126,16 @@ def best_in_ball(
     return best
 
 
-def case(activation: str, shape: str = "binary", *, loss: Loss | None = None, radius: float = 2.0, width: int = 24, count: int = 10,
-         seed: int = 0) -> tuple[TwoLayer, Tensor, Tensor, Tensor, Loss]:  # fmt: skip
+def case(
+    activation: str,
+    shape: str = "binary",
+    *,
+    loss: Loss | None = None,
+    radius: float = 2.0,
+    width: int = 24,
+    count: int = 10,
+    seed: int = 0,
+) -> tuple[TwoLayer, Tensor, Tensor, Tensor, Loss]:
     loss = CrossEntropy() if loss is None else loss
     net = network(activation, shape, width=width, seed=seed)
     x, y = examples(shape, count=count, seed=seed)
@@ -254,9 +262,12 @@ def linear_optimum(
     for seed in range(8):
         w = np.random.default_rng(seed).standard_normal(z.shape[1])
         found = minimize(
-            objective, w, method="SLSQP", constraints={"type": "ineq", "fun": lambda w: radius**2 - w @ w},
+            objective,
+            w,
+            method="SLSQP",
+            constraints={"type": "ineq", "fun": lambda w: radius**2 - w @ w},
             options={"maxiter": 500, "ftol": 1e-13},
-        )  # fmt: skip
+        )
         w = found.x * min(1.0, radius / np.linalg.norm(found.x))
         if objective(w) < best:
             best, at = objective(w), w
@@ -475,9 +486,13 @@ def test_windows_compete_with_the_pass_and_void_ones_void_all() -> None:
     passed = frozen(net, start, x, y, loss)
     window, _ = one_round(network("softplus", width=24), x, y, x, loss, radius=2.0)
     trace = Trace(
-        names=(("weight",),), initial={"weight": start}, windows=(window,), rigorous=True, reason="a proof",
+        names=(("weight",),),
+        initial={"weight": start},
+        windows=(window,),
+        rigorous=True,
+        reason="a proof",
         fixed=fingerprints(fixed_parts(net, ("weight",))),
-    )  # fmt: skip
+    )
     plain = certify_trace(trace, passed, 2.0, evaluations=1)
     assert plain.lower_bound >= window.lower_bound
     assert window.lower is not None

@@ -86,9 +86,13 @@ def test_parts_that_changed_between_trace_and_certificate_void_it(part: str) -> 
     fresh = network("softplus", width=24)
     window, _ = one_round(fresh, x, y, x, CrossEntropy(), radius=2.0)
     trace = Trace(
-        names=(("weight",),), initial=start, windows=(window,), rigorous=True, reason="a proof",
+        names=(("weight",),),
+        initial=start,
+        windows=(window,),
+        rigorous=True,
+        reason="a proof",
         fixed=fingerprints(fixed_parts(net, ("weight",))),
-    )  # fmt: skip
+    )
 
     def found() -> str:
         points = attacked_points(net, x, y, THREAT, ATTACK, CrossEntropy(), seed=0, batch_size=64)
@@ -572,9 +576,20 @@ def test_the_allowance_is_the_documented_sum() -> None:
 
     n, m, d, s, z, w0, moved, a, lip, b, off, size = 5, 16, 3, 0.7, 2.0, 30.0, 1.5, 1.25, 1.1, 0.25, 0.6, 0.9
     r = Rounding(
-        unit=2.0**-53, width=m, inputs=d, examples=n, slope=s, loss=size, input_norm=z, start_norm=w0, distance=moved,
-        output_norm=a, lipschitz=lip, curvature=b, offset=off,
-    )  # fmt: skip
+        unit=2.0**-53,
+        width=m,
+        inputs=d,
+        examples=n,
+        slope=s,
+        loss=size,
+        input_norm=z,
+        start_norm=w0,
+        distance=moved,
+        output_norm=a,
+        lipschitz=lip,
+        curvature=b,
+        offset=off,
+    )
     radius, lam = 4.0, 0.3
     steps, w, reach = n + m + d + 32, w0 + moved, radius + moved
     terms = {

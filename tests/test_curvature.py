@@ -268,9 +268,14 @@ def test_a_subclass_gets_no_proof() -> None:
 
 def selu() -> Activation:
     return Activation(
-        name="selu", value=nn.functional.selu, slope=lambda x: torch.where(x > 0, 1.0507, 1.7581 * x.exp()), lipschitz=1.7581,
-        curvature_above=math.inf, curvature_below=math.inf, kink=-0.7074,
-    )  # fmt: skip
+        name="selu",
+        value=nn.functional.selu,
+        slope=lambda x: torch.where(x > 0, 1.0507, 1.7581 * x.exp()),
+        lipschitz=1.7581,
+        curvature_above=math.inf,
+        curvature_below=math.inf,
+        kink=-0.7074,
+    )
 
 
 @pytest.mark.parametrize("kink", [-0.7074, 0.7, 0.0])
@@ -278,9 +283,14 @@ def test_activations_with_unknown_curvature_get_no_proof(kink: float) -> None:
     """SELU's kink is concave; a convex kink with curvature beside it is not covered either; nor are unbounded derivatives."""
     base = selu()
     activation = Activation(
-        name="bent", value=base.value, slope=base.slope, lipschitz=base.lipschitz, curvature_above=math.inf,
-        curvature_below=0.0 if kink > 0 else math.inf, kink=kink,
-    )  # fmt: skip
+        name="bent",
+        value=base.value,
+        slope=base.slope,
+        lipschitz=base.lipschitz,
+        curvature_above=math.inf,
+        curvature_below=0.0 if kink > 0 else math.inf,
+        kink=kink,
+    )
     curvature, reason = curvature_for(TwoLayer(3, 2, 8, activation))
     assert not curvature.rigorous
     assert "bent" in reason

@@ -95,14 +95,46 @@ def test_harm_to_any_file_is_refused_by_name_by_whoever_reads_it(evaluated, tmp_
 
 
 READERS = {
-    "certify": (["certify", "--tighten", "1"], ["summary.json", "last.safetensors", "trace/trace.json", "trace/setting.json",
-                "trace/setting.safetensors", "trace/initial.safetensors", "trace/final_pass.safetensors", "digests.json"]),
-    "evaluate": (["evaluate", "--attacks", "clean", "--verify", "none"], ["summary.json", "last.safetensors", "config.yaml",
-                 "trace/setting.json", "trace/setting.safetensors", "digests.json"]),
-    "resume": (["train", "--resume"], ["checkpoints/last.pt", "identity.json", "metrics.jsonl", "trace/trace.json",
-               "trace/initial.safetensors", "digests.json"]),
-    "report": (["report"], ["summary.json", "metrics.jsonl", "gallery.safetensors", "config.yaml", "digests.json"]),
-}  # fmt: skip
+    "certify": (
+        ["certify", "--tighten", "1"],
+        [
+            "summary.json",
+            "last.safetensors",
+            "trace/trace.json",
+            "trace/setting.json",
+            "trace/setting.safetensors",
+            "trace/initial.safetensors",
+            "trace/final_pass.safetensors",
+            "digests.json",
+        ],
+    ),
+    "evaluate": (
+        ["evaluate", "--attacks", "clean", "--verify", "none"],
+        [
+            "summary.json",
+            "last.safetensors",
+            "config.yaml",
+            "trace/setting.json",
+            "trace/setting.safetensors",
+            "digests.json",
+        ],
+    ),
+    "resume": (
+        ["train", "--resume"],
+        [
+            "checkpoints/last.pt",
+            "identity.json",
+            "metrics.jsonl",
+            "trace/trace.json",
+            "trace/initial.safetensors",
+            "digests.json",
+        ],
+    ),
+    "report": (
+        ["report"],
+        ["summary.json", "metrics.jsonl", "gallery.safetensors", "config.yaml", "digests.json"],
+    ),
+}
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -34,18 +34,33 @@ def examples(classes: int, *, count: int = 6, seed: int = 0) -> tuple[Tensor, Te
 
 
 def loss_of(
-    net: Dense, initial: dict[str, Tensor], x: Tensor, y: Tensor, loss: Loss, moves: list[Tensor],
+    net: Dense,
+    initial: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    moves: list[Tensor],
     weights: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     named = {name: start + u for (name, start), u in zip(initial.items(), moves, strict=True)}
     each = loss(torch.func.functional_call(net, named, (x,)), y)
     return each.mean() if weights is None else each @ weights
 
 
 def worst_excess(
-    net: Dense, initial: dict[str, Tensor], x: Tensor, y: Tensor, loss: Loss, lower: LowerModel, radius: Radius, seed: int,
-    *, climbing: int = 3, steps: int = 25, weights: Tensor | None = None,
-) -> float:  # fmt: skip
+    net: Dense,
+    initial: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    lower: LowerModel,
+    radius: Radius,
+    seed: int,
+    *,
+    climbing: int = 3,
+    steps: int = 25,
+    weights: Tensor | None = None,
+) -> float:
     """The largest ``lower(W) - phi(W)`` in the ball: random networks, networks found by ascent on it, and trained ones."""
     draw, radii = draws(seed), per_ball(radius, len(initial))
 
@@ -74,8 +89,18 @@ def worst_excess(
     return worst
 
 
-def window_of(net: Dense, x: Tensor, y: Tensor, loss: Loss, radius: float, *, batches: int, rate: float,
-              curvature: DeepCurvature | None = None, distance: float = 0.0):  # fmt: skip
+def window_of(
+    net: Dense,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    radius: float,
+    *,
+    batches: int,
+    rate: float,
+    curvature: DeepCurvature | None = None,
+    distance: float = 0.0,
+):
     """A window of training rounds: batches in turn, a step of descent after each."""
     recorder = TraceRecorder(net, x, y, THREAT, loss, curvature=curvature or DeepCurvature(), radius=radius)
     if distance:
@@ -91,8 +116,10 @@ def window_of(net: Dense, x: Tensor, y: Tensor, loss: Loss, radius: float, *, ba
 
 WINDOWS = [
     (seed, name, act, 1 + seed % 3, (2, 3)[seed % 2], ("signed", "gaussian")[seed // 2 % 2])
-    for seed, (name, act) in enumerate(zip([*LOSSES, "cross-entropy"], ("csp1", "tanh", "softplus", "gelu", "csp0.5", "erf"), strict=True))
-]  # fmt: skip
+    for seed, (name, act) in enumerate(
+        zip([*LOSSES, "cross-entropy"], ("csp1", "tanh", "softplus", "gelu", "csp0.5", "erf"), strict=True)
+    )
+]
 
 
 @pytest.mark.parametrize(("seed", "loss", "act", "depth", "classes", "output"), WINDOWS)
@@ -112,11 +139,17 @@ def test_windows_of_training_lie_below_the_loss_of_every_network_in_the_ball(
 
 PASSES = [
     (
-        depth, act, (2, 3, 4)[seed % 3], ("signed", "gaussian")[seed % 2], list(LOSSES)[seed % len(LOSSES)],
+        depth,
+        act,
+        (2, 3, 4)[seed % 3],
+        ("signed", "gaussian")[seed % 2],
+        list(LOSSES)[seed % len(LOSSES)],
         tuple((0.3, 1.0, 2.0, 4.0)[(seed + 3 * h) % 4] for h in range(depth)),
     )
-    for seed, (depth, act) in enumerate((d, a) for d in (2, 3, 4) for a in ("csp1", "tanh", "softplus", "gelu"))
-]  # fmt: skip
+    for seed, (depth, act) in enumerate(
+        (d, a) for d in (2, 3, 4) for a in ("csp1", "tanh", "softplus", "gelu")
+    )
+]
 
 
 @pytest.mark.parametrize(("depth", "act", "classes", "output", "loss", "radii"), PASSES)
@@ -151,8 +184,15 @@ def passed_at(
     with torch.no_grad():
         outputs = net(x)
     return Pass(
-        initial=initial, points=x, labels=y, weights=weights, outputs=outputs, loss=loss, curvature=curvature, proved=True
-    )  # fmt: skip
+        initial=initial,
+        points=x,
+        labels=y,
+        weights=weights,
+        outputs=outputs,
+        loss=loss,
+        curvature=curvature,
+        proved=True,
+    )
 
 
 @pytest.mark.parametrize("centre", CENTRES)
@@ -316,9 +356,19 @@ def test_a_run_of_a_deep_network_is_certified_over_windows(tmp_path: Path) -> No
     data = replace(data, x=data.x / 4)
     net = Dense(data.features, 2, 64, 2, "csp4", output="signed", input_layer=False)
     run = hf.train(
-        net, data, LpBall("2", 0.05), attack=hf.PGD(steps=2, start="example"), out=tmp_path, epochs=4, batch_size=20, learning_rate=0.5,
-        parameter_radius=0.3, trace_every=2, tighten=1, progress=False,
-    )  # fmt: skip
+        net,
+        data,
+        LpBall("2", 0.05),
+        attack=hf.PGD(steps=2, start="example"),
+        out=tmp_path,
+        epochs=4,
+        batch_size=20,
+        learning_rate=0.5,
+        parameter_radius=0.3,
+        trace_every=2,
+        tighten=1,
+        progress=False,
+    )
     trace = load_trace(tmp_path / "trace")
     assert [(w.first, w.last) for w in trace.windows] == [(4, 6), (10, 12)]
     assert trace.rigorous

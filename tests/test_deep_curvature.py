@@ -89,9 +89,16 @@ def test_ascent_on_remainder_over_bound_stays_below_one(
     width = 12 if classes == 3 else width
     radius = (0.3, 1.0, 3.0, 6.0)[seed % 4]
     net, initial, points, slopes = problem(
-        seed, depth, width, act, output=output, classes=classes, input_layer=seed % 2 == 0, radius=radius,
+        seed,
+        depth,
+        width,
+        act,
+        output=output,
+        classes=classes,
+        input_layer=seed % 2 == 0,
+        radius=radius,
         centre=(1.0, 0.0, 0.5)[seed % 3],
-    )  # fmt: skip
+    )
     for prepared in (False, True):
         curvature = bound_at(net, initial, points, slopes, radius, prepared=prepared)
         found = worst_ratio(

@@ -117,9 +117,14 @@ def test_training_with_nothing_else_ends_close_to_the_optimum(tmp_path):
 def conv(channels=8):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Conv2d(channels, 16, 3, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(64, 2),
-    )  # fmt: skip
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, channels, 3),
+        nn.ReLU(),
+        nn.Conv2d(channels, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 2),
+    )
 
 
 def kernel_scaled():
@@ -133,7 +138,19 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
 
     def trained(**settings):
         model = network()
-        run = hf.train(model, data, "l2:0.3", attack="fgsm", final_attack="clean", epochs=20, evaluate_every=20, trace=False, tighten=0, progress=False, **settings)  # fmt: skip
+        run = hf.train(
+            model,
+            data,
+            "l2:0.3",
+            attack="fgsm",
+            final_attack="clean",
+            epochs=20,
+            evaluate_every=20,
+            trace=False,
+            tighten=0,
+            progress=False,
+            **settings,
+        )
         return run, float(PGD(steps=5).run(model, data.train.x, data.train.y, threat).loss.mean())
 
     threat = hf.LpBall("2", 0.3, bounds=data.bounds)

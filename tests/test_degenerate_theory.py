@@ -99,7 +99,7 @@ def test_any_norm_has_a_bracket(radius):
         (RELU, X, torch.tensor([-1, 1]), "y must"),
         (hf.networks.TwoLayer(2, 2, 8), X, torch.tensor([0, 5]), "labels must lie in 0..1"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_one_sentence(kernel, x, y, says):
     with pytest.raises(InputError, match=says):
         bracket(kernel, x, y, None)

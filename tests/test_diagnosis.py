@@ -66,8 +66,15 @@ def contradicted_run(folder):
 
 
 RUNS = [
-    digits_run, ten_class_run, void_run, unsayable_run, interrupted_run, evaluated_run, warned_run, contradicted_run,
-]  # fmt: skip
+    digits_run,
+    ten_class_run,
+    void_run,
+    unsayable_run,
+    interrupted_run,
+    evaluated_run,
+    warned_run,
+    contradicted_run,
+]
 
 
 def printed(show, *values) -> str:
@@ -86,9 +93,13 @@ def test_page_terminal_doctor_and_python_say_the_same(tmp_path, build):
     folder = build(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())
     run = Run(
-        folder=folder, model=None, summary=summary, metrics=[], best={},
+        folder=folder,
+        model=None,
+        summary=summary,
+        metrics=[],
+        best={},
         certificate=Certificate(status="void", reason="not read", radius=1.0),
-    )  # fmt: skip
+    )
     rows = [
         json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line.endswith("}")
     ]
@@ -122,15 +133,51 @@ def test_the_cards_of_the_page_have_the_levels_and_figures_of_the_findings(tmp_p
 
 
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.floats(), st.floats(0, 2), st.integers(-5, 10**6),
-    st.sampled_from([10**400, "text", [], {}, [{}], [{"radius": 1.0, "lower_bound": -3.0}], "certified", "estimate", "void"]),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.floats(),
+    st.floats(0, 2),
+    st.integers(-5, 10**6),
+    st.sampled_from(
+        [
+            10**400,
+            "text",
+            [],
+            {},
+            [{}],
+            [{"radius": 1.0, "lower_bound": -3.0}],
+            "certified",
+            "estimate",
+            "void",
+        ]
+    ),
+)
 KEYS = (
-    "surrogate_loss", "robust_loss_lower_bound", "robust_loss_upper_bound", "robust_loss_upper_kind", "robust_loss_attacked", "gap",
-    "certificate_status", "certificate_informative", "certificate_floor", "attack_missed", "training_attack_loss", "width_factor",
-    "parameter_radius", "bounds_at_radii", "closing", "compatibility", "drift", "per_class", "data", "robust_accuracy", "evaluation",
-    "interrupted", "certificate_reason", "attack",
-)  # fmt: skip
+    "surrogate_loss",
+    "robust_loss_lower_bound",
+    "robust_loss_upper_bound",
+    "robust_loss_upper_kind",
+    "robust_loss_attacked",
+    "gap",
+    "certificate_status",
+    "certificate_informative",
+    "certificate_floor",
+    "attack_missed",
+    "training_attack_loss",
+    "width_factor",
+    "parameter_radius",
+    "bounds_at_radii",
+    "closing",
+    "compatibility",
+    "drift",
+    "per_class",
+    "data",
+    "robust_accuracy",
+    "evaluation",
+    "interrupted",
+    "certificate_reason",
+    "attack",
+)
 COUNTS = st.dictionaries(
     st.sampled_from(["examples", "robust", "population", "under_training_attack"]), st.integers(-1, 50)
 )
@@ -165,10 +212,16 @@ def test_whatever_a_record_holds_every_trouble_has_a_remedy_and_no_figure_is_raw
 )
 def test_from_the_trivial_bound_no_figure_follows(status, floor, below, surrogate, informative):
     summary = {
-        "certificate_status": status, "robust_loss_lower_bound": floor - below, "gap": surrogate - floor + below,
-        "surrogate_loss": surrogate, "robust_loss_upper_bound": surrogate + 0.01, "certificate_floor": floor,
-        "certificate_informative": informative, "data": {"classes": 10}, "parameter_radius": 12.0,
-    }  # fmt: skip
+        "certificate_status": status,
+        "robust_loss_lower_bound": floor - below,
+        "gap": surrogate - floor + below,
+        "surrogate_loss": surrogate,
+        "robust_loss_upper_bound": surrogate + 0.01,
+        "certificate_floor": floor,
+        "certificate_informative": informative,
+        "data": {"classes": 10},
+        "parameter_radius": 12.0,
+    }
     found = {f.name: f for f in diagnose_record(summary)}
     assert found["optimisation"].level == "not-measured"
     assert not found["optimisation"].values
@@ -178,18 +231,26 @@ def test_from_the_trivial_bound_no_figure_follows(status, floor, below, surrogat
 
 def test_a_loss_that_has_come_down_to_its_infimum_leaves_nothing_to_say_but_that():
     summary = {
-        "certificate_status": "certified", "robust_loss_lower_bound": 0.0, "gap": 0.0, "surrogate_loss": 0.0, "certificate_floor": 0.0,
+        "certificate_status": "certified",
+        "robust_loss_lower_bound": 0.0,
+        "gap": 0.0,
+        "surrogate_loss": 0.0,
+        "certificate_floor": 0.0,
         "certificate_informative": True,
-    }  # fmt: skip
+    }
     found = {f.name: f for f in diagnose_record(summary)}
     assert found["optimisation"].level == found["certificate"].level == "good"
 
 
 def test_the_largest_radius_that_says_something_is_named():
     known = Known(
-        status="estimate", informative=False, lower=0.0, surrogate=1.0, radius=60.0,
+        status="estimate",
+        informative=False,
+        lower=0.0,
+        surrogate=1.0,
+        radius=60.0,
         at_radii=((6.0, 0.4), (12.0, 0.1), (18.0, 0.0), (90.0, 0.3)),
-    )  # fmt: skip
+    )
     found = {f.name: f for f in diagnose(known)}
     assert "--parameter-radius 12" in found["optimisation"].remedy
     assert (
@@ -223,9 +284,13 @@ def test_where_attacks_are_in_doubt_nothing_that_rests_on_them_is_simply_good(tm
 
 def test_each_figure_is_marked_with_how_it_is_known_and_the_first_to_look_at_is_named(tmp_path):
     summary = {
-        "certificate_status": "certified", "robust_loss_lower_bound": 0.1, "gap": 0.1, "surrogate_loss": 0.2, "width_factor": 2.0,
+        "certificate_status": "certified",
+        "robust_loss_lower_bound": 0.1,
+        "gap": 0.1,
+        "surrogate_loss": 0.2,
+        "width_factor": 2.0,
         "network": {"width": 310},
-    }  # fmt: skip
+    }
     found = diagnose_record(summary, [{"online_loss": loss} for loss in FALLING])
     gap_found = next(f for f in found if f.name == "optimisation")
     assert gap_found.claims == "0.1000 proved"
@@ -269,9 +334,13 @@ def test_an_interrupted_run_is_only_told_to_resume():
 )
 def test_longer_training_stays_in_the_ball_that_its_bound_is_for(given, remedy):
     summary = {
-        "certificate_status": "certified", "robust_loss_lower_bound": 0.1, "gap": 0.1, "surrogate_loss": 0.2,
-        "certificate": {"radius": 32.27}, "parameter_radius": given,
-    }  # fmt: skip
+        "certificate_status": "certified",
+        "robust_loss_lower_bound": 0.1,
+        "gap": 0.1,
+        "surrogate_loss": 0.2,
+        "certificate": {"radius": 32.27},
+        "parameter_radius": given,
+    }
     found = named(summary, FALLING)
     assert found["training"].remedy == found["optimisation"].remedy == remedy
 
@@ -307,13 +376,25 @@ def test_without_a_test_part_nothing_is_said_of_its_size():
 @pytest.mark.parametrize(
     ("certificate", "line"),
     [
-        (Certificate(status="certified", reason="why", radius=92.8, lower_bound=0.0, surrogate_loss=1.0),
-         "certificate: certified, nothing can be said at radius 92.8"),
-        (Certificate(status="estimate", reason="why", radius=2.0, lower_bound=0.5, gap=0.25, surrogate_loss=0.75, floor=0.0),
-         "certificate: estimate, gap 0.25 at radius 2"),
+        (
+            Certificate(status="certified", reason="why", radius=92.8, lower_bound=0.0, surrogate_loss=1.0),
+            "certificate: certified, nothing can be said at radius 92.8",
+        ),
+        (
+            Certificate(
+                status="estimate",
+                reason="why",
+                radius=2.0,
+                lower_bound=0.5,
+                gap=0.25,
+                surrogate_loss=0.75,
+                floor=0.0,
+            ),
+            "certificate: estimate, gap 0.25 at radius 2",
+        ),
         (Certificate(status="void", reason="why", radius=2.0), "certificate: void, no claim at radius 2"),
     ],
-)  # fmt: skip
+)
 def test_the_log_has_no_figure_where_nothing_can_be_said(certificate, line):
     assert _logged(certificate) == line
 
@@ -327,10 +408,13 @@ def test_the_page_names_the_radius_of_the_certificate_s_ball(tmp_path):
 
 def gap(train, test, population=None, under=None):
     known = Known(
-        train=Counted(examples=train[1], robust=train[0], population=population or train[1], under_training_attack=under),
+        train=Counted(
+            examples=train[1], robust=train[0], population=population or train[1], under_training_attack=under
+        ),
         test=Counted(examples=test[1], robust=test[0], population=test[1]),
-        trained_against=1.0, attacked=1.001,
-    )  # fmt: skip
+        trained_against=1.0,
+        attacked=1.001,
+    )
     return {f.name: f for f in diagnose(known)}
 
 
@@ -375,8 +459,11 @@ def test_the_attack_is_judged_on_the_network_it_attacked():
 
 def test_a_verified_upper_end_is_no_stronger_attack():
     summary = {
-        "surrogate_loss": 0.05, "robust_loss_upper_bound": 0.09, "robust_loss_upper_kind": "verified", "data": {"classes": 2},
-    }  # fmt: skip
+        "surrogate_loss": 0.05,
+        "robust_loss_upper_bound": 0.09,
+        "robust_loss_upper_kind": "verified",
+        "data": {"classes": 2},
+    }
     found = {f.name: f for f in diagnose_record(summary)}
     assert found["attack"].level == "not-measured"
     assert found["capacity"].kinds == ("proved",)
@@ -544,8 +631,14 @@ def test_what_is_wrong_is_one_sentence_before_anything_is_attacked(elsewhere, ch
 def test_text_and_arrays_will_do(elsewhere):
     net, _, (x, y), (a, b) = elsewhere
     found = hf.diagnose(
-        net, x[:30].double().numpy(), y[:30].tolist(), "l2:0.2", attack="fgsm", test=(a.numpy(), b.int()), final_attack="fgsm"
-    )  # fmt: skip
+        net,
+        x[:30].double().numpy(),
+        y[:30].tolist(),
+        "l2:0.2",
+        attack="fgsm",
+        test=(a.numpy(), b.int()),
+        final_attack="fgsm",
+    )
     assert found["generalisation"].level != "not-measured"
 
 
@@ -578,8 +671,15 @@ def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(e
     assert record["train"]["examples"] == record["test"]["examples"] == 60
     assert record["train"]["population"] == 150
     alike = evaluate(
-        net, train[0][closing.rows], train[1][closing.rows], THREAT, (final, *closing_attacks(THREAT)), seed=0, examine=False
-    , verify=None)  # fmt: skip
+        net,
+        train[0][closing.rows],
+        train[1][closing.rows],
+        THREAT,
+        (final, *closing_attacks(THREAT)),
+        seed=0,
+        examine=False,
+        verify=None,
+    )
     assert abs(record["train"]["robust"] - int(alike.robust.sum())) <= 1, "up to the random starts"
 
 

@@ -12,9 +12,13 @@ from holdfast.theory import KernelWatch, empirical_ntk, kernel_alignment, kernel
 from holdfast.theory.drift import extreme_eigenvalues
 
 COLUMNS = (
-    "kernel_drift", "kernel_alignment", "kernel_centred_alignment", "kernel_eigenvalue_max", "kernel_eigenvalue_min",
+    "kernel_drift",
+    "kernel_alignment",
+    "kernel_centred_alignment",
+    "kernel_eigenvalue_max",
+    "kernel_eigenvalue_min",
     "weight_drift",
-)  # fmt: skip
+)
 
 
 def sample(count=12, seed=0):
@@ -88,9 +92,16 @@ def trained(tmp_path, **given):
     data = hf.data.digits(classes=(3, 8), seed=0)
     model = Dense(data.features, 2, 16, 2)
     options = {
-        "attack": hf.attacks.PGD(steps=1), "evaluation_attack": hf.attacks.PGD(steps=1), "final_attack": hf.attacks.PGD(steps=1),
-        "epochs": 3, "learning_rate": 0.05, "accelerator": "cpu", "progress": False, "tighten": 0, "out": tmp_path,
-    }  # fmt: skip
+        "attack": hf.attacks.PGD(steps=1),
+        "evaluation_attack": hf.attacks.PGD(steps=1),
+        "final_attack": hf.attacks.PGD(steps=1),
+        "epochs": 3,
+        "learning_rate": 0.05,
+        "accelerator": "cpu",
+        "progress": False,
+        "tighten": 0,
+        "out": tmp_path,
+    }
     return hf.train(model, data, hf.threats.LpBall("l2", 0.1), **{**options, **given})
 
 

@@ -135,12 +135,16 @@ def test_symmetric_blocks_are_the_whole(monkeypatch, name):
         torch.testing.assert_close(half, whole, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("model", [
-    TwoLayer(4, 2, 65_536, "softplus", constant=0.5),
-    TwoLayer(4, 3, 65_538, "relu", train_output=True, paired=False),
-    Dense(4, 3, 2048, 2, "relu", zero_start=False),
-    Dense(4, 2, 2048, 2, "softplus"),
-], ids=["two-layer softplus", "two-layer relu", "dense relu", "dense softplus"])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        TwoLayer(4, 2, 65_536, "softplus", constant=0.5),
+        TwoLayer(4, 3, 65_538, "relu", train_output=True, paired=False),
+        Dense(4, 3, 2048, 2, "relu", zero_start=False),
+        Dense(4, 2, 2048, 2, "softplus"),
+    ],
+    ids=["two-layer softplus", "two-layer relu", "dense relu", "dense softplus"],
+)
 def test_wide_networks_have_the_analytic_kernel(model):
     x = points(6).float()
     wanted = ntk(model)(x)

@@ -101,9 +101,21 @@ def weights(tmp_path, monkeypatch):
 
 def test_a_file_of_weights_is_evaluated(capsys, weights, tmp_path):
     shown = evaluated(
-        capsys, weights, "--network", "own_nets:Net", "--data", "digits", "--classes", "3,8", "--threat", "linf:0.05",
-        "--attacks", "fast", "--out", tmp_path / "out",
-    )  # fmt: skip
+        capsys,
+        weights,
+        "--network",
+        "own_nets:Net",
+        "--data",
+        "digits",
+        "--classes",
+        "3,8",
+        "--threat",
+        "linf:0.05",
+        "--attacks",
+        "fast",
+        "--out",
+        tmp_path / "out",
+    )
     assert "void" in shown  # untrained: no better than guessing
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert record["threat"] == "linf:0.05"

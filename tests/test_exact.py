@@ -167,13 +167,17 @@ ALTERED: dict[str, Callable[[], nn.Module]] = {
     "deepcopy": lambda: Copied(3, 2, 12),
     "property": lambda: OtherLayers(3, 2, 8, 2),
     "instance forward": changed(lambda net: setattr(net, "forward", lambda x: x[:, :1])),
-    "instance preactivations": changed(lambda net: setattr(net, "preactivations", lambda x: x @ net.weight[:, :3].T)),
+    "instance preactivations": changed(
+        lambda net: setattr(net, "preactivations", lambda x: x @ net.weight[:, :3].T)
+    ),
     "forward hook": changed(lambda net: net.register_forward_hook(lambda m, i, o: 10 * o)),
     "pre-hook": changed(lambda net: net.register_forward_pre_hook(lambda m, i: (10 * i[0],))),
     "backward hook": changed(lambda net: net.register_full_backward_hook(lambda m, i, o: None)),
     "parameter hook": changed(lambda net: net.weight.register_hook(lambda g: 0.2 * g)),
     "accumulation hook": changed(lambda net: net.weight.register_post_accumulate_grad_hook(lambda p: None)),
-    "dropout by hook": changed(lambda net: net.register_forward_hook(lambda m, i, o: nn.functional.dropout(o))),
+    "dropout by hook": changed(
+        lambda net: net.register_forward_hook(lambda m, i, o: nn.functional.dropout(o))
+    ),
     "parametrisation": changed(lambda net: parametrize.register_parametrization(net, "weight", nn.Tanh())),
     "spectral norm": changed(lambda net: parametrizations.spectral_norm(net, "weight")),
     "compiled": changed(compiled),
@@ -181,16 +185,26 @@ ALTERED: dict[str, Callable[[], nn.Module]] = {
     "shape": changed(lambda net: setattr(net, "width", 24)),
     "groups": changed(lambda net: setattr(net, "groups", 5)),
     "further module": changed(lambda net: net.add_module("head", nn.Linear(1, 1))),
-    "own activation": lambda: TwoLayer(3, 2, 12, Activation(
-        name="softplus", value=torch.sin, slope=torch.cos, lipschitz=1.0, curvature_above=1e-9, curvature_below=0.0,
-    )),
+    "own activation": lambda: TwoLayer(
+        3,
+        2,
+        12,
+        Activation(
+            name="softplus",
+            value=torch.sin,
+            slope=torch.cos,
+            lipschitz=1.0,
+            curvature_above=1e-9,
+            curvature_below=0.0,
+        ),
+    ),
     "activation replaced": changed(lambda net: setattr(net, "activation", torch.sin)),
     "sequential with more": lambda: nn.Sequential(two_layer(), nn.Tanh()),
     "sequential with a hook": lambda: _hooked(nn.Sequential(two_layer())),
     "sequential around a hook": lambda: nn.Sequential(_hooked(two_layer())),
     "identity with a hook": lambda: nn.Sequential(_hooked(nn.Identity()), two_layer()),
     "dense with a list of its own": lambda: _other_list(Dense(3, 2, 8, 2)),
-}  # fmt: skip
+}
 
 
 def _hooked(module: nn.Module) -> nn.Module:

@@ -120,9 +120,12 @@ def test_pickles_with_code_are_refused_and_not_run(package):
         (lambda state: state.pop("last.bias"), r"it lacks last\.bias:"),
         (lambda state: state.update(extra=torch.zeros(1)), "it has besides extra"),
         (lambda state: state.update({"last.bias": torch.zeros(3)}), r"last\.bias \(3,\) for \(2,\)"),
-        (lambda state: [state.pop(name) for name in list(state)] and state.update(a=X), r"and 1 more; it has besides a"),
+        (
+            lambda state: [state.pop(name) for name in list(state)] and state.update(a=X),
+            r"and 1 more; it has besides a",
+        ),
     ],
-)  # fmt: skip
+)
 def test_weights_that_do_not_fit_are_refused_by_key(package, change, words):
     state = dict(network(package).state_dict())
     change(state)

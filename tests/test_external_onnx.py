@@ -91,30 +91,66 @@ CASES = {
     "matmul from the left": ([node("MatMul", "w x")], ("N", 4, 5), {"w": W34}, 13),
     "conv": (
         [node("Conv", "x w b", kernel_shape=[3, 3], pads=[1, 0, 1, 0], strides=[2, 1])],
-        IMAGE, {"w": KERNEL, "b": BIAS}, 11,
+        IMAGE,
+        {"w": KERNEL, "b": BIAS},
+        11,
     ),
     "conv padded unevenly": ([node("Conv", "x w", pads=[2, 0, 1, 1])], IMAGE, {"w": KERNEL}, 11),
-    "conv same upper": ([node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])], IMAGE, {"w": KERNEL}, 11),
-    "conv same lower": ([node("Conv", "x w", auto_pad="SAME_LOWER", strides=[2, 2])], IMAGE, {"w": KERNEL}, 11),
+    "conv same upper": (
+        [node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])],
+        IMAGE,
+        {"w": KERNEL},
+        11,
+    ),
+    "conv same lower": (
+        [node("Conv", "x w", auto_pad="SAME_LOWER", strides=[2, 2])],
+        IMAGE,
+        {"w": KERNEL},
+        11,
+    ),
     "conv in groups": ([node("Conv", "x w", group=2, dilations=[2, 2])], IMAGE, {"w": array(4, 1, 3, 2)}, 11),
-    "conv in one dimension": ([node("Conv", "x w b", pads=[1, 1])], ("N", 2, 8), {"w": array(3, 2, 3), "b": array(3)}, 11),
+    "conv in one dimension": (
+        [node("Conv", "x w b", pads=[1, 1])],
+        ("N", 2, 8),
+        {"w": array(3, 2, 3), "b": array(3)},
+        11,
+    ),
     "transposed conv": (
         [node("ConvTranspose", "x w", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])],
-        IMAGE, {"w": array(2, 3, 3, 3)}, 11,
+        IMAGE,
+        {"w": array(2, 3, 3, 3)},
+        11,
     ),
     "batch norm": (
         [node("BatchNormalization", "x s o m v", epsilon=1e-3)],
-        IMAGE, {"s": array(2), "o": array(2), "m": array(2), "v": array(2, low=0.5)}, 15,
+        IMAGE,
+        {"s": array(2), "o": array(2), "m": array(2), "v": array(2, low=0.5)},
+        15,
     ),
     "batch norm of rows": (
         [node("BatchNormalization", "x s o m v")],
-        ROWS, {"s": array(3), "o": array(3), "m": array(3), "v": array(3, low=0.5)}, 15,
+        ROWS,
+        {"s": array(3), "o": array(3), "m": array(3), "v": array(3, low=0.5)},
+        15,
     ),
     "max pool": ([node("MaxPool", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 1, 1, 1])], IMAGE, {}, 12),
-    "max pool rounded up": ([node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], IMAGE, {}, 12),
-    "average pool": ([node("AveragePool", kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1])], IMAGE, {}, 11),
+    "max pool rounded up": (
+        [node("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)],
+        IMAGE,
+        {},
+        12,
+    ),
+    "average pool": (
+        [node("AveragePool", kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1])],
+        IMAGE,
+        {},
+        11,
+    ),
     "average pool with padding": (
-        [node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)], IMAGE, {}, 11,
+        [node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)],
+        IMAGE,
+        {},
+        11,
     ),
     "global average pool": ([node("GlobalAveragePool")], IMAGE, {}, 11),
     "global max pool": ([node("GlobalMaxPool")], IMAGE, {}, 11),
@@ -133,26 +169,49 @@ CASES = {
     "reshape to rows": ([node("Reshape", "x to")], IMAGE, {"to": i64(-1, 84)}, 14),
     "reshape by the input's shape": (
         [
-            node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Unsqueeze", "n axis", "n1"),
-            node("Concat", "n1 rest", "to", axis=0), node("Reshape", "x to"),
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Unsqueeze", "n axis", "n1"),
+            node("Concat", "n1 rest", "to", axis=0),
+            node("Reshape", "x to"),
         ],
-        IMAGE, {"zero": np.int64(0), "axis": i64(0), "rest": i64(4, 21)}, 13,
+        IMAGE,
+        {"zero": np.int64(0), "axis": i64(0), "rest": i64(4, 21)},
+        13,
     ),
     "transpose": ([node("Transpose", perm=[0, 2, 3, 1])], IMAGE, {}, 13),
     "unsqueeze and squeeze": (
-        [node("Unsqueeze", "x axes", "h"), node("Neg", "h", "g"), node("Squeeze", "g axes")], ROWS, {"axes": i64(-1)}, 13,
+        [node("Unsqueeze", "x axes", "h"), node("Neg", "h", "g"), node("Squeeze", "g axes")],
+        ROWS,
+        {"axes": i64(-1)},
+        13,
     ),
-    "squeeze before opset 13": ([node("Unsqueeze", "x", "h", axes=[1]), node("Squeeze", "h", axes=[1])], ROWS, {}, 11),
+    "squeeze before opset 13": (
+        [node("Unsqueeze", "x", "h", axes=[1]), node("Squeeze", "h", axes=[1])],
+        ROWS,
+        {},
+        11,
+    ),
     "concat": ([node("Neg", "x", "h"), node("Concat", "x h", axis=1)], IMAGE, {}, 13),
     "concat with a constant": ([node("Concat", "c x", axis=1)], ("M1", 3), {"c": array(1, 2)}, 13),
     "split": ([node("Split", "x", "a b", axis=1), node("Sub", "a b")], IMAGE, {}, 11),
     "split in sizes": (
-        [node("Split", "x to", "a b", axis=-1), node("Concat", "b a", axis=3)], IMAGE, {"to": i64(2, 4)}, 13,
+        [node("Split", "x to", "a b", axis=-1), node("Concat", "b a", axis=3)],
+        IMAGE,
+        {"to": i64(2, 4)},
+        13,
     ),
-    "split by number": ([node("Split", "x", "a b", axis=2, num_outputs=2), node("Concat", "b a", axis=2)], IMAGE, {}, 18),
+    "split by number": (
+        [node("Split", "x", "a b", axis=2, num_outputs=2), node("Concat", "b a", axis=2)],
+        IMAGE,
+        {},
+        18,
+    ),
     "slice": (
         [node("Slice", "x s e a t")],
-        IMAGE, {"s": i64(1, 0), "e": i64(9223372036854775807, -1), "a": i64(2, -1), "t": i64(2, 1)}, 13,
+        IMAGE,
+        {"s": i64(1, 0), "e": i64(9223372036854775807, -1), "a": i64(2, -1), "t": i64(2, 1)},
+        13,
     ),
     "slice before opset 10": ([node("Slice", starts=[1], ends=[3], axes=[2])], IMAGE, {}, 9),
     "gather": ([node("Gather", "x i", axis=1)], ROWS, {"i": i64(2, 0, -1)}, 13),
@@ -170,40 +229,79 @@ CASES = {
     "largest": ([node("ReduceMax", axes=[1, 2])], IMAGE, {}, 13),
     "arithmetic": (
         [node("Sub", "c x", "a"), node("Div", "a d", "b"), node("Mul", "b d", "e"), node("Add", "e x")],
-        ROWS, {"c": array(3), "d": array(1, 3, low=0.5)}, 14,
+        ROWS,
+        {"c": array(3), "d": array(1, 3, low=0.5)},
+        14,
     ),
     "power": ([node("Pow", "x two")], ROWS, {"two": np.float32(2)}, 15),
     "sums of several": ([node("Sum", "x c x")], ROWS, {"c": array(3)}, 13),
-    "larger and smaller": ([node("Max", "x c", "h"), node("Min", "h d")], ROWS, {"c": array(3), "d": array(3)}, 13),
+    "larger and smaller": (
+        [node("Max", "x c", "h"), node("Min", "h d")],
+        ROWS,
+        {"c": array(3), "d": array(3)},
+        13,
+    ),
     "dropout": ([node("Dropout", "x", "h"), node("Identity", "h", "g"), node("Relu", "g")], ROWS, {}, 13),
     "constants": (
         [
             helper.make_node("Constant", [], ["c"], value_float=0.25),
-            node("Exp", "c", "d"), node("Add", "x d"),
+            node("Exp", "c", "d"),
+            node("Add", "x d"),
         ],
-        ROWS, {}, 13,
+        ROWS,
+        {},
+        13,
     ),
     "selu with its numbers": ([node("Selu", alpha=2.0, gamma=3.0)], ROWS, {}, 13),
     "truth values as numbers": (
         [
-            node("Greater", "x c", "g"), node("Cast", "g", "a", to=1), node("Less", "x d", "l"), node("Cast", "l", "b", to=1),
+            node("Greater", "x c", "g"),
+            node("Cast", "g", "a", to=1),
+            node("Less", "x d", "l"),
+            node("Cast", "l", "b", to=1),
             node("Add", "a b"),
         ],
-        ROWS, {"c": np.float32(0.0), "d": np.float32(0.5)}, 13,
+        ROWS,
+        {"c": np.float32(0.0), "d": np.float32(0.5)},
+        13,
     ),
     "numbers as truth values": (
-        [node("Relu", "x", "r"), node("Cast", "r", "t", to=9), node("Neg", "x", "n"), node("Where", "t x n")], ROWS, {}, 16,
+        [node("Relu", "x", "r"), node("Cast", "r", "t", to=9), node("Neg", "x", "n"), node("Where", "t x n")],
+        ROWS,
+        {},
+        16,
     ),
     "split with an output to spare": (
-        [node("Split", "x", "a b c", axis=2), node("Sub", "a b")], ("N", 2, 6, 5), {}, 11,
+        [node("Split", "x", "a b c", axis=2), node("Sub", "a b")],
+        ("N", 2, 6, 5),
+        {},
+        11,
     ),
     "batch norm with momentum": (
-        [node("BatchNormalization", "x s s s v", momentum=0.1)], ROWS, {"s": array(3), "v": array(3, low=0.5)}, 15,
+        [node("BatchNormalization", "x s s s v", momentum=0.1)],
+        ROWS,
+        {"s": array(3), "v": array(3, low=0.5)},
+        15,
     ),
-    "log softmax of large numbers": ([node("Mul", "x c", "h"), node("LogSoftmax", "h")], ROWS, {"c": np.float32(10)}, 13),
-    "dropout with its ratio": ([node("Dropout", "x r t")], ROWS, {"r": np.float32(0.4), "t": np.bool_(False)}, 13),
-    "where": ([node("Greater", "x c", "t"), node("Neg", "x", "n"), node("Where", "t x n")], ROWS, {"c": np.float32(0.1)}, 16),
-}  # fmt: skip
+    "log softmax of large numbers": (
+        [node("Mul", "x c", "h"), node("LogSoftmax", "h")],
+        ROWS,
+        {"c": np.float32(10)},
+        13,
+    ),
+    "dropout with its ratio": (
+        [node("Dropout", "x r t")],
+        ROWS,
+        {"r": np.float32(0.4), "t": np.bool_(False)},
+        13,
+    ),
+    "where": (
+        [node("Greater", "x c", "t"), node("Neg", "x", "n"), node("Where", "t x n")],
+        ROWS,
+        {"c": np.float32(0.1)},
+        16,
+    ),
+}
 UNARY = ["Relu", "Sigmoid", "Tanh", "Erf", "Softplus", "Abs", "Exp", "Neg", "Sign", "Sin", "Cos", "Selu"]
 CASES |= {op.lower(): ([node(op)], ROWS, {}, 13) for op in UNARY}
 
@@ -243,9 +341,17 @@ def test_uneven_padding_of_max_pooling_counts_for_nothing(tmp_path):
 
 
 STEPS = {
-    "Relu": {}, "Tanh": {}, "Sigmoid": {}, "Softplus": {}, "Erf": {}, "Gemm": {"w": (4, 4), "b": (4,)}, "MatMul": {"w": (4, 4)},
-    "Add": {"c": (4,)}, "Mul": {"c": (1, 4)}, "Sub": {"c": ()},
-}  # fmt: skip
+    "Relu": {},
+    "Tanh": {},
+    "Sigmoid": {},
+    "Softplus": {},
+    "Erf": {},
+    "Gemm": {"w": (4, 4), "b": (4,)},
+    "MatMul": {"w": (4, 4)},
+    "Add": {"c": (4,)},
+    "Mul": {"c": (1, 4)},
+    "Sub": {"c": ()},
+}
 
 
 @settings(max_examples=25)
@@ -381,9 +487,16 @@ def test_gzipped_files_and_half_precision_are_read(tmp_path):
 def test_exported_networks_come_back(tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.5),
-        nn.Linear(64, 8), nn.Softplus(), nn.Linear(8, 3),
-    ).eval()  # fmt: skip
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(64, 8),
+        nn.Softplus(),
+        nn.Linear(8, 3),
+    ).eval()
     x = torch.randn(5, 1, 8, 8)
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -396,28 +509,52 @@ def test_exported_networks_come_back(tmp_path):
 
 # nodes, constants and what the message must tell
 REFUSED = {
-    "unknown operation": ([node("Det", name="odd")], {}, r"odd \(Det\) must be an operation that is read here"),
+    "unknown operation": (
+        [node("Det", name="odd")],
+        {},
+        r"odd \(Det\) must be an operation that is read here",
+    ),
     "other domain": ([node("Odd", domain="com.example")], {}, r"y \(Odd\) must be an operation"),
     "transposed input": ([node("Gemm", "x w", transA=1)], {"w": W34}, r"transA 0"),
     "sum over the batch": ([node("ReduceSum", keepdims=1)], {}, r"axis 0 alone"),
     "batch flattened away": ([node("Flatten", axis=0)], {}, r"must keep axis 0"),
     "transposed batch": ([node("Transpose")], {}, r"axis 0, the batch, in front"),
-    "computed weights": ([node("Add", "x one", "w"), node("Conv", "i w")], {"one": B4[:3], "i": array(1, 3, 3)}, "input 1"),
+    "computed weights": (
+        [node("Add", "x one", "w"), node("Conv", "i w")],
+        {"one": B4[:3], "i": array(1, 3, 3)},
+        "input 1",
+    ),
     "batch norm in training": (
-        [node("BatchNormalization", "x s s s v", training_mode=1)], {"s": array(3), "v": array(3)}, "training_mode 0",
+        [node("BatchNormalization", "x s s s v", training_mode=1)],
+        {"s": array(3), "v": array(3)},
+        "training_mode 0",
     ),
     "shapes that do not fit": ([node("MatMul", "x w")], {"w": array(5, 2)}, r"cannot be run on shapes"),
     "rows that mix": ([node("Add", "x c")], {"c": array(3, 3)}, r"treat each example alone"),
     "output of constants": ([node("Neg", "c"), node("Relu", "x", "z")], {"c": B4}, "from its input"),
     "a sum of truth values": (
-        [node("Greater", "x c", "a"), node("Less", "x c", "b"), node("Add", "a b")], {"c": B4[:3]}, r"y \(Add\) must have an input 0 of a type",
+        [node("Greater", "x c", "a"), node("Less", "x c", "b"), node("Add", "a b")],
+        {"c": B4[:3]},
+        r"y \(Add\) must have an input 0 of a type",
     ),
-    "truth values put out": ([node("Greater", "x c")], {"c": B4[:3]}, "floating-point numbers, got torch.bool"),
+    "truth values put out": (
+        [node("Greater", "x c")],
+        {"c": B4[:3]},
+        "floating-point numbers, got torch.bool",
+    ),
     "dropout in training": (
-        [node("Dropout", "x r t")], {"r": np.float32(0.5), "t": np.bool_(True)}, r"y \(Dropout\) must have training_mode false",
+        [node("Dropout", "x r t")],
+        {"r": np.float32(0.5), "t": np.bool_(True)},
+        r"y \(Dropout\) must have training_mode false",
     ),
     "random numbers": (
-        [node("Identity", "x", "h"), helper.make_node("RandomUniform", [], ["r"], shape=[3]), node("Add", "h r")], {}, r"r \(RandomUniform\)",
+        [
+            node("Identity", "x", "h"),
+            helper.make_node("RandomUniform", [], ["r"], shape=[3]),
+            node("Add", "h r"),
+        ],
+        {},
+        r"r \(RandomUniform\)",
     ),
     "constants dropped at random": (
         [node("Dropout", "c r t", "d"), node("Add", "x d")],
@@ -426,14 +563,22 @@ REFUSED = {
     ),
     "places beyond the axis": ([node("Gather", "x i", axis=1)], {"i": i64(1, 3)}, r"y \(Gather\)"),
     "kernel shape of other weights": (
-        [node("Unsqueeze", "x a", "h"), node("Conv", "h w", kernel_shape=[2])], {"a": i64(1), "w": array(1, 1, 3)}, r"kernel_shape \[3\]",
+        [node("Unsqueeze", "x a", "h"), node("Conv", "h w", kernel_shape=[2])],
+        {"a": i64(1), "w": array(1, 1, 3)},
+        r"kernel_shape \[3\]",
     ),
     "nothing left": ([node("Slice", "x s e a")], {"s": i64(3), "e": i64(9), "a": i64(1)}, r"y \(Slice\)"),
     "several pooling outputs": (
-        [node("Unsqueeze", "x a", "h"), node("MaxPool", "h", "v i", kernel_shape=[1]), node("Cast", "i", "j", to=1), node("Add", "v j")],
-        {"a": i64(1)}, "values only",
+        [
+            node("Unsqueeze", "x a", "h"),
+            node("MaxPool", "h", "v i", kernel_shape=[1]),
+            node("Cast", "i", "j", to=1),
+            node("Add", "v j"),
+        ],
+        {"a": i64(1)},
+        "values only",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -519,13 +664,18 @@ def info(name, shape, dtype=F32):
         (lambda: model_of([node("Relu")], [3]), r"batch as first axis, got FLOAT \[3\]"),
         (lambda: model_of([node("Relu")], ["N", "C"]), r"fixed shape"),
         (lambda: model_of([node("Abs")], ROWS, dtype=TensorProto.INT32), "floating-point"),
-        (lambda: model_of([node("Add", "x z")], ROWS, inputs=[info("x", ROWS), info("z", ROWS)]), "one input, got x, z"),
         (
-            lambda: model_of([node("Relu"), node("Neg", "x", "z")], ROWS, outputs=[info("y", None), info("z", None)]),
+            lambda: model_of([node("Add", "x z")], ROWS, inputs=[info("x", ROWS), info("z", ROWS)]),
+            "one input, got x, z",
+        ),
+        (
+            lambda: model_of(
+                [node("Relu"), node("Neg", "x", "z")], ROWS, outputs=[info("y", None), info("z", None)]
+            ),
             "one output, got 2",
         ),
     ],
-)  # fmt: skip
+)
 def test_graphs_of_another_form_are_refused(tmp_path, model, words):
     with pytest.raises(InputError, match=words):
         load_onnx(saved(model(), tmp_path))

@@ -152,9 +152,12 @@ def test_unknown_constructs_are_refused_with_their_line(text, line, words):
         ("(declare-const X_0 Real)", "Y_0, Y_1, ... must be declared"),
         ("", "X_0, X_1, ... must be declared"),
         (DECLARED + BOX + "(assert (or (<= Y_0 0) (<= Y_1 0)))" * 17, "more than 100000 conjunctions"),
-        (DECLARED + BOX + f"(assert (or (<= Y_1 0) (and {'(or (<= Y_0 0) (<= Y_1 0))' * 17})))", "more than 100000"),
+        (
+            DECLARED + BOX + f"(assert (or (<= Y_1 0) (and {'(or (<= Y_0 0) (<= Y_1 0))' * 17})))",
+            "more than 100000",
+        ),
     ],
-)  # fmt: skip
+)
 def test_incomplete_files_are_refused(text, words):
     with pytest.raises(InputError, match=words):
         parse_vnnlib(text)

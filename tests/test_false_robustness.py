@@ -85,9 +85,18 @@ def test_every_attack_counts_what_is_not_a_number(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [RandomAttack(samples=9), PGD(steps=3), APGD(steps=5), APGD(steps=5, targets=2), FAB(steps=5), Square(queries=60), CarliniWagner(steps=20)],
+    "attack",
+    [
+        RandomAttack(samples=9),
+        PGD(steps=3),
+        APGD(steps=5),
+        APGD(steps=5, targets=2),
+        FAB(steps=5),
+        Square(queries=60),
+        CarliniWagner(steps=20),
+    ],
     ids=lambda attack: attack.name,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_another_number_of_outputs_away_from_the_examples_is_an_error(attack: Attack, outputs: int) -> None:
     """And no broken example, nor a raw error of a search that looks for a class that is not there."""
@@ -177,9 +186,14 @@ def test_a_model_that_works_in_place_is_judged_as_one_that_does_not(name: str) -
     ball = LpBall("inf", 0.1)
     assert kept_bytes(model, x) == kept_bytes(plain, x)
     attacks = [
-        RandomAttack(samples=3), PGD(steps=3), APGD(steps=5, targets=2), FAB(steps=3), Square(queries=20),
-        CarliniWagner(steps=3, searches=2), DeepFool(steps=3),
-    ]  # fmt: skip
+        RandomAttack(samples=3),
+        PGD(steps=3),
+        APGD(steps=5, targets=2),
+        FAB(steps=3),
+        Square(queries=20),
+        CarliniWagner(steps=3, searches=2),
+        DeepFool(steps=3),
+    ]
     for attack in attacks:
         one, other = (
             evaluate(model, x, y, ball, [attack], verify=None),

@@ -81,9 +81,14 @@ def switches(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).parts[0] not in ("families", "networks")],
+    "path",
+    [
+        p
+        for p in sorted(PACKAGE.rglob("*.py"))
+        if p.relative_to(PACKAGE).parts[0] not in ("families", "networks")
+    ],
     ids=lambda path: str(path.relative_to(PACKAGE)),
-)  # fmt: skip
+)
 def test_only_families_know_the_classes_of_their_networks(path: Path) -> None:
     assert not switches(path.read_text(encoding="utf-8")), "ask holdfast.families instead"
 
@@ -181,8 +186,15 @@ def test_a_run_of_the_contributed_family_is_certified_again_from_its_folder(
     x, y = blobs(2)
     data = holdfast.data.from_tensors(x.float(), y)
     run = holdfast.train(
-        affine.Affine(4, 2), data, "l2:0.2", parameter_radius=1.0, epochs=4, batch_size=20, out=tmp_path / "run", progress=False
-    )  # fmt: skip
+        affine.Affine(4, 2),
+        data,
+        "l2:0.2",
+        parameter_radius=1.0,
+        epochs=4,
+        batch_size=20,
+        out=tmp_path / "run",
+        progress=False,
+    )
     assert run.certificate.status == "certified"
     assert "affine.AffineFamily" in run.certificate.reason
     part = data.train
@@ -527,16 +539,23 @@ REFUSED: dict[str, tuple[Callable[[], Known[Any]], str]] = {
     "subclass of one taken": (lambda: family_with(network=SubTwoLayer), "belongs to one family"),
     "base of one taken": (lambda: family_with(network=nn.Module), "class of your own"),
     "torch's own": (lambda: family_with(network=nn.Linear), "class of your own"),
-    "sizes that are not its own": (lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (2, 1)})), "shape"),
-    "no sizes": (lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (net.width, 1)})), "sizes"),
+    "sizes that are not its own": (
+        lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (2, 1)})),
+        "shape",
+    ),
+    "no sizes": (
+        lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (net.width, 1)})),
+        "sizes",
+    ),
     "activation of one's own": (
-        lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (1, 1)}, activation=torch.sin)), "activation",
+        lambda: family_with(sizes=lambda self, net: Sizes(shapes={"weight": (1, 1)}, activation=torch.sin)),
+        "activation",
     ),
     "what no fingerprint sees": (lambda: family_with(network=WithTensor), "nobody would notice"),
     "a tensor left out": (lambda: family_with(network=WithBuffer), "sizes name"),
     "a module within": (lambda: family_with(network=WithModule), "further module"),
     "another kind of curvature": (lambda: family_with(curvature=lambda self: Own()), "FamilyCurvature"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -35,9 +35,16 @@ def threat(data):
 
 def train(data, threat, out, *, seed=0, **options):
     quick = {
-        "attack": hf.PGD(steps=1), "evaluation_attack": hf.PGD(steps=1), "final_attack": hf.PGD(steps=1), "epochs": 2,
-        "learning_rate": 1.0, "parameter_radius": 2.0, "tighten": 1, "trace_every": 1, "progress": False,
-    }  # fmt: skip
+        "attack": hf.PGD(steps=1),
+        "evaluation_attack": hf.PGD(steps=1),
+        "final_attack": hf.PGD(steps=1),
+        "epochs": 2,
+        "learning_rate": 1.0,
+        "parameter_radius": 2.0,
+        "tighten": 1,
+        "trace_every": 1,
+        "progress": False,
+    }
     model = hf.networks.TwoLayer(data.features, data.classes, width=20)
     return hf.train(model, data, threat, out=out, seed=seed, **(quick | options))
 
@@ -67,12 +74,22 @@ def killed(*args, **options):
 
 JOBS = {
     "train": lambda data, threat, out, **how: train(data, threat, out, **how),
-    "plan": lambda data, threat, out, **how: plan(data, threat, radii=[2.0], examples=20, out=out, progress=False, **how),
-    "reproduce": lambda data, threat, out, **how: reproduce(["width"], setting=Setting(quick=True, seeds=(0,)), out=out, **how),
-    "evaluate": lambda data, threat, out, **how: evaluate_model(
-        hf.networks.Dense(data.features, data.classes, 4, 1), data, threat, Plan(attacks="clean", verify=None), out, progress=False, **how
+    "plan": lambda data, threat, out, **how: plan(
+        data, threat, radii=[2.0], examples=20, out=out, progress=False, **how
     ),
-}  # fmt: skip
+    "reproduce": lambda data, threat, out, **how: reproduce(
+        ["width"], setting=Setting(quick=True, seeds=(0,)), out=out, **how
+    ),
+    "evaluate": lambda data, threat, out, **how: evaluate_model(
+        hf.networks.Dense(data.features, data.classes, 4, 1),
+        data,
+        threat,
+        Plan(attacks="clean", verify=None),
+        out,
+        progress=False,
+        **how,
+    ),
+}
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -22,12 +22,22 @@ def train(case, seed: int, folder=None):
     data = hf.data.from_tensors(case.x, case.y, bounds=case.threat.bounds, dtype=case.x.dtype)
     options = {
         "attack": hf.PGD(steps=(1, 3)[seed % 2], start=("random", "example")[seed % 3 == 0]),
-        "loss": case.loss, "parameter_radius": case.radius, "batch_size": (None, 2, 3)[seed % 3],
-        "optimizer": ("sgd", "sgd", "adam")[seed % 3], "learning_rate": (0.5, 0.05, 3.0)[seed // 2 % 3] * (0.05 if seed % 3 == 2 else 1),
-        "project": seed % 4 != 1, "seed": seed, "tighten": (0, 5)[seed % 2],
-        "precision": "64-true" if case.x.dtype == torch.float64 else "32-true", "accelerator": "cpu", "progress": False,
-        "final_attack": hf.PGD(steps=3), "evaluate_every": 100, "trace_every": 1, "allow_incompatible": True,
-    }  # fmt: skip
+        "loss": case.loss,
+        "parameter_radius": case.radius,
+        "batch_size": (None, 2, 3)[seed % 3],
+        "optimizer": ("sgd", "sgd", "adam")[seed % 3],
+        "learning_rate": (0.5, 0.05, 3.0)[seed // 2 % 3] * (0.05 if seed % 3 == 2 else 1),
+        "project": seed % 4 != 1,
+        "seed": seed,
+        "tighten": (0, 5)[seed % 2],
+        "precision": "64-true" if case.x.dtype == torch.float64 else "32-true",
+        "accelerator": "cpu",
+        "progress": False,
+        "final_attack": hf.PGD(steps=3),
+        "evaluate_every": 100,
+        "trace_every": 1,
+        "allow_incompatible": True,
+    }
     if options["optimizer"] == "sgd":
         options["momentum"] = (0.0, 0.9)[seed // 3 % 2]
     net = copy.deepcopy(case.net)

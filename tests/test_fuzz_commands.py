@@ -19,8 +19,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 SECONDS = 15.0
 """Of processor time, in the quick version."""
-OK = {"train": {0, 2}, "plan": {0, 2}, "evaluate": {0, 2}, "certify": {0, 2}, "report": {0, 2}, "doctor": {0, 1, 2}, "sweep": {0, 1, 2},
-      "verify": {0, 1, 2, 3}}  # fmt: skip
+OK = {
+    "train": {0, 2},
+    "plan": {0, 2},
+    "evaluate": {0, 2},
+    "certify": {0, 2},
+    "report": {0, 2},
+    "doctor": {0, 1, 2},
+    "sweep": {0, 1, 2},
+    "verify": {0, 1, 2, 3},
+}
 NUMBERS = (
     "0",
     "1",
@@ -40,10 +48,72 @@ NUMBERS = (
     "0x10",
     "1e400",
 )
-TEXTS = ("", " ", "x", "null", "true", "false", "[]", "[3,8]", "[3", "{a: 1}", "{a: {b: [1, {c: 2}]}}", "3,8", "3,3", "8,3,8", "-", "--", "=", "é", "\x00",
-         "a" * 5000, "digits", "spheres", "forced", "separated", "linf:0.1", "l2:0.3", "l1:3", "sphere:0.1", "linf:8/255", "linf:", "l2:nan", "linf:1/0",
-         ":", "a:b", "os:system", "torch.optim:Adam", "fgsm", "pgd", "none", "adam", "two-layer", "dense", "mnist-conv", "NOWHERE", "EMPTY", "JUNK", "/dev/null",
-         ".", "..", "auto", "ibp", "crown", "standard", "clean", "test", "all", "cpu", "cuda", "meta", "x.npz", "[1, [2, [3]]]", "!!python/object:os.system", "&a *a", "%")  # fmt: skip
+TEXTS = (
+    "",
+    " ",
+    "x",
+    "null",
+    "true",
+    "false",
+    "[]",
+    "[3,8]",
+    "[3",
+    "{a: 1}",
+    "{a: {b: [1, {c: 2}]}}",
+    "3,8",
+    "3,3",
+    "8,3,8",
+    "-",
+    "--",
+    "=",
+    "é",
+    "\x00",
+    "a" * 5000,
+    "digits",
+    "spheres",
+    "forced",
+    "separated",
+    "linf:0.1",
+    "l2:0.3",
+    "l1:3",
+    "sphere:0.1",
+    "linf:8/255",
+    "linf:",
+    "l2:nan",
+    "linf:1/0",
+    ":",
+    "a:b",
+    "os:system",
+    "torch.optim:Adam",
+    "fgsm",
+    "pgd",
+    "none",
+    "adam",
+    "two-layer",
+    "dense",
+    "mnist-conv",
+    "NOWHERE",
+    "EMPTY",
+    "JUNK",
+    "/dev/null",
+    ".",
+    "..",
+    "auto",
+    "ibp",
+    "crown",
+    "standard",
+    "clean",
+    "test",
+    "all",
+    "cpu",
+    "cuda",
+    "meta",
+    "x.npz",
+    "[1, [2, [3]]]",
+    "!!python/object:os.system",
+    "&a *a",
+    "%",
+)
 TINY = [
     "--data",
     "digits",
@@ -62,14 +132,21 @@ TINY = [
 ]
 STARTS: dict[str, list[list[str]]] = {
     "train": [TINY, [], ["CONFIG"], ["JUNK"], ["CONFIG", "--resume"]],
-    "sweep": [[*TINY, "--seeds", "1"], ["--data", "forced", "--capacity", "--threat", "l2:0.1", "--width", "1"], []],
-    "plan": [["--data", "digits", "--threat", "l2:0.3", "--classes", "3,8", "--examples", "20", "--radii", "2"], []],
+    "sweep": [
+        [*TINY, "--seeds", "1"],
+        ["--data", "forced", "--capacity", "--threat", "l2:0.1", "--width", "1"],
+        [],
+    ],
+    "plan": [
+        ["--data", "digits", "--threat", "l2:0.3", "--classes", "3,8", "--examples", "20", "--radii", "2"],
+        [],
+    ],
     "evaluate": [["RUN"], ["WEIGHTS"], ["JUNK"], ["NOWHERE"], []],
     "certify": [["RUN", "--tighten", "1"], ["EMPTY"], []],
     "report": [["RUN"], ["RUN", "RUN"], ["EMPTY"], []],
     "doctor": [["RUN"], ["CONFIG"], ["--data", "digits", "--examples", "30"], []],
     "verify": [["JUNK", "--model", "JUNK"], ["NOWHERE"], []],
-}  # fmt: skip
+}
 
 
 class Reached(BaseException):
@@ -143,8 +220,14 @@ def fuzzed(
         if time.process_time() - began > seconds:
             return number
         here = shutil.copytree(run, place / "run", dirs_exist_ok=True)
-        names = {"RUN": here, "CONFIG": here / "config.yaml", "WEIGHTS": here / "last.safetensors", "EMPTY": place / "empty",
-                 "JUNK": place / "junk.yaml", "NOWHERE": place / "nowhere"}  # fmt: skip
+        names = {
+            "RUN": here,
+            "CONFIG": here / "config.yaml",
+            "WEIGHTS": here / "last.safetensors",
+            "EMPTY": place / "empty",
+            "JUNK": place / "junk.yaml",
+            "NOWHERE": place / "nowhere",
+        }
         words = [str(names.get(word, word)) for word in command_line(random.Random(seed))]
         said = f"seed {seed}: holdfast {json.dumps(words)}"
         capsys.readouterr()

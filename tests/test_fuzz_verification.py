@@ -22,9 +22,21 @@ METHODS = ("ibp", "crown-ibp", "crown", "alpha", "auto", "branch", "second-order
 
 START = (1, 4, 4)  # of an image
 ACTIVATIONS = (
-    nn.ReLU, lambda: nn.ReLU(inplace=True), lambda: nn.LeakyReLU(0.2), lambda: nn.LeakyReLU(1.5), nn.ELU, nn.Hardtanh, nn.ReLU6, nn.Sigmoid,
-    nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, lambda: nn.Softplus(beta=3.0), lambda: nn.Softplus(threshold=0.5),
-)  # fmt: skip
+    nn.ReLU,
+    lambda: nn.ReLU(inplace=True),
+    lambda: nn.LeakyReLU(0.2),
+    lambda: nn.LeakyReLU(1.5),
+    nn.ELU,
+    nn.Hardtanh,
+    nn.ReLU6,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    lambda: nn.Softplus(beta=3.0),
+    lambda: nn.Softplus(threshold=0.5),
+)
 
 
 class Pointwise(nn.Module):
@@ -95,9 +107,16 @@ def image_layers(pick: Choices, channels: int, side: int) -> tuple[list[nn.Modul
         out = pick.of((2, 4))
         kernel = pick.of((1, 2, 3))
         conv = nn.Conv2d(
-            channels, out, kernel, padding=pick.of((0, 1)), stride=pick.of((1, 2)), dilation=pick.of((1, 2)) if side > 3 and kernel == 2 else 1,
-            groups=pick.of((1, 2)) if channels % 2 == 0 else 1, bias=pick.of((True, False)), padding_mode="zeros",
-        )  # fmt: skip
+            channels,
+            out,
+            kernel,
+            padding=pick.of((0, 1)),
+            stride=pick.of((1, 2)),
+            dilation=pick.of((1, 2)) if side > 3 and kernel == 2 else 1,
+            groups=pick.of((1, 2)) if channels % 2 == 0 else 1,
+            bias=pick.of((True, False)),
+            padding_mode="zeros",
+        )
         layers.append(conv if side > 2 else nn.Conv2d(channels, out, 1))
         if pick.of((True, False)):
             layers.append(nn.BatchNorm2d(out, affine=pick.of((True, False))))
@@ -111,9 +130,12 @@ def image_layers(pick: Choices, channels: int, side: int) -> tuple[list[nn.Modul
                 )
             )
         pools: list[Callable[[], nn.Module]] = [
-            nn.Identity, lambda: nn.MaxPool2d(3, stride=1, padding=1), lambda: nn.AdaptiveAvgPool2d(1), lambda: nn.Dropout(0.5),
+            nn.Identity,
+            lambda: nn.MaxPool2d(3, stride=1, padding=1),
+            lambda: nn.AdaptiveAvgPool2d(1),
+            lambda: nn.Dropout(0.5),
             lambda: nn.ZeroPad2d(1),
-        ]  # fmt: skip
+        ]
         if after(layers)[1] > 1:
             pools += [lambda: nn.MaxPool2d(2, stride=1), lambda: nn.AvgPool2d(2, stride=1)]
         layers.append(pick.of(pools)())
@@ -179,9 +201,11 @@ def case(seed: int) -> Case:
     fixed = torch.zeros(x.shape[1:], dtype=torch.bool)
     fixed.view(-1)[0] = True
     threat = hf.LpBall(
-        norm, radius * {"inf": 0.5, "2": 1.0, "1": 2.0}[norm], bounds=pick.of((None, (0.0, 1.0))),
+        norm,
+        radius * {"inf": 0.5, "2": 1.0, "1": 2.0}[norm],
+        bounds=pick.of((None, (0.0, 1.0))),
         fixed=pick.of((None, None, fixed)),
-    )  # fmt: skip
+    )
     with torch.no_grad():
         z = net(x)
     y = (z[:, 0] > 0).long() if outputs == 1 else z.argmax(1)

@@ -76,11 +76,17 @@ def test_settled_and_random_points_lie_in_the_set_and_reach_its_edge(
 @pytest.mark.parametrize(
     "attack",
     [
-        FGSM(), PGD(steps=40, keep_best=True), APGD(steps=30), APGD(steps=30, targets=1, drop_broken=True), FAB(steps=10),
-        DeepFool(), CarliniWagner(), Square(queries=400),
+        FGSM(),
+        PGD(steps=40, keep_best=True),
+        APGD(steps=30),
+        APGD(steps=30, targets=1, drop_broken=True),
+        FAB(steps=10),
+        DeepFool(),
+        CarliniWagner(),
+        Square(queries=400),
     ],
     ids=lambda attack: attack.name,
-)  # fmt: skip
+)
 def test_attacks_break_in_half_precision_what_they_break_in_float32(
     attack: Attack, threat: LpBall, dtype: torch.dtype
 ) -> None:

@@ -11,15 +11,27 @@ from holdfast.losses import CrossEntropy, correct
 
 STACKS = {
     "strided": lambda: nn.Sequential(
-        nn.Conv2d(2, 6, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=3), nn.Tanh(),
-        nn.Flatten(), nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 3),
+        nn.Conv2d(2, 6, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 5, 3, stride=3),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(10, 9),
+        nn.ReLU(),
+        nn.Linear(9, 3),
     ),
     "pooled": lambda: nn.Sequential(
-        nn.Conv2d(2, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(6, 4, 3, padding=2, dilation=2), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3),
+        nn.Conv2d(2, 6, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2),
+        nn.Conv2d(6, 4, 3, padding=2, dilation=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
     ),
     "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(2 * 12 * 11, 9), nn.Softplus(), nn.Linear(9, 3)),
-}  # fmt: skip
+}
 SHAPE = (2, 12, 11)
 
 

@@ -14,10 +14,12 @@ from opaque_cases import OpaqueScale
 
 MODELS = {
     "plain": lambda: nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3)),
-    "batch norm": lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 2)),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 2)
+    ),
     "two-layer": lambda: TwoLayer(4, 3, 12, constant=0.5),
     "dense": lambda: Dense(4, 2, 8, 2),
-}  # fmt: skip
+}
 
 
 def made(name):
@@ -129,10 +131,20 @@ def test_it_trains_under_attack_and_evaluates_like_any_network():
     model = TwoLayer(data.features, 2, 64, constant=0.5, scale=0.2)
     linear = Linearised(model)
     run = hf.train(
-        linear, data, hf.threats.LpBall("l2", 0.2), attack=hf.attacks.PGD(steps=2), epochs=2, learning_rate=2.0, kernel_examples=12,
-        accelerator="cpu", progress=False, tighten=0, parameter_radius=20.0,
-        evaluation_attack=hf.attacks.PGD(steps=2), final_attack=hf.attacks.PGD(steps=2),
-    )  # fmt: skip
+        linear,
+        data,
+        hf.threats.LpBall("l2", 0.2),
+        attack=hf.attacks.PGD(steps=2),
+        epochs=2,
+        learning_rate=2.0,
+        kernel_examples=12,
+        accelerator="cpu",
+        progress=False,
+        tighten=0,
+        parameter_radius=20.0,
+        evaluation_attack=hf.attacks.PGD(steps=2),
+        final_attack=hf.attacks.PGD(steps=2),
+    )
     assert run.metrics[-1]["online_loss"] < run.metrics[0]["online_loss"]
     assert [row["kernel_drift"] for row in run.metrics] == [0.0, 0.0]
     assert run.metrics[-1]["weight_drift"] > 0

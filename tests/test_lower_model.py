@@ -215,9 +215,11 @@ def test_weight_decay_against_the_objective_written_out(seed: int) -> None:
     for _ in range(30):
         u = draw.standard_normal(6)
         result = minimize(
-            objective, radius * u / np.linalg.norm(u), method="SLSQP",
+            objective,
+            radius * u / np.linalg.norm(u),
+            method="SLSQP",
             constraints={"type": "ineq", "fun": lambda u: radius**2 - u @ u},
-        )  # fmt: skip
+        )
         if np.linalg.norm(result.x) <= radius * (1 + 1e-6):
             best = min(best, result.fun)
     assert found <= best + 1e-5

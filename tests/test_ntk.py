@@ -111,9 +111,14 @@ def recursion(spec, x, y):
 @pytest.mark.parametrize("trained", ["hidden", "hidden and output", "all"])
 def test_kernel_is_the_sum_over_layers(activation, trained):
     spec = KernelSpec(
-        activation=activation, depth=3, trained=trained, output_variance=0.5, constant=0.5, scale=0.9,
+        activation=activation,
+        depth=3,
+        trained=trained,
+        output_variance=0.5,
+        constant=0.5,
+        scale=0.9,
         center=torch.full((5,), 0.1),
-    )  # fmt: skip
+    )
     x, y = points(2), points(3, seed=1)
     y[2] = x[1]
     wanted = torch.tensor([[recursion(spec, a, b) for b in y] for a in x], dtype=torch.float64)
@@ -169,9 +174,13 @@ def test_coincident_points_meet_the_diagonal_in_float32():
     torch.testing.assert_close(kernel(x).diagonal().double(), exact, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("model", [
-    Dense(5, 2, 8, 2), TwoLayer(5, 3, 12, train_output=True, constant=0.5, scale=0.7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        Dense(5, 2, 8, 2),
+        TwoLayer(5, 3, 12, train_output=True, constant=0.5, scale=0.7),
+    ],
+)
 def test_spec_follows_the_network(model):
     spec = ntk(model).spec
     x = points(3, dtype=torch.float32)
@@ -192,13 +201,16 @@ def test_shift_normalises(rng):
     )
 
 
-@pytest.mark.parametrize(("wrong", "words"), [
-    ({"depth": 0}, "depth must be a whole number >= 1"),
-    ({"trained": "first"}, "trained must be one of"),
-    ({"activation": "rleu"}, "did you mean"),
-    ({"shift": math.nan}, "shift must be a finite number"),
-    ({"output_variance": -1.0}, "output_variance must be a finite number >= 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"depth": 0}, "depth must be a whole number >= 1"),
+        ({"trained": "first"}, "trained must be one of"),
+        ({"activation": "rleu"}, "did you mean"),
+        ({"shift": math.nan}, "shift must be a finite number"),
+        ({"output_variance": -1.0}, "output_variance must be a finite number >= 0"),
+    ],
+)
 def test_bad_specs_are_refused(wrong, words):
     with pytest.raises(InputError, match=words):
         KernelSpec(**wrong)

@@ -44,9 +44,14 @@ def test_the_finite_problem_agrees_with_an_interior_point_solver(classes: int, r
     )
     gram, outputs = RELU(points), 1 if classes == 2 else classes
     problem = FiniteProblem(
-        gram=gram, start=gram.new_zeros(27, outputs), owner=owner, labels=y[owner], examples=9, loss=hf.CrossEntropy(),
+        gram=gram,
+        start=gram.new_zeros(27, outputs),
+        owner=owner,
+        labels=y[owner],
+        examples=9,
+        loss=hf.CrossEntropy(),
         temperature=1e-4,
-    )  # fmt: skip
+    )
     theta, _ = problem.solve_in_ball(gram.new_zeros(27, outputs), radius)
     reference = reference_loss(problem, radius)
     lower = problem.line(problem.state(theta)).at(radius)
@@ -81,9 +86,14 @@ def test_a_line_of_grid_points_brackets_the_same_value() -> None:
     offsets = torch.linspace(-0.15, 0.15, 13, dtype=torch.float64)
     grid, owner = (x + offsets).reshape(-1, 1), torch.arange(6).repeat_interleave(13)
     problem = FiniteProblem(
-        gram=RELU(grid), start=grid.new_zeros(78, 1), owner=owner, labels=y[owner], examples=6, loss=hf.CrossEntropy(),
+        gram=RELU(grid),
+        start=grid.new_zeros(78, 1),
+        owner=owner,
+        labels=y[owner],
+        examples=6,
+        loss=hf.CrossEntropy(),
         temperature=1e-4,
-    )  # fmt: skip
+    )
     for radius, lower, upper in zip(curve.radii, curve.lower, curve.upper, strict=True):
         reference = reference_loss(problem, radius)
         assert float(lower) <= reference + 2e-4  # the root's jitter
@@ -117,9 +127,11 @@ def test_reference_figures_of_digits_three_against_eight(
 
 @settings(max_examples=15, deadline=None)
 @given(
-    seed=st.integers(0, 10_000), radius=st.floats(0.3, 20.0), loss=st.sampled_from(("cross-entropy", "hinge", "squared")),
+    seed=st.integers(0, 10_000),
+    radius=st.floats(0.3, 20.0),
+    loss=st.sampled_from(("cross-entropy", "hinge", "squared")),
     classes=st.integers(2, 3),
-)  # fmt: skip
+)
 def test_every_line_lies_below_every_function_of_the_ball(
     seed: int, radius: float, loss: str, classes: int
 ) -> None:
@@ -130,9 +142,14 @@ def test_every_line_lies_below_every_function_of_the_ball(
     outputs = 1 if classes == 2 else classes
     gram = RELU(points)
     problem = FiniteProblem(
-        gram=gram, start=gram.new_zeros(16, outputs), owner=owner, labels=y[owner], examples=8,
-        loss=hf.losses.loss_named(loss), temperature=0.01,
-    )  # fmt: skip
+        gram=gram,
+        start=gram.new_zeros(16, outputs),
+        owner=owner,
+        labels=y[owner],
+        examples=8,
+        loss=hf.losses.loss_named(loss),
+        temperature=0.01,
+    )
     draw = torch.Generator().manual_seed(seed)
 
     def function() -> Tensor:

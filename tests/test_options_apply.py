@@ -28,18 +28,35 @@ from holdfast.errors import InputError
 
 # Every alternative of every entry that others depend on, by section and entry.
 ALTERNATIVES = {
-    ("data", "name"): {"digits": "digits", "spheres": "spheres", "forced": "forced", OWN: "my_package:data", "a file": "some.npz"},
+    ("data", "name"): {
+        "digits": "digits",
+        "spheres": "spheres",
+        "forced": "forced",
+        OWN: "my_package:data",
+        "a file": "some.npz",
+    },
     ("threat", "spec"): {"ball": "linf:0.1", "sphere": "sphere:0.1", OWN: "my_package:Threat"},
-    ("network", "name"): {"two-layer": "two-layer", "dense": "dense", "mnist-conv": "mnist-conv", OWN: "my_package:Net"},
+    ("network", "name"): {
+        "two-layer": "two-layer",
+        "dense": "dense",
+        "mnist-conv": "mnist-conv",
+        OWN: "my_package:Net",
+    },
     **{
         (section, "name"): {name: name for name in ATTACKS if name != "transfer"} | {OWN: "my_package:Attack"}
         for section in ("attack", "evaluation", "final")
     },
     ("training", "loss"): {name: name for name in LOSSES} | {OWN: "my_package:Loss"},
-    ("training", "optimizer"): {"auto": "auto", "sgd": "sgd", "adam": "adam", "adamw": "adamw", OWN: "torch.optim.RMSprop"},
+    ("training", "optimizer"): {
+        "auto": "auto",
+        "sgd": "sgd",
+        "adam": "adam",
+        "adamw": "adamw",
+        OWN: "torch.optim.RMSprop",
+    },
     ("training", "parameter_radius"): {"a number": 5.0, "null": None},
     ("certificate", "trace"): {True: True, False: False},
-}  # fmt: skip
+}
 
 
 def dependent():
@@ -98,17 +115,35 @@ def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, defaul
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--network", "mnist-conv", "--width", "5000"], "network.width must go with network.name two-layer or dense, got it with mnist-conv"),
-        (["--attack", "fgsm", "--attack.steps", "50"], "attack.steps must go with attack.name pgd or apgd or fab or carlini-wagner or deepfool, got it with fgsm, and fgsm takes step_size, start, loss"),
+        (
+            ["--network", "mnist-conv", "--width", "5000"],
+            "network.width must go with network.name two-layer or dense, got it with mnist-conv",
+        ),
+        (
+            ["--attack", "fgsm", "--attack.steps", "50"],
+            "attack.steps must go with attack.name pgd or apgd or fab or carlini-wagner or deepfool, got it with fgsm, and fgsm takes step_size, start, loss",
+        ),
         (["--attack.init-args.foo", "4"], "attack.init_args must go with attack.name your own"),
         (["--network.init-args.hiden", "3"], "network.init_args must go with network.name your own"),
-        (["--network", "dense", "--network.constant", "1"], "network.constant must go with network.name two-layer"),
-        (["--optimizer", "adam", "--training.momentum", "0.5"], "training.momentum must go with training.optimizer auto or sgd"),
-        (["--certificate.trace", "false", "--certificate.trace-every", "2"], "certificate.trace_every must go with certificate.trace true"),
+        (
+            ["--network", "dense", "--network.constant", "1"],
+            "network.constant must go with network.name two-layer",
+        ),
+        (
+            ["--optimizer", "adam", "--training.momentum", "0.5"],
+            "training.momentum must go with training.optimizer auto or sgd",
+        ),
+        (
+            ["--certificate.trace", "false", "--certificate.trace-every", "2"],
+            "certificate.trace_every must go with certificate.trace true",
+        ),
         (["--data", "spheres", "--classes", "0,1"], "data.classes must go with data.name"),
-        (["--final", "clean", "--final.restarts", "2"], "final.restarts must go with final.name pgd or apgd or fab or square"),
+        (
+            ["--final", "clean", "--final.restarts", "2"],
+            "final.restarts must go with final.name pgd or apgd or fab or square",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_refusal_names_what_applies(argv, said, capsys):
     assert main(["train", *argv, "--print-config"]) == 2
     assert said in capsys.readouterr().err
@@ -147,22 +182,75 @@ def test_settings_made_in_python_are_held_to_the_same():
         (["evaluate", "RUN", "--data", "digits"], "--data is for"),
         (["evaluate", "RUN", "--log-outputs"], "--log-outputs is for"),
         (["evaluate", "RUN", "--verify", "none", "--verify-seconds", "3"], "--verify-seconds is for bounds"),
-        (["evaluate", "FILE.onnx", "--weights", "best", "--data", "digits", "--threat", "linf:0.1"], "--weights is for a run folder"),
-        (["evaluate", "FILE.onnx", "--trusted", "--data", "digits", "--threat", "linf:0.1"], "--trusted is for"),
-        (["evaluate", "FILE.pt2", "--network", "my:Net", "--trusted", "--data", "digits"], "--trusted is for"),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--network.depth", "3"], "network.depth must go with network.name dense"),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--network", "dense", "--network.center", "false"], "network.center must go with"),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--network", "mnist-conv", "--activation", "relu"], "network.activation must go with"),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--no-box"], "option --no-box does not exist; write --threat.box false."),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--loss=0.2"], "option --loss does not exist; write --target-loss."),
-        (["plan", "--data", "digits", "--threat", "l2:0.1", "--threat.box", "perhaps"], "must be true or false, got 'perhaps'"),
+        (
+            ["evaluate", "FILE.onnx", "--weights", "best", "--data", "digits", "--threat", "linf:0.1"],
+            "--weights is for a run folder",
+        ),
+        (
+            ["evaluate", "FILE.onnx", "--trusted", "--data", "digits", "--threat", "linf:0.1"],
+            "--trusted is for",
+        ),
+        (
+            ["evaluate", "FILE.pt2", "--network", "my:Net", "--trusted", "--data", "digits"],
+            "--trusted is for",
+        ),
+        (
+            ["plan", "--data", "digits", "--threat", "l2:0.1", "--network.depth", "3"],
+            "network.depth must go with network.name dense",
+        ),
+        (
+            [
+                "plan",
+                "--data",
+                "digits",
+                "--threat",
+                "l2:0.1",
+                "--network",
+                "dense",
+                "--network.center",
+                "false",
+            ],
+            "network.center must go with",
+        ),
+        (
+            [
+                "plan",
+                "--data",
+                "digits",
+                "--threat",
+                "l2:0.1",
+                "--network",
+                "mnist-conv",
+                "--activation",
+                "relu",
+            ],
+            "network.activation must go with",
+        ),
+        (
+            ["plan", "--data", "digits", "--threat", "l2:0.1", "--no-box"],
+            "option --no-box does not exist; write --threat.box false.",
+        ),
+        (
+            ["plan", "--data", "digits", "--threat", "l2:0.1", "--loss=0.2"],
+            "option --loss does not exist; write --target-loss.",
+        ),
+        (
+            ["plan", "--data", "digits", "--threat", "l2:0.1", "--threat.box", "perhaps"],
+            "must be true or false, got 'perhaps'",
+        ),
         (["evaluate", "RUN", "--sample", "20"], "option --sample does not exist; write --examples."),
         (["evaluate", "RUN", "--no-box"], "option --no-box does not exist; write --threat.box false."),
         (["sweep", "--data", "digits", "--hidden-layers", "2"], "--hidden-layers is for --capacity"),
-        (["sweep", "--capacity", "--data", "forced", "--threat", "l2", "--epochs", "3"], "--training.epochs is for training"),
-        (["doctor", "--data", "digits", "--epochs", "3"], "--training.epochs says nothing about data or threat"),
+        (
+            ["sweep", "--capacity", "--data", "forced", "--threat", "l2", "--epochs", "3"],
+            "--training.epochs is for training",
+        ),
+        (
+            ["doctor", "--data", "digits", "--epochs", "3"],
+            "--training.epochs says nothing about data or threat",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_other_commands_do_the_same(argv, said, tmp_path, capsys):
     (tmp_path / "RUN").mkdir()
     for name in ("FILE.onnx", "FILE.pt2"):

@@ -122,9 +122,17 @@ def test_the_width_keeps_its_word() -> None:
     gaps = []
     for units in (width, width // 20 * 2):
         run = hf.train(
-            hf.networks.TwoLayer(data.features, 2, units, "softplus"), data, threat, attack=hf.PGD(steps=10, start="example"),
-            parameter_radius=8.0, learning_rate=4.0, momentum=0.9, epochs=60, progress=False, tighten=0,
-        )  # fmt: skip
+            hf.networks.TwoLayer(data.features, 2, units, "softplus"),
+            data,
+            threat,
+            attack=hf.PGD(steps=10, start="example"),
+            parameter_radius=8.0,
+            learning_rate=4.0,
+            momentum=0.9,
+            epochs=60,
+            progress=False,
+            tighten=0,
+        )
         assert run.certificate.status == "certified"
         gaps.append(run.certificate.gap)
         if units == width:  # the trained network is as good as the limit says it can be

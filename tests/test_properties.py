@@ -219,9 +219,14 @@ def test_the_command_says_why_it_does_not_know_and_what_it_did_not_take_from_the
     ones = onnx.helper.make_tensor("w", 10, [2, 1], [1.0, 1.0])
     zeros = onnx.helper.make_tensor("z", 10, [1, 1], [0.0])
     nodes = [
-        make("MatMul", ["x", "w"], ["s"]), make("Neg", ["s"], ["n"]), make("Tanh", ["s"], ["a"]), make("Tanh", ["n"], ["b"]),
-        make("Add", ["a", "b"], ["t"]), make("MatMul", ["s", "z"], ["o"]), make("Concat", ["t", "o"], ["y"], axis=1),
-    ]  # fmt: skip
+        make("MatMul", ["x", "w"], ["s"]),
+        make("Neg", ["s"], ["n"]),
+        make("Tanh", ["s"], ["a"]),
+        make("Tanh", ["n"], ["b"]),
+        make("Add", ["a", "b"], ["t"]),
+        make("MatMul", ["s", "z"], ["o"]),
+        make("Concat", ["t", "o"], ["y"], axis=1),
+    ]
     graph = onnx.helper.make_graph(
         nodes, "g", [info("x", 10, [1, 2])], [info("y", 10, [1, 2])], [ones, zeros]
     )

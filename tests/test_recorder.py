@@ -39,13 +39,25 @@ THREAT = LpBall("2", 0.2)
 
 
 def recorder_for(
-    net: nn.Module, x: Tensor, y: Tensor, *, loss: Loss | None = None, radius: float = 2.0, curvature: Curvature | None = None,
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: Loss | None = None,
+    radius: float = 2.0,
+    curvature: Curvature | None = None,
     weights: Tensor | None = None,
-) -> TraceRecorder:  # fmt: skip
+) -> TraceRecorder:
     return TraceRecorder(
-        net, x, y, THREAT, loss or CrossEntropy(), curvature=curvature or TwoLayerCurvature(), radius=radius,
+        net,
+        x,
+        y,
+        THREAT,
+        loss or CrossEntropy(),
+        curvature=curvature or TwoLayerCurvature(),
+        radius=radius,
         example_weights=weights,
-    )  # fmt: skip
+    )
 
 
 def attacked(x: Tensor, draw: torch.Generator) -> Tensor:

@@ -143,10 +143,13 @@ def test_a_folder_of_an_empty_summary_alone_has_a_page(tmp_path):
 @pytest.mark.parametrize("bound", [-527.0, -0.2, 0.0])
 def test_a_bound_that_is_the_trivial_one_is_no_figure(tmp_path, status, bound):
     folder = digits_run(
-        tmp_path / "run", robust_loss_lower_bound=bound, gap=264.2, certificate_status=status,
+        tmp_path / "run",
+        robust_loss_lower_bound=bound,
+        gap=264.2,
+        certificate_status=status,
         certificate_informative=bound > 0,
         bounds_at_radii=[{"radius": r, "lower_bound": bound * r, "status": status} for r in (1.0, 20.0)],
-    )  # fmt: skip
+    )
     text = seen(folder).text
     assert lead(folder).startswith(
         "Nothing can be said at this radius (20) of how far this network is from the best"
@@ -359,11 +362,22 @@ def test_doctests(module):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.43271, "0.4327"), (0.44, "0.4400"), (12.3456, "12.35"), (1234.5, "1234"), (9999.9, "10,000"), (1e7, "1.000e7"), (0.0, "0"),
-        (0.00012345, "0.0001234"), (0.0000999, "<0.0001"), (-0.0000999, ">\N{MINUS SIGN}0.0001"), (-0.5, "\N{MINUS SIGN}0.5000"),
-        (float("nan"), "not measured"), (float("inf"), "not measured"), (None, "not measured"),
+        (0.43271, "0.4327"),
+        (0.44, "0.4400"),
+        (12.3456, "12.35"),
+        (1234.5, "1234"),
+        (9999.9, "10,000"),
+        (1e7, "1.000e7"),
+        (0.0, "0"),
+        (0.00012345, "0.0001234"),
+        (0.0000999, "<0.0001"),
+        (-0.0000999, ">\N{MINUS SIGN}0.0001"),
+        (-0.5, "\N{MINUS SIGN}0.5000"),
+        (float("nan"), "not measured"),
+        (float("inf"), "not measured"),
+        (None, "not measured"),
     ],
-)  # fmt: skip
+)
 def test_figures_have_four_significant_digits(value, text):
     assert formats.number(value) == text
 
@@ -486,11 +500,19 @@ def test_the_colours_of_a_change_are_symmetric_about_nothing():
 @pytest.mark.parametrize(
     ("shape", "constant", "expected"),
     [
-        ((4, 64), False, (4, 1, 8, 8)), ((4, 65), True, (4, 1, 8, 8)), ((4, 65), False, None), ((4, 784), False, (4, 1, 28, 28)),
-        ((4, 3072), False, (4, 3, 32, 32)), ((4, 16), False, None), ((4, 1, 28, 28), False, (4, 1, 28, 28)), ((4, 3, 32, 32), False, (4, 3, 32, 32)),
-        ((4, 9, 12), False, (4, 1, 9, 12)), ((4, 5, 6, 7), False, None), ((1, 65), True, None),
+        ((4, 64), False, (4, 1, 8, 8)),
+        ((4, 65), True, (4, 1, 8, 8)),
+        ((4, 65), False, None),
+        ((4, 784), False, (4, 1, 28, 28)),
+        ((4, 3072), False, (4, 3, 32, 32)),
+        ((4, 16), False, None),
+        ((4, 1, 28, 28), False, (4, 1, 28, 28)),
+        ((4, 3, 32, 32), False, (4, 3, 32, 32)),
+        ((4, 9, 12), False, (4, 1, 9, 12)),
+        ((4, 5, 6, 7), False, None),
+        ((1, 65), True, None),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_an_image(shape, constant, expected):
     x = np.random.default_rng(0).random(shape)
     if constant:
@@ -506,8 +528,10 @@ def test_the_gallery_shows_example_change_and_result(tmp_path):
     pictures = [attributes for tag, attributes in found.elements if tag == "img"]
     assert len(pictures) == 18
     assert [p["alt"] for p in pictures[3:6]] == [
-        "Example of class three", "Change made by the attack, up to 0.1238", "The same example attacked, predicted eight",
-    ]  # fmt: skip
+        "Example of class three",
+        "Change made by the attack, up to 0.1238",
+        "The same example attacked, predicted eight",
+    ]
     with Image.open(io.BytesIO(base64.b64decode((pictures[3]["src"] or "").split(",")[1]))) as read:
         assert read.size == (8, 8)
     assert "three → eight" in found.text
@@ -632,9 +656,11 @@ def test_a_run_folder_cut_short_is_refused_in_one_sentence(tmp_path):
     (cut / "summary.json").write_bytes((whole / "summary.json").read_bytes()[:300])
     (listed / "summary.json").write_text("[1, 2]")
     for folder, names, remedy in (
-        (cut, "summary.json", "train it again"), (listed, "summary.json", "train again"),
-        (empty, "summary.json", "give the folder"), (tmp_path / "absent", "absent", "give the folder"),
-    ):  # fmt: skip
+        (cut, "summary.json", "train it again"),
+        (listed, "summary.json", "train again"),
+        (empty, "summary.json", "give the folder"),
+        (tmp_path / "absent", "absent", "give the folder"),
+    ):
         with pytest.raises(RunFolderError) as caught:
             write_report([whole, folder], tmp_path / "report.html")
         said = str(caught.value)

@@ -46,10 +46,22 @@ def browse(page: Path, size: tuple[int, int], profile: Path, *options: str) -> t
     """The page's document after loading, and what it wrote to the console (errors, refused requests)."""
     assert CHROMIUM is not None
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--enable-logging=stderr",
-        f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", *options, "--dump-dom", page.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        f"--user-data-dir={profile}",
+        f"--window-size={size[0]},{size[1]}",
+        *options,
+        "--dump-dom",
+        page.as_uri(),
+    ]
     result = subprocess.run(
         command,
         capture_output=True,
@@ -82,16 +94,28 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
     one = digits_run(root / "one")
     hostile = ten_class_run(
-        root / "hostile", name=f"<script>console.error(1)</script>{LONG}", certificate_reason=LONG, attack=LONG, threat=LONG,
-        drift=[{"layer": LONG, "value": 1.0, "radius": 2.0}], per_class=[{"class_name": LONG, "examples": 1, "clean_accuracy": 1.0}],
-    )  # fmt: skip
+        root / "hostile",
+        name=f"<script>console.error(1)</script>{LONG}",
+        certificate_reason=LONG,
+        attack=LONG,
+        threat=LONG,
+        drift=[{"layer": LONG, "value": 1.0, "radius": 2.0}],
+        per_class=[{"class_name": LONG, "examples": 1, "clean_accuracy": 1.0}],
+    )
     doubted = evaluated_run(
-        root / "doubted", threat=LONG, attacks=LONG, data=LONG, part=LONG,
+        root / "doubted",
+        threat=LONG,
+        attacks=LONG,
+        data=LONG,
+        part=LONG,
         stages=[{"name": LONG, "kind": "attack", "entered": 39, "left": 35, "seconds": 1e4, "note": LONG}],
-        verdict={"word": "doubt", "warnings": [{"name": LONG, "level": "bad", "sentence": LONG, "remedy": LONG}]},
+        verdict={
+            "word": "doubt",
+            "warnings": [{"name": LONG, "level": "bad", "sentence": LONG, "remedy": LONG}],
+        },
         hardest=[{"example": 31, "label": LONG, "loss": None}],
         per_class=[{"class_name": LONG, "examples": 1, "verified_accuracy": 1.0}],
-    )  # fmt: skip
+    )
     evaluated = evaluated_run(root / "evaluated")
     several = [one, hostile, void_run(root / "void"), interrupted_run(root / "stopped"), evaluated, doubted]
     return {

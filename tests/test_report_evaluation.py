@@ -84,11 +84,17 @@ def test_a_step_with_nothing_to_do_claims_nothing(tmp_path):
 
 def test_without_bounds_nothing_is_called_proved(tmp_path):
     folder = evaluated_run(
-        tmp_path / "run", verify=None, robust_accuracy_verified=None, per_class=[], hardest=[],
-        stages=[{"name": "apgd-ce-100", "kind": "attack", "entered": 39, "left": 35, "seconds": 1.0, "note": ""}],
+        tmp_path / "run",
+        verify=None,
+        robust_accuracy_verified=None,
+        per_class=[],
+        hardest=[],
+        stages=[
+            {"name": "apgd-ce-100", "kind": "attack", "entered": 39, "left": 35, "seconds": 1.0, "note": ""}
+        ],
         robust_loss={"attacked": 0.3, "verified": None},
         curve=[{"radius": r, "verified": 0.0, "not_broken": 0.9 - r} for r in (0.1, 0.2)],
-    )  # fmt: skip
+    )
     text = section(folder)
     assert (
         "the robust accuracy is at most 87.50 % , observed: no attack tried broke more. Nothing was proved."
@@ -181,15 +187,31 @@ def test_several_runs_compare_their_brackets(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "cited", "not_cited"),
     [
-        ({}, ("2003.01690", "1907.02044", "1912.00049", "1811.00866", "2106.09947"), ("2011.13824", "1810.12715", "2103.01208", "1608.04644")),
-        ({"stages": [], "attacks": "mine", "verdict": None}, (), ("2003.01690", "1912.00049", "1811.00866", "2106.09947")),
-        ({"stages": [{"name": "alpha", "kind": "bound"}]}, ("2011.13824", "1811.00866"), ("1810.12715", "1907.02044")),
+        (
+            {},
+            ("2003.01690", "1907.02044", "1912.00049", "1811.00866", "2106.09947"),
+            ("2011.13824", "1810.12715", "2103.01208", "1608.04644"),
+        ),
+        (
+            {"stages": [], "attacks": "mine", "verdict": None},
+            (),
+            ("2003.01690", "1912.00049", "1811.00866", "2106.09947"),
+        ),
+        (
+            {"stages": [{"name": "alpha", "kind": "bound"}]},
+            ("2011.13824", "1811.00866"),
+            ("1810.12715", "1907.02044"),
+        ),
         ({"stages": [{"name": "auto", "kind": "bound"}]}, ("2011.13824", "1811.00866", "1810.12715"), ()),
         ({"stages": [{"name": "square-5000", "kind": "attack", "seconds": 0.0}]}, (), ("1912.00049",)),
-        ({"stages": [{"name": "apgd-ce-100", "kind": "attack"}], "threat": "l1:3"}, ("2103.01208",), ("1912.00049",)),
+        (
+            {"stages": [{"name": "apgd-ce-100", "kind": "attack"}], "threat": "l1:3"},
+            ("2103.01208",),
+            ("1912.00049",),
+        ),
         ({"stages": [{"name": "carlini-wagner-100x5", "kind": "attack"}]}, ("1608.04644",), ("1912.00049",)),
     ],
-)  # fmt: skip
+)
 def test_an_evaluation_cites_what_it_used(tmp_path, changes, cited, not_cited):
     html = page([read_run(evaluated_run(tmp_path / "run", **changes))])
     assert all(work in html for work in cited)
@@ -242,9 +264,13 @@ def test_where_there_are_no_pictures_the_hardest_are_a_table(tmp_path, case):
     loss_told = re.search(r"Loss under attack 31 eight (0\.\d+)", text)
     assert loss_told, text
     problem = {
-        "cut": "is cut short", "pickle": "is cut short", "keys": "is cut short", "other": "is of another evaluation",
-        "short": "does not hold these examples", "shapes": "does not hold these examples",
-    }  # fmt: skip
+        "cut": "is cut short",
+        "pickle": "is cut short",
+        "keys": "is cut short",
+        "other": "is of another evaluation",
+        "short": "does not hold these examples",
+        "shapes": "does not hold these examples",
+    }
     assert ("No pictures" in text) == (case in problem)
     assert problem.get(case, "") in text
 
@@ -275,9 +301,12 @@ SHARE = st.one_of(st.none(), st.sampled_from([0.0, 1.0, 0.5, 1e-9]), st.floats(0
 def test_labels_below_the_bar_stay_inside_and_apart(tmp_path, width, shares, sample):
     verified, standing, clean = sorted(s for s in shares if s is not None) + [None] * shares.count(None)
     record = {
-        "verify": "crown", "robust_accuracy_verified": verified, "robust_accuracy": standing, "clean_accuracy": clean,
+        "verify": "crown",
+        "robust_accuracy_verified": verified,
+        "robust_accuracy": standing,
+        "clean_accuracy": clean,
         "intervals": {key: [0.0, 1.0] for key in ("clean", "robust", "verified")} if sample else None,
-    }  # fmt: skip
+    }
     write_summary(tmp_path, {"evaluation": record})
     drawn = accuracy_bracket(found_in(tmp_path), width)
     assert bool(drawn) == (verified is not None or standing is not None)
@@ -329,12 +358,20 @@ def test_fewer_than_two_radii_are_no_curve(tmp_path, curve):
 
 def test_everything_in_an_evaluation_is_escaped(tmp_path):
     folder = evaluated_run(
-        tmp_path / "run", data=EVIL, part=EVIL, threat=EVIL, attacks=EVIL, verify=EVIL,
+        tmp_path / "run",
+        data=EVIL,
+        part=EVIL,
+        threat=EVIL,
+        attacks=EVIL,
+        verify=EVIL,
         stages=[{"name": EVIL, "kind": "attack", "entered": 2, "left": 1, "seconds": 1.0, "note": EVIL}],
         per_class=[{"class_name": EVIL, "examples": 1, "verified_accuracy": 1.0}],
         hardest=[{"example": 31, "label": EVIL, "loss": None}],
-        verdict={"word": "doubt", "warnings": [{"name": EVIL, "level": EVIL, "sentence": EVIL, "remedy": EVIL}]},
-    )  # fmt: skip
+        verdict={
+            "word": "doubt",
+            "warnings": [{"name": EVIL, "level": EVIL, "sentence": EVIL, "remedy": EVIL}],
+        },
+    )
     for folders in ([folder], [folder, folder]):
         found = seen(*folders)
         assert not [tag for tag, _ in found.elements if tag == "script"]
@@ -346,15 +383,57 @@ def test_everything_in_an_evaluation_is_escaped(tmp_path):
 
 ROW = st.dictionaries(
     st.sampled_from(
-        ["name", "kind", "entered", "left", "seconds", "note", "radius", "verified", "not_broken", "example", "label", "loss",
-         "level", "sentence", "remedy", "word", "warnings", "attacked", "sound", "outside", "examples",
-         "class_name", "verified_accuracy", "clean", "robust"]
+        [
+            "name",
+            "kind",
+            "entered",
+            "left",
+            "seconds",
+            "note",
+            "radius",
+            "verified",
+            "not_broken",
+            "example",
+            "label",
+            "loss",
+            "level",
+            "sentence",
+            "remedy",
+            "word",
+            "warnings",
+            "attacked",
+            "sound",
+            "outside",
+            "examples",
+            "class_name",
+            "verified_accuracy",
+            "clean",
+            "robust",
+        ]
     ),
     ANYTHING | st.lists(st.floats(), max_size=3),
     max_size=8,
-)  # fmt: skip
-KEYS = ("examples", "population", "threat", "attacks", "verify", "clean_accuracy", "robust_accuracy", "robust_accuracy_verified",
-        "intervals", "robust_loss", "stages", "per_class", "curve", "hardest", "verdict", "recheck", "seconds", "seed")  # fmt: skip
+)
+KEYS = (
+    "examples",
+    "population",
+    "threat",
+    "attacks",
+    "verify",
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_accuracy_verified",
+    "intervals",
+    "robust_loss",
+    "stages",
+    "per_class",
+    "curve",
+    "hardest",
+    "verdict",
+    "recheck",
+    "seconds",
+    "seed",
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -67,8 +67,13 @@ def made(value: float, *, calls: list[Setting] | None = None, name: str = "made-
 
     criterion = Criterion(key="number", what="the number", relation="<=", bound=1.0, why="it is said so")
     return Experiment(
-        name=name, claim="<b>One</b> is enough", source="nowhere", setup="nothing", criteria=(criterion,), measure=measure
-    )  # fmt: skip
+        name=name,
+        claim="<b>One</b> is enough",
+        source="nowhere",
+        setup="nothing",
+        criteria=(criterion,),
+        measure=measure,
+    )
 
 
 @pytest.fixture
@@ -85,10 +90,17 @@ def instead(monkeypatch):
 @pytest.mark.parametrize(
     ("relation", "value", "holds"),
     [
-        ("<=", 1.0, True), ("<=", 1.0000001, False), (">=", 1.0, True), (">=", 0.99, False), (">", 1.0, False), (">", 1.01, True),
-        ("<=", math.nan, False), (">=", math.nan, False), ("<=", math.inf, False),
+        ("<=", 1.0, True),
+        ("<=", 1.0000001, False),
+        (">=", 1.0, True),
+        (">=", 0.99, False),
+        (">", 1.0, False),
+        (">", 1.01, True),
+        ("<=", math.nan, False),
+        (">=", math.nan, False),
+        ("<=", math.inf, False),
     ],
-)  # fmt: skip
+)
 def test_a_criterion_is_an_inequality_that_nothing_missing_meets(relation, value, holds):
     assert Criterion(key="", what="", relation=relation, bound=1.0, why="").holds(value) is holds
 
@@ -182,8 +194,10 @@ def test_criteria_are_complete():
 
 
 @given(
-    power=st.floats(-3, 3), factor=st.floats(1e-3, 1e3), xs=st.lists(st.integers(1, 10_000), min_size=2, max_size=6, unique=True)
-)  # fmt: skip
+    power=st.floats(-3, 3),
+    factor=st.floats(1e-3, 1e3),
+    xs=st.lists(st.integers(1, 10_000), min_size=2, max_size=6, unique=True),
+)
 def test_log_slope_is_the_power(power, factor, xs):
     assert log_slope([float(x) for x in xs], [factor * x**power for x in xs]) == pytest.approx(
         power, abs=1e-6

@@ -52,8 +52,15 @@ ONE, ROOT = torch.ones(1, 1, dtype=DOUBLE), 2**0.5
 
 @pytest.mark.parametrize(
     ("activation", "up", "down"),
-    [("relu2", 1.0, None), ("softplus", 0.0, None), ("elu", -1e-3, None), ("gelu", 0.0, 2.0), ("silu", 0.0, 3.4358), ("tanh", -0.65848, 0.65848)],
-)  # fmt: skip
+    [
+        ("relu2", 1.0, None),
+        ("softplus", 0.0, None),
+        ("elu", -1e-3, None),
+        ("gelu", 0.0, 2.0),
+        ("silu", 0.0, 3.4358),
+        ("tanh", -0.65848, 0.65848),
+    ],
+)
 @pytest.mark.parametrize("slope", [1.0, -1.0])
 def test_smooth_curvature_is_reached(activation, up, down, slope):
     """A unit where its second derivative is largest or smallest, one example, a slope of the sign that loses."""
@@ -103,14 +110,23 @@ def test_a_line_of_the_kernel_problem_is_below_the_exact_tangent(loss):
         start = 1e5 * torch.randn(count, 1, generator=draw, dtype=DOUBLE)
         labels = torch.randint(2, (count,), generator=draw)
         problem = FiniteProblem(
-            gram=gram, start=start, owner=torch.arange(count), labels=labels, examples=count, loss=loss, temperature=1e-3,
-        )  # fmt: skip
+            gram=gram,
+            start=start,
+            owner=torch.arange(count),
+            labels=labels,
+            examples=count,
+            loss=loss,
+            temperature=1e-3,
+        )
         state = problem.state(1e5 * torch.randn(count, 1, generator=draw, dtype=DOUBLE))
         line = problem.line(state)
         exact = sum(
-            Fraction(float(share)) / count * value(loss, float(f), int(y)) - Fraction(float(dual)) * (Fraction(float(f)) - Fraction(float(f0)))
-            for share, f, y, dual, f0 in zip(state.shares, state.outputs[:, 0], labels, state.dual[:, 0], start[:, 0], strict=True)
-        )  # fmt: skip
+            Fraction(float(share)) / count * value(loss, float(f), int(y))
+            - Fraction(float(dual)) * (Fraction(float(f)) - Fraction(float(f0)))
+            for share, f, y, dual, f0 in zip(
+                state.shares, state.outputs[:, 0], labels, state.dual[:, 0], start[:, 0], strict=True
+            )
+        )
         assert Fraction(line.level) <= exact
         lifted += float(exact - Fraction(line.level)) > 0
     assert lifted == 30
@@ -135,9 +151,14 @@ def test_norms_in_a_kernels_space_allow_for_the_kernels_rounding():
     """Two points that nearly coincide, opposite coefficients: the square of the norm is all rounding, up to 1e-10 of the terms."""
     gram = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
     problem = FiniteProblem(
-        gram=gram, start=torch.zeros(2, 1, dtype=DOUBLE), owner=torch.arange(2), labels=torch.tensor([0, 1]), examples=2,
-        loss=Squared(), temperature=1e-3,
-    )  # fmt: skip
+        gram=gram,
+        start=torch.zeros(2, 1, dtype=DOUBLE),
+        owner=torch.arange(2),
+        labels=torch.tensor([0, 1]),
+        examples=2,
+        loss=Squared(),
+        temperature=1e-3,
+    )
     size = float(problem.norm(torch.tensor([[1.0], [-1.0]], dtype=DOUBLE)))
     assert size**2 >= 1e-10 * 4 * (1 - 1e-9)  # a kernel with entries 1 + 1e-10 / 1 - 1e-10 has this norm
 

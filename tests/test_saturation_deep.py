@@ -40,10 +40,11 @@ def handed(kind: str, theta2: float) -> float:
     fields: dict[str, Any] = {
         "whole": (none, norm if kind in ("whole", "envelope rest") else none),
         "unscaled_whole": (none, WEIGHT if kind == "lipschitz" else none),
-        "parts": ((), (norm, 0.0)), "columns": ((), (WEIGHT, 0.0)),
+        "parts": ((), (norm, 0.0)),
+        "columns": ((), (WEIGHT, 0.0)),
         "unscaled": ((), (WEIGHT, 0.0) if kind == "groups lipschitz" else (none, none)),
         "envelopes": ((), ((None, norm), (None, norm)) if kind.startswith("envelope") else ()),
-    }  # fmt: skip
+    }
     w = torch.ones(groups, 1, dtype=torch.float64)
     if groups == 2:
         w[1] = 0
@@ -54,9 +55,20 @@ def handed(kind: str, theta2: float) -> float:
     at = bare(Expansion, backward=(torch.ones(1, 1, dtype=torch.float64),))
     start = bare(Start, columns=(0.0, WEIGHT))
     found = _handed(
-        at, w, column(own)[:, 0], column(rest)[:, 0], column(1.0), column(BENT)[:, 0], scaled, 1, RADIUS,
-        column(SLOPE)[:, 0], theta2, 1.0, start,
-    )  # fmt: skip
+        at,
+        w,
+        column(own)[:, 0],
+        column(rest)[:, 0],
+        column(1.0),
+        column(BENT)[:, 0],
+        scaled,
+        1,
+        RADIUS,
+        column(SLOPE)[:, 0],
+        theta2,
+        1.0,
+        start,
+    )
     return float(found)
 
 

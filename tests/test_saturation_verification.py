@@ -60,10 +60,13 @@ def left_out(net: TwoLayer, radius: float, sign: float) -> tuple[float, float]:
     for d in (radius, -radius):
         with mpmath.workdps(50):
             exact = sum(
-                mpmath.mpf(float(a[k])) * (MP[act.name](mpmath.mpf(float(at[k])) + float(weight[k, 0]) * mpmath.mpf(d))
-                                           - MP[act.name](mpmath.mpf(float(at[k]))))
+                mpmath.mpf(float(a[k]))
+                * (
+                    MP[act.name](mpmath.mpf(float(at[k])) + float(weight[k, 0]) * mpmath.mpf(d))
+                    - MP[act.name](mpmath.mpf(float(at[k])))
+                )
                 for k in range(2)
-            ) / mpmath.sqrt(2)  # fmt: skip
+            ) / mpmath.sqrt(2)
             found = max(found, float(-sign * (exact - grad * mpmath.mpf(d) - hess * mpmath.mpf(d) ** 2 / 2)))
     rows = torch.tensor([[[sign]]], dtype=DOUBLE)
     bound = second_order_margins(net, torch.zeros(1, 1, dtype=DOUBLE), rows, hf.LpBall("2", radius))
@@ -304,10 +307,17 @@ def exactly(scalar: str, x: float):
 
 
 SCALARS = {
-    "relu": scalars.RELU, "leaky-relu": scalars.kinked("leaky-relu", 0.01, 1.0), "kinked, concave": scalars.kinked("concave", 1.7, 0.3),
-    "abs": scalars.ABS, "sigmoid": scalars.SIGMOID, "tanh": scalars.TANH, "exp": scalars.EXP,
-    "softplus": scalars.softplus(threshold=50.0), "square": scalars.SQUARE, "relu2": scalars.SQUARED_RELU,
-}  # fmt: skip
+    "relu": scalars.RELU,
+    "leaky-relu": scalars.kinked("leaky-relu", 0.01, 1.0),
+    "kinked, concave": scalars.kinked("concave", 1.7, 0.3),
+    "abs": scalars.ABS,
+    "sigmoid": scalars.SIGMOID,
+    "tanh": scalars.TANH,
+    "exp": scalars.EXP,
+    "softplus": scalars.softplus(threshold=50.0),
+    "square": scalars.SQUARE,
+    "relu2": scalars.SQUARED_RELU,
+}
 
 
 @pytest.mark.parametrize("name", SCALARS)
@@ -330,8 +340,14 @@ def test_lines_and_intervals_hold_to_the_last_bit(name):
 def test_lines_over_the_largest_of_a_window_hold_to_the_last_bit():
     """At the corners of the box, where the upper one touches, in rational numbers."""
     step = Maximum(
-        shape=(1, 1, 1), inputs=(0,), source=(1, 2, 2), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1)
-    )  # fmt: skip
+        shape=(1, 1, 1),
+        inputs=(0,),
+        source=(1, 2, 2),
+        kernel=(2, 2),
+        stride=(2, 2),
+        padding=(0, 0),
+        dilation=(1, 1),
+    )
     ends = (normal(1, 200, 4, 2) * torch.tensor([[1.0], [1e3], [1e-3], [30.0]])).sort(2).values
     lower, upper = (end.reshape(-1, 1, 2, 2) for end in ends.unbind(2))
     made = pool_lines(step, lower, upper)

@@ -15,9 +15,15 @@ from holdfast.record.setting import load_setting, save_setting
 
 FIRST = {"features": 5, "classes": 2, "width": 6, "depth": 2}
 OTHER = {
-    "features": 7, "classes": 3, "width": 12, "depth": 3, "activation": "csp0.5", "zero_start": False, "input_layer": False,
+    "features": 7,
+    "classes": 3,
+    "width": 12,
+    "depth": 3,
+    "activation": "csp0.5",
+    "zero_start": False,
+    "input_layer": False,
     "output": "signed",
-}  # fmt: skip
+}
 
 
 def reloaded(folder: Path, model: nn.Module) -> nn.Module | None:

@@ -45,11 +45,20 @@ OPTIONS = {
         "accelerator": [default(evaluate_run, "accelerator")],
         "seed": [default(hf.evaluate, "seed"), Plan().seed, RunConfig().seed],
         "quiet": [not default(evaluate_run, "progress"), not default(evaluate_model, "progress")],
-        "data": [NONE], "classes": [NONE], "network": [NONE], "log_outputs": [NONE], "out": [NONE], "overwrite": [default(evaluate_model, "overwrite")],
+        "data": [NONE],
+        "classes": [NONE],
+        "network": [NONE],
+        "log_outputs": [NONE],
+        "out": [NONE],
+        "overwrite": [default(evaluate_model, "overwrite")],
     },
     "certify": {
         "radius": [default(certify_run, "radius")],
-        "tighten": [default(certify_run, "tighten"), default(hf.certify, "tighten"), default(hf.train, "tighten")],
+        "tighten": [
+            default(certify_run, "tighten"),
+            default(hf.certify, "tighten"),
+            default(hf.train, "tighten"),
+        ],
         "per_unit": [default(certify_run, "per_unit"), default(hf.certify, "per_unit")],
         "trusted": [default(certify_run, "trusted")],
         "quiet": [not default(certify_run, "progress")],
@@ -68,15 +77,18 @@ OPTIONS = {
         "out": [default(plan, "out")],
         "overwrite": [default(plan, "overwrite")],
         "quiet": [not default(plan, "progress")],
-        "data": [NONE], "threat": [NONE], "classes": [RunConfig().data.classes],
+        "data": [NONE],
+        "threat": [NONE],
+        "classes": [RunConfig().data.classes],
     },
     "verify": {
         "seconds": [default(verify_property, "seconds")],
         "seed": [default(verify_property, "seed"), RunConfig().seed],
         "quiet": [not default(verify_property, "progress")],
-        "model": [NONE], "counterexample": [NONE],
+        "model": [NONE],
+        "counterexample": [NONE],
     },
-}  # fmt: skip
+}
 
 
 def parser(command):
@@ -105,7 +117,12 @@ def test_help_says_the_default(command):
 
 def test_a_parameter_with_the_name_of_an_option_cannot_be_forgotten():
     """What both know by one name, in any function that a command calls, is compared above."""
-    functions = {"evaluate": (hf.evaluate, evaluate_run), "certify": (certify_run, hf.certify), "plan": (plan,), "verify": (verify_property,)}  # fmt: skip
+    functions = {
+        "evaluate": (hf.evaluate, evaluate_run),
+        "certify": (certify_run, hf.certify),
+        "plan": (plan,),
+        "verify": (verify_property,),
+    }
     for command, those in functions.items():
         actions = {a.dest: a.default for a in parser(command)._actions if a.option_strings}
         for function in those:

@@ -55,8 +55,11 @@ def grid(*words):
 def test_the_grid_is_the_product_in_order():
     found = grid("--width", "8,16", "--seeds", "2")
     assert [cell.slug for cell in found.cells] == [
-        "width-8,seed-0", "width-8,seed-1", "width-16,seed-0", "width-16,seed-1",
-    ]  # fmt: skip
+        "width-8,seed-0",
+        "width-8,seed-1",
+        "width-16,seed-0",
+        "width-16,seed-1",
+    ]
     assert [axis.name for axis in found.swept] == ["width"]
     assert found.cells[2].config["network"]["width"] == 16
     assert found.cells[3].config["seed"] == 1
@@ -281,9 +284,13 @@ def test_a_process_that_dies_fails_its_cell_alone(tmp_path):
         "print([(cell['status'], cell['reason']) for cell in found['cells']])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("'done'") == 2
     assert "its process died" in done.stdout
@@ -333,8 +340,12 @@ def test_a_local_ray_cluster_gives_the_same_figures(tmp_path):
 
 @pytest.mark.parametrize(
     ("statuses", "kind"),
-    [(("certified",) * 3, "proved"), (("estimate",) * 3, "estimated"), (("certified", "estimate", "estimate"), "partly estimated")],
-)  # fmt: skip
+    [
+        (("certified",) * 3, "proved"),
+        (("estimate",) * 3, "estimated"),
+        (("certified", "estimate", "estimate"), "partly estimated"),
+    ],
+)
 def test_bounds_are_called_what_they_are_and_trivial_ones_are_no_figures(
     tmp_path, monkeypatch, statuses, kind
 ):
@@ -362,9 +373,13 @@ def test_bounds_are_called_what_they_are_and_trivial_ones_are_no_figures(
 
 def test_a_trivial_bound_of_a_cell_is_no_figure():
     summary = {
-        "certificate_status": "estimate", "certificate_informative": False, "certificate_floor": 0.0, "robust_loss_lower_bound": 0.0,
-        "gap": 264.2, "train_fitted": True,
-    }  # fmt: skip
+        "certificate_status": "estimate",
+        "certificate_informative": False,
+        "certificate_floor": 0.0,
+        "robust_loss_lower_bound": 0.0,
+        "gap": 264.2,
+        "train_fitted": True,
+    }
     found = sweep_cell._figures(summary)
     assert found["gap"] is None
     assert found["robust_loss_lower_bound"] is None

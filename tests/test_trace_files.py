@@ -94,9 +94,16 @@ def test_round_trip_is_exact(tmp_path: Path, train_output: bool, dtype: torch.dt
 def test_void_windows_and_missing_figures_survive(tmp_path: Path) -> None:
     trace = trace_of()
     bad = Window(
-        first=9, last=9, epoch=4, rounding=Rounding(unit=0.0, width=0, slope=0.0, input_norm=0.0, distance=0.0),
-        online_loss=math.nan, drift=(math.nan,), lower=None, lower_bound=math.nan, void="dropout",
-    )  # fmt: skip
+        first=9,
+        last=9,
+        epoch=4,
+        rounding=Rounding(unit=0.0, width=0, slope=0.0, input_norm=0.0, distance=0.0),
+        online_loss=math.nan,
+        drift=(math.nan,),
+        lower=None,
+        lower_bound=math.nan,
+        void="dropout",
+    )
     save_trace(dataclasses.replace(trace, windows=(*trace.windows, bad)), tmp_path)
     loaded = load_trace(tmp_path)
     assert same_window(loaded.windows[-1], bad)
@@ -182,11 +189,17 @@ def windows_with(bounds: list[float]) -> list[Window]:
     rounding = Rounding(unit=0.0, width=0, slope=0.0, input_norm=0.0, distance=0.0)
     return [
         Window(
-            first=k + 1, last=k + 1, epoch=k + 1, rounding=rounding, online_loss=1.0, drift=(0.0,),
-            lower=LowerModel(constant=bound, balls=((block,),)), lower_bound=bound,
+            first=k + 1,
+            last=k + 1,
+            epoch=k + 1,
+            rounding=rounding,
+            online_loss=1.0,
+            drift=(0.0,),
+            lower=LowerModel(constant=bound, balls=((block,),)),
+            lower_bound=bound,
         )
         for k, bound in enumerate(bounds)
-    ]  # fmt: skip
+    ]
 
 
 def retained(bounds: list[float], budget: int) -> list[int]:

@@ -26,14 +26,38 @@ from holdfast.training.optimizers import learning_rate_factor
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
 PROMISED = {
-    "clean_accuracy", "robust_accuracy", "robust_accuracy_verified", "surrogate_loss", "robust_loss_lower_bound", "gap",
-    "certificate_status", "certificate_reason", "parameter_radius", "threat", "seed", "seconds", "versions",
-}  # fmt: skip
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_accuracy_verified",
+    "surrogate_loss",
+    "robust_loss_lower_bound",
+    "gap",
+    "certificate_status",
+    "certificate_reason",
+    "parameter_radius",
+    "threat",
+    "seed",
+    "seconds",
+    "versions",
+}
 FILES = {
-    "config.yaml", "summary.json", "metrics.jsonl", "model.safetensors", "last.safetensors", "initial.safetensors",
-    "gallery.safetensors", "log.txt", "digests.json", "identity.json", "trace/trace.json", "trace/initial.safetensors", "trace/final_pass.safetensors",
-    "trace/setting.json", "trace/setting.safetensors", "checkpoints/last.pt",
-}  # fmt: skip
+    "config.yaml",
+    "summary.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "last.safetensors",
+    "initial.safetensors",
+    "gallery.safetensors",
+    "log.txt",
+    "digests.json",
+    "identity.json",
+    "trace/trace.json",
+    "trace/initial.safetensors",
+    "trace/final_pass.safetensors",
+    "trace/setting.json",
+    "trace/setting.safetensors",
+    "checkpoints/last.pt",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +76,17 @@ def two_layer(data, **options):
 
 def train(model, data, threat, **options):
     quick = {
-        "attack": hf.PGD(steps=2), "evaluation_attack": hf.PGD(steps=1), "final_attack": hf.PGD(steps=2), "epochs": 4,
-        "batch_size": 20, "learning_rate": 1.0, "parameter_radius": 2.0, "tighten": 3, "trace_every": 1, "progress": False,
-    }  # fmt: skip
+        "attack": hf.PGD(steps=2),
+        "evaluation_attack": hf.PGD(steps=1),
+        "final_attack": hf.PGD(steps=2),
+        "epochs": 4,
+        "batch_size": 20,
+        "learning_rate": 1.0,
+        "parameter_radius": 2.0,
+        "tighten": 3,
+        "trace_every": 1,
+        "progress": False,
+    }
     return hf.train(model, data, threat, **(quick | options))
 
 
@@ -256,17 +288,26 @@ class Halves(nn.Module):
 
 
 REFUSALS = {
-    "NaN": (lambda d: {"data": spoilt(d, x=d.x.clone().index_fill_(0, torch.tensor([3]), math.nan))}, "1 of 80 rows"),
+    "NaN": (
+        lambda d: {"data": spoilt(d, x=d.x.clone().index_fill_(0, torch.tensor([3]), math.nan))},
+        "1 of 80 rows",
+    ),
     "labels": (lambda d: {"data": spoilt(d, y=d.y + 1)}, r"y must lie in 0\.\.1, got 1\.\.2"),
     "meeting sets": (
         lambda d: {"threat": hf.LpBall("2", 0.5, fixed=d.fixed)},
         r"rows \d+ and \d+, are .* apart\); use a radius below",
     ),
-    "outside the box": (lambda d: {"threat": hf.LpBall("2", 0.1, bounds=(0.0, 0.1))}, "must lie in the threat.s bounds"),
+    "outside the box": (
+        lambda d: {"threat": hf.LpBall("2", 0.1, bounds=(0.0, 0.1))},
+        "must lie in the threat.s bounds",
+    ),
     "batch size": (lambda d: {"model": Halves(d, "batch")}, "must keep the batch size"),
     "no logits": (lambda d: {"model": Halves(d, "type")}, "must return .* logits"),
     "one axis": (lambda d: {"model": Halves(d, "shape")}, "must return .* logits"),
-    "too few outputs": (lambda d: {"data": spoilt(d, classes=3), "model": Halves(d, "few")}, "3 classes .* got 2"),
+    "too few outputs": (
+        lambda d: {"data": spoilt(d, classes=3), "model": Halves(d, "few")},
+        "3 classes .* got 2",
+    ),
     "frozen": (lambda d: {"model": two_layer(d).requires_grad_(False)}, "require gradients"),
     "half": (lambda d: {"model": two_layer(d).half()}, "float32 or float64, got torch.float16"),
     "epochs": (lambda d: {"epochs": 0}, "epochs must be"),
@@ -283,7 +324,7 @@ REFUSALS = {
         "must have training examples",
     ),
     "resume without folder": (lambda d: {"resume": True, "out": None}, "pass out="),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSALS)
@@ -314,9 +355,15 @@ def test_an_output_folder_that_cannot_be_written_is_refused(data, threat, tmp_pa
 def test_a_loss_that_blows_up_leaves_a_loadable_run(data, threat, tmp_path):
     with pytest.raises(NonFiniteLossError, match="lower the learning rate"):
         train(
-            two_layer(data), data, threat, out=tmp_path, loss=hf.Squared(), learning_rate=1e30,
-            parameter_radius=None, epochs=20,
-        )  # fmt: skip
+            two_layer(data),
+            data,
+            threat,
+            out=tmp_path,
+            loss=hf.Squared(),
+            learning_rate=1e30,
+            parameter_radius=None,
+            epochs=20,
+        )
     run = Run.load(tmp_path)
     assert run.certificate.status == "void"
     assert "lower the learning rate" in run.certificate.reason
@@ -597,9 +644,16 @@ def test_a_run_with_parts_of_its_own_points_to_certify_in_python(data, threat, t
 
 @pytest.mark.parametrize(
     "name",
-    ["summary.json", "last.safetensors", "trace/trace.json", "trace/final_pass.safetensors", "trace/setting.json",
-     "trace/setting.safetensors", "trace/initial.safetensors"],
-)  # fmt: skip
+    [
+        "summary.json",
+        "last.safetensors",
+        "trace/trace.json",
+        "trace/final_pass.safetensors",
+        "trace/setting.json",
+        "trace/setting.safetensors",
+        "trace/initial.safetensors",
+    ],
+)
 def test_certifying_a_run_cut_short_names_what_is_missing(name, done, tmp_path):
     import shutil
 

@@ -204,8 +204,10 @@ def test_optimisers_get_what_was_asked_for():
     sgd = make_optimizer("sgd", weights, **settings)
     assert isinstance(sgd, torch.optim.SGD)
     assert {k: sgd.defaults[k] for k in ("lr", "momentum", "weight_decay")} == {
-        "lr": 0.3, "momentum": 0.8, "weight_decay": 0.01,
-    }  # fmt: skip
+        "lr": 0.3,
+        "momentum": 0.8,
+        "weight_decay": 0.01,
+    }
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         made = make_optimizer(name, weights, **settings)
         assert isinstance(made, kind)
@@ -230,10 +232,29 @@ def toy(examples=23, features=4, classes=3, seed=0):
 
 
 def trained(
-    model, x, y, *, epochs=4, batch_size=5, optimizer="sgd", rate=0.1, radius=None, stop=lambda: False, state=None,
-    made=None, attack=None, threat=None, loss=None, schedule="constant", seed=0, record=True, observe=None, weights=None,
-    initial=None, fabric=None,
-):  # fmt: skip
+    model,
+    x,
+    y,
+    *,
+    epochs=4,
+    batch_size=5,
+    optimizer="sgd",
+    rate=0.1,
+    radius=None,
+    stop=lambda: False,
+    state=None,
+    made=None,
+    attack=None,
+    threat=None,
+    loss=None,
+    schedule="constant",
+    seed=0,
+    record=True,
+    observe=None,
+    weights=None,
+    initial=None,
+    fabric=None,
+):
     fabric = fabric or devices_for("cpu", 1, "32-true", "auto")
     loss, threat = loss or CrossEntropy(), threat or LpBall("2", 0.2)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -255,12 +276,31 @@ def trained(
     wrapped, wrapped_optimizer = fabric.setup(model, made)
     model.train()
     return fit(
-        fabric, model, wrapped, wrapped_optimizer, x, y, threat, attack or PGD(steps=2), loss, epochs=epochs,
-        batch_size=batch_size, schedule=schedule, seed=seed, ball=ball, project=radius is not None,
-        recorder=recorder if record else None, record_every=1, state=state or TrainingState(),
-        observe=observe or (lambda record, state: None), on_step=lambda steps, loss: None, stop=stop,
-        example_weights=weights, due=lambda: False, checkpoint=lambda: None,
-    )  # fmt: skip
+        fabric,
+        model,
+        wrapped,
+        wrapped_optimizer,
+        x,
+        y,
+        threat,
+        attack or PGD(steps=2),
+        loss,
+        epochs=epochs,
+        batch_size=batch_size,
+        schedule=schedule,
+        seed=seed,
+        ball=ball,
+        project=radius is not None,
+        recorder=recorder if record else None,
+        record_every=1,
+        state=state or TrainingState(),
+        observe=observe or (lambda record, state: None),
+        on_step=lambda steps, loss: None,
+        stop=stop,
+        example_weights=weights,
+        due=lambda: False,
+        checkpoint=lambda: None,
+    )
 
 
 def test_projected_gradient_descent_reaches_the_optimum_of_a_linear_model(rng):
@@ -271,9 +311,17 @@ def test_projected_gradient_descent_reaches_the_optimum_of_a_linear_model(rng):
     nn.init.zeros_(model.weight)
     radius = 0.3
     trained(
-        model, x, y, epochs=150, batch_size=40, rate=0.1, radius=radius, attack=CleanAttack(), loss=Squared(),
+        model,
+        x,
+        y,
+        epochs=150,
+        batch_size=40,
+        rate=0.1,
+        radius=radius,
+        attack=CleanAttack(),
+        loss=Squared(),
         record=False,
-    )  # fmt: skip
+    )
     a, b = x.T @ x / 40, x.T @ (2.0 * y.double() - 1) / 40
     low, high = 0.0, 1e3
     for _ in range(200):
@@ -345,9 +393,15 @@ def test_the_loop_takes_the_steps_of_a_plain_one(optimizer):
     plain.load_state_dict(model.state_dict())
     losses = []
     trained(
-        model, x, y, attack=CleanAttack(), optimizer=optimizer, schedule="cosine", epochs=3,
+        model,
+        x,
+        y,
+        attack=CleanAttack(),
+        optimizer=optimizer,
+        schedule="cosine",
+        epochs=3,
         observe=lambda record, state: losses.append(record.online_loss),
-    )  # fmt: skip
+    )
     step = make_optimizer(
         optimizer, list(plain.parameters()), learning_rate=0.1, momentum=0.9, weight_decay=0.0
     )

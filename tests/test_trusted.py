@@ -20,9 +20,14 @@ from sealed_cases import sealed
 
 TRAP = "raise SystemExit('executed')\n"
 PLACES = {
-    "data": "name", "network": "name", "threat": "spec", "attack": "name", "evaluation": "name", "final": "name",
+    "data": "name",
+    "network": "name",
+    "threat": "spec",
+    "attack": "name",
+    "evaluation": "name",
+    "final": "name",
     "training": "optimizer",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -63,18 +63,47 @@ def tangible() -> dict[str, Shown]:
         "optimal": curve,
         "solution": curve.solutions[0],
         "plan": Plan(
-            data=HOSTILE, threat=threat.spec, network="TwoLayer", examples=8, population=24, separation=0.8, rho=0.1,
-            compatible=True, pairs_meeting=0, clean=curve, robust=curve, terms=(), loss=0.1, radius=math.inf, gap=0.01,
-            width=64, width_reason="", cost=Cost(width=64, seconds_an_epoch=0.1, memory_bytes=1e6), seed=0, seconds=1.0,
+            data=HOSTILE,
+            threat=threat.spec,
+            network="TwoLayer",
+            examples=8,
+            population=24,
+            separation=0.8,
+            rho=0.1,
+            compatible=True,
+            pairs_meeting=0,
+            clean=curve,
+            robust=curve,
+            terms=(),
+            loss=0.1,
+            radius=math.inf,
+            gap=0.01,
+            width=64,
+            width_reason="",
+            cost=Cost(width=64, seconds_an_epoch=0.1, memory_bytes=1e6),
+            seed=0,
+            seconds=1.0,
         ),
         "figures": KernelFigures(
-            drift=0.1, alignment=0.2, centred_alignment=0.3, eigenvalue_max=1.0, eigenvalue_min=0.1, weight_drift=0.2
+            drift=0.1,
+            alignment=0.2,
+            centred_alignment=0.3,
+            eigenvalue_max=1.0,
+            eigenvalue_min=0.1,
+            weight_drift=0.2,
         ),
         "capacity bound": bound,
         "widths": widths,
         "capacity": Capacity(
-            data=HOSTILE, threat=threat.spec, network="relu", examples=8, dimension=5, rho=0.1, plain=widths,
-            robust=widths, bounds=(bound,),
+            data=HOSTILE,
+            threat=threat.spec,
+            network="relu",
+            examples=8,
+            dimension=5,
+            rho=0.1,
+            plain=widths,
+            robust=widths,
+            bounds=(bound,),
         ),
         "data": dataclasses.replace(data, name=HOSTILE),
         "split": data.split,
@@ -86,7 +115,7 @@ def tangible() -> dict[str, Shown]:
         "trace": Trace(
             names=(("weight",),), initial=start, windows=(), rigorous=True, reason=HOSTILE, fixed={}
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +189,7 @@ def test_figures_say_how_they_are_known(values):
     estimate = hf.Certificate(
         status="estimate", reason="", radius=1.0, lower_bound=0.1, surrogate_loss=0.2, gap=0.1, floor=0.0
     )
-    assert "lower bound     0.1000        estimated" in repr(estimate)  # fmt: skip
+    assert "lower bound     0.1000        estimated" in repr(estimate)
     assert "proved" not in repr(estimate) + estimate._repr_html_()
 
 

@@ -83,11 +83,15 @@ PLAIN = {
     "nothing": nn.Flatten,
     "one smooth output": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Tanh()),
     "pooling alone": lambda: nn.Sequential(nn.MaxPool2d(2), nn.Flatten()),
-    "kinks and bends": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh()),
-    "zeros": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).apply(lambda part: [p.data.zero_() for p in part.parameters()]),
+    "kinks and bends": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh()
+    ),
+    "zeros": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).apply(
+        lambda part: [p.data.zero_() for p in part.parameters()]
+    ),
     "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1)),
     "paired": paired,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -191,9 +195,11 @@ def test_second_order_bounds_are_had_for_exact_networks_alone():
     for same in (renamed, nn.Sequential(paired()), nn.Sequential(nn.Flatten(), paired())):
         assert torch.equal(verify(same, x, y, threat, "second-order").margins, plain.margins)
     for name, words in (
-        ("a hook that negates", "forward hook"), ("an overridden forward", "defines forward itself"),
-        ("a forward of the instance", "on the instance"), ("a parametrisation", "TwoLayer network exactly"),
-    ):  # fmt: skip
+        ("a hook that negates", "forward hook"),
+        ("an overridden forward", "defines forward itself"),
+        ("a forward of the instance", "on the instance"),
+        ("a parametrisation", "TwoLayer network exactly"),
+    ):
         with pytest.raises(InputError, match=words):
             verify(CHANGED[name]().double(), x.double(), y, threat, "second-order")
 
@@ -229,9 +235,14 @@ def test_an_evaluation_with_bounds_refuses_half_precision_before_anything_is_spe
     calls = []
     with pytest.raises(InputError, match="float32 or float64"):
         hf.evaluate(
-            net, examples(2).half(), torch.tensor([0, 1]), BALLS[0], "fast", verify="crown",
+            net,
+            examples(2).half(),
+            torch.tensor([0, 1]),
+            BALLS[0],
+            "fast",
+            verify="crown",
             progress=lambda *call: calls.append(call),
-        )  # fmt: skip
+        )
     assert calls == []
 
 
@@ -297,10 +308,26 @@ def test_parameters_that_turn_an_activation_around_are_refused(change, method):
 
 @pytest.mark.parametrize(
     "scalar",
-    [scalars.RELU, scalars.ABS, scalars.SQUARE, scalars.SQUARED_RELU, scalars.EXP, scalars.SIGMOID, scalars.TANH, scalars.ERF,
-     scalars.GELU, scalars.SILU, scalars.softplus(), scalars.softplus(100.0), scalars.softplus(0.01, 3.0), scalars.elu(0.7),
-     scalars.kinked("leaky", 0.2, 1.0), scalars.kinked("steep", 2.0, 1.0), scalars.kinked("back", -0.5, 1.0)],
-)  # fmt: skip
+    [
+        scalars.RELU,
+        scalars.ABS,
+        scalars.SQUARE,
+        scalars.SQUARED_RELU,
+        scalars.EXP,
+        scalars.SIGMOID,
+        scalars.TANH,
+        scalars.ERF,
+        scalars.GELU,
+        scalars.SILU,
+        scalars.softplus(),
+        scalars.softplus(100.0),
+        scalars.softplus(0.01, 3.0),
+        scalars.elu(0.7),
+        scalars.kinked("leaky", 0.2, 1.0),
+        scalars.kinked("steep", 2.0, 1.0),
+        scalars.kinked("back", -0.5, 1.0),
+    ],
+)
 def test_scalars_are_what_is_said_of_them_and_others_are_seen(scalar):
     assert not scalar.misdescribed
     assert not scalar.negated().misdescribed

@@ -96,8 +96,12 @@ def optimal(
 ) -> Any:
     return hf.theory.optimal_robust_loss(
         hf.theory.KernelSpec(constant=0.5) if kernel is None else kernel,
-        x() if xs is None else xs, y() if ys is None else ys, ball() if threat is None else threat, radii, **({"rounds": 1} | more),
-    )  # fmt: skip
+        x() if xs is None else xs,
+        y() if ys is None else ys,
+        ball() if threat is None else threat,
+        radii,
+        **({"rounds": 1} | more),
+    )
 
 
 @functools.cache
@@ -140,7 +144,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "y is out of range": {"ys": y() + 7},
     "y is text": {"ys": ["cat", "dog"] * 3},
     "y is too short": {"ys": y()[:4]},
-}  # fmt: skip
+}
 MODELS: dict[str, dict[str, Any]] = {
     "the model is a function": {"model": lambda xs: xs @ torch.ones(4, 2)},
     "the model is a class": {"model": nn.Linear},
@@ -195,20 +199,63 @@ def settings() -> dict[str, Call]:
     seed = [-1, 10**20, 0.5, "zero"]
     torch_loss = nn.CrossEntropyLoss()
     add(
-        "train", train, epochs=count, batch_size=[0, 1.5, "all"], learning_rate=[0, -1, float("nan"), float("inf"), "fast"],
-        momentum=[1, 2, -0.1, "some"], weight_decay=[-1, float("inf")], schedule=["cosin", 1], seed=seed, optimizer=["sdg", 3, torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1)],
-        loss=[torch_loss, "focal", hf.CrossEntropy, 1], attack=["pdg", hf.PGD, 10, []], evaluation_attack=["pdg"], final_attack=["pdg"],
-        parameter_radius=[0, -1, float("inf"), "large"], tighten=[-1, 1.5], evaluate_every=[0], kernel_examples=[1, 1.5], best_by=["loss"],
-        precision=["float32", 64], devices=[0], accelerator=["quantum", 3], trace_every=[0], certificate_radius=[0], out=[3], name=[3], start=["kernal", 3], resume=[1],
-        example_weights=[torch.ones(6), torch.ones(5) / 5, -torch.ones(6) / 6, "even", torch.full((6,), float("nan"))], project=["yes"], progress=["bar"],
-    )  # fmt: skip
+        "train",
+        train,
+        epochs=count,
+        batch_size=[0, 1.5, "all"],
+        learning_rate=[0, -1, float("nan"), float("inf"), "fast"],
+        momentum=[1, 2, -0.1, "some"],
+        weight_decay=[-1, float("inf")],
+        schedule=["cosin", 1],
+        seed=seed,
+        optimizer=["sdg", 3, torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1)],
+        loss=[torch_loss, "focal", hf.CrossEntropy, 1],
+        attack=["pdg", hf.PGD, 10, []],
+        evaluation_attack=["pdg"],
+        final_attack=["pdg"],
+        parameter_radius=[0, -1, float("inf"), "large"],
+        tighten=[-1, 1.5],
+        evaluate_every=[0],
+        kernel_examples=[1, 1.5],
+        best_by=["loss"],
+        precision=["float32", 64],
+        devices=[0],
+        accelerator=["quantum", 3],
+        trace_every=[0],
+        certificate_radius=[0],
+        out=[3],
+        name=[3],
+        start=["kernal", 3],
+        resume=[1],
+        example_weights=[
+            torch.ones(6),
+            torch.ones(5) / 5,
+            -torch.ones(6) / 6,
+            "even",
+            torch.full((6,), float("nan")),
+        ],
+        project=["yes"],
+        progress=["bar"],
+    )
     add("train", lambda of: train(of=of), of=[(x(), y()), x(), "digits", [1, 2]])
     found["train: batch norm and a last batch of one"] = lambda: train(model=batch_norm(), batch_size=5)
     found["train: batch norm and batches of one"] = lambda: train(model=batch_norm(), batch_size=1)
     found["train: frozen"] = lambda: train(model=frozen())
     found["train: resumes nothing"] = lambda: train(resume=True)
-    add("evaluate", evaluate, attacks=[[], "standart", 3, [3], ["pdg"], None], verify=["crwn", 3], loss=[torch_loss, "focal"], batch_size=count[:3],
-        sample=[0, 1.5], seed=seed, radii=[torch.ones(3), "small", -torch.ones(6)], verify_seconds=[-1, "long"], drop_broken=["no"], progress=[3])  # fmt: skip
+    add(
+        "evaluate",
+        evaluate,
+        attacks=[[], "standart", 3, [3], ["pdg"], None],
+        verify=["crwn", 3],
+        loss=[torch_loss, "focal"],
+        batch_size=count[:3],
+        sample=[0, 1.5],
+        seed=seed,
+        radii=[torch.ones(3), "small", -torch.ones(6)],
+        verify_seconds=[-1, "long"],
+        drop_broken=["no"],
+        progress=[3],
+    )
     add(
         "verify",
         verify,
@@ -227,8 +274,20 @@ def settings() -> dict[str, Call]:
         batch_size=[0],
         seed=seed,
     )
-    add("certify", certify, radius=[0, -1, float("nan"), "R", [], [1.0, -1.0]], tighten=[-1, 1.5], loss=[torch_loss], attack=["pdg", None], seed=seed[:2],
-        initial=[3, {}, nn.Linear(2, 2)], batch_size=[0], example_weights=[torch.ones(6), torch.ones(2) / 2], curvature=[3], per_unit=["yes"])  # fmt: skip
+    add(
+        "certify",
+        certify,
+        radius=[0, -1, float("nan"), "R", [], [1.0, -1.0]],
+        tighten=[-1, 1.5],
+        loss=[torch_loss],
+        attack=["pdg", None],
+        seed=seed[:2],
+        initial=[3, {}, nn.Linear(2, 2)],
+        batch_size=[0],
+        example_weights=[torch.ones(6), torch.ones(2) / 2],
+        curvature=[3],
+        per_unit=["yes"],
+    )
     add(
         "run",
         run,
@@ -239,14 +298,45 @@ def settings() -> dict[str, Call]:
         seed=seed,
         generator=[3],
     )
-    add("plan", lambda **more: hf.plan(data(), ball(), progress=False, **more), radii=[[], [-1.0], "wide", 3], target_loss=[0, "small"], target_gap=[-1], examples=[1, 1.5],
-        loss=[torch_loss], attack=["pdg"], seed=seed[:2], batch_size=[0], model=[nn.Linear(5, 2), 3, lambda xs: xs])  # fmt: skip
+    add(
+        "plan",
+        lambda **more: hf.plan(data(), ball(), progress=False, **more),
+        radii=[[], [-1.0], "wide", 3],
+        target_loss=[0, "small"],
+        target_gap=[-1],
+        examples=[1, 1.5],
+        loss=[torch_loss],
+        attack=["pdg"],
+        seed=seed[:2],
+        batch_size=[0],
+        model=[nn.Linear(5, 2), 3, lambda xs: xs],
+    )
     found["plan: data are a pair"] = lambda: hf.plan((x(), y()), ball())
     found["plan: no threat"] = lambda: hf.plan(data(), None)
-    add("optimal_robust_loss", optimal, radii=[[], [-1.0], [float("inf")], 1.0, "wide"], tolerance=[0], rounds=[0], loss=[torch_loss], attack=["pdg"], kernel=[3, "relu"],
-        classes=[1, 1.5], seed=seed[:2])  # fmt: skip
-    add("PGD", hf.PGD, steps=count, step_size=[0, -1, "big", float("nan")], restarts=count[:3], start=["near by", 1], loss=[torch_loss, "focal"], momentum=[-1],
-        step_rule=["fast"], keep_best=[2, "yes"])  # fmt: skip
+    add(
+        "optimal_robust_loss",
+        optimal,
+        radii=[[], [-1.0], [float("inf")], 1.0, "wide"],
+        tolerance=[0],
+        rounds=[0],
+        loss=[torch_loss],
+        attack=["pdg"],
+        kernel=[3, "relu"],
+        classes=[1, 1.5],
+        seed=seed[:2],
+    )
+    add(
+        "PGD",
+        hf.PGD,
+        steps=count,
+        step_size=[0, -1, "big", float("nan")],
+        restarts=count[:3],
+        start=["near by", 1],
+        loss=[torch_loss, "focal"],
+        momentum=[-1],
+        step_rule=["fast"],
+        keep_best=[2, "yes"],
+    )
     add("APGD", hf.APGD, steps=count[:3], loss=["dlrr", torch_loss], targets=[0], rho=[0, 1], start=["near"])
     add("FGSM", hf.FGSM, step_size=[0], start=["there"])
     add("FAB", hf.FAB, overshoot=[0.5, 3], backward=[-1], pull=[2], patience=[0], targets=[0])
@@ -277,8 +367,15 @@ def settings() -> dict[str, Call]:
     add(
         "MultiTarget", lambda **more: hf.MultiTarget(**({"attack": hf.PGD()} | more)), attack=[3], classes=[0]
     )
-    add("LpBall", lambda **more: hf.LpBall(**({"norm": "inf", "radius": 0.1} | more)), norm=["3", 3, None, [2]], radius=[-1, float("nan"), "small", None, torch.ones(2)],
-        bounds=[1.0, (0,), (1, 0), ("a", "b"), (float("nan"), 1)], fixed=[torch.ones(4), torch.ones(4).bool(), "first"], sparsity=[0, 2, 0.1])  # fmt: skip
+    add(
+        "LpBall",
+        lambda **more: hf.LpBall(**({"norm": "inf", "radius": 0.1} | more)),
+        norm=["3", 3, None, [2]],
+        radius=[-1, float("nan"), "small", None, torch.ones(2)],
+        bounds=[1.0, (0,), (1, 0), ("a", "b"), (float("nan"), 1)],
+        fixed=[torch.ones(4), torch.ones(4).bool(), "first"],
+        sparsity=[0, 2, 0.1],
+    )
     add("SphereSlice", lambda radius: hf.SphereSlice(radius), radius=[-1, "small", float("inf")])
     add(
         "CustomThreat",
@@ -312,14 +409,36 @@ def settings() -> dict[str, Call]:
     add("forced", hf.data.forced, examples=[1], dimension=[0])
     add("shattering", hf.data.shattering, pairs=[0], distance=[0], labelling=[-1, 10**9])
     add("separated", hf.data.separated, examples=[1], separation=[2])
-    add("from_tensors", lambda **more: hf.data.from_tensors(**({"x": x(), "y": y()} | more)), x=[torch.ones(6), "x", with_nan(), torch.ones(0, 4)], y=[y() - 1, one_hot(), torch.rand(6), y()[:3]],
-        bounds=[(1, 0), 3, (0.4, 0.6), (0, 1, 2)], fixed=[torch.ones(3).bool(), "none"], classes=[[0, 9]], split=[3], validation=[2], name=[3])  # fmt: skip
+    add(
+        "from_tensors",
+        lambda **more: hf.data.from_tensors(**({"x": x(), "y": y()} | more)),
+        x=[torch.ones(6), "x", with_nan(), torch.ones(0, 4)],
+        y=[y() - 1, one_hot(), torch.rand(6), y()[:3]],
+        bounds=[(1, 0), 3, (0.4, 0.6), (0, 1, 2)],
+        fixed=[torch.ones(3).bool(), "none"],
+        classes=[[0, 9]],
+        split=[3],
+        validation=[2],
+        name=[3],
+    )
     add("load", lambda name: hf.data.load(name), name=["digit", "missing.npz", 3, ""])
     add("load digits", lambda **more: hf.data.load("digits", **more), foo=[1], clases=[[3, 8]])
     add("npz", lambda file: hf.data.npz(file), file=["missing.npz", 3])
     add("idx", lambda folder: hf.data.idx(folder), folder=["missing", None])
-    add("TwoLayer", lambda **more: hf.networks.TwoLayer(**({"features": 4, "classes": 2, "width": 8} | more)), features=[0, "four"], classes=[1, 2.5], width=[0, 7, 1.5, 4 * 10**12],
-        activation=["rellu", 3, nn.ReLU()], outputs=["sparse"], scale=["small", float("nan")], center=[torch.ones(3), "mean"], constant=["half"], seed=seed, paired=["no"])  # fmt: skip
+    add(
+        "TwoLayer",
+        lambda **more: hf.networks.TwoLayer(**({"features": 4, "classes": 2, "width": 8} | more)),
+        features=[0, "four"],
+        classes=[1, 2.5],
+        width=[0, 7, 1.5, 4 * 10**12],
+        activation=["rellu", 3, nn.ReLU()],
+        outputs=["sparse"],
+        scale=["small", float("nan")],
+        center=[torch.ones(3), "mean"],
+        constant=["half"],
+        seed=seed,
+        paired=["no"],
+    )
     add(
         "Dense",
         lambda **more: hf.networks.Dense(**({"features": 4, "classes": 2, "width": 8, "depth": 2} | more)),
@@ -348,8 +467,18 @@ def settings() -> dict[str, Call]:
         outputs=["sum"],
         block=[0],
     )
-    add("smallest_width", lambda **more: hf.capacity.smallest_width(**({"data": data(), "threat": ball()} | more)), data=[(x(), y())], threat=["l3:1"], network=["deep"], widths=[[], [0], 3],
-        seeds=[0, [], "all"], restarts=[0], steps=[0], parts=[0])  # fmt: skip
+    add(
+        "smallest_width",
+        lambda **more: hf.capacity.smallest_width(**({"data": data(), "threat": ball()} | more)),
+        data=[(x(), y())],
+        threat=["l3:1"],
+        network=["deep"],
+        widths=[[], [0], 3],
+        seeds=[0, [], "all"],
+        restarts=[0],
+        steps=[0],
+        parts=[0],
+    )
     add(
         "capacity.bounds",
         lambda **more: width_bounds.bounds(**({"data": data(), "threat": ball()} | more)),
@@ -390,36 +519,91 @@ def unusual(folder: Path) -> dict[str, tuple[Call, Call]]:
         "run: numpy": (lambda: run(xs=x().numpy(), ys=y().numpy()).x, lambda: run().x),
         "run: lists": (lambda: run(xs=x().tolist(), ys=y().tolist()).x, lambda: run().x),
         "run: float64": (lambda: run(xs=x().double()).x, lambda: run().x),
-        "run: threat as text": (lambda: run(threat="linf:0.01").x, lambda: run(threat=hf.LpBall("inf", 0.01)).x),
+        "run: threat as text": (
+            lambda: run(threat="linf:0.01").x,
+            lambda: run(threat=hf.LpBall("inf", 0.01)).x,
+        ),
         "run: loss by name": (lambda: run(loss="hinge").loss, lambda: run(loss=hf.Hinge()).loss),
         "run: numpy seed": (lambda: run(seed=np.int64(3)).x, lambda: run(seed=3).x),
         "verify: numpy": (lambda: verify(xs=wide, ys=y().numpy()).margins, lambda: verify().margins),
-        "verify: threat as text": (lambda: verify(threat="linf:1/100").margins, lambda: verify(threat=hf.LpBall("inf", 0.01)).margins),
+        "verify: threat as text": (
+            lambda: verify(threat="linf:1/100").margins,
+            lambda: verify(threat=hf.LpBall("inf", 0.01)).margins,
+        ),
         "smooth: float64": (lambda: smooth(xs=x().double()).radius, lambda: smooth().radius),
         "evaluate: numpy": (lambda: evaluate(xs=wide, ys=y().numpy()).loss, lambda: evaluate().loss),
-        "evaluate: attacks by name": (lambda: evaluate(attacks=["pgd"]).x, lambda: evaluate(attacks=[hf.PGD()]).x),
-        "evaluate: one attack": (lambda: evaluate(attacks=hf.PGD()).x, lambda: evaluate(attacks=[hf.PGD()]).x),
-        "certify: attack by name": (lambda: certify(attack="pgd").lower_bound, lambda: certify(attack=hf.PGD()).lower_bound),
-        "certify: numpy": (lambda: certify(xs=wide, ys=y().numpy().astype(np.uint8)).lower_bound, lambda: certify().lower_bound),
-        "certify: numpy radius": (lambda: certify(radius=np.float32(1.0)).lower_bound, lambda: certify(radius=1.0).lower_bound),
+        "evaluate: attacks by name": (
+            lambda: evaluate(attacks=["pgd"]).x,
+            lambda: evaluate(attacks=[hf.PGD()]).x,
+        ),
+        "evaluate: one attack": (
+            lambda: evaluate(attacks=hf.PGD()).x,
+            lambda: evaluate(attacks=[hf.PGD()]).x,
+        ),
+        "certify: attack by name": (
+            lambda: certify(attack="pgd").lower_bound,
+            lambda: certify(attack=hf.PGD()).lower_bound,
+        ),
+        "certify: numpy": (
+            lambda: certify(xs=wide, ys=y().numpy().astype(np.uint8)).lower_bound,
+            lambda: certify().lower_bound,
+        ),
+        "certify: numpy radius": (
+            lambda: certify(radius=np.float32(1.0)).lower_bound,
+            lambda: certify(radius=1.0).lower_bound,
+        ),
         "train: attack by name": (lambda: loss(train(attack="fgsm")), lambda: loss(train(attack=hf.FGSM()))),
         "train: loss by name": (lambda: loss(train(loss="squared")), lambda: loss(train(loss=hf.Squared()))),
         "train: threat as text has the data's box": (
             lambda: loss(train(threat="linf:0.01")),
             lambda: loss(train(threat=hf.LpBall("inf", 0.01, bounds=data().bounds))),
         ),
-        "train: numpy numbers": (lambda: loss(train(epochs=np.int32(2), learning_rate=np.float64(0.5))), lambda: loss(train(epochs=2, learning_rate=0.5))),
-        "train: numpy weights": (lambda: loss(train(example_weights=np.full(6, 1 / 6))), lambda: loss(train(example_weights=torch.full((6,), 1 / 6)))),
-        "optimal_robust_loss: numpy": (lambda: optimal(kernel, wide, y().numpy()).lower, lambda: optimal(kernel, x().double(), y()).lower),
-        "optimal_robust_loss: threat as text": (lambda: optimal(kernel, threat="linf:0.01").lower, lambda: optimal(kernel, threat=hf.LpBall("inf", 0.01)).lower),
-        "empirical_ntk: float64": (lambda: hf.theory.empirical_ntk(net(), x().double()), lambda: hf.theory.empirical_ntk(net(), x())),
+        "train: numpy numbers": (
+            lambda: loss(train(epochs=np.int32(2), learning_rate=np.float64(0.5))),
+            lambda: loss(train(epochs=2, learning_rate=0.5)),
+        ),
+        "train: numpy weights": (
+            lambda: loss(train(example_weights=np.full(6, 1 / 6))),
+            lambda: loss(train(example_weights=torch.full((6,), 1 / 6))),
+        ),
+        "optimal_robust_loss: numpy": (
+            lambda: optimal(kernel, wide, y().numpy()).lower,
+            lambda: optimal(kernel, x().double(), y()).lower,
+        ),
+        "optimal_robust_loss: threat as text": (
+            lambda: optimal(kernel, threat="linf:0.01").lower,
+            lambda: optimal(kernel, threat=hf.LpBall("inf", 0.01)).lower,
+        ),
+        "empirical_ntk: float64": (
+            lambda: hf.theory.empirical_ntk(net(), x().double()),
+            lambda: hf.theory.empirical_ntk(net(), x()),
+        ),
         "from_tensors: numpy": (lambda: same_data(x=x().numpy(), y=y().numpy()), same_data),
-        "from_tensors: reversed numpy": (lambda: same_data(x=x().numpy()[::-1]), lambda: same_data(x=x().flip(0))),
-        "from_tensors: dtype by name": (lambda: same_data(dtype="float64"), lambda: same_data(dtype=torch.float64)),
+        "from_tensors: reversed numpy": (
+            lambda: same_data(x=x().numpy()[::-1]),
+            lambda: same_data(x=x().flip(0)),
+        ),
+        "from_tensors: dtype by name": (
+            lambda: same_data(dtype="float64"),
+            lambda: same_data(dtype=torch.float64),
+        ),
         "npz: path as text": (lambda: hf.data.npz(str(file)).x, lambda: hf.data.npz(file).x),
         "LpBall: numpy": (
-            lambda: hf.LpBall(np.float64(2), np.float32(0.5), bounds=(np.zeros(4), np.ones(4)), fixed=np.array([True, False, False, False])).project(x() + 1, x()),
-            lambda: hf.LpBall("2", 0.5, bounds=(torch.zeros(4), torch.ones(4)), fixed=torch.tensor([True, False, False, False])).project(x() + 1, x()),
+            lambda: hf.LpBall(
+                np.float64(2),
+                np.float32(0.5),
+                bounds=(np.zeros(4), np.ones(4)),
+                fixed=np.array([True, False, False, False]),
+            ).project(x() + 1, x()),
+            lambda: hf.LpBall(
+                "2",
+                0.5,
+                bounds=(torch.zeros(4), torch.ones(4)),
+                fixed=torch.tensor([True, False, False, False]),
+            ).project(x() + 1, x()),
         ),
-        "TwoLayer: numpy": (lambda: hf.networks.TwoLayer(np.int64(4), 2, 8, center=np.ones(4))(x()), lambda: hf.networks.TwoLayer(4, 2, 8, center=torch.ones(4))(x())),
-    }  # fmt: skip
+        "TwoLayer: numpy": (
+            lambda: hf.networks.TwoLayer(np.int64(4), 2, 8, center=np.ones(4))(x()),
+            lambda: hf.networks.TwoLayer(4, 2, 8, center=torch.ones(4))(x()),
+        ),
+    }

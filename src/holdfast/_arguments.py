@@ -1,7 +1,7 @@
 """Rules for tensors, models and labels; `holdfast._rules` has those for numbers and words.
 
-Conversions that lose nothing a user means are made: numpy arrays and lists become tensors, labels of any integer type int64, examples
-take the dtype of the model's parameters. The rest is refused.
+Conversions that lose nothing a user means are made: numpy arrays and lists become tensors, labels of any
+integer type int64, examples take the dtype of the model's parameters. The rest is refused.
 """
 
 from typing import Any
@@ -64,13 +64,15 @@ def as_examples(name: str, value: Any) -> Tensor:
         )
     if x.ndim < 2 or x.numel() == 0:
         raise InputError(
-            f"{name} must be floating-point examples (examples, features...) with at least one of each, got shape"
+            f"{name} must be floating-point examples (examples, features...) with at least one of each, "
+            "got shape"
             f" {tuple(x.shape)}; give a single example as x[None]."
         )
     if not bool(x.isfinite().all()):
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         raise InputError(
-            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first being row"
+            f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first "
+            "being row"
             f" {int(bad.nonzero()[0])}; remove or fix these rows."
         )
     return x
@@ -80,7 +82,8 @@ def as_labels(name: str, value: Any) -> Tensor:
     """One class number an example, int64; any integer type is converted.
 
     Raises:
-        InputError: targets of regression, several labels an example, one-hot rows, or no whole numbers; the message tells them apart.
+        InputError: targets of regression, several labels an example, one-hot rows, or no whole numbers; the
+            message tells them apart.
     """
     y = as_tensor(name, value)
     if y.ndim != 1:
@@ -93,7 +96,8 @@ def as_labels(name: str, value: Any) -> Tensor:
         else:
             remedy = f"use {name}.reshape(-1) where there is one an example"
         raise InputError(
-            f"{name} must be one label an example, shape (examples,), got {y.dtype} of shape {tuple(y.shape)}; {remedy}."
+            f"{name} must be one label an example, shape (examples,), got {y.dtype} of shape "
+            f"{tuple(y.shape)}; {remedy}."
         )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         whole_numbers = not y.is_complex() and bool((y == y.floor()).all()) if y.is_floating_point() else True
@@ -122,7 +126,8 @@ def paired(model: nn.Module, x: Array, y: Array) -> tuple[Tensor, Tensor]:
     examples, labels = as_tensor("x", x), as_labels("y", y)
     if len(examples) != len(labels):
         raise InputError(
-            f"x and y must have one row and one label an example, got {len(examples)} rows and {len(labels)} labels; "
+            f"x and y must have one row and one label an example, got {len(examples)} rows and "
+            f"{len(labels)} labels; "
             "pair them up."
         )
     return as_inputs(model, examples), labels
@@ -135,7 +140,8 @@ def model_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
-    """Weights of the examples: numbers >= 0 that add up to 1; in float64, where their rounding is taken out of the sum.
+    """Weights of the examples: numbers >= 0 that add up to 1; in float64, where their rounding is taken out
+    of the sum.
 
     Raises:
         InputError: another number of them, a negative or not finite one, or another sum.
@@ -146,7 +152,8 @@ def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
     total = float(weights.double().sum()) if weights.dtype != torch.bool and not weights.is_complex() else 0.0
     if not fit or not bool((weights >= 0).all()) or not abs(total - 1) <= 1e-4:
         raise InputError(
-            f"{name} must be {count} numbers >= 0 that add up to 1, one a training example, got {weights.dtype} of shape"
+            f"{name} must be {count} numbers >= 0 that add up to 1, one a training example, got "
+            f"{weights.dtype} of shape"
             f" {tuple(weights.shape)} with sum {total:.6g}; divide them by their sum."
         )
     return weights.double() / total

@@ -1,4 +1,6 @@
-"""The terminal, whose reader may go away (``| head -1``): what that means is said here, since rich itself would end the process with status 1."""
+"""The terminal, whose reader may go away (``| head -1``): what that means is said here, since rich itself
+would end the process with status 1.
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""What a class or a function of the library can be given, read from its source: nothing is imported, so that help and refusals come at once."""
+"""What a class or a function of the library can be given, read from its source: nothing is imported, so
+that help and refusals come at once.
+"""
 
 import ast
 import re
@@ -68,7 +70,9 @@ def _choices(tree: ast.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(found: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
-    """Fields of a dataclass, or parameters of a function with a default, with their annotation and default."""
+    """Fields of a dataclass, or parameters of a function with a default, with their annotation and
+    default.
+    """
     if isinstance(found, ast.ClassDef):
         for node in found.body:
             match node:

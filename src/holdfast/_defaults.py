@@ -1,6 +1,8 @@
-"""What is left out, where several functions or a command share it: written once, read by signatures and by the command line.
+"""What is left out, where several functions or a command share it: written once, read by signatures and by
+the command line.
 
-Training's defaults are `holdfast.config.schema.RunConfig`. Only plain values are here, so that help comes without torch.
+Training's defaults are `holdfast.config.schema.RunConfig`. Only plain values are here, so that help comes
+without torch.
 """
 
 SEED = 0

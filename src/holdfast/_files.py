@@ -32,7 +32,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_part(part: Path, write: Callable[[Path], None]) -> None:
-    """Write a temporary file to the disk, with the mode of any new file: some libraries write theirs for the owner alone."""
+    """Write a temporary file to the disk, with the mode of any new file: some libraries write theirs for
+    the owner alone.
+    """
     try:
         part.unlink(missing_ok=True)
         part.touch()
@@ -59,7 +61,8 @@ def writing(path: Path) -> Iterator[None]:
         # torch and safetensors have their own errors for a full disk
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise RunFolderError(
-            f"{path} must be writable, but writing failed ({why}); free space or choose another folder with --out."
+            f"{path} must be writable, but writing failed ({why}); free space or choose another folder "
+            "with --out."
         ) from error
 
 

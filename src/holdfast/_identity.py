@@ -24,9 +24,11 @@ _TORCH = frozenset(vars(nn.Module()))
 
 
 def content_digest(*values: object, weights: bool = True) -> str:
-    """A digest of all that values are made of: numbers, text, tensors, functions (their code), objects (class and attributes).
+    """A digest of all that values are made of: numbers, text, tensors, functions (their code), objects (class
+    and attributes).
 
-    ``weights``: whether the parameters and buffers of networks count with their numbers, or with names, shapes and types only.
+    ``weights``: whether the parameters and buffers of networks count with their numbers, or with names,
+    shapes and types only.
 
     >>> content_digest(1, [2.0, "x"]) == content_digest(1, [2.0, "x"]) != content_digest(1, [2.5, "x"])
     True

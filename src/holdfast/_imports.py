@@ -1,7 +1,9 @@
-"""Objects by import path: ``my_package.module:Net``, ``my_package.module.Net``. The one gate through which code of others runs.
+"""Objects by import path: ``my_package.module:Net``, ``my_package.module.Net``. The one gate through which
+code of others runs.
 
-A path runs only as `Trusted`: text that the user wrote in a call or on the command line, or that stands in a file for which they passed
-``--trusted``. What files say is plain text, so it runs nothing: the mark goes with the text, through copies and to other processes.
+A path runs only as `Trusted`: text that the user wrote in a call or on the command line, or that stands in a
+file for which they passed ``--trusted``. What files say is plain text, so it runs nothing: the mark goes with
+the text, through copies and to other processes.
 """
 
 import difflib
@@ -40,7 +42,8 @@ def find(path: str) -> Any:
     """
     if not isinstance(path, Trusted) and not LIBRARY.fullmatch(path):
         raise InputError(
-            f"{path} is named by a file, and importing it runs its code; add --trusted (trusted=True in Python) if you trust it, or write it"
+            f"{path} is named by a file, and importing it runs its code; add --trusted (trusted=True in "
+            "Python) if you trust it, or write it"
             " on the command line."
         )
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
@@ -49,7 +52,8 @@ def find(path: str) -> Any:
             module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(
-            f"{path} must be importable, but importing {module_name} failed ({error}); run where it lies, or install it."
+            f"{path} must be importable, but importing {module_name} failed ({error}); run where it "
+            "lies, or install it."
         ) from error
     if not hasattr(module, name):
         raise InputError(
@@ -60,8 +64,8 @@ def find(path: str) -> Any:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """Modules of the working directory found first for this import, and last from then on: what they import later must be found,
-    and nothing there may stand in for a package that is installed."""
+    """Modules of the working directory found first for this import, and last from then on: what they import
+    later must be found, and nothing there may stand in for a package that is installed."""
     here = os.getcwd()
     if here in sys.path or "" in sys.path:
         yield
@@ -80,7 +84,8 @@ def call(path: str, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> 
 
 
 def made(path: str, target: Any, arguments: Mapping[str, Any], offers: Mapping[str, Any]) -> Any:
-    """What the object known as ``path`` returns for ``arguments``, and for those ``offers`` that it has parameters for.
+    """What the object known as ``path`` returns for ``arguments``, and for those ``offers`` that it has
+    parameters for.
 
     Raises:
         InputError: an argument it does not take, one it lacks, or one it refuses.

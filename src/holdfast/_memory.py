@@ -19,7 +19,9 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is one of the ways in which memory runs out; on a CPU torch has no type of its own for it."""
+    """Whether this is one of the ways in which memory runs out; on a CPU torch has no type of its own for
+    it.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
@@ -35,5 +37,6 @@ def require_memory(needed: int, device: torch.device, what: str, remedy: str) ->
     free = free_bytes(device)
     if free is not None and needed > free:
         raise InputError(
-            f"{what} must fit into the free memory of {device} ({free / 2**30:.1f} GiB), it needs {needed / 2**30:.1f} GiB; {remedy}."
+            f"{what} must fit into the free memory of {device} ({free / 2**30:.1f} GiB), it needs "
+            f"{needed / 2**30:.1f} GiB; {remedy}."
         )

@@ -3,7 +3,8 @@
 from collections.abc import Set
 from functools import cache
 
-# What a class may define without changing what its methods compute; every other special method counts as a change.
+# What a class may define without changing what its methods compute; every other special method counts as a
+# change.
 HARMLESS = frozenset(
     {
         "__module__",
@@ -43,7 +44,8 @@ DATACLASS = frozenset(
 
 
 def override(kind: type, base: type, held: Set[str] = frozenset(), *, harmless: Set[str] = HARMLESS) -> str:
-    """A name that ``kind`` defines itself though ``base``, or an instance of it (``held``), has it; empty where it changes nothing.
+    """A name that ``kind`` defines itself though ``base``, or an instance of it (``held``), has it; empty
+    where it changes nothing.
 
     >>> class Mine(dict):
     ...     def get(self, key): return None
@@ -60,5 +62,7 @@ def override(kind: type, base: type, held: Set[str] = frozenset(), *, harmless: 
 
 @cache
 def is_value_of(kind: type, base: type) -> bool:
-    """Whether ``kind`` is the value class ``base``, or inherits from it and computes all that it does in the same way."""
+    """Whether ``kind`` is the value class ``base``, or inherits from it and computes all that it does in
+    the same way.
+    """
     return issubclass(kind, base) and not override(kind, base, harmless=HARMLESS | DATACLASS)

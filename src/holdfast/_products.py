@@ -1,8 +1,9 @@
 """Matrix products by the faster of torch's two CPU libraries.
 
-torch multiplies float32 matrices by MKL, which keeps to half-width instructions on AMD processors that have AVX-512; oneDNN,
-in the same torch, does not. Which one is faster is decided by a rule of processor and shape and never by a clock: a choice
-that varied between two runs would change the last bits of their results, and seeds would not repeat them.
+torch multiplies float32 matrices by MKL, which keeps to half-width instructions on AMD processors that have
+AVX-512; oneDNN, in the same torch, does not. Which one is faster is decided by a rule of processor and shape
+and never by a clock: a choice that varied between two runs would change the last bits of their results, and
+seeds would not repeat them.
 """
 
 import sys
@@ -24,13 +25,17 @@ def product(
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, " outputs"] | None = None,
 ) -> Float[Tensor, "rows outputs"]:
-    """``x weight^T + bias`` without history, by oneDNN where that is faster and found as accurate, else by torch's default."""
+    """``x weight^T + bias`` without history, by oneDNN where that is faster and found as accurate, else by
+    torch's default.
+    """
     if x.dtype == torch.float32 and x.device.type == "cpu" and _onednn_is_faster():
         (rows, inputs), outputs = x.shape, len(weight)
         large = min(inputs, outputs) >= SMALLEST and rows * inputs * outputs >= LEAST_WORK
-        # One check for all batches of about this size: attacks that drop points would meet a new one every few steps.
+        # One check for all batches of about this size: attacks that drop points would meet a new one every
+        # few steps.
         batch = 1 << (rows - 1).bit_length()
-        # A lowered precision, or oneDNN off, is the user's wish for torch's products: the operator called here may not heed it.
+        # A lowered precision, or oneDNN off, is the user's wish for torch's products: the operator called
+        # here may not heed it.
         precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
         plain = torch._C._get_mkldnn_enabled() and precision in ("none", "ieee")
         if large and plain and inputs == weight.shape[1] and _is_accurate(batch, inputs, outputs):
@@ -39,7 +44,9 @@ def product(
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """The matrix without gaps between its rows or columns: oneDNN takes a hundred times as long for slices."""
+    """The matrix without gaps between its rows or columns: oneDNN takes a hundred times as long for
+    slices.
+    """
     return matrix if matrix.is_contiguous() or matrix.T.is_contiguous() else matrix.contiguous()
 
 
@@ -76,7 +83,8 @@ def _vendor() -> str:
 def _is_accurate(rows: int, inputs: int, outputs: int) -> bool:
     """Whether oneDNN's product of this shape is there and errs at most a few times as much as torch's own.
 
-    All of it is multiplied once; three rows are compared in float64. The weights repeat, so that the comparison takes little.
+    All of it is multiplied once; three rows are compared in float64. The weights repeat, so that the
+    comparison takes little.
     """
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(rows, inputs, generator=draw)

@@ -32,9 +32,15 @@ class Progress:
     def training(self, steps: int, done: int = 0) -> Iterator[None]:
         """The bar of training: steps, time spent, time left, the last loss."""
         columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         with Bar(*columns, console=self.console, disable=not self.live, transient=True) as bar:
             self._bar, self._task = bar, bar.add_task("training", total=steps, completed=done, note="")
             yield
@@ -71,9 +77,14 @@ class Progress:
     def named(self) -> Iterator[Callable[[str, int, int], None]]:
         """Stages that come one after another, each reporting (its name, done, to do)."""
         columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=self.console, disable=not self.live, transient=True) as bar:
             tasks: dict[str, Any] = {}
 

@@ -1,8 +1,10 @@
-"""Files that belong together: written in one step, checked whenever they are read, and locked while they are worked on.
+"""Files that belong together: written in one step, checked whenever they are read, and locked while they are
+worked on.
 
-``digests.json`` names every file of a run with its SHA-256. New files are first written beside their names; the record
-that names them is the one step in which all of them become the folder's content, and a file that is not yet renamed then
-is taken from where it lies. So a kill at any moment leaves the files of before or those of after, never a mixture.
+``digests.json`` names every file of a run with its SHA-256. New files are first written beside their names;
+the record that names them is the one step in which all of them become the folder's content, and a file that
+is not yet renamed then is taken from where it lies. So a kill at any moment leaves the files of before or
+those of after, never a mixture.
 """
 
 import hashlib
@@ -26,7 +28,9 @@ if sys.platform != "win32":
 RECORD = "digests.json"
 FORMAT = 1
 RECORDED = "digests"
-"""Entry of ``summary.json`` (``sweep.json``, ...) that names the record beside it. Runs of version 0.1 have neither."""
+"""Entry of ``summary.json`` (``sweep.json``, ...) that names the record beside it. Runs of version 0.1
+have neither.
+"""
 NAME = re.compile(r"(?:(?:trace|checkpoints|evaluation|cells)/)?[A-Za-z0-9_][A-Za-z0-9.,+=_-]*")
 """What a file with a digest may be called: in its folder or one below, so that no record leads elsewhere."""
 SINGLE = (
@@ -63,7 +67,8 @@ def belongings(folder: Path) -> list[str]:
 
 
 def free(folder: Path, unfinished: str = "") -> bool:
-    """Whether a run may begin in ``folder``: nothing lies there but what a run leaves that was killed before its first checkpoint.
+    """Whether a run may begin in ``folder``: nothing lies there but what a run leaves that was killed before
+    its first checkpoint.
 
     ``unfinished``: pattern of further files that a job leaves which goes on by itself.
     """
@@ -85,7 +90,8 @@ def free(folder: Path, unfinished: str = "") -> bool:
 
 
 def checked(path: Path) -> Path:
-    """The path of a file that is what its run's record says; where no record lies above it, the path as it is.
+    """The path of a file that is what its run's record says; where no record lies above it, the path as it
+    is.
 
     Raises:
         RunFolderError: the file is missing, differs from what was written, or is not of this run.
@@ -104,7 +110,8 @@ def checked(path: Path) -> Path:
             if not path.exists():
                 return path  # whoever opens it says what it was for
             raise RunFolderError(
-                f"{path} must be a file of its run, but {RECORD} beside it does not name it, so it comes from elsewhere; remove it, or"
+                f"{path} must be a file of its run, but {RECORD} beside it does not name it, so it comes "
+                "from elsewhere; remove it, or"
                 " train again."
             )
         part = part_of(path)
@@ -118,7 +125,8 @@ def checked(path: Path) -> Path:
     if not path.exists():
         raise RunFolderError(f"{path} is missing, though {RECORD} names it; restore it, or train again.")
     raise RunFolderError(
-        f"{path} must be as it was written, but its digest differs from the one in {RECORD}: it was cut short, damaged or exchanged;"
+        f"{path} must be as it was written, but its digest differs from the one in {RECORD}: it was cut "
+        "short, damaged or exchanged;"
         " restore it, or train again."
     )
 
@@ -156,7 +164,8 @@ def read_values(path: Path, maker: str) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(values).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
-            f"{path} must be what `holdfast {maker}` wrote, but cannot be read ({type(error).__name__}: {error}); restore it, remove it or"
+            f"{path} must be what `holdfast {maker}` wrote, but cannot be read ({type(error).__name__}: "
+            f"{error}); restore it, remove it or"
             " choose another folder."
         ) from error
     check_recorded(values, path.parent)
@@ -171,7 +180,8 @@ def check_recorded(values: dict[str, Any], folder: Path) -> None:
     """
     if RECORDED in values and not (folder / RECORD).is_file():
         raise RunFolderError(
-            f"{folder / RECORD} is missing, without which no file of {folder} can be checked; restore it, or start again in another folder."
+            f"{folder / RECORD} is missing, without which no file of {folder} can be checked; restore "
+            "it, or start again in another folder."
         )
 
 
@@ -210,7 +220,8 @@ def read_record(folder: Path) -> dict[str, str]:
             raise ValueError("its own digest differs, or a name leads elsewhere")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
-            f"{path} must be the whole record of its run's files, but cannot be used ({type(error).__name__}); restore it, or"
+            f"{path} must be the whole record of its run's files, but cannot be used "
+            f"({type(error).__name__}); restore it, or"
             " train again."
         ) from error
     return dict(files)
@@ -303,7 +314,9 @@ class Files:
 
 
 def _being_written(part: Path) -> bool:
-    """Whether the process that a temporary file is named after lives: a page may be written by another one."""
+    """Whether the process that a temporary file is named after lives: a page may be written by another
+    one.
+    """
     process = part.name.split(".")[-2]
     try:
         if process.isdigit():
@@ -340,7 +353,9 @@ def destination(folder: Path) -> Path:
 
 
 def take_over(folder: Path) -> Path:
-    """Let the run in ``folder`` take the place of the one it was begun to replace, in one step; returns where it lies then."""
+    """Let the run in ``folder`` take the place of the one it was begun to replace, in one step; returns
+    where it lies then.
+    """
     target = destination(folder)
     if target == folder:
         return folder
@@ -354,7 +369,9 @@ def take_over(folder: Path) -> Path:
 
 
 def clear_replacement(folder: Path) -> None:
-    """Remove what is left of a run that has taken the place of the one in ``folder``, or came to nothing before."""
+    """Remove what is left of a run that has taken the place of the one in ``folder``, or came to nothing
+    before.
+    """
     left = folder / REPLACEMENT
     if not left.is_dir():
         return
@@ -391,7 +408,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(
-            f"{folder} must be a folder that can be written, but {error.strerror or error}; choose another with --out."
+            f"{folder} must be a folder that can be written, but {error.strerror or error}; choose "
+            "another with --out."
         ) from error
     if sys.platform == "win32":
         yield
@@ -402,7 +420,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunFolderError(
-                f"{folder} must be used by one process at a time, but another one is at work in it; wait until it is done, or choose another"
+                f"{folder} must be used by one process at a time, but another one is at work in it; wait "
+                "until it is done, or choose another"
                 " folder."
             ) from error
         except OSError:

@@ -1,7 +1,8 @@
-"""What has a name on the command line, in YAML and in Python: one line each, the name and where it is defined.
+"""What has a name on the command line, in YAML and in Python: one line each, the name and where it is
+defined.
 
-The line is all there is to add: settings, their types, defaults and help are read from the definition. Names are known, and wrong ones
-refused, before torch is imported.
+The line is all there is to add: settings, their types, defaults and help are read from the definition. Names
+are known, and wrong ones refused, before torch is imported.
 """
 
 import importlib

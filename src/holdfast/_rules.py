@@ -1,7 +1,8 @@
-"""What an argument may be: rules that convert the obvious and refuse the rest in one sentence, before anything is spent.
+"""What an argument may be: rules that convert the obvious and refuse the rest in one sentence, before
+anything is spent.
 
-A public function or class says with `takes` which rule each of its arguments follows. Nothing here imports torch, so that refusing is
-quick; rules for tensors are in `holdfast._arguments`.
+A public function or class says with `takes` which rule each of its arguments follows. Nothing here imports
+torch, so that refusing is quick; rules for tensors are in `holdfast._arguments`.
 """
 
 import difflib
@@ -42,7 +43,8 @@ class Rule:
         """The value converted.
 
         Raises:
-            InputError: it is not such a value; the message names the argument, what is allowed, what came, and the remedy.
+            InputError: it is not such a value; the message names the argument, what is allowed, what came,
+                and the remedy.
         """
         try:
             return self.read(value)
@@ -268,7 +270,8 @@ RADIUS = real(above=0, most=LARGEST_RADIUS)
 
 
 def takes(**rules: Rule) -> Callable[[Target], Target]:
-    """Decorates a function, or a class for its constructor: arguments given are converted by their rules, or refused.
+    """Decorates a function, or a class for its constructor: arguments given are converted by their rules, or
+    refused.
 
     What is left out keeps its default. `rules_of` gives the rules.
 

@@ -13,14 +13,15 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 @contextmanager
 def stopping(*, at_safe_points: bool = False) -> Iterator[Callable[[], bool]]:
-    """SIGINT, SIGTERM and SIGHUP end what is within, as ``KeyboardInterrupt``, ``SystemExit(143)`` and ``SystemExit(129)``.
+    """SIGINT, SIGTERM and SIGHUP end what is within, as ``KeyboardInterrupt``, ``SystemExit(143)`` and
+    ``SystemExit(129)``.
 
-    A handler of the caller's own is called instead, and a signal that is ignored (nohup) stays ignored. Outside the main
-    thread, where no handlers can be set, nothing changes.
+    A handler of the caller's own is called instead, and a signal that is ignored (nohup) stays ignored.
+    Outside the main thread, where no handlers can be set, nothing changes.
 
     Args:
-        at_safe_points: what is within asks now and then (it gets a function) whether to stop, and leaves its state safe; only then
-            does the first signal take its course. A second one does so at once.
+        at_safe_points: what is within asks now and then (it gets a function) whether to stop, and leaves its
+            state safe; only then does the first signal take its course. A second one does so at once.
 
     >>> with stopping(at_safe_points=True) as stop:
     ...     stop()
@@ -73,7 +74,9 @@ def _take_course(number: int, handler: Any) -> None:
 
 
 def silence(stream: IO[str]) -> None:
-    """Send the rest of a stream whose reader has gone nowhere, so that the interpreter does not try to write it on its way out."""
+    """Send the rest of a stream whose reader has gone nowhere, so that the interpreter does not try to
+    write it on its way out.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

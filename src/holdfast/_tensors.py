@@ -34,10 +34,11 @@ def chunks(total: int, size: int) -> Iterator[slice]:
 
 
 def called(model: nn.Module, points: Tensor) -> object:
-    """``model(points)``, whatever that is: the one place where a user's model is called. It works on a copy and answers with one.
+    """``model(points)``, whatever that is: the one place where a user's model is called. It works on a copy
+    and answers with one.
 
-    So a model that changes its input in place leaves the points as they are, and one that writes every answer into the same
-    storage leaves earlier answers as they were.
+    So a model that changes its input in place leaves the points as they are, and one that writes every answer
+    into the same storage leaves earlier answers as they were.
     """
     found = model(points.clone())
     return found.clone() if isinstance(found, Tensor) else found
@@ -49,7 +50,9 @@ def applied(model: nn.Module, points: Tensor) -> Tensor:
 
 
 def widened(values: Tensor) -> Tensor:
-    """Half-precision numbers in float32, others as they are: differences and losses of the former round to nothing or overflow."""
+    """Half-precision numbers in float32, others as they are: differences and losses of the former round to
+    nothing or overflow.
+    """
     return values.float() if values.dtype in COARSE else values
 
 
@@ -57,7 +60,8 @@ def answers(model: nn.Module, points: Tensor) -> Tensor:
     """`called`, in float32 at least: outputs that are to be judged.
 
     Raises:
-        InputError: the model answers with something else than a row of floating-point outputs a point, as it may do away from the examples.
+        InputError: the model answers with something else than a row of floating-point outputs a point, as it
+            may do away from the examples.
     """
     found = called(model, points)
     fit = isinstance(found, Tensor) and found.is_floating_point() and found.ndim == 2
@@ -68,7 +72,8 @@ def answers(model: nn.Module, points: Tensor) -> Tensor:
             else type(found).__name__
         )
         raise InputError(
-            f"model must return floating-point outputs of shape ({len(points)}, outputs) at every point of the threat sets, got {came} at some;"
+            f"model must return floating-point outputs of shape ({len(points)}, outputs) at every point "
+            f"of the threat sets, got {came} at some;"
             " wrap it in a module that does."
         )
     return widened(found)

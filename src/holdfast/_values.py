@@ -1,4 +1,5 @@
-"""How a public value shows itself: it states its facts once, and terminal and notebook lay them out. Tables and curves go to pandas and matplotlib.
+"""How a public value shows itself: it states its facts once, and terminal and notebook lay them out. Tables
+and curves go to pandas and matplotlib.
 
 Neither package is needed for anything else, so each is imported when asked for.
 """
@@ -24,7 +25,9 @@ LINE = 100
 
 @dataclass(frozen=True)
 class Fact:
-    """One line: ``kind`` says how a figure is known (proved, bounded, estimated, observed), empty for what was given or counted."""
+    """One line: ``kind`` says how a figure is known (proved, bounded, estimated, observed), empty for what
+    was given or counted.
+    """
 
     label: str
     value: object
@@ -55,7 +58,9 @@ def _brief(value: object) -> str:
 
 
 class Shown:
-    """A value with a short ``repr``, and a small table in notebooks. A dataclass must pass ``repr=False`` for it."""
+    """A value with a short ``repr``, and a small table in notebooks. A dataclass must pass ``repr=False``
+    for it.
+    """
 
     def _facts(self) -> Sequence[Fact]:
         """What it has to say, the most important first; by default a dataclass's fields."""
@@ -74,7 +79,9 @@ class Shown:
         return "\n".join([name, *(f"  {line}".rstrip() for line in lines)])
 
     def _repr_html_(self) -> str:
-        """The same as a table without colours of its own, so that it can be read on light and on dark pages."""
+        """The same as a table without colours of its own, so that it can be read on light and on dark
+        pages.
+        """
         cell = '<td style="text-align:left;background:none">{}</td>'
         rows = "".join(
             f"<tr>{''.join(cell.format(escape(text)) for text in fact.cells)}</tr>" for fact in self._facts()

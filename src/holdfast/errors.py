@@ -1,7 +1,7 @@
 """Every exception Holdfast raises on purpose.
 
-Each carries one sentence: what was wrong, what is allowed, what came, and the remedy. The command line prints that
-sentence and exits with status 2; nothing is half-written.
+Each carries one sentence: what was wrong, what is allowed, what came, and the remedy. The command line prints
+that sentence and exits with status 2; nothing is half-written.
 """
 
 

@@ -1,9 +1,10 @@
 """Losses, one value per example, with the facts a certificate needs stated as data.
 
-A network with one output ``f`` (binary, signed) predicts class 1 when ``f > 0``; labels are always ``0 .. classes-1`` and
-``sign = 2 * label - 1``. A network with ``C >= 2`` outputs predicts the largest.
+A network with one output ``f`` (binary, signed) predicts class 1 when ``f > 0``; labels are always
+``0 .. classes-1`` and ``sign = 2 * label - 1``. A network with ``C >= 2`` outputs predicts the largest.
 
-The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone, so a loss that is not convex must say so.
+The convergence certificate rests on convexity of ``loss(f, y)`` in ``f`` alone, so a loss that is not convex
+must say so.
 """
 
 import math
@@ -51,19 +52,22 @@ def _on_copies(method: Method) -> Method:
 class Loss(ABC):
     """``loss(f, y)`` for each example.
 
-    Attributes (read by certificates; a claim of the class that computes the loss, and not inherited by one that computes another):
-        convex: whether ``f -> loss(f, y)`` is convex for every label, with `slope` a subgradient.
-        nonnegative: whether the loss is never below 0 (then a window that misses examples still gives a lower bound).
-        lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None`` where there is none.
+    Attributes (read by certificates; a claim of the class that computes the loss, and not inherited by one
+        that computes another): convex: whether ``f -> loss(f, y)`` is convex for every label, with `slope` a
+        subgradient. nonnegative: whether the loss is never below 0 (then a window that misses examples still
+        gives a lower bound). lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None``
+        where there is none.
     """
 
     convex: ClassVar[bool] = False
     nonnegative: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """A claim counts where it was made, not below: a class that computes another loss does not inherit it.
+        """A claim counts where it was made, not below: a class that computes another loss does not inherit
+        it.
 
-        What a user's class computes, it computes on copies: working in place, it changes nothing that others read.
+        What a user's class computes, it computes on copies: working in place, it changes nothing that others
+        read.
         """
         super().__init_subclass__(**keywords)
 
@@ -91,7 +95,9 @@ class Loss(ABC):
         return None
 
     def floor(self, outputs: int, labels: Labels) -> PerExample:
-        """The largest number known to lie below ``loss(f, y)`` for every ``f`` of so many ``outputs``, one an example, in float64."""
+        """The largest number known to lie below ``loss(f, y)`` for every ``f`` of so many ``outputs``, one
+        an example, in float64.
+        """
         least = 0.0 if self.nonnegative else -math.inf
         return torch.full((len(labels),), least, dtype=torch.float64, device=labels.device)
 
@@ -109,7 +115,8 @@ class Loss(ABC):
 class CrossEntropy(Loss):
     """Cross-entropy; with one signed output this is the logistic loss ``log(1 + exp(-sign f))``.
 
-    Convex, and Lipschitz with constant ``sqrt(2)`` (one output: 1), since the slope is ``softmax(f) - target``.
+    Convex, and Lipschitz with constant ``sqrt(2)`` (one output: 1), since the slope is
+    ``softmax(f) - target``.
 
     Attributes:
         label_smoothing: ``e``: the target is ``(1 - e)`` on the label and ``e / C`` on every class.
@@ -135,7 +142,9 @@ class CrossEntropy(Loss):
         return (1 - e) * one_hot(labels, outputs) + e / outputs.shape[1]
 
     def floor(self, outputs: int, labels: Labels) -> PerExample:
-        """The entropy of the smoothed target, which is the same for all labels; 0 without smoothing. Rounded down."""
+        """The entropy of the smoothed target, which is the same for all labels; 0 without smoothing.
+        Rounded down.
+        """
         classes = max(2, outputs)
         spread = self.label_smoothing / classes
         target = [1 - self.label_smoothing + spread] + [spread] * (classes - 1)
@@ -161,7 +170,9 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class Hinge(Loss):
-    """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer 2001)."""
+    """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer
+    2001).
+    """
 
     convex = True
     nonnegative = True
@@ -192,7 +203,9 @@ class Hinge(Loss):
 
 @dataclass(frozen=True)
 class Squared(Loss):
-    """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label. Not Lipschitz."""
+    """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label. Not
+    Lipschitz.
+    """
 
     convex = True
     nonnegative = True
@@ -214,7 +227,8 @@ class Squared(Loss):
 @takes(delta=real(above=0))
 @dataclass(frozen=True)
 class Huber(Squared):
-    """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond ``||r|| = delta``, ``r = f - target``.
+    """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond
+    ``||r|| = delta``, ``r = f - target``.
 
     Convex, and Lipschitz with constant ``delta``.
 
@@ -248,8 +262,8 @@ class Huber(Squared):
 def broken_claim(loss: Loss, outputs: int) -> str:
     """A claim of the loss that trials at many outputs refute; empty where none does.
 
-    Tries ``loss(f) >= loss(h) + <slope(h), f - h>`` and ``loss(f) >= floor`` in float64 at outputs of sizes 0.1 to 100, all labels.
-    A trial refutes, it does not prove: the claim stays its author's.
+    Tries ``loss(f) >= loss(h) + <slope(h), f - h>`` and ``loss(f) >= floor`` in float64 at outputs of sizes
+    0.1 to 100, all labels. A trial refutes, it does not prove: the claim stays its author's.
     """
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(max(2, outputs)).repeat_interleave(256)
@@ -263,7 +277,10 @@ def broken_claim(loss: Loss, outputs: int) -> str:
     if loss.convex and bool(
         (at_f < tangent - 1e-9 * (1 + at_f.abs() + at_h.abs() + (tangent - at_h).abs())).any()
     ):
-        return f"the loss {loss.name} lies below its own tangent, so it is not convex or its slope is not its derivative"
+        return (
+            f"the loss {loss.name} lies below its own tangent, so it is not convex or its slope is "
+            "not its derivative"
+        )
     if bool((at_f < loss.floor(outputs, labels) - 1e-9 * (1 + at_f.abs())).any()):
         return f"the loss {loss.name} falls below the least value that it claims"
     return ""
@@ -307,7 +324,10 @@ def _other_loss(value: Any) -> str:
     if isinstance(value, type) and issubclass(value, Loss):
         return f"write {value.__name__}() for one of that class"
     if isinstance(value, torch.nn.Module):
-        return "torch's own averages and has no slope to certify with; use holdfast.CrossEntropy() or another of these"
+        return (
+            "torch's own averages and has no slope to certify with; use holdfast.CrossEntropy() or "
+            "another of these"
+        )
     return ""
 
 
@@ -325,7 +345,9 @@ def predictions(outputs: Outputs) -> Labels:
 
 
 def correct(outputs: Outputs, labels: Labels) -> Tensor:
-    """Whether each example is classified correctly (bool per example); a tie or outputs that are not `finite` are no correct answer."""
+    """Whether each example is classified correctly (bool per example); a tie or outputs that are not
+    `finite` are no correct answer.
+    """
     if outputs.shape[1] == 1:
         return (signs(labels, outputs) * outputs > 0).squeeze(1) & finite(outputs)
     at_label = outputs.gather(1, labels[:, None])

@@ -1,16 +1,20 @@
-"""Exact Euclidean projections onto balls, alone and within limits for each feature, and linear maximisers over the same sets.
+"""Exact Euclidean projections onto balls, alone and within limits for each feature, and linear maximisers
+over the same sets.
 
-Every function takes displacements ``delta`` (batch, features) from the centre of the ball, and works on the set
+Every function takes displacements ``delta`` (batch, features) from the centre of the ball, and works on the
+set
 
     S = {z : ||z|| <= radius, low <= z <= high},    low <= 0 <= high,
 
-where ``low`` and ``high`` (``None``: no limits) broadcast against ``delta`` and may be infinite. Clipping one after the other
-does not project onto ``S`` for l1 and l2: cutting a coordinate to its limit frees length that the others may use. Both
-projections come from the one multiplier of the ball's constraint instead (Boyd and Vandenberghe, *Convex Optimization*, 5.5).
+where ``low`` and ``high`` (``None``: no limits) broadcast against ``delta`` and may be infinite. Clipping one
+after the other does not project onto ``S`` for l1 and l2: cutting a coordinate to its limit frees length that
+the others may use. Both projections come from the one multiplier of the ball's constraint instead (Boyd and
+Vandenberghe, *Convex Optimization*, 5.5).
 
-Multipliers are found in float64 and the answer is returned in the dtype of ``delta`` (`roughly_project_l2` apart); a row inside
-``S`` comes back unchanged, bit for bit. Nothing here waits for an accelerator. Masks are kept in floating point where they
-can be: on a CPU ``torch.where`` over single features costs as much as 30 other passes.
+Multipliers are found in float64 and the answer is returned in the dtype of ``delta`` (`roughly_project_l2`
+apart); a row inside ``S`` comes back unchanged, bit for bit. Nothing here waits for an accelerator. Masks are
+kept in floating point where they can be: on a CPU ``torch.where`` over single features costs as much as 30
+other passes.
 """
 
 import torch
@@ -37,18 +41,23 @@ def lengths(rows: Rows, norm: str) -> Float[Tensor, " batch"]:
 
 
 def project_linf(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l-inf norm: each feature clipped to ``[max(low, -radius), min(high, radius)]``."""
+    """Nearest point of ``S`` for the l-inf norm: each feature clipped to
+    ``[max(low, -radius), min(high, radius)]``.
+    """
     return torch.minimum(torch.maximum(delta, _lower(delta, radius, low)), _upper(delta, radius, high))
 
 
 def project_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of norm at most ``radius``."""
+    """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of
+    norm at most ``radius``.
+    """
     kept = (delta.double() * factor_l2(delta, radius, low, high)).to(delta.dtype)
     return kept if low is None and high is None else kept.clamp(low, high)
 
 
 def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Column:
-    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row, in float64: exactly 1 for rows in the ball.
+    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row, in float64:
+    exactly 1 for rows in the ball.
 
     Where there are limits, radii whose square vanishes in float64 count as 0.
     """
@@ -70,10 +79,11 @@ def roughly_project_l2(
     low: Float[Tensor, "#batch #features"],
     high: Float[Tensor, "#batch #features"],
 ) -> Rows:
-    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-5 of the radius.
+    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-5 of the
+    radius.
 
-    Newton's method on ``||clip(s delta, low, high)||^2``, which is concave in ``s^2``, from ``s = 1``: every later ``s`` is at or below
-    the projection's, so that the result does not leave ``S`` by more than that.
+    Newton's method on ``||clip(s delta, low, high)||^2``, which is concave in ``s^2``, from ``s = 1``: every
+    later ``s`` is at or below the projection's, so that the result does not leave ``S`` by more than that.
     """
     target = radius**2
     square = torch.ones_like(delta[:, :1])
@@ -96,9 +106,11 @@ def roughly_project_l2(
 
 
 def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l1 norm: magnitudes ``clip(|delta| - t, 0, limit)`` with the least ``t >= 0`` of sum at most ``radius``.
+    """Nearest point of ``S`` for the l1 norm: magnitudes ``clip(|delta| - t, 0, limit)`` with the least
+    ``t >= 0`` of sum at most ``radius``.
 
-    The sum is piecewise linear in ``t``, so one sort of its breakpoints finds ``t`` (without limits: Duchi et al., ICML 2008).
+    The sum is piecewise linear in ``t``, so one sort of its breakpoints finds ``t`` (without limits: Duchi et
+    al., ICML 2008).
     """
     limit = _column(delta, radius)
     size = delta.abs().double()
@@ -116,10 +128,12 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
     if room is None:
         cut = (_level(depth, limit) - depth).clamp(min=0.0)
     else:
-        # No level lies above the largest magnitude: where rounding keeps the sum from reaching the radius, delta stays as it is.
+        # No level lies above the largest magnitude: where rounding keeps the sum from reaching the radius,
+        # delta stays as it is.
         level = torch.minimum(_level_within(depth, torch.minimum(depth + room, largest), limit), largest)
         cut = torch.minimum((level - depth).clamp(min=0.0), room)
-    # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the ball all the same.
+    # Rooms that vanish beside the depths (delta above 10^10 times the radius) escape the level: keep to the
+    # ball all the same.
     total = lengths(cut, "1")[:, None]
     cut = cut * torch.where(total > limit, limit / total, 1.0)
     kept = torch.where(inside, whole, cut)
@@ -127,10 +141,12 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
 
 
 def roughly_project_l1(delta: Rows, radius: float | Column, low: Limit = None, high: Limit = None) -> Rows:
-    """`project_l1` for the inner steps of attacks: in the dtype of ``delta``, to 3e-5 of the radius, without a sort.
+    """`project_l1` for the inner steps of attacks: in the dtype of ``delta``, to 3e-5 of the radius, without
+    a sort.
 
-    Newton's method on the sum of ``clip(|delta| - t, 0, limit)``, which falls with ``t``, held between the ``t`` known to be too small and
-    too large; at last scaled by at most 3e-5, so that the result does not leave ``S`` by more than rounding.
+    Newton's method on the sum of ``clip(|delta| - t, 0, limit)``, which falls with ``t``, held between the
+    ``t`` known to be too small and too large; at last scaled by at most 3e-5, so that the result does not
+    leave ``S`` by more than rounding.
     """
     size = delta.abs()
     most = size if low is None or high is None else torch.minimum(size, torch.where(delta > 0, high, -low))
@@ -162,8 +178,8 @@ def _within(raw: Rows, most: Rows, into: Rows) -> Rows:
 def project_two_balls(points: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:
     """Nearest point of ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2), which must not be empty.
 
-    If the nearest point of one ball lies in the other it is the answer; else the answer lies on both spheres, and in the
-    plane through ``points``, ``centre`` and the origin.
+    If the nearest point of one ball lies in the other it is the answer; else the answer lies on both spheres,
+    and in the plane through ``points``, ``centre`` and the origin.
     """
     p, x = points.double(), centre.double()
     near, far = _column(points, radius), _column(points, outer)
@@ -184,7 +200,9 @@ def maximise_linf(direction: Rows, radius: Radius, low: Limit = None, high: Limi
 
 
 def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the largest useful ``s``."""
+    """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the
+    largest useful ``s``.
+    """
     limit = _column(direction, radius)
     size, _ = _unit(direction)
     room = _room(direction, limit, low, high)
@@ -194,7 +212,9 @@ def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit 
 
 
 def maximise_l1(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """``argmax <direction, z>`` over ``S`` for the l1 norm: the radius is spent on the largest ``|direction|`` first."""
+    """``argmax <direction, z>`` over ``S`` for the l1 norm: the radius is spent on the largest
+    ``|direction|`` first.
+    """
     limit = _column(direction, radius)
     size = direction.abs()
     room = torch.where(size > 0, _room(direction, limit, low, high), 0.0)
@@ -206,7 +226,9 @@ def maximise_l1(direction: Rows, radius: Radius, low: Limit = None, high: Limit 
 
 
 def maximise_two_balls(direction: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:
-    """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre`` where the direction is 0."""
+    """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre``
+    where the direction is 0.
+    """
     x = centre.double()
     near, far = _column(direction, radius), _column(direction, outer)
     size, _ = _unit(direction)
@@ -243,12 +265,16 @@ def _bounds_along(delta: Rows, low: Limit, high: Limit) -> Rows:
 
 
 def _room(delta: Rows, limit: Column, low: Limit, high: Limit) -> Rows:
-    """`_bounds_along` in float64, made finite by a cut at twice the radius, which no feature of the ball reaches."""
+    """`_bounds_along` in float64, made finite by a cut at twice the radius, which no feature of the ball
+    reaches.
+    """
     return _bounds_along(delta, low, high).double().clamp_(max=2 * limit)
 
 
 def _unit(delta: Rows) -> tuple[Rows, Column]:
-    """Magnitudes divided by the row's largest in float64, and that (0 for a row of zeros): squares then neither overflow nor vanish."""
+    """Magnitudes divided by the row's largest in float64, and that (0 for a row of zeros): squares then
+    neither overflow nor vanish.
+    """
     size = delta.abs()
     largest = size.amax(1, keepdim=True).double()
     return size.double().div_(torch.where(largest > 0, largest, 1.0)), largest
@@ -261,9 +287,10 @@ def _length(rows: Rows) -> Column:
 def _scale(rise: Rows, full: Rows, radius: Column, most: Column) -> Column:
     """The largest ``s <= most`` with ``sum min(s^2 rise, full) <= radius^2``.
 
-    That sum is concave, increasing and piecewise linear in ``s^2``. Newton's method steps from ``most``, near the root as a
-    rule, to the root's left, then climbs through the pieces and never passes it; where looking at the result is free it
-    stops as soon as it stands. Elsewhere one sort of the breakpoints costs less than the rounds.
+    That sum is concave, increasing and piecewise linear in ``s^2``. Newton's method steps from ``most``, near
+    the root as a rule, to the root's left, then climbs through the pieces and never passes it; where looking
+    at the result is free it stops as soon as it stands. Elsewhere one sort of the breakpoints costs less than
+    the rounds.
     """
     find = _square_by_rounds if rise.device.type == "cpu" else _square_by_sorting
     return find(rise, full, radius.square(), most.square()).sqrt()
@@ -286,7 +313,9 @@ def _square_by_rounds(rise: Rows, full: Rows, target: Column, most: Column) -> C
 
 
 def _tangent(rise: Rows, full: Rows, target: Column, square: Column, flat: Column) -> Column:
-    """Where the tangent at ``square`` of ``sum min(rise square, full)`` meets the target; ``flat`` where it is level."""
+    """Where the tangent at ``square`` of ``sum min(rise square, full)`` meets the target; ``flat`` where
+    it is level.
+    """
     filled = (rise * square).ge_(full)
     used = torch.linalg.vecdot(full, filled)[:, None]
     slope = torch.linalg.vecdot(rise, filled.neg_().add_(1))[:, None]
@@ -316,7 +345,8 @@ def _level(depth: Rows, radius: Column) -> Column:
 
 
 def _level_within(depth: Rows, brim: Rows, radius: Column) -> Column:
-    """The least ``level`` with ``sum clip(level - depth, 0, brim - depth) = radius``; infinite where the sum never gets there.
+    """The least ``level`` with ``sum clip(level - depth, 0, brim - depth) = radius``; infinite where the sum
+    never gets there.
 
     As the level rises, a feature starts to count at its depth and is full at its brim.
     """
@@ -333,7 +363,9 @@ def _level_within(depth: Rows, brim: Rows, radius: Column) -> Column:
 
 
 def _edge(towards: Rows, centre: Rows, radius: Column, outer: Column) -> Rows:
-    """The point on both spheres (around ``centre``, around the origin) farthest ``towards`` the given vector."""
+    """The point on both spheres (around ``centre``, around the origin) farthest ``towards`` the given
+    vector.
+    """
     away = _length(centre)
     axis = torch.where(away > 0, centre / away, 0.0)
     height = (outer.square() + away.square() - radius.square()) / (2 * away)

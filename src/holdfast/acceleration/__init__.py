@@ -1,4 +1,6 @@
-"""Faster outputs and input gradients of plain networks on a CPU, equal to autograd's up to rounding; off by one switch."""
+"""Faster outputs and input gradients of plain networks on a CPU, equal to autograd's up to rounding; off
+by one switch.
+"""
 
 from holdfast.acceleration.incremental import Incremental as Incremental
 from holdfast.acceleration.incremental import incremental as incremental

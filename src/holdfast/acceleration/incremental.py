@@ -1,7 +1,9 @@
-"""Outputs after a change of one window of the images, from what the layers put out before it: for searches that change little at a time.
+"""Outputs after a change of one window of the images, from what the layers put out before it: for searches
+that change little at a time.
 
-A window reaches a part of each convolution's output, a little larger from layer to layer, and adds to the first dense layer what its own
-inputs changed by: the rest is known. The same numbers as a whole pass up to rounding.
+A window reaches a part of each convolution's output, a little larger from layer to layer, and adds to the
+first dense layer what its own inputs changed by: the rest is known. The same numbers as a whole pass up to
+rounding.
 """
 
 from collections.abc import Sequence
@@ -73,8 +75,10 @@ class _Stage:
         (top, bottom), (left, right) = inside
         crop = x[:, :, top:bottom, left:right]
         beyond = [
-            step for (low, high), (a, b) in zip(wanted[::-1], inside[::-1], strict=True) for step in (a - low, high - b)
-        ]  # fmt: skip
+            step
+            for (low, high), (a, b) in zip(wanted[::-1], inside[::-1], strict=True)
+            for step in (a - low, high - b)
+        ]
         crop = functional.pad(crop, beyond) if any(beyond) else crop.clone()
         if new is not None:
             # Of what changed, the part that this area looks at: all of it, as a rule.
@@ -173,10 +177,12 @@ class Incremental:
 
 
 def incremental(model: nn.Module, images: Images, shape: torch.Size) -> Incremental | None:
-    """The layers' values at images, for changes of windows to come; ``None`` where there is no closed form or nothing to gain.
+    """The layers' values at images, for changes of windows to come; ``None`` where there is no closed form or
+    nothing to gain.
 
-    Known are stacks (see `closed_form`) of convolutions and unpadded max-pooling, if any, then dense layers. ``images``, changed in place by
-    the caller, are the points of `closed_form` in the shape of images; ``shape`` is that of one example as the model takes it.
+    Known are stacks (see `closed_form`) of convolutions and unpadded max-pooling, if any, then dense layers.
+    ``images``, changed in place by the caller, are the points of `closed_form` in the shape of images;
+    ``shape`` is that of one example as the model takes it.
     """
     points = images.reshape(-1, *shape)
     closed = closed_form(model, points)

@@ -1,8 +1,8 @@
 """Closed forms of single layers: outputs, and the gradient pushed back from them to the inputs.
 
-``forward`` returns the output and what ``backward`` needs. Every tensor after the first input belongs to the stack that runs
-the layers, so ``backward`` may overwrite the gradient it is given. Backward formulas are torch's own operators: at kinks
-and in ties the gradient is autograd's.
+``forward`` returns the output and what ``backward`` needs. Every tensor after the first input belongs to the
+stack that runs the layers, so ``backward`` may overwrite the gradient it is given. Backward formulas are
+torch's own operators: at kinks and in ties the gradient is autograd's.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,8 @@ Pair = tuple[int, int]
 # Up to here oneDNN's input gradient of a convolution takes 3 to 13 times as long as torch's own.
 NATIVE_CHANNELS = 4
 
-# Images a thread handles at a time: their activations stay cached, and small buffers are not given back to the system.
+# Images a thread handles at a time: their activations stay cached, and small buffers are not given back to
+# the system.
 IMAGES = 32
 
 
@@ -135,7 +136,9 @@ class Flat(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Layer):
-    """A two-dimensional convolution with zero padding; in float32 channels come last in memory, as oneDNN likes them."""
+    """A two-dimensional convolution with zero padding; in float32 channels come last in memory, as oneDNN
+    likes them.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -146,7 +149,9 @@ class Convolution(Layer):
 
     @property
     def native_backward(self) -> bool:
-        """Whether the input gradient is torch's own operator, which wants channels first in memory and reads only the input's shape."""
+        """Whether the input gradient is torch's own operator, which wants channels first in memory and
+        reads only the input's shape.
+        """
         channels, grouped = self.weight.shape[1], self.groups > 1
         return channels <= NATIVE_CHANNELS and not grouped and self.dilation == (1, 1)
 
@@ -161,14 +166,28 @@ class Convolution(Layer):
         result: Tensor
         if self.native_backward:
             result, _, _ = ops._slow_conv2d_backward.output_mask(
-                gradient.contiguous(), gradient.new_empty(kept.shape), self.weight, self.weight.shape[2:],
-                self.stride, self.padding, (True, False, False),
-            )  # fmt: skip
+                gradient.contiguous(),
+                gradient.new_empty(kept.shape),
+                self.weight,
+                self.weight.shape[2:],
+                self.stride,
+                self.padding,
+                (True, False, False),
+            )
         else:
             result, _, _ = ops.convolution_backward(
-                channels_last(gradient), kept, self.weight, None, self.stride, self.padding, self.dilation,
-                False, (0, 0), self.groups, (True, False, False),
-            )  # fmt: skip
+                channels_last(gradient),
+                kept,
+                self.weight,
+                None,
+                self.stride,
+                self.padding,
+                self.dilation,
+                False,
+                (0, 0),
+                self.groups,
+                (True, False, False),
+            )
         return result
 
 
@@ -234,7 +253,9 @@ class MaxPooling(Layer):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images with channels last in memory; those of one channel only say so, which is what picks the faster kernel."""
+    """Images with channels last in memory; those of one channel only say so, which is what picks the
+    faster kernel.
+    """
     if x.dtype != torch.float32:  # torch's own kernels, to which the order makes no difference
         return x.contiguous()
     if x.shape[1] == 1:

@@ -1,4 +1,6 @@
-"""Which models have a closed form: exact types of known layers with nothing hung on them. All others go through autograd."""
+"""Which models have a closed form: exact types of known layers with nothing hung on them. All others go
+through autograd.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -65,9 +67,16 @@ def _methods(kind: type[nn.Module]) -> tuple[Any, Any]:
 
 
 _OTHERS = (
-    nn.Sequential, nn.Identity, nn.Dropout, nn.Linear, nn.ReLU, nn.Flatten, nn.Conv2d, nn.MaxPool2d,
+    nn.Sequential,
+    nn.Identity,
+    nn.Dropout,
+    nn.Linear,
+    nn.ReLU,
+    nn.Flatten,
+    nn.Conv2d,
+    nn.MaxPool2d,
     *(known.network for known in registered() if not isinstance(known, Family)),
-)  # fmt: skip
+)
 # What each class did when this module was imported: a class whose methods were replaced since is not known.
 _KNOWN = {kind: _methods(kind) for kind in (*_OTHERS, *_POINTWISE)}
 # Names that an instance must not bear itself, since they would hide its methods.
@@ -77,10 +86,11 @@ _METHODS = {kind: {name for name in dir(kind) if callable(getattr(kind, name))} 
 def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
     """The model's closed form for such points, or ``None``: acceleration is off, or autograd is the safe way.
 
-    Recognised, on a CPU in float32 and float64: networks of families that have one, `MNISTConv`, and `nn.Sequential` (also nested) of linear
-    layers, 2-d convolutions, max-pooling, flattening and the usual activations, of exactly these types, without hooks,
-    parametrisations, replaced methods or compiled calls, outside autocast, where there is work enough to gain from it. It reads
-    the model's weights anew in every call and keeps nothing.
+    Recognised, on a CPU in float32 and float64: networks of families that have one, `MNISTConv`, and
+    `nn.Sequential` (also nested) of linear layers, 2-d convolutions, max-pooling, flattening and the usual
+    activations, of exactly these types, without hooks, parametrisations, replaced methods or compiled calls,
+    outside autocast, where there is work enough to gain from it. It reads the model's weights anew in every
+    call and keeps nothing.
     """
     if not is_enabled() or not _plain(points) or len(points) == 0:
         return None
@@ -98,7 +108,9 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
 
 
 def outputs(model: nn.Module, points: Tensor) -> Tensor:
-    """``f(x')`` without gradient, for searches by many queries: the closed form's forward pass where there is one of layers."""
+    """``f(x')`` without gradient, for searches by many queries: the closed form's forward pass where there
+    is one of layers.
+    """
     with torch.no_grad():
         closed = closed_form(model, points)
         return closed.outputs(points) if isinstance(closed, Stack) else _tensors.answers(model, points)
@@ -148,7 +160,9 @@ def _tensors_are_plain(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _is_known(module: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it and all in it are of known types, with their own methods and no hooks, and plain tensors of this type."""
+    """Whether it and all in it are of known types, with their own methods and no hooks, and plain tensors
+    of this type.
+    """
     kind = type(module)
     return (
         _KNOWN.get(kind) == _methods(kind)
@@ -164,7 +178,9 @@ def _is_known(module: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _layers(model: nn.Module, points: Tensor) -> list[Layer] | None:
-    """The model's layers in the order it calls them; ``None`` where one has no closed form for inputs of such shape."""
+    """The model's layers in the order it calls them; ``None`` where one has no closed form for inputs of
+    such shape.
+    """
     found: list[Layer] = []
     dimensions = points.ndim
     parts: Iterator[nn.Module]
@@ -208,14 +224,21 @@ def _layer(part: nn.Module, dimensions: int) -> Layer | None:
             return Flat()
         case nn.Conv2d(padding_mode="zeros", padding=tuple() as padding) if dimensions == 4:
             return Convolution(
-                weight=part.weight, bias=part.bias, stride=_pair(part.stride), padding=_pair(padding),
-                dilation=_pair(part.dilation), groups=part.groups,
-            )  # fmt: skip
+                weight=part.weight,
+                bias=part.bias,
+                stride=_pair(part.stride),
+                padding=_pair(padding),
+                dilation=_pair(part.dilation),
+                groups=part.groups,
+            )
         case nn.MaxPool2d(return_indices=False) if dimensions == 4:
             return MaxPooling(
-                size=_pair(part.kernel_size), stride=_pair(part.stride), padding=_pair(part.padding),
-                dilation=_pair(part.dilation), ceil_mode=part.ceil_mode,
-            )  # fmt: skip
+                size=_pair(part.kernel_size),
+                stride=_pair(part.stride),
+                padding=_pair(part.padding),
+                dilation=_pair(part.dilation),
+                ceil_mode=part.ceil_mode,
+            )
     return None
 
 
@@ -224,10 +247,11 @@ def _pair(size: int | tuple[int, ...]) -> Pair:
 
 
 def _arranged(layers: list[Layer]) -> Iterator[Layer]:
-    """The layers with ReLU after max-pooling (a quarter of the entries), and with what each may assume of its neighbours.
+    """The layers with ReLU after max-pooling (a quarter of the entries), and with what each may assume of its
+    neighbours.
 
-    The two commute, slopes included: where the largest entry of a window is not above 0 the slope is 0 both ways, and else both
-    find it at the same place. Windows that reach into padding are left in their order.
+    The two commute, slopes included: where the largest entry of a window is not above 0 the slope is 0 both
+    ways, and else both find it at the same place. Windows that reach into padding are left in their order.
     """
     order = list(layers)
     for i, layer in enumerate(order[1:], 1):
@@ -250,7 +274,9 @@ def _arranged(layers: list[Layer]) -> Iterator[Layer]:
 
 
 def _in_portions(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layers with those from the first to the last that works on images run on a few of these at a time."""
+    """The layers with those from the first to the last that works on images run on a few of these at a
+    time.
+    """
     images = [i for i, layer in enumerate(layers) if isinstance(layer, Convolution | MaxPooling | Flat)]
     if not any(isinstance(layer, Convolution) for layer in layers):
         return layers

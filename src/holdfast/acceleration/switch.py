@@ -12,7 +12,9 @@ _chosen: ContextVar[bool | None] = ContextVar("holdfast_acceleration", default=N
 
 
 def is_enabled() -> bool:
-    """Whether recognised networks take the fast path: as the innermost `enabled` says, else as the environment does; on by default."""
+    """Whether recognised networks take the fast path: as the innermost `enabled` says, else as the
+    environment does; on by default.
+    """
     chosen = _chosen.get()
     return os.environ.get(VARIABLE, "").strip().lower() not in OFF if chosen is None else chosen
 

@@ -21,7 +21,9 @@ def is_l1(threat: Threat) -> TypeGuard[LpBall]:
 
 
 def _pick(mask: Bool[Tensor, " batch"], first: Tensor, second: Tensor) -> Tensor:
-    """``first`` in the rows of the mask. By `lerp`, exact at 0 and 1: on a CPU ``torch.where`` over features takes ten times as long."""
+    """``first`` in the rows of the mask. By `lerp`, exact at 0 and 1: on a CPU ``torch.where`` over
+    features takes ten times as long.
+    """
     if first.ndim == 1:
         return torch.where(mask, first, second)
     weight = _tensors.per_example(mask, first).to(first.dtype)
@@ -96,8 +98,10 @@ class Rows:
         self.gradient = _pick(which, self.best_gradient, self.gradient)
 
     def off_flat(self, moved: Points) -> Points:
-        """``moved``; rows without a gradient, from where no step leads anywhere, go ``elsewhere`` and keep the point halfway back to the
-        example for the next time: in turn along the rays through two starts, ever closer to the example."""
+        """``moved``; rows without a gradient, from where no step leads anywhere, go ``elsewhere`` and keep
+        the point halfway back to the example for the next time: in turn along the rays through two starts,
+        ever closer to the example.
+        """
         flat = torch.linalg.vector_norm(_tensors.flatten(self.gradient), ord=torch.inf, dim=1) == 0
         if flat.device.type == "cpu" and not bool(flat.any()):
             return moved
@@ -153,10 +157,11 @@ class Halving:
 class Sparse:
     """Steps along few features; arXiv 2103.01208, algorithm 1, but for features that the box stops.
 
-    The paper's steps move the features of largest gradient, and spend most of their length on those already at their edge.
-    Here such features are not counted, neither among those to move nor among those changed; they are pushed all the
-    same, less where their gradient is less, so that the projection takes from them last. On a linear model this is what
-    lets the climb end at the optimum, where all changed features but one are at an edge.
+    The paper's steps move the features of largest gradient, and spend most of their length on those already
+    at their edge. Here such features are not counted, neither among those to move nor among those changed;
+    they are pushed all the same, less where their gradient is less, so that the projection takes from them
+    last. On a linear model this is what lets the climb end at the optimum, where all changed features but one
+    are at an edge.
     """
 
     threat: LpBall
@@ -209,6 +214,8 @@ def _like(edge: float | Tensor, points: Points) -> float | Tensor:
 
 
 def _largest(rows: Float[Tensor, "batch features"], rank: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1"]:
-    """The number of this rank (1 is the largest) in each row; where waiting for the device is free, no more is sorted than needed."""
+    """The number of this rank (1 is the largest) in each row; where waiting for the device is free, no
+    more is sorted than needed.
+    """
     most = int(rank.max()) if rows.device.type == "cpu" and len(rows) else rows.shape[1]
     return rows.topk(most, dim=1).values.gather(1, rank[:, None] - 1)

@@ -1,4 +1,6 @@
-"""What attacks made for norm balls ask of the threat: that it is one, its box around each example, and a radius safe from rounding."""
+"""What attacks made for norm balls ask of the threat: that it is one, its box around each example, and a
+radius safe from rounding.
+"""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +33,8 @@ def checked_ball(threat: Threat, attack: str, remedy: str) -> LpBall:
 
 
 def box_around(x: Points, threat: LpBall) -> tuple[Rows, Rows] | tuple[None, None]:
-    """Least and largest value of each feature of each row: the box, widened to ``x``, and ``x`` itself where it may not change.
+    """Least and largest value of each feature of each row: the box, widened to ``x``, and ``x`` itself where
+    it may not change.
 
     ``None`` where there is neither box nor fixed feature.
     """
@@ -43,7 +46,9 @@ def box_around(x: Points, threat: LpBall) -> tuple[Rows, Rows] | tuple[None, Non
 
 
 def safe_radius(x: Points, threat: LpBall) -> Float[Tensor, " batch"]:
-    """The distance, in float64, up to which `Threat.settle` moves nothing: one rounding of the example less than it keeps clear."""
+    """The distance, in float64, up to which `Threat.settle` moves nothing: one rounding of the example
+    less than it keeps clear.
+    """
     rows = threat._limits_for(x).masked(_tensors.flatten(x))
     safe: Tensor = (1 - SHRINK) * threat.radius - 2 * UNITS * projections.lengths(rows, threat.norm)
     return safe.clamp(min=0.0)

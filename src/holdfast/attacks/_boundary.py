@@ -26,7 +26,8 @@ def lead(outputs: Outputs, y: Labels, towards: Labels | None, aim: Aim) -> PerEx
 def nearest_boundary(
     model: nn.Module, points: Points, y: Labels, dual_norm: str
 ) -> tuple[Outputs, PerExample, Points]:
-    """Outputs, and lead and gradient of the wrong class whose linearised boundary is nearest; a backward pass a class.
+    """Outputs, and lead and gradient of the wrong class whose linearised boundary is nearest; a backward pass
+    a class.
 
     ``dual_norm``: of gradients, dual to that in which distances count.
     """
@@ -35,7 +36,8 @@ def nearest_boundary(
         outputs = _tensors.answers(model, points)
         if not outputs.requires_grad:
             raise InputError(
-                "model must be differentiable in its input for FAB, but its outputs carry no gradient; remove no_grad or"
+                "model must be differentiable in its input for FAB, but its outputs carry no gradient; "
+                "remove no_grad or"
                 " detach from its forward, or use Square, which needs none."
             )
         leads = outputs - outputs.gather(1, y[:, None])

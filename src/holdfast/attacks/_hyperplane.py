@@ -1,8 +1,10 @@
-"""The shortest step from a point onto a hyperplane, within limits for each feature, in the l-inf, l2 and l1 norm.
+"""The shortest step from a point onto a hyperplane, within limits for each feature, in the l-inf, l2 and l1
+norm.
 
-For each row the problem is ``min ||d||`` over ``<weight, d> = gap``, ``low <= d <= high`` with ``low <= 0 <= high``. Let ``a = |weight|``
-and ``room`` the limit in the direction that closes the gap; then ``d`` has magnitude ``min(s, room)`` (l-inf) or ``min(s a, room)`` (l2),
-for the one ``s`` that closes the gap, and l1 spends the rooms of the largest ``a`` first (Croce and Hein 2020, arXiv 1907.02044).
+For each row the problem is ``min ||d||`` over ``<weight, d> = gap``, ``low <= d <= high`` with
+``low <= 0 <= high``. Let ``a = |weight|`` and ``room`` the limit in the direction that closes the gap; then
+``d`` has magnitude ``min(s, room)`` (l-inf) or ``min(s a, room)`` (l2), for the one ``s`` that closes the
+gap, and l1 spends the rooms of the largest ``a`` first (Croce and Hein 2020, arXiv 1907.02044).
 """
 
 import torch
@@ -22,10 +24,12 @@ _FIRST = 64  # features of largest weight tried before all are sorted
 def shortest_step(
     weight: Rows, gap: Float[Tensor, " batch"], norm: str, low: Limit = None, high: Limit = None
 ) -> Rows:
-    """The step of least norm with ``<weight, step> = gap`` and ``low <= step <= high``, up to the rounding of the dtype.
+    """The step of least norm with ``<weight, step> = gap`` and ``low <= step <= high``, up to the rounding of
+    the dtype.
 
-    Where the limits keep the hyperplane out of reach, the step that comes nearest to it; where the weight is 0, no step.
-    A feature whose limits are both 0 never moves. Rows are independent; ties in l1 go to either feature.
+    Where the limits keep the hyperplane out of reach, the step that comes nearest to it; where the weight is
+    0, no step. A feature whose limits are both 0 never moves. Rows are independent; ties in l1 go to either
+    feature.
 
     Args:
         weight: normal of each hyperplane, finite.
@@ -51,8 +55,8 @@ def shortest_step(
 def _multiplier(rise: Rows, full: Rows | None, target: Column) -> Column:
     """The ``s >= 0`` with ``sum min(s rise, full) = target``; very large where the sum never gets there.
 
-    The sum is concave, increasing and piecewise linear, so Newton's method from 0 climbs through the pieces, never passes
-    the root, and stands exactly when the set of full features does.
+    The sum is concave, increasing and piecewise linear, so Newton's method from 0 climbs through the pieces,
+    never passes the root, and stands exactly when the set of full features does.
     """
     s = _quotient(target, rise.sum(1, keepdim=True))
     if full is None:

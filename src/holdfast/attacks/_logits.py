@@ -16,10 +16,12 @@ SAME = 1e-2  # relative difference of sums that are meant to be the same: half p
 
 
 def refuse_probabilities(answers: Callable[[Tensor], Outputs], x: Tensor, outputs: Outputs) -> None:
-    """Attacks and bounds need logits: probabilities saturate, so attacks fail, and as a signed output they are never below 0.
+    """Attacks and bounds need logits: probabilities saturate, so attacks fail, and as a signed output they
+    are never below 0.
 
-    Outputs are taken for probabilities where all, on the examples and on points ever farther from them, lie in [0, 1], or are
-    shares of one total. Models with other outputs on the examples, as good as all, cost nothing; a constant model is not refused.
+    Outputs are taken for probabilities where all, on the examples and on points ever farther from them, lie
+    in [0, 1], or are shares of one total. Models with other outputs on the examples, as good as all, cost
+    nothing; a constant model is not refused.
 
     Args:
         answers: the model, in evaluation mode, without gradients.
@@ -40,18 +42,23 @@ def refuse_probabilities(answers: Callable[[Tensor], Outputs], x: Tensor, output
         return
     if outputs.shape[1] == 1:
         raise InputError(
-            "model must return logits, one column being a signed output that is above 0 for class 1 and below 0 for class 0, got"
-            f" numbers from {float(found.min()):.3g} to {float(found.max()):.3g} everywhere, which look like probabilities; leave out"
+            "model must return logits, one column being a signed output that is above 0 for class 1 and "
+            "below 0 for class 0, got"
+            f" numbers from {float(found.min()):.3g} to {float(found.max()):.3g} everywhere, which look "
+            "like probabilities; leave out"
             " its sigmoid, or wrap it as holdfast.networks.LogOutputs(model) (--log-outputs)."
         )
     raise InputError(
-        "model must return logits, got probabilities (numbers in [0, 1], or shares of one total, everywhere); leave out its softmax or"
+        "model must return logits, got probabilities (numbers in [0, 1], or shares of one total, "
+        "everywhere); leave out its softmax or"
         " sigmoid, or take the logarithm with holdfast.networks.LogOutputs(model) or --log-outputs."
     )
 
 
 def _alike(outputs: Outputs) -> bool:
-    """Whether these numbers could be probabilities: in [0, 1], or with two columns or more not negative and of one sum."""
+    """Whether these numbers could be probabilities: in [0, 1], or with two columns or more not negative
+    and of one sum.
+    """
     if not bool((outputs >= 0).all()):
         return False
     if bool((outputs <= 1).all()):

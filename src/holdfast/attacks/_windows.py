@@ -1,4 +1,6 @@
-"""Windows of random search, written into the points in place: where they lie, how large they are, and what goes into them."""
+"""Windows of random search, written into the points in place: where they lie, how large they are, and what
+goes into them.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,7 +19,8 @@ Content = Float[Tensor, "batch channels tall wide"]
 Grid = tuple[int, int, int]
 Window = tuple[slice, slice, slice, slice]
 
-# Shares of the queries after which the windows have lost another half of their area (the paper's schedule for 10,000).
+# Shares of the queries after which the windows have lost another half of their area (the paper's schedule for
+# 10,000).
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 _TILES = 5  # windows along each side of the first pattern in l2 and l1
 _SPARE = 1 - 2.0**-20  # of the radius is spent, so that a change's own rounding stays within it
@@ -26,7 +29,9 @@ _DECAY = {2: 2, 1: 4}  # how fast a pattern falls off its peak
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One query's chances, the same for every row: two windows of one size, a sign for each channel, which way a pattern lies."""
+    """One query's chances, the same for every row: two windows of one size, a sign for each channel, which
+    way a pattern lies.
+    """
 
     first: Window
     second: Window
@@ -66,7 +71,9 @@ def _window(top: int, left: int, tall: int, wide: int) -> Window:
 
 
 def _size(share: float, norm: str, height: int, width: int) -> tuple[int, int]:
-    """Height and width of a window with this share of the features: a square, or where the image is too narrow a longer strip."""
+    """Height and width of a window with this share of the features: a square, or where the image is too
+    narrow a longer strip.
+    """
     side, least = max(1, round(math.sqrt(share * height * width))), 1
     if norm != "inf":  # a pattern needs a middle and two sides
         side, least = max(3, side) | 1, 3
@@ -142,10 +149,11 @@ class Ends(Moves):
 
 
 class Patterns(Moves):
-    """l2 and l1: the norm held by two windows, and what the box left unspent, goes into a peaked pattern in the first.
+    """l2 and l1: the norm held by two windows, and what the box left unspent, goes into a peaked pattern in
+    the first.
 
-    With ``p`` the power of the norm, ``spent`` is ``sum |x' - x|^p``, counted in float64 from the points as they stand, so that no
-    rounding adds up over the queries.
+    With ``p`` the power of the norm, ``spent`` is ``sum |x' - x|^p``, counted in float64 from the points as
+    they stand, so that no rounding adds up over the queries.
     """
 
     def __init__(self, x: Images, threat: LpBall, shape: torch.Size) -> None:
@@ -177,7 +185,8 @@ class Patterns(Moves):
         delta[_window(top, left, rows * tall, columns * wide)] = tiles
         if self.free is not None:
             delta *= self.free
-        # In l1 the projection takes the small features off a pattern of twice the norm: sparse changes do more.
+        # In l1 the projection takes the small features off a pattern of twice the norm: sparse changes do
+        # more.
         size = 2 * self.threat.radius if self.power == 1 else self.threat.radius
         norm = self._mass(delta).sum(1, keepdim=True) ** (1 / self.power)
         delta = delta * (size / norm.clamp(min=torch.finfo(torch.float32).tiny)).to(delta.dtype)
@@ -234,7 +243,9 @@ class Patterns(Moves):
 
 
 def pattern(tall: int, wide: int, turned: bool, power: int) -> Float[Tensor, "height width"]:
-    """Two peaks of opposite sign, one above the other or, ``turned``, side by side; ``sum |.|^power = 1``, in float64."""
+    """Two peaks of opposite sign, one above the other or, ``turned``, side by side; ``sum |.|^power = 1``,
+    in float64.
+    """
     turned = wide > 1 if tall == 1 else turned and wide > 1
     if turned:
         return pattern(wide, tall, False, power).T.contiguous()
@@ -245,7 +256,9 @@ def pattern(tall: int, wide: int, turned: bool, power: int) -> Float[Tensor, "he
 
 
 def _peak(tall: int, wide: int, power: int) -> Float[Tensor, "height width"]:
-    """``sum 1 / (k + 1)^d`` over the nested squares ``k`` around the middle that hold a feature, at norm 1."""
+    """``sum 1 / (k + 1)^d`` over the nested squares ``k`` around the middle that hold a feature, at norm
+    1.
+    """
     rows, columns = (torch.arange(side) - side // 2 for side in (tall, wide))
     ring = torch.maximum(rows.abs()[:, None], columns.abs())
     squares = torch.arange(1, int(ring.max()) + 2, dtype=torch.float64) ** -_DECAY[power]

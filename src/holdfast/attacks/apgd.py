@@ -20,8 +20,8 @@ from holdfast.threats.base import Points, Threat
 
 Start = Literal["random", "example", "between"]
 DEPTHS = (0.5, 1.0, 0.25)
-"""Of the way from the example to a random point: where searches from `between` start, restart by restart. The point is one of the set, at
-depth 1 one of the whole box of valid examples."""
+"""Of the way from the example to a random point: where searches from `between` start, restart by restart. The
+point is one of the set, at depth 1 one of the whole box of valid examples."""
 Goal = Callable[[Outputs, Labels, Labels], PerExample]
 """What a climb maximises, from outputs, labels and the classes aimed at."""
 
@@ -43,29 +43,35 @@ _BRIEF = {"cross-entropy": "ce"}
 )
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    """Ascent with momentum whose step starts at the set's diameter and is halved where it stops paying (arXiv 2003.01690).
+    """Ascent with momentum whose step starts at the set's diameter and is halved where it stops paying (arXiv
+    2003.01690).
 
-    ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever closer together, a row's step ``s`` is
-    halved, and the row goes back to its best point, if fewer than ``rho`` of its last steps raised the loss, or if neither step nor best loss changed
-    since the checkpoint before. ``P`` and ``step`` are the threat's own, so that any threat will do.
+    ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever
+    closer together, a row's step ``s`` is halved, and the row goes back to its best point, if fewer than
+    ``rho`` of its last steps raised the loss, or if neither step nor best loss changed since the checkpoint
+    before. ``P`` and ``step`` are the threat's own, so that any threat will do.
 
-    Where the gradient is 0 a row goes elsewhere instead: to ``P`` of the point halfway between its example and a random point of the box of
-    valid examples, which lies towards the middle of the box as hardly a random point of the set does, then along the rays through
-    either start, halfway back to the example each time.
+    Where the gradient is 0 a row goes elsewhere instead: to ``P`` of the point halfway between its example
+    and a random point of the box of valid examples, which lies towards the middle of the box as hardly a
+    random point of the set does, then along the rays through either start, halfway back to the example each
+    time.
 
-    In an l1 ball (arXiv 2103.01208) a step moves only the features of largest gradient, 2/3 as many as the best
-    point has changed; ``s`` grows back while that number falls, and the search starts in balls of 3 and 2 times the radius.
+    In an l1 ball (arXiv 2103.01208) a step moves only the features of largest gradient, 2/3 as many as the
+    best point has changed; ``s`` grows back while that number falls, and the search starts in balls of 3 and
+    2 times the radius.
 
     Attributes:
         steps: gradient steps a restart.
         restarts: searches an example (and target); the strongest point is kept.
-        loss: leads the search: ``cross-entropy``, ``dlr``, ``margin`` or any other name of a loss, or a `Loss`; default: whatever scores the attack
-            (with ``targets``: ``dlr``).
-        targets: one search for each of this many likeliest wrong classes; with ``dlr`` the targeted DLR, with ``margin`` ``z_target - z_y``, else a low loss at
-            the target. ``None``: no targets; away from the label. Ignored where targets are given to `run`.
+        loss: leads the search: ``cross-entropy``, ``dlr``, ``margin`` or any other name of a loss, or a
+            `Loss`; default: whatever scores the attack (with ``targets``: ``dlr``).
+        targets: one search for each of this many likeliest wrong classes; with ``dlr`` the targeted DLR, with
+            ``margin`` ``z_target - z_y``, else a low loss at the target. ``None``: no targets; away from the
+            label. Ignored where targets are given to `run`.
         rho: share of the steps between checkpoints that must raise the loss.
-        start: ``random``: a random point of the set; ``example``: the example itself, restarts after the first at random; ``between``: halfway to
-            a random point, restarts at a random point of the box of valid examples, projected, and a quarter of the way to a point of the set, in
+        start: ``random``: a random point of the set; ``example``: the example itself, restarts after the
+            first at random; ``between``: halfway to a random point, restarts at a random point of the box of
+            valid examples, projected, and a quarter of the way to a point of the set, in
             turn: some networks are flat far from the example.
         wide: whether an l1 search begins in larger balls; elsewhere it never does.
         drop_broken: when only success matters: examples leave the search as soon as they are broken.

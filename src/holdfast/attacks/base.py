@@ -1,7 +1,8 @@
 """What an attack is: its own search, and one final function that no search gets round.
 
-`Attack.search` looks for bad points; `Attack.run` settles what it found inside the threat set, checks membership in
-float64, scores it afresh and puts the clean example in its place where that is the stronger one.
+`Attack.search` looks for bad points; `Attack.run` settles what it found inside the threat set, checks
+membership in float64, scores it afresh and puts the clean example in its place where that is the stronger
+one.
 """
 
 import math
@@ -45,7 +46,9 @@ from holdfast.threats.base import Points
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
-    """What a search works towards, given classes ``y``: a high loss at ``y``; ``targeted``, a low loss at ``y``."""
+    """What a search works towards, given classes ``y``: a high loss at ``y``; ``targeted``, a low loss at
+    ``y``.
+    """
 
     loss: Loss
     targeted: bool = False
@@ -56,10 +59,12 @@ class Aim:
         return -loss if self.targeted else loss
 
     def judge(self, outputs: Outputs, y: Labels) -> tuple[PerExample, Bool[Tensor, " batch"]]:
-        """The one judgement of points, by every attack and evaluation: the number maximised, never NaN, and whether the aim is reached.
+        """The one judgement of points, by every attack and evaluation: the number maximised, never NaN, and
+        whether the aim is reached.
 
-        That is: whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. A tie is no prediction. Nor are outputs,
-        their difference or a loss that are not finite: there the model is broken, at infinite loss, and no class is reached.
+        That is: whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. A tie is no
+        prediction. Nor are outputs, their difference or a loss that are not finite: there the model is
+        broken, at infinite loss, and no class is reached.
         """
         loss, right = self.loss(outputs, y), correct(outputs, y)
         sound = loss.isfinite() & finite(outputs)
@@ -81,7 +86,9 @@ class Scored:
 
 
 def scored(points: Points, outputs: Outputs, y: Labels, aim: Aim) -> Scored:
-    """Points with their outputs judged by ``aim``; one that is not finite itself lies in no threat set, and serves no aim."""
+    """Points with their outputs judged by ``aim``; one that is not finite itself lies in no threat set,
+    and serves no aim.
+    """
     value, reached = aim.judge(outputs, y)
     point = _tensors.flatten(points).sum(1).isfinite()
     return Scored(x=points, value=torch.where(point, value, -torch.inf), reached=reached & point)
@@ -133,7 +140,8 @@ class AttackResult(Tabular):
 class Rounding(nn.Module):
     """A half-precision model as searches in float32 see it: points are rounded to its dtype, outputs widened.
 
-    Steps shorter than half precision's own would leave an iterate where it is, and the model would look robust.
+    Steps shorter than half precision's own would leave an iterate where it is, and the model would look
+    robust.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -157,7 +165,8 @@ class _Steady(nn.Module):
         found = _tensors.answers(self.inner, x)
         if found.shape[1] != self.outputs:
             raise InputError(
-                f"model must return {self.outputs} outputs at every point of the threat sets, as at the examples, got {found.shape[1]} at some;"
+                f"model must return {self.outputs} outputs at every point of the threat sets, as at the "
+                f"examples, got {found.shape[1]} at some;"
                 " wrap it in a module that does."
             )
         return found
@@ -173,7 +182,9 @@ class Attack(ABC):
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes a search takes, about: training's cost is counted in them (a trace may cost a tenth)."""
+        """Forward and backward passes a search takes, about: training's cost is counted in them (a trace
+        may cost a tenth).
+        """
         return 1
 
     @contextmanager
@@ -182,17 +193,20 @@ class Attack(ABC):
         yield model
 
     def refuses(self, threat: Threat) -> str:
-        """Why this attack cannot search such threat sets; empty when it can. A suite leaves it out then, and says so."""
+        """Why this attack cannot search such threat sets; empty when it can. A suite leaves it out then,
+        and says so.
+        """
         return ""
 
     @abstractmethod
     def search(
         self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
     ) -> Points:
-        """The method itself: points, near or in the threat set of each ``x_i``, of high ``aim.value(model(x'), y)``.
+        """The method itself: points, near or in the threat set of each ``x_i``, of high
+        ``aim.value(model(x'), y)``.
 
-        Called with parameters frozen, the mode set and gradients on. Randomness comes from ``generator`` (on the
-        device of ``x``) alone.
+        Called with parameters frozen, the mode set and gradients on. Randomness comes from ``generator`` (on
+        the device of ``x``) alone.
         """
 
     def points(
@@ -208,8 +222,8 @@ class Attack(ABC):
     ) -> Points:
         """The search's points, settled in the threat set: the lean entry for training.
 
-        Nothing is validated, scored again or waited for, so that a step costs what the search costs: `checked_outputs`
-        validates a model once. Use `run` for figures.
+        Nothing is validated, scored again or waited for, so that a step costs what the search costs:
+        `checked_outputs` validates a model once. Use `run` for figures.
         """
         if x.dtype in _tensors.COARSE:
             wide, grid = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
@@ -217,7 +231,8 @@ class Attack(ABC):
                 x.dtype
             )
         with attacking(model, mode):
-            # On copies: a search that works in place must not move the examples that its points are judged by.
+            # On copies: a search that works in place must not move the examples that its points are judged
+            # by.
             found = self.search(model, x.clone(), y.clone(), threat, aim=Aim(loss=loss), generator=generator)
             return threat.settle(found.detach(), x)
 
@@ -249,26 +264,29 @@ class Attack(ABC):
     ) -> AttackResult:
         """Attack each example and return the strongest point known: that found, or the example itself.
 
-        A point that reaches the attack's aim is stronger than one that does not; among equals the higher loss is.
-        Points outside the threat set are discarded; one where the outputs or the loss are not finite is misclassified, at infinite
-        loss. The model works on copies, and keeps its parameters' gradients, its training flags and its running statistics.
+        A point that reaches the attack's aim is stronger than one that does not; among equals the higher loss
+        is. Points outside the threat set are discarded; one where the outputs or the loss are not finite is
+        misclassified, at infinite loss. The model works on copies, and keeps its parameters' gradients, its
+        training flags and its running statistics.
 
         Args:
             model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
             x: examples (batch, ...), in the data's units; taken in the dtype of the model's parameters.
             y: labels ``0 .. classes-1``, (batch,), of any integer type.
             threat: or text such as ``linf:0.1``, which has no box.
-            loss: scores the points, and leads the search where the attack has no loss of its own; default cross-entropy.
+            loss: scores the points, and leads the search where the attack has no loss of its own; default
+                cross-entropy.
             targets: for a targeted attack, the class each example should be taken for, other than its label.
-            radii: of each example's own ball, (batch,), in the threat's norm; default the threat's radius. Examples of one radius are
-                attacked together, so few distinct radii are quick.
-            mode: the model during the attack: ``eval``, ``train`` or ``keep`` (every submodule as it is). A model that is
-                random in training mode (dropout) draws from torch's global generator, not from ``seed``.
+            radii: of each example's own ball, (batch,), in the threat's norm; default the threat's radius.
+                Examples of one radius are attacked together, so few distinct radii are quick.
+            mode: the model during the attack: ``eval``, ``train`` or ``keep`` (every submodule as it is). A
+                model that is random in training mode (dropout) draws from torch's global generator, not from
+                ``seed``.
             seed: of the search; ignored where a ``generator`` (on the device of ``x``) is given.
 
         Raises:
-            InputError: examples, labels, targets, mode or the model's outputs are not as stated, or the threat refuses the
-                examples (`Threat.check`).
+            InputError: examples, labels, targets, mode or the model's outputs are not as stated, or the
+                threat refuses the examples (`Threat.check`).
         """
         threat, loss = as_threat(threat), as_loss(loss)
         x, y = paired(model, x, y)
@@ -337,11 +355,17 @@ class Attack(ABC):
         generator = _tensors.generator(seed, x.device) if generator is None else generator
         parts = [
             self.run(
-                model, x[rows], y[rows], ball, loss=loss, targets=None if targets is None else targets[rows], mode=mode,
+                model,
+                x[rows],
+                y[rows],
+                ball,
+                loss=loss,
+                targets=None if targets is None else targets[rows],
+                mode=mode,
                 generator=generator,
             )
             for rows, ball in groups
-        ]  # fmt: skip
+        ]
         order = torch.cat([rows for rows, _ in groups]).argsort().to(x.device)
         found, losses, success = (
             torch.cat([getattr(part, name) for part in parts])[order] for name in ("x", "loss", "success")
@@ -357,7 +381,8 @@ def balls_by_radius(threat: Threat, radii: Tensor, examples: int) -> list[tuple[
     """
     if not isinstance(threat, LpBall) or radii.shape != (examples,):
         raise InputError(
-            f"radii must be {examples} numbers, one an example, beside an LpBall, got shape {tuple(radii.shape)} and"
+            f"radii must be {examples} numbers, one an example, beside an LpBall, got shape "
+            f"{tuple(radii.shape)} and"
             f" {type(threat).__name__}; leave them out for one radius."
         )
     return threat.by_radius(radii)
@@ -369,21 +394,25 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
-    """The model's outputs without gradients, once examples, labels and outputs are found to be what everything else assumes.
+    """The model's outputs without gradients, once examples, labels and outputs are found to be what
+    everything else assumes.
 
     Raises:
-        InputError: ``x`` is empty, not floating point or not finite; ``y`` is not one integer label in range an example;
-            the outputs are not finite (batch, outputs) of the same batch size, or are probabilities.
+        InputError: ``x`` is empty, not floating point or not finite; ``y`` is not one integer label in range
+            an example; the outputs are not finite (batch, outputs) of the same batch size, or are
+            probabilities.
     """
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         raise InputError(
-            f"x must be a floating-point batch (examples, ...) of at least one example, got {x.dtype} of shape"
+            f"x must be a floating-point batch (examples, ...) of at least one example, got {x.dtype} of "
+            "shape"
             f" {tuple(x.shape)}; convert with x.float() and give a single example as x[None]."
         )
     if not x.isfinite().all():
         rows = int((~_tensors.flatten(x).isfinite().all(1)).sum())
         raise InputError(
-            f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these rows."
+            f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these "
+            "rows."
         )
     _check_integers("labels", y, len(x))
     found: Any = answered(model, x)
@@ -392,20 +421,23 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
         if isinstance(found, Tensor):
             came = f"{found.dtype} of shape {tuple(found.shape)}"
         raise InputError(
-            f"model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for two classes, got"
+            "model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for "
+            "two classes, got"
             f" {came}; wrap it in a module that returns the logits."
         )
     outputs = _tensors.widened(found)
     if len(outputs) != len(x):
         raise InputError(
-            f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; return one row of"
+            f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; "
+            "return one row of"
             " outputs an example."
         )
     sound = finite(outputs)
     if not sound.all():
         rows = int((~sound).sum())
         raise InputError(
-            f"model must return finite outputs, with finite differences, on clean examples, got NaN or infinity for {rows} of"
+            "model must return finite outputs, with finite differences, on clean examples, got NaN or "
+            f"infinity for {rows} of"
             f" {len(x)}; check its weights."
         )
     _check_range("labels", y, outputs)
@@ -416,7 +448,8 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
 
 
 def checked_model(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
-    """`checked_outputs` in evaluation mode on the first few examples, and the range of every label: what can be found before any work.
+    """`checked_outputs` in evaluation mode on the first few examples, and the range of every label: what can
+    be found before any work.
 
     Raises:
         InputError: as `checked_outputs`.
@@ -443,7 +476,8 @@ def answered(model: nn.Module, x: Tensor) -> Any:
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
         raise InputError(
-            f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its forward pass failed ({why}); "
+            f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its "
+            f"forward pass failed ({why}); "
             f"fix its layers or the examples{_unflatten(x)}, or set HOLDFAST_DEBUG=1 to see where."
         ) from error
 
@@ -459,7 +493,8 @@ def _unflatten(x: Tensor) -> str:
 def _check_integers(what: str, y: Tensor, batch: int) -> None:
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex() or tuple(y.shape) != (batch,):
         raise InputError(
-            f"{what} must be integers of shape ({batch},), one an example, got {y.dtype} of shape {tuple(y.shape)};"
+            f"{what} must be integers of shape ({batch},), one an example, got {y.dtype} of shape "
+            f"{tuple(y.shape)};"
             " give class numbers, not one-hot rows."
         )
 
@@ -469,7 +504,8 @@ def _check_range(what: str, y: Tensor, outputs: Outputs) -> None:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{what} must lie in 0..{classes - 1} for a model with {outputs.shape[1]} output(s), got {low}..{high};"
+            f"{what} must lie in 0..{classes - 1} for a model with {outputs.shape[1]} output(s), got "
+            f"{low}..{high};"
             " renumber them or give the model one output a class."
         )
 
@@ -480,6 +516,7 @@ def _checked_targets(targets: Tensor, y: Labels, outputs: Outputs) -> Labels:
     same = int((targets == y).sum())
     if same:
         raise InputError(
-            f"targets must differ from the labels, got {same} of {len(y)} that are the label; pick another class for these."
+            f"targets must differ from the labels, got {same} of {len(y)} that are the label; pick "
+            "another class for these."
         )
     return targets.long()

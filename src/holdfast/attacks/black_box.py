@@ -18,11 +18,12 @@ from holdfast.threats.base import Points, Threat
 class Transfer(Attack):
     """Points found by attacking another model, tried on this one (Papernot et al. 2016, arXiv 1605.07277).
 
-    A model that such points break more often than its own gradients do hides its gradients (Athalye et al. 2018, arXiv
-    1802.00420). For a check by queries, see `Square`.
+    A model that such points break more often than its own gradients do hides its gradients (Athalye et al.
+    2018, arXiv 1802.00420). For a check by queries, see `Square`.
 
     Attributes:
-        surrogate: takes the same examples and labels, on the same device; attacked in evaluation mode, and left as it was.
+        surrogate: takes the same examples and labels, on the same device; attacked in evaluation mode, and
+            left as it was.
         attack: what to attack it with.
 
     Raises (on `run`):

@@ -1,4 +1,6 @@
-"""The fast adaptive boundary attack: the nearest misclassified point, by projections onto the linearised decision boundary."""
+"""The fast adaptive boundary attack: the nearest misclassified point, by projections onto the linearised
+decision boundary.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -38,32 +40,36 @@ _LOOK = 10  # steps between looks at which rows are done, where looking waits fo
 )
 @dataclass(frozen=True, kw_only=True)
 class FAB(Attack):
-    """Steps to the linearised boundary ``f = 0``, drawn towards the example (Croce and Hein 2020, arXiv 1907.02044).
+    """Steps to the linearised boundary ``f = 0``, drawn towards the example (Croce and Hein 2020, arXiv
+    1907.02044).
 
     With ``f`` the lead of a wrong class over the label and ``P(z)`` the shortest step from ``z`` onto
     ``{z : f(x') + <grad f(x'), z - x'> = 0}`` within the box, each step is
 
         x' <- (1 - a) (x' + overshoot P(x')) + a (x + overshoot P(x)),    a = min(||P(x')|| / (||P(x')|| + ||P(x)||), pull).
 
-    A misclassified ``x'`` outside the radius first goes back to ``x + backward (x' - x)``, where its own linearisation is used on,
-    so that a step costs one forward and one backward pass. Only success within the radius matters: a row is left alone from
-    the first misclassified point there, or once ``patience`` runs out. Before a row is given up, the point of its set where the last
-    linearisation is highest is tried. For what is not broken, the misclassified point nearest to the example comes back.
+    A misclassified ``x'`` outside the radius first goes back to ``x + backward (x' - x)``, where its own
+    linearisation is used on, so that a step costs one forward and one backward pass. Only success within the
+    radius matters: a row is left alone from the first misclassified point there, or once ``patience`` runs
+    out. Before a row is given up, the point of its set where the last linearisation is highest is tried. For
+    what is not broken, the misclassified point nearest to the example comes back.
 
     Attributes:
         steps: gradient steps a restart (and target).
-        restarts: searches an example (and target): the first from the example, others halfway to a random point of its set.
-        targets: towards how many wrong classes to search one by one, the likeliest on the example first, each with one gradient a
-            step; ``None``: towards whichever boundary is nearest, with a gradient for each class a step. The standard suite uses 9.
+        restarts: searches an example (and target): the first from the example, others halfway to a random
+            point of its set.
+        targets: towards how many wrong classes to search one by one, the likeliest on the example first, each
+            with one gradient a step; ``None``: towards whichever boundary is nearest, with a gradient for
+            each class a step. The standard suite uses 9.
         overshoot: how far beyond the boundary a step goes, as a factor of at least 1.
         backward: share of the way from the example that a misclassified point keeps, in (0, 1).
         pull: largest weight of the step from the example itself, in [0, 1].
-        patience: a search is given up when, at the pace of its last ``patience`` steps, its nearest misclassified point would not come
-            within the radius by the last step. The pace only falls, as a rule, so this costs next to no success and spares most
-            steps of robust examples; ``None``: never.
+        patience: a search is given up when, at the pace of its last ``patience`` steps, its nearest
+            misclassified point would not come within the radius by the last step. The pace only falls, as a
+            rule, so this costs next to no success and spares most steps of robust examples; ``None``: never.
 
-    With one or two outputs, or a target class given to `run`, there is one boundary and ``targets`` has no say. Threats other than
-    `LpBall` are refused.
+    With one or two outputs, or a target class given to `run`, there is one boundary and ``targets`` has no
+    say. Threats other than `LpBall` are refused.
     """
 
     steps: int = 100
@@ -115,7 +121,9 @@ class FAB(Attack):
         return nearest.found.reshape(x.shape)
 
     def _targets(self, outputs: Outputs, y: Labels, aim: Aim) -> Iterator[Labels | None]:
-        """The wrong classes to search towards, one of each row at a time; ``None`` where the outputs are to say."""
+        """The wrong classes to search towards, one of each row at a time; ``None`` where the outputs are
+        to say.
+        """
         wrong = outputs.shape[1] - 1
         if wrong == 0 or aim.targeted or (self.targets is None and wrong > 1):
             yield None
@@ -186,7 +194,8 @@ class _Front:
         low, high: the box, widened to ``x``, and closed to ``x`` in fixed features; ``None`` for none.
         within: distance up to which a point is safely inside the threat set.
         now: the iterate.
-        found: the nearest misclassified point so far; the last iterate (at first the example) where there is none.
+        found: the nearest misclassified point so far; the last iterate (at first the example) where there is
+            none.
         distance: how far it is; infinite where there is none.
         past: that distance in the last steps, the oldest first; no columns where nothing is to be given up.
     """
@@ -209,7 +218,9 @@ class _Front:
         return self.distance <= self.within
 
     def hopeless(self, steps: int) -> Bool[Tensor, " batch"]:
-        """Whether ``steps`` more, at the pace of the past ones, would not come within the radius; not where nothing was found by then."""
+        """Whether ``steps`` more, at the pace of the past ones, would not come within the radius; not
+        where nothing was found by then.
+        """
         count = self.past.shape[1]
         if count == 0:
             return torch.zeros_like(self.done)
@@ -276,7 +287,9 @@ def _nothing_found(x: Points, y: Labels, threat: LpBall, memory: int) -> _Front:
 def _reached(
     model: nn.Module, front: _Front, outputs: Outputs, shape: torch.Size, ball: LpBall, aim: Aim
 ) -> Bool[Tensor, " batch"]:
-    """Which iterates are misclassified; in half precision those in the threat set only if they are so where they will be settled."""
+    """Which iterates are misclassified; in half precision those in the threat set only if they are so
+    where they will be settled.
+    """
     reached = aim.reached(outputs, front.y)
     if ball.coarse is None:
         return reached
@@ -288,7 +301,9 @@ def _reached(
 def _with_last_try(
     model: nn.Module, front: _Front, slope: Rows, shape: torch.Size, ball: LpBall, aim: Aim
 ) -> _Front:
-    """With the maximiser of the last linearisation over the threat set, where that is misclassified and nothing in the set was."""
+    """With the maximiser of the last linearisation over the threat set, where that is misclassified and
+    nothing in the set was.
+    """
     x = front.x.reshape(-1, *shape)
     points = ball.settle(ball.maximise(slope.reshape(x.shape), x), x)
     outputs = _tensors.answers(model, points)

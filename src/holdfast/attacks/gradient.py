@@ -16,10 +16,12 @@ Value = Callable[[Outputs], PerExample]
 
 
 def outputs_and_gradient(model: nn.Module, points: Points, value: Value) -> tuple[Outputs, Points]:
-    """``f(x')`` and the gradient of ``value(f(x'))_i`` in ``x'_i`` for each row, both without history; one forward and one backward pass.
+    """``f(x')`` and the gradient of ``value(f(x'))_i`` in ``x'_i`` for each row, both without history; one
+    forward and one backward pass.
 
-    Numbers that are not finite are left in the gradient. The model's parameters must be frozen (`modes.attacking`). Models that
-    have a closed form (`holdfast.acceleration`) take it: the same numbers up to rounding.
+    Numbers that are not finite are left in the gradient. The model's parameters must be frozen
+    (`modes.attacking`). Models that have a closed form (`holdfast.acceleration`) take it: the same numbers up
+    to rounding.
 
     Raises:
         InputError: the outputs carry no gradient.

@@ -1,7 +1,8 @@
-"""How far outputs are from another prediction: the margin, and the same made independent of the outputs' scale (DLR).
+"""How far outputs are from another prediction: the margin, and the same made independent of the outputs'
+scale (DLR).
 
-All are written for outputs that grow with the loss, as attacks climb. Outputs may have any number of columns; one column is
-the signed output of a binary network.
+All are written for outputs that grow with the loss, as attacks climb. Outputs may have any number of columns;
+one column is the signed output of a binary network.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ def wrong_classes(outputs: Outputs, y: Labels) -> Int[Tensor, "batch wrong"]:
 
 
 def margin(outputs: Outputs, y: Labels) -> PerExample:
-    """``z_y - max_{j != y} z_j``, for one output ``sign f``: positive exactly where the prediction is ``y``."""
+    """``z_y - max_{j != y} z_j``, for one output ``sign f``: positive exactly where the prediction is
+    ``y``.
+    """
     return difference(outputs, rivals(outputs, y), y)
 
 
@@ -41,11 +44,13 @@ def difference(outputs: Outputs, y: Labels, target: Labels) -> PerExample:
 
 
 def dlr(outputs: Outputs, y: Labels) -> PerExample:
-    """``-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))``, ``z_(k)`` the k-th largest output (Croce and Hein 2020, arXiv 2003.01690, eq. 6).
+    """``-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))``, ``z_(k)`` the k-th largest output (Croce and Hein
+    2020, arXiv 2003.01690, eq. 6).
 
-    Unchanged when the outputs are shifted or scaled by a positive number, at most 1, and positive exactly where the prediction
-    is wrong. With one or two outputs nothing is left to divide by (the quotient would be a sign, without slope), so
-    it is ``-margin``: attacks that normalise gradients and compare losses do not see its scale. Also where the divisor is 0.
+    Unchanged when the outputs are shifted or scaled by a positive number, at most 1, and positive exactly
+    where the prediction is wrong. With one or two outputs nothing is left to divide by (the quotient would be
+    a sign, without slope), so it is ``-margin``: attacks that normalise gradients and compare losses do not
+    see its scale. Also where the divisor is 0.
     """
     return _quotient(outputs, towards(outputs, y, rivals(outputs, y)), _spread(outputs))
 
@@ -53,15 +58,17 @@ def dlr(outputs: Outputs, y: Labels) -> PerExample:
 def targeted_dlr(outputs: Outputs, y: Labels, target: Labels) -> PerExample:
     """``-(z_y - z_target) / (z_(1) - (z_(3) + z_(4)) / 2)`` (arXiv 2003.01690, eq. 7).
 
-    With three outputs the divisor is ``z_(1) - (z_(2) + z_(3)) / 2``: any other pair would leave no slope for the target that
-    comes last. With one or two outputs it is `difference`, as in `dlr`.
+    With three outputs the divisor is ``z_(1) - (z_(2) + z_(3)) / 2``: any other pair would leave no slope for
+    the target that comes last. With one or two outputs it is `difference`, as in `dlr`.
     """
     return _quotient(outputs, towards(outputs, y, target), _wide_spread(outputs))
 
 
 @dataclass(frozen=True)
 class Margin(Loss):
-    """``max_{j != y} z_j - z_y``, the negative `margin`: convex, Lipschitz with constant ``sqrt(2)``, of either sign."""
+    """``max_{j != y} z_j - z_y``, the negative `margin`: convex, Lipschitz with constant ``sqrt(2)``, of
+    either sign.
+    """
 
     nonnegative = False
 
@@ -82,8 +89,8 @@ class Margin(Loss):
 
 @dataclass(frozen=True)
 class DLR(Loss):
-    """`dlr` as a loss: to be made high at the label. For a class to be reached use `TargetedDLR`: this one has no slope there
-    while the class comes third."""
+    """`dlr` as a loss: to be made high at the label. For a class to be reached use `TargetedDLR`: this one
+    has no slope there while the class comes third."""
 
     convex = False
     nonnegative = False

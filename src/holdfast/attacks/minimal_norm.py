@@ -28,16 +28,19 @@ DECAYS = (0.9, 0.999)  # of Adam
 @takes(steps=COUNT, searches=COUNT, constant=real(above=0), rate=real(above=0), confidence=real(least=0))
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):
-    """``min ||x' - x||_2^2 + c max(margin(x') + confidence, 0)`` by Adam, with a search for ``c`` (arXiv 1608.04644).
+    """``min ||x' - x||_2^2 + c max(margin(x') + confidence, 0)`` by Adam, with a search for ``c`` (arXiv
+    1608.04644).
 
-    In a ball the points may go as far as four times its radius, and the valid box and the fixed features are kept by projection: ``c`` is
-    bisected, down where the row was broken outside the threat set, up where it was not. For any other threat the points stay in
-    the set, and ``c`` only grows. The method is made for l2: in other sets the distance is Euclidean all the same.
+    In a ball the points may go as far as four times its radius, and the valid box and the fixed features are
+    kept by projection: ``c`` is bisected, down where the row was broken outside the threat set, up where it
+    was not. For any other threat the points stay in the set, and ``c`` only grows. The method is made for l2:
+    in other sets the distance is Euclidean all the same.
 
     Attributes:
         steps: gradient steps for each ``c``.
         searches: values of ``c`` tried.
-        constant: the first ``c``; the distance is measured in multiples of the l2 length of the threat's longest step.
+        constant: the first ``c``; the distance is measured in multiples of the l2 length of the threat's
+            longest step.
         rate: Adam's, in multiples of that length over the root of the number of features.
         confidence: how far the margin must be passed before it stops to count, in the outputs' units.
     """
@@ -88,7 +91,9 @@ class CarliniWagner(Attack):
         aim: Aim,
         constant: PerExample,
     ) -> tuple[Points, Bool[Tensor, " batch"]]:
-        """For each row the nearest misclassified point met, or the last one, and whether it is misclassified."""
+        """For each row the nearest misclassified point met, or the last one, and whether it is
+        misclassified.
+        """
         unit = _reach(threat, x)
         rate = self.rate * unit / math.sqrt(max(1, x[0].numel()))
         points, mean, square = x, torch.zeros_like(x), torch.zeros_like(x)
@@ -134,13 +139,15 @@ class CarliniWagner(Attack):
 class DeepFool(Attack):
     """Step to the nearest boundary of the linearised classes, again and again (arXiv 1511.04599).
 
-    For each other class ``j``: ``gap = z_y - z_j`` and ``w = grad(z_j - z_y)``; the step of the threat's shape, ``s = step(w, 1)``, crosses
-    that boundary after the length ``gap / <w, s>``; the shortest is taken, ``1 + overshoot`` times, and projected into the set. In l2 and
-    l-inf balls this is the paper's step; other threats lend their own.
+    For each other class ``j``: ``gap = z_y - z_j`` and ``w = grad(z_j - z_y)``; the step of the threat's
+    shape, ``s = step(w, 1)``, crosses that boundary after the length ``gap / <w, s>``; the shortest is taken,
+    ``1 + overshoot`` times, and projected into the set. In l2 and l-inf balls this is the paper's step; other
+    threats lend their own.
 
     Attributes:
         steps: at most this many.
-        classes: the likeliest wrong classes considered; a gradient each. In a targeted attack the target alone is.
+        classes: the likeliest wrong classes considered; a gradient each. In a targeted attack the target
+            alone is.
         overshoot: by which share to cross the boundary.
     """
 

@@ -15,7 +15,8 @@ Mode = Literal["eval", "train", "keep"]
 
 @contextmanager
 def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Put ``model`` in evaluation or training mode, or ``keep`` it as it is; every submodule's own flag is restored.
+    """Put ``model`` in evaluation or training mode, or ``keep`` it as it is; every submodule's own flag is
+    restored.
 
     Raises:
         InputError: ``mode`` is none of the three.
@@ -36,10 +37,12 @@ def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
 
 @contextmanager
 def attacking(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """`in_mode`, with gradients on for the input and off for every parameter, also under ``no_grad`` or ``inference_mode``.
+    """`in_mode`, with gradients on for the input and off for every parameter, also under ``no_grad`` or
+    ``inference_mode``.
 
-    Batch norm in training mode normalises by the batch it sees and does not move its running statistics. Other state
-    that a module changes in its own ``forward`` (spectral norm's power iteration) is the module's affair.
+    Batch norm in training mode normalises by the batch it sees and does not move its running statistics.
+    Other state that a module changes in its own ``forward`` (spectral norm's power iteration) is the module's
+    affair.
     """
     with in_mode(model, mode), torch.inference_mode(False), torch.enable_grad():
         live = [parameter for parameter in model.parameters() if parameter.requires_grad]

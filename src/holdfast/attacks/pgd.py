@@ -40,16 +40,18 @@ class PGD(Attack):
 
     Attributes:
         steps: gradient steps a restart.
-        step_size: length of a step in the threat's norm, in input units; default ``2.5 radius / steps``, so that every
-            point of the set can be reached from every other.
-        restarts: searches an example; the stronger end is kept: one that reaches the aim first, then the higher loss.
-        start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the way from the example
-            to a random point, for losses whose gradient vanishes at the example. Restarts after the first are ``random``.
+        step_size: length of a step in the threat's norm, in input units; default ``2.5 radius / steps``, so
+            that every point of the set can be reached from every other.
+        restarts: searches an example; the stronger end is kept: one that reaches the aim first, then the
+            higher loss.
+        start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the
+            way from the example to a random point, for losses whose gradient vanishes at the example.
+            Restarts after the first are ``random``.
         loss: leads the search; default: whatever scores the attack (cross-entropy, or the training loss).
-        momentum: ``v <- momentum v + gradient / mean |gradient|`` replaces the gradient where > 0 (Dong et al. 2018,
-            arXiv 1710.06081).
-        step_rule: ``steepest``: the threat's own step (`Threat.step`), of length ``step_size``; ``gradient``: ``step_size`` times the gradient
-            (or ``v``) itself.
+        momentum: ``v <- momentum v + gradient / mean |gradient|`` replaces the gradient where > 0 (Dong et
+            al. 2018, arXiv 1710.06081).
+        step_rule: ``steepest``: the threat's own step (`Threat.step`), of length ``step_size``; ``gradient``:
+            ``step_size`` times the gradient (or ``v``) itself.
         keep_best: return the strongest iterate, not the last one; costs one forward pass a restart.
         drop_broken: when only success matters: examples broken by one restart are left out of the next.
             The successes are the same (up to rounding, for models that treat rows apart), the losses of
@@ -130,7 +132,9 @@ class PGD(Attack):
         aim: Aim,
         into_set: Callable[[Points], Points],
     ) -> Iterator[tuple[Points, Outputs | None]]:
-        """Each iterate with the model's outputs there; the last one without, as only some callers need them."""
+        """Each iterate with the model's outputs there; the last one without, as only some callers need
+        them.
+        """
         size = 2.5 * threat.step_scale / self.steps if self.step_size is None else self.step_size
         velocity: Tensor | None = None
         for _ in range(self.steps):
@@ -159,7 +163,8 @@ class FGSM(Attack):
 
     Attributes:
         step_size: its length, in input units; default the threat's radius.
-        start: as in `PGD`; ``random`` with ``step_size = 1.25 radius`` is the attack of Wong et al. 2020 (arXiv 2001.03994).
+        start: as in `PGD`; ``random`` with ``step_size = 1.25 radius`` is the attack of Wong et al. 2020
+            (arXiv 2001.03994).
         loss: as in `PGD`.
     """
 

@@ -67,7 +67,8 @@ class RandomAttack(Attack):
 @takes(attack=ATTACK, classes=maybe(COUNT))
 @dataclass(frozen=True, kw_only=True)
 class MultiTarget(Attack):
-    """A targeted search for each of the wrong classes the model finds likeliest on the example; the strongest point wins.
+    """A targeted search for each of the wrong classes the model finds likeliest on the example; the strongest
+    point wins.
 
     With one output, or a target already given, it is ``attack`` itself.
 

@@ -18,9 +18,11 @@ from holdfast.threats.base import Points, Threat
 
 @takes(model=MODEL, samples=COUNT)
 class MeanOutputs(nn.Module):
-    """The mean of ``samples`` independent answers of ``model``: outputs, and through autograd the mean gradient.
+    """The mean of ``samples`` independent answers of ``model``: outputs, and through autograd the mean
+    gradient.
 
-    Each answer is a forward pass of its own, since a model may draw once for a whole batch; memory grows with ``samples``.
+    Each answer is a forward pass of its own, since a model may draw once for a whole batch; memory grows with
+    ``samples``.
     """
 
     def __init__(self, model: nn.Module, samples: int) -> None:
@@ -37,11 +39,13 @@ class MeanOutputs(nn.Module):
 @takes(attack=ATTACK, samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class ExpectedGradient(Attack):
-    """``attack`` on the mean of ``samples`` answers of a model with randomness of its own (Athalye et al. 2018, arXiv 1802.00420).
+    """``attack`` on the mean of ``samples`` answers of a model with randomness of its own (Athalye et al.
+    2018, arXiv 1802.00420).
 
-    Loss and success are those of the mean too: one answer of a random model may be wrong by luck, which says nothing about
-    the point. They are scored with fresh draws, so that a point that was good for the search's draws alone does not count.
-    Torch's global generators are seeded from the search's own while it runs and put back after, so that a seed repeats.
+    Loss and success are those of the mean too: one answer of a random model may be wrong by luck, which says
+    nothing about the point. They are scored with fresh draws, so that a point that was good for the search's
+    draws alone does not count. Torch's global generators are seeded from the search's own while it runs and
+    put back after, so that a seed repeats.
 
     Attributes:
         attack: the search.

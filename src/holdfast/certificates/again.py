@@ -1,4 +1,6 @@
-"""When a proved bound lies above the loss that an attack found: the attack missed something, so attack again."""
+"""When a proved bound lies above the loss that an attack found: the attack missed something, so attack
+again.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -15,9 +17,11 @@ STEPS, RESTARTS = 40, 3
 
 
 def attacked_again(passed: FrozenPass, *, seed: int) -> FrozenPass:
-    """The pass with every example at the worst of its recorded point and of what a longer attack from there, and from random points, finds.
+    """The pass with every example at the worst of its recorded point and of what a longer attack from there,
+    and from random points, finds.
 
-    A robust loss is at least the loss at any points of the threat sets, so the larger surrogate loss is the truer one.
+    A robust loss is at least the loss at any points of the threat sets, so the larger surrogate loss is the
+    truer one.
     """
     points, noise = passed.points, generator(seed, passed.points.x.device)
     found = torch.cat(

@@ -19,33 +19,36 @@ REACHED = 1e-9
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Certificate(Drawn):
-    """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019, Theorem 4.1, as a number).
+    """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019,
+    Theorem 4.1, as a number).
 
-    ``gap >= surrogate_loss - min over ||W - W0|| <= radius of L*(W)``, where ``L*`` is the robust loss of the examples it was
-    computed from.
+    ``gap >= surrogate_loss - min over ||W - W0|| <= radius of L*(W)``, where ``L*`` is the robust loss of the
+    examples it was computed from.
 
     Attributes:
-        status: ``certified`` (proved, rounding included), ``estimate`` (the network was treated as linear in its weights) or
-            ``void`` (nothing is claimed; figures are NaN).
+        status: ``certified`` (proved, rounding included), ``estimate`` (the network was treated as linear in
+            its weights) or ``void`` (nothing is claimed; figures are NaN).
         reason: one sentence.
         radius: parameter radius ``R`` of the ball(s); the largest where they differ.
         radii: one a ball where they differ; else empty.
-        surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding allowance added.
+        surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding
+            allowance added.
         lower_bound: at most the best robust loss in the ball, rounding allowance taken off.
         gap: ``max(0, surrogate_loss - lower_bound)``; NaN where the bound says nothing (`informative`).
         source: which rounds gave the lower bound.
         width_factor: about how many times wider the network must be before curvature costs nothing.
-        max_eigenvalue, slope: the largest curvature ``max lam`` and ``||V||`` of the lower model that gave the bound.
+        max_eigenvalue, slope: the largest curvature ``max lam`` and ``||V||`` of the lower model that gave
+            the bound.
         weights: whose surrogate loss it is, e.g. ``the last weights``.
         drift: ``||W - W0||`` of each ball at those weights.
-        linearisation_error: mean ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` at the frozen pass; measured, not part of
-            the proof.
-        at_radii: (radius, lower bound) by radius, from all lower models of the run. Models are tightened for ``radius``, so that
-            certifying at another one can only find better.
-        floor: ``sum_i pi_i inf_f loss(f, y_i)``, below which no robust loss lies, whatever the network: 0 for cross-entropy, the entropy of
-            the target under label smoothing. ``lower_bound`` is never below it.
-        attack_missed: by how much ``lower_bound`` lies above the loss that the attack found at ``weights``: at least so much more loss is
-            there to be found.
+        linearisation_error: mean ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` at the frozen pass;
+            measured, not part of the proof.
+        at_radii: (radius, lower bound) by radius, from all lower models of the run. Models are tightened for
+            ``radius``, so that certifying at another one can only find better.
+        floor: ``sum_i pi_i inf_f loss(f, y_i)``, below which no robust loss lies, whatever the network: 0 for
+            cross-entropy, the entropy of the target under label smoothing. ``lower_bound`` is never below it.
+        attack_missed: by how much ``lower_bound`` lies above the loss that the attack found at ``weights``:
+            at least so much more loss is there to be found.
     """
 
     status: Status
@@ -98,7 +101,9 @@ class Certificate(Drawn):
 
     @property
     def informative(self) -> bool:
-        """Whether the bound says more than that no loss is below its infimum, or that infimum has been reached."""
+        """Whether the bound says more than that no loss is below its infimum, or that infimum has been
+        reached.
+        """
         if self.status == "void" or not math.isfinite(self.lower_bound):
             return False
         return self.lower_bound > self.floor or self.surrogate_loss <= self.floor + REACHED
@@ -110,7 +115,9 @@ class Certificate(Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class LowerBound:
-    """A candidate: a valid lower bound of the best robust loss in the ball, rounding allowance taken off, and its origin."""
+    """A candidate: a valid lower bound of the best robust loss in the ball, rounding allowance taken off,
+    and its origin.
+    """
 
     value: float
     source: str

@@ -101,7 +101,8 @@ def conclude(
         )
     if any(math.isnan(bound.value) or bound.value == math.inf for bound in bounds):
         return void(
-            "a lower bound is not finite, since numbers of the run overflow; nothing is claimed: scale the inputs or the weights down",
+            "a lower bound is not finite, since numbers of the run overflow; nothing is claimed: scale "
+            "the inputs or the weights down",
             most,
         )
     inside = [
@@ -112,7 +113,8 @@ def conclude(
     if not inside:
         nearest = min((max(e.distance) for e in evaluated), default=math.nan)
         return void(
-            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {most:.6g}, so they do not compete "
+            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {most:.6g}, so "
+            "they do not compete "
             f"in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
             most,
         )
@@ -126,21 +128,32 @@ def conclude(
         gap, reason = (
             math.nan,
             (
-                f"nothing can be said at this radius: the bound is {floor:.6g}, and no loss is below {floor:.6g}; ask for a smaller "
+                f"nothing can be said at this radius: the bound is {floor:.6g}, and no loss is below "
+                f"{floor:.6g}; ask for a smaller "
                 f"radius or a wider network ({reason})"
             ),
         )
     else:
         gap = max(0.0, surrogate - lower)
     return Certificate(
-        status="certified" if rigorous else "estimate", reason=reason, radius=most, surrogate_loss=surrogate,
-        lower_bound=lower, gap=gap, source=best.source if lower > floor else "the least value of the loss",
-        width_factor=best.width_factor, max_eigenvalue=best.max_eigenvalue, slope=best.slope, weights=reached.weights,
-        drift=reached.distance, linearisation_error=linearisation,
+        status="certified" if rigorous else "estimate",
+        reason=reason,
+        radius=most,
+        surrogate_loss=surrogate,
+        lower_bound=lower,
+        gap=gap,
+        source=best.source if lower > floor else "the least value of the loss",
+        width_factor=best.width_factor,
+        max_eigenvalue=best.max_eigenvalue,
+        slope=best.slope,
+        weights=reached.weights,
+        drift=reached.distance,
+        linearisation_error=linearisation,
         at_radii=tuple((r, max(bound, floor)) for r, bound in at_radii),
-        radii=radius if isinstance(radius, tuple) else (), floor=floor,
+        radii=radius if isinstance(radius, tuple) else (),
+        floor=floor,
         attack_missed=max(0.0, lower - surrogate),
-    )  # fmt: skip
+    )
 
 
 def certify_trace(
@@ -162,7 +175,8 @@ def certify_trace(
     Args:
         trace: what training recorded.
         passed: the frozen pass at the final weights.
-        radius: parameter radius, or one a ball; two-layer traces can be read at any, deep ones up to that of their run.
+        radius: parameter radius, or one a ball; two-layer traces can be read at any, deep ones up to that of
+            their run.
         others: further frozen passes whose surrogate losses compete (the best weights).
         evaluations: of the bound while tightening; 1 takes the pass as it stands.
         per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
@@ -194,7 +208,8 @@ def certify_trace(
     )
     if changed:
         return void(
-            f"{changed} is not what it was while the trace was recorded, so trace and network are of different functions; certify the "
+            f"{changed} is not what it was while the trace was recorded, so trace and network are of "
+            "different functions; certify the "
             "network as it was trained, or one frozen pass without the trace",
             largest(radius),
         )
@@ -216,9 +231,15 @@ def certify_trace(
 
     def concluded(passes: Sequence[Evaluated]) -> Certificate:
         return conclude(
-            bounds, passes, radius, rigorous=proved, reason=reason, floor=passed.floor,
-            linearisation=linearisation_error(passed), at_radii=_at_radii(candidates, bounds, radius),
-        )  # fmt: skip
+            bounds,
+            passes,
+            radius,
+            rigorous=proved,
+            reason=reason,
+            floor=passed.floor,
+            linearisation=linearisation_error(passed),
+            at_radii=_at_radii(candidates, bounds, radius),
+        )
 
     certificate = concluded([here, *others])
     if certificate.status == "void":
@@ -246,7 +267,8 @@ def _above_verified(bound: float, passed: FrozenPass, here: Evaluated, radius: R
     if bound <= verified + here.allowance:
         return ""
     return (
-        f"the bound {bound:.6g} lies above the robust loss {verified:.6g} that is proved for a network of the ball, so the proof or the "
+        f"the bound {bound:.6g} lies above the robust loss {verified:.6g} that is proved for a network "
+        "of the ball, so the proof or the "
         "network is not what it is taken for, and nothing is claimed"
     )
 
@@ -255,7 +277,8 @@ def _check_balls(radius: Radius, passed: FrozenPass) -> None:
     balls = len(passed.curvature.parameters(passed.model))
     if isinstance(radius, tuple) and len(radius) != balls:
         raise InputError(
-            f"radius must be one number or {balls}, one a ball of this network, got {len(radius)}; give {balls} or one."
+            f"radius must be one number or {balls}, one a ball of this network, got {len(radius)}; give "
+            f"{balls} or one."
         )
 
 
@@ -265,14 +288,17 @@ def _check_start(trace: Trace, passed: FrozenPass) -> None:
         other = passed.initial.get(name)
         if other is None or not torch.equal(start.double().cpu(), other.cpu()):
             raise InputError(
-                f"trace and pass must start from the same weights, got different ones for {name!r}; pass the trace's own initial."
+                f"trace and pass must start from the same weights, got different ones for {name!r}; pass "
+                "the trace's own initial."
             )
 
 
 def _at_radii(
     candidates: Sequence[Candidate], bounds: Sequence[LowerBound], radius: Radius
 ) -> tuple[tuple[float, float], ...]:
-    """The best bound by radius. A bound holds in every smaller ball too, hence the running maximum from the largest down."""
+    """The best bound by radius. A bound holds in every smaller ball too, hence the running maximum from
+    the largest down.
+    """
     ranked = sorted(range(len(bounds)), key=lambda k: -bounds[k].value)[:CURVE_MODELS]
     best, curve = -math.inf, []
     for share in reversed(RADII):
@@ -327,7 +353,8 @@ def certify(
         model: the trained network; it is evaluated in evaluation mode and left as it was.
         initial: the network (or its state dict) before training: the centre ``W0`` of the ball.
         x, y: all examples that the robust loss is about.
-        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network), or one number a ball.
+        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network), or one number a
+            ball.
         loss: default cross-entropy (logistic with one output).
         example_weights: ``pi_i >= 0`` adding up to 1; default ``1 / n``.
         tighten: evaluations of the bound while it is tightened.
@@ -349,7 +376,8 @@ def certify(
         reason = f"the curvature was given by the caller: {type(curvature).__name__}"
     if curvature.rigorous and (why := unproved(curvature, model)):
         raise InputError(
-            f"curvature must be one that is proved for this network, got {type(curvature).__name__}: {why}; leave curvature out."
+            f"curvature must be one that is proved for this network, got {type(curvature).__name__}: "
+            f"{why}; leave curvature out."
         )
     names = [name for ball in curvature.parameters(model) for name in ball]
     wrong = [
@@ -357,7 +385,8 @@ def certify(
     ]
     if wrong:
         raise InputError(
-            f"initial must hold the starting weights of every trained parameter, got none of the right shape for {wrong[0]!r}; "
+            "initial must hold the starting weights of every trained parameter, got none of the right "
+            f"shape for {wrong[0]!r}; "
             "pass the model's state_dict() from before training."
         )
     with attacking(model, "eval"):
@@ -366,22 +395,33 @@ def certify(
     threat.check(x)
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
     passed = frozen_pass(
-        model, {name: start[name] for name in names}, points, threat, loss, curvature,
-        weights_name="the weights given", example_weights=example_weights,
-    )  # fmt: skip
+        model,
+        {name: start[name] for name in names},
+        points,
+        threat,
+        loss,
+        curvature,
+        weights_name="the weights given",
+        example_weights=example_weights,
+    )
     fixed = [name for name in passed.fixed if name in start and name not in names]
     other = first_difference(
         fingerprints({name: start[name] for name in fixed}), {name: passed.fixed[name] for name in fixed}
     )
     if passed.proved and other:
         raise InputError(
-            f"initial must be the network before training, got one whose {other} differs: that is another function; pass the one that was "
+            f"initial must be the network before training, got one whose {other} differs: that is "
+            "another function; pass the one that was "
             "trained."
         )
     trace = Trace(
-        names=curvature.parameters(model), initial=dict(passed.initial), windows=(), rigorous=curvature.rigorous,
-        reason=reason, fixed=dict(passed.fixed),
-    )  # fmt: skip
+        names=curvature.parameters(model),
+        initial=dict(passed.initial),
+        windows=(),
+        rigorous=curvature.rigorous,
+        reason=reason,
+        fixed=dict(passed.fixed),
+    )
     return certify_trace(trace, passed, radius, evaluations=tighten, per_unit=per_unit, progress=progress)
 
 

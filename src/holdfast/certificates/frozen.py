@@ -135,14 +135,17 @@ def frozen_pass(
     weights_name: str,
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> FrozenPass:
-    """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself is left alone."""
+    """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself
+    is left alone.
+    """
     whole = fingerprints(fixed_parts(model, ()))
     varying = {name for ball in curvature.parameters(model) for name in ball}
     fixed = {name: digest for name, digest in whole.items() if name not in varying}
     exact = copy.deepcopy(model)
     if exact is model:
         raise InputError(
-            f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} is itself; remove its __deepcopy__."
+            f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} "
+            "is itself; remove its __deepcopy__."
         )
     twin = first_difference(fingerprints(fixed_parts(exact, ())), whole)
     exact = exact.double().eval()
@@ -168,10 +171,18 @@ def frozen_pass(
             f"a copy of the network differs from it in {twin}, so the pass would be one of another network"
         )
     return FrozenPass(
-        model=exact, initial={name: w.to(wide.x.device).double() for name, w in initial.items()}, points=wide,
-        weights=weights, outputs=outputs, loss=loss, threat=threat, curvature=curvature, fault=fault,
-        weights_name=weights_name, fixed=fixed,
-    )  # fmt: skip
+        model=exact,
+        initial={name: w.to(wide.x.device).double() for name, w in initial.items()},
+        points=wide,
+        weights=weights,
+        outputs=outputs,
+        loss=loss,
+        threat=threat,
+        curvature=curvature,
+        fault=fault,
+        weights_name=weights_name,
+        fixed=fixed,
+    )
 
 
 def _rows(model: nn.Module) -> int:
@@ -183,7 +194,9 @@ def _rows(model: nn.Module) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A lower model that competes for the bound, with what its rounding allowance is computed from and where it came from."""
+    """A lower model that competes for the bound, with what its rounding allowance is computed from and
+    where it came from.
+    """
 
     lower: LowerModel
     rounding: Rounding
@@ -194,9 +207,12 @@ class Candidate:
         bound = self.lower.bound(radius)
         top = max(m.max_eigenvalue for m in bound.minima)
         return LowerBound(
-            value=bound.value - self.rounding.allowance(max(m.radius for m in bound.minima), top), source=self.source, width_factor=bound.width_factor,
-            max_eigenvalue=top, slope=max(m.slope for m in bound.minima),
-        )  # fmt: skip
+            value=bound.value - self.rounding.allowance(max(m.radius for m in bound.minima), top),
+            source=self.source,
+            width_factor=bound.width_factor,
+            max_eigenvalue=top,
+            slope=max(m.slope for m in bound.minima),
+        )
 
 
 def window_candidate(window: Window) -> Candidate | None:
@@ -215,7 +231,9 @@ def pass_candidate(
     per_unit: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Candidate | str:
-    """The lower model of this pass: the best that the network's family makes of it, else the pass as one round; or why there is none."""
+    """The lower model of this pass: the best that the network's family makes of it, else the pass as one
+    round; or why there is none.
+    """
     core = exact_core(passed.model)
     if core is not None and type(passed.curvature) is type(core.family.curvature()):
         search = Search(radius=radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
@@ -233,9 +251,15 @@ def _recorded(passed: FrozenPass, radius: float) -> Window:
     """The pass as one recorded window: any network, any curvature; gradients in float64."""
     model, y = passed.model, passed.points.y
     recorder = TraceRecorder(
-        model, passed.points.x, y, passed.threat, passed.loss, curvature=passed.curvature, radius=radius,
+        model,
+        passed.points.x,
+        y,
+        passed.threat,
+        passed.loss,
+        curvature=passed.curvature,
+        radius=radius,
         example_weights=passed.weights,
-    )  # fmt: skip
+    )
     recorder.initial = dict(passed.initial)
     recorder.open()
     for part in chunks(len(y), BATCH):
@@ -246,7 +270,9 @@ def _recorded(passed: FrozenPass, radius: float) -> Window:
 
 
 def linearisation_error(passed: FrozenPass) -> float:
-    """Mean of ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` over outputs of the first 256 examples; NaN where jvp cannot go."""
+    """Mean of ``|f(W, x') - f(W0, x') - Df(W0, x')(W - W0)|`` over outputs of the first 256 examples; NaN
+    where jvp cannot go.
+    """
     model = passed.model
     names = [name for ball in passed.curvature.parameters(model) for name in ball]
     points = passed.points.points[:MEASURED]

@@ -1,4 +1,6 @@
-"""How wide a network must be for its certificate to close, told from the kernel limit's solution before anything is trained."""
+"""How wide a network must be for its certificate to close, told from the kernel limit's solution before
+anything is trained.
+"""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ WIDE = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureTerm:
-    """What curvature costs the certificate at width ``m``: ``4 R^2 max(0, lam(m) - slope / 2R) + slack(m)``; *estimated*.
+    """What curvature costs the certificate at width ``m``: ``4 R^2 max(0, lam(m) - slope / 2R) + slack(m)``;
+    *estimated*.
 
-    A solution on the sphere of radius ``R`` has gradient ``-(slope / R)`` times its own step, and every step ``Delta`` within the ball from
-    there has ``<g, Delta> >= slope / (2R) ||Delta||^2``; the certificate takes off at most ``lam ||Delta||^2``, ``||Delta|| <= 2R``
-    (`docs/explanations/certificate.md`). ``lam`` is the largest eigenvalue of the curvature matrices at the solution's own points and slopes.
-    It falls as ``m^(-1/2)`` for smooth activations and, with the slack, as ``m^(-1/6)`` for kinked ones (Gao et al. 2019).
+    A solution on the sphere of radius ``R`` has gradient ``-(slope / R)`` times its own step, and every step
+    ``Delta`` within the ball from there has ``<g, Delta> >= slope / (2R) ||Delta||^2``; the certificate takes
+    off at most ``lam ||Delta||^2``, ``||Delta|| <= 2R`` (`docs/explanations/certificate.md`). ``lam`` is the
+    largest eigenvalue of the curvature matrices at the solution's own points and slopes. It falls as
+    ``m^(-1/2)`` for smooth activations and, with the slack, as ``m^(-1/6)`` for kinked ones (Gao et al.
+    2019).
 
     Attributes:
         radius: ``R``.
@@ -66,7 +71,8 @@ def curvature_term(model: nn.Module, solution: Solution) -> CurvatureTerm:
     """The term of networks like ``model``, at any width, for a solution in their kernel's space.
 
     Args:
-        model: a network at its start, of any width (a few hundred units do), whose family knows how its curvature falls with the width.
+        model: a network at its start, of any width (a few hundred units do), whose family knows how its
+            curvature falls with the width.
         solution: of `holdfast.theory.optimal_robust_loss` with ``ntk(model)``, radius > 0.
 
     Raises:
@@ -76,7 +82,8 @@ def curvature_term(model: nn.Module, solution: Solution) -> CurvatureTerm:
     power = why_not_exact(model) if core is None else core.family.width_power(core.network)
     if core is None or isinstance(power, str):
         raise InputError(
-            f"model must be a network whose curvature is known to fall with its width, but {power}; pass a TwoLayer."
+            f"model must be a network whose curvature is known to fall with its width, but {power}; pass "
+            "a TwoLayer."
         )
     dtype = next(core.network.parameters()).dtype
     found = core.family.curvature().round(

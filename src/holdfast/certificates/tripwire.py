@@ -1,7 +1,8 @@
-"""Contradictions: a lower bound above the loss of a network that it is about. One of them means that something is broken.
+"""Contradictions: a lower bound above the loss of a network that it is about. One of them means that
+something is broken.
 
-The bound of a pass lies below ``sum_i pi_i loss(f(W, x'_i), y_i)`` at the pass's own points for every ``W`` of the ball, whatever
-attack found the points. Here that is held against the networks at hand.
+The bound of a pass lies below ``sum_i pi_i loss(f(W, x'_i), y_i)`` at the pass's own points for every ``W``
+of the ball, whatever attack found the points. Here that is held against the networks at hand.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +29,12 @@ def contradiction(
     allowance: float,
     others: Sequence[Weights] = (),
 ) -> str:
-    """The network of the ball whose loss at the pass's points is below ``bound``, said in a sentence; empty where none was found.
+    """The network of the ball whose loss at the pass's points is below ``bound``, said in a sentence; empty
+    where none was found.
 
-    Tried are the start, the network of the pass, the ``others``, the lower model's own minimiser, and a few steps of projected descent
-    from there; each brought back into the ball. An estimate is held against the first ones alone.
+    Tried are the start, the network of the pass, the ``others``, the lower model's own minimiser, and a few
+    steps of projected descent from there; each brought back into the ball. An estimate is held against the
+    first ones alone.
 
     Args:
         bound: of this pass, rounding allowance taken off.
@@ -44,7 +47,10 @@ def contradiction(
                 if passed.proved
                 else "the network is not close to linear"
             )
-            return f"the bound {bound:.6g} lies above the loss {loss:.6g} of {name} at the same points, so {kind}, and nothing is claimed"
+            return (
+                f"the bound {bound:.6g} lies above the loss {loss:.6g} of {name} at the same points, "
+                f"so {kind}, and nothing is claimed"
+            )
     return ""
 
 

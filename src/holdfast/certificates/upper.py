@@ -8,7 +8,9 @@ from holdfast.verification import verify
 
 
 def verified_loss(passed: FrozenPass) -> float:
-    """``sum_i pi_i`` of the largest loss that CROWN's margins allow over each threat set; infinite where nothing is known."""
+    """``sum_i pi_i`` of the largest loss that CROWN's margins allow over each threat set; infinite where
+    nothing is known.
+    """
     try:
         found = verify(passed.model, passed.points.x, passed.points.y, passed.threat, method="crown")
         worst = found.loss_upper_bound(passed.loss).to(passed.weights)

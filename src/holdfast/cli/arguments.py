@@ -1,4 +1,6 @@
-"""Arguments of the small commands, read with the standard library: errors are one sentence, mistyped options find their likeness."""
+"""Arguments of the small commands, read with the standard library: errors are one sentence, mistyped
+options find their likeness.
+"""
 
 import argparse
 import re
@@ -82,7 +84,8 @@ def refuse_others(given: Collection[str], of: Mapping[str, Sequence[str]], chose
 
     Args:
         given: the options on the command line.
-        of: the options that belong to each alternative, by its name for people; what stands nowhere goes with all of them.
+        of: the options that belong to each alternative, by its name for people; what stands nowhere goes with
+            all of them.
         chosen: the alternatives at hand.
 
     Raises:
@@ -94,7 +97,8 @@ def refuse_others(given: Collection[str], of: Mapping[str, Sequence[str]], chose
             if option in given and option not in fit:
                 others = ", ".join(sorted(fit)) or "none of its own"
                 raise InputError(
-                    f"{option} is for {name}, got it with {' and '.join(chosen)}; leave it out (options for that: {others})."
+                    f"{option} is for {name}, got it with {' and '.join(chosen)}; leave it out (options "
+                    f"for that: {others})."
                 )
 
 

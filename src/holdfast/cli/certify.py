@@ -14,7 +14,9 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> int:
-    """Certify a finished run; the figures go to ``certificate.json`` in its folder, and its own are kept unless these are tighter."""
+    """Certify a finished run; the figures go to ``certificate.json`` in its folder, and its own are kept
+    unless these are tighter.
+    """
     given = _parser().read(argv)
     check_run(given.run)
 
@@ -56,5 +58,6 @@ def check_run(folder: Path) -> None:
     """Refuse what is not a run folder, before anything slow is imported."""
     if not folder.is_dir():
         raise RunFolderError(
-            f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the path."
+            f"a run must be a folder that `holdfast train` wrote, got {folder}, which is none; check the "
+            "path."
         )

@@ -1,4 +1,6 @@
-"""``holdfast doctor``: why is it stuck? Environment, data, threat, capacity, attack; one remedy for each finding."""
+"""``holdfast doctor``: why is it stuck? Environment, data, threat, capacity, attack; one remedy for each
+finding.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +71,8 @@ def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
             and not option.startswith(("--data.", "--threat.", "--seed"))
         ):
             raise InputError(
-                f"{option} says nothing about data or threat, which is all that is looked at before training; leave it out."
+                f"{option} says nothing about data or threat, which is all that is looked at before "
+                "training; leave it out."
             )
     config, _ = read_config(arguments, FLAGS)
 

@@ -1,4 +1,6 @@
-"""``holdfast evaluate``: robust accuracy between what is proved and what no attack broke, with a warning where the attacks seem to have failed."""
+"""``holdfast evaluate``: robust accuracy between what is proved and what no attack broke, with a warning
+where the attacks seem to have failed.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +45,8 @@ def run(argv: Sequence[str]) -> int:
     given = _parser().read(argv)
     if not given.target.exists():
         raise InputError(
-            f"a run folder or a file of weights is needed, got {given.target}, which does not exist; check the path."
+            f"a run folder or a file of weights is needed, got {given.target}, which does not exist; "
+            "check the path."
         )
     refuse_others(given.given, OF, (_kind(given),))
     refuse_others(given.given, BOUNDS_OPTIONS, tuple(BOUNDS_OPTIONS)[given.verify == "none" :][:1])
@@ -54,9 +57,16 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.jobs.evaluate import Plan
 
     plan = Plan(
-        attacks=given.attacks, verify=None if given.verify == "none" else given.verify, verify_seconds=given.verify_seconds, part=given.part,
-        sample=given.examples, radii=radii, batch_size=given.batch_size, processes=given.processes, seed=given.seed,
-    )  # fmt: skip
+        attacks=given.attacks,
+        verify=None if given.verify == "none" else given.verify,
+        verify_seconds=given.verify_seconds,
+        part=given.part,
+        sample=given.examples,
+        radii=radii,
+        batch_size=given.batch_size,
+        processes=given.processes,
+        seed=given.seed,
+    )
     if given.target.is_dir():
         record, folder = _of_run(given, plan)
     else:
@@ -77,9 +87,11 @@ def _kind(given: Any) -> str:
 def _parser() -> Parser:
     parser = Parser("evaluate", __doc__, EXAMPLES)
     parser.add_argument(
-        "target", metavar="RUN|WEIGHTS", type=Path,
+        "target",
+        metavar="RUN|WEIGHTS",
+        type=Path,
         help="folder that `holdfast train` wrote; or a model's file: .onnx, .pt2, .pt, .safetensors",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--attacks", default=_defaults.ATTACKS, help="suite: standard, fast, strong, pgd, clean"
     )
@@ -110,7 +122,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="run the code that a run's configuration names, or a model's file (TorchScript, torch.export): only from a source you trust",
+        help="run the code that a run's configuration names, or a model's file (TorchScript, "
+        "torch.export): only from a source you trust",
     )
     parser.add_flag("--threat.box", help="keep attacked examples within the data's valid box")
     parser.add_argument("--batch-size", type=count, help="examples at once (default: as many as fit)")

@@ -56,13 +56,17 @@ def _bracket(record: EvaluationFigures) -> Table:
     loss = record.robust_loss
     if record.robust_accuracy_verified is not None:
         rows.add_row(
-            "verified", percent(record.robust_accuracy_verified), number(loss.verified),
+            "verified",
+            percent(record.robust_accuracy_verified),
+            number(loss.verified),
             Text.assemble(("proved", "green"), span(spans.verified)),
-        )  # fmt: skip
+        )
     rows.add_row(
-        "not broken", percent(record.robust_accuracy), number(loss.attacked),
+        "not broken",
+        percent(record.robust_accuracy),
+        number(loss.attacked),
         Text.assemble(("observed", "cyan"), span(spans.robust)),
-    )  # fmt: skip
+    )
     rows.add_row("clean", percent(record.clean_accuracy), "", span(spans.clean).removeprefix(", "))
     return rows
 

@@ -1,4 +1,6 @@
-"""The command ``holdfast``: which job is meant, and what becomes of its errors. Commands are imported when called."""
+"""The command ``holdfast``: which job is meant, and what becomes of its errors. Commands are imported when
+called.
+"""
 
 import difflib
 import importlib
@@ -48,7 +50,9 @@ sentence says what), 130 interrupted (143 by SIGTERM, 129 by SIGHUP), 141 the re
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 2 for anything the user can fix, 128 and its number after a signal."""
+    """Run one command and return the exit status: 2 for anything the user can fix, 128 and its number
+    after a signal.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_anything()
     try:
@@ -81,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_anything() -> None:
-    """Characters that the terminal's encoding lacks are replaced, so that no finished run ends in an error about them."""
+    """Characters that the terminal's encoding lacks are replaced, so that no finished run ends in an error
+    about them.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,6 @@
-"""``holdfast plan``: how small the robust loss can get, how far the weights must travel, how wide the network must be."""
+"""``holdfast plan``: how small the robust loss can get, how far the weights must travel, how wide the
+network must be.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,9 +51,18 @@ def run(argv: Sequence[str]) -> int:
     )
     threat = build_threat(ThreatConfig(spec=Trusted(given.threat), box=vars(given)["threat.box"]), data)
     result = plan(
-        data, threat, build_network(network, data, seed=given.seed), radii=radii or None, target_loss=given.target_loss, target_gap=given.target_gap,
-        examples=given.examples, seed=given.seed, out=out, overwrite=given.overwrite, progress=not given.quiet,
-    )  # fmt: skip
+        data,
+        threat,
+        build_network(network, data, seed=given.seed),
+        radii=radii or None,
+        target_loss=given.target_loss,
+        target_gap=given.target_gap,
+        examples=given.examples,
+        seed=given.seed,
+        out=out,
+        overwrite=given.overwrite,
+        progress=not given.quiet,
+    )
     show_plan(console(), result.record(), out)
     return 0
 

@@ -18,7 +18,8 @@ def show_plan(out: Console, record: Mapping[str, Any], folder: Path) -> None:
     sample = f" of {record['population']:,}" if record["examples"] < record["population"] else ""
     out.print(
         Text(
-            f"{record['data']}, {record['examples']:,}{sample} training examples, {record['threat']}, {record['network']}",
+            f"{record['data']}, {record['examples']:,}{sample} training examples, {record['threat']}, "
+            f"{record['network']}",
             style="bold",
         )
     )

@@ -1,4 +1,6 @@
-"""``holdfast report``: one self-contained HTML page about one run, or several side by side; the page of a plan, sweep or reproduction again."""
+"""``holdfast report``: one self-contained HTML page about one run, or several side by side; the page of a
+plan, sweep or reproduction again.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

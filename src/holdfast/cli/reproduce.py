@@ -36,9 +36,13 @@ def run(argv: Sequence[str]) -> int:
         show_experiment(screen, record)
 
     records = reproduce(
-        given.names, setting=Setting(quick=given.quick, seeds=tuple(range(seeds))), out=out, overwrite=given.overwrite, progress=not given.quiet,
+        given.names,
+        setting=Setting(quick=given.quick, seeds=tuple(range(seeds))),
+        out=out,
+        overwrite=given.overwrite,
+        progress=not given.quiet,
         finished=finished,
-    )  # fmt: skip
+    )
     show_summary(screen, records, out / PAGE)
     return 0 if all(record["passed"] for record in records) else 1
 

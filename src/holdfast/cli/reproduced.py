@@ -1,4 +1,6 @@
-"""Experiments on the terminal, from their records alone: claim, criteria, table, verdict, and all of them in one table."""
+"""Experiments on the terminal, from their records alone: claim, criteria, table, verdict, and all of them
+in one table.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""``holdfast sweep``: train over widths, sizes and radii, or search the smallest width that fits; phase diagrams."""
+"""``holdfast sweep``: train over widths, sizes and radii, or search the smallest width that fits; phase
+diagrams.
+"""
 
 import os
 from collections.abc import Sequence
@@ -76,7 +78,8 @@ def _backend(grid: "Grid", own: dict[str, str]) -> "tuple[Backend, int]":
     if name == "ray":
         if "--processes" in own:
             raise InputError(
-                "--processes is for this machine, got it with --backend ray, which asks its cluster; leave it out."
+                "--processes is for this machine, got it with --backend ray, which asks its cluster; "
+                "leave it out."
             )
         return on_ray(own.get("--address")), threads
     return (in_turn if processes == 1 else in_processes(processes)), threads

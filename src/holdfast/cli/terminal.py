@@ -34,7 +34,9 @@ LEVEL = {
 
 
 def console(*, error: bool = False) -> Console:
-    """Plain text where the output is no terminal; 110 columns there, so that logs do not depend on a window."""
+    """Plain text where the output is no terminal; 110 columns there, so that logs do not depend on a
+    window.
+    """
     stream = sys.stderr if error else sys.stdout
     return Screen(file=stream, highlight=False, width=None if stream.isatty() else 110)
 
@@ -157,7 +159,8 @@ def _accuracy_table(run: Run) -> Table:
     if train is None:
         rows.add_row("robust", percent(robust), "")
     else:
-        # An evaluation with other attacks replaces the test part's figure: the two of one kind then have a row of their own.
+        # An evaluation with other attacks replaces the test part's figure: the two of one kind then have a
+        # row of their own.
         both = NOT_MEASURED if test is None else percent(test.robust / test.examples)
         same = test is None or robust is None or percent(robust) == both
         if not same:
@@ -181,8 +184,10 @@ def _radius_table(bounds: Sequence[BoundAtRadius]) -> Table:
         words, style = STATUS.get(bound.status or "", ("", ""))
         if bound.status == "void" or bound.informative:
             rows.add_row(
-                setting(bound.radius), NOT_MEASURED if bound.status == "void" else number(bound.lower_bound), Text(words, style=style)
-            )  # fmt: skip
+                setting(bound.radius),
+                NOT_MEASURED if bound.status == "void" else number(bound.lower_bound),
+                Text(words, style=style),
+            )
     silent = [bound.radius for bound in bounds if bound.status != "void" and not bound.informative]
     if silent:
         rows.add_row(setting(min(silent)) + (" and more" if len(silent) > 1 else ""), "-", Text(NOTHING))

@@ -92,7 +92,9 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
 
 
 def _to_resume(argv: Sequence[str]) -> list[str]:
-    """The command line, its run's configuration that of the run begun to replace it, where there is such a one to resume."""
+    """The command line, its run's configuration that of the run begun to replace it, where there is such a
+    one to resume.
+    """
     if "--resume" not in argv:
         return list(argv)
     return [

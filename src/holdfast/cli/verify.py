@@ -1,4 +1,6 @@
-"""``holdfast verify``: is a VNN-LIB property of a network met by some input (sat), by none (unsat, proved), or unknown?"""
+"""``holdfast verify``: is a VNN-LIB property of a network met by some input (sat), by none (unsat,
+proved), or unknown?
+"""
 
 import sys
 from collections.abc import Sequence

@@ -104,7 +104,8 @@ def build_data(config: DataConfig, *, seed: int) -> Dataset:
         _refuse_other(data, Dataset, config.name)
     elif config.name == "spheres" and config.classes is not None:
         raise InputError(
-            f"data.classes picks classes of data that has some, got {list(config.classes)} for spheres; say how many it"
+            f"data.classes picks classes of data that has some, got {list(config.classes)} for spheres; "
+            "say how many it"
             " should have with --data.init-args.classes."
         )
     else:
@@ -138,7 +139,8 @@ def build_threat(config: ThreatConfig, data: Dataset) -> Threat:
 
 
 def _check_limits(threat: Threat, path: str, data: Dataset, bounds: Any, fixed: Tensor | None) -> None:
-    """Refuse a user's own threat that leaves the box or moves fixed features: what it does counts, not which arguments it takes.
+    """Refuse a user's own threat that leaves the box or moves fixed features: what it does counts, not which
+    arguments it takes.
 
     Looked for at drawn points of the sets and at those farthest along drawn directions, for a few examples.
 
@@ -155,7 +157,8 @@ def _check_limits(threat: Threat, path: str, data: Dataset, bounds: Any, fixed: 
         points += [threat.maximise(direction, x), threat.maximise(-direction, x)]
     if fixed is not None and any(bool(((point != x) & fixed).any()) for point in points):
         raise InputError(
-            f"{path} must leave the fixed features alone, got points of its sets in which they differ (threat.fixed, or the data's own);"
+            f"{path} must leave the fixed features alone, got points of its sets in which they differ "
+            "(threat.fixed, or the data's own);"
             " give it a parameter `fixed`, the mask of these features, and keep them."
         )
     if bounds is not None:
@@ -164,7 +167,8 @@ def _check_limits(threat: Threat, path: str, data: Dataset, bounds: Any, fixed: 
         below, above = torch.minimum(low, x) - spare, torch.maximum(high, x) + spare
         if any(bool(((point < below) | (point > above)).any()) for point in points):
             raise InputError(
-                f"{path} must stay within the data's valid box, got points of its sets outside; give it a parameter `bounds`, the pair"
+                f"{path} must stay within the data's valid box, got points of its sets outside; give it "
+                "a parameter `bounds`, the pair"
                 " (low, high), and keep to it, or set --threat.box false."
             )
 
@@ -174,7 +178,8 @@ def _fixed(config: ThreatConfig, data: Dataset) -> Tensor | None:
         return data.fixed
     if not all(0 <= feature < data.features for feature in config.fixed):
         raise InputError(
-            f"threat.fixed must hold feature numbers from 0 to {data.features - 1}, got {list(config.fixed)}; fix these."
+            f"threat.fixed must hold feature numbers from 0 to {data.features - 1}, got "
+            f"{list(config.fixed)}; fix these."
         )
     mask = torch.zeros(data.shape, dtype=torch.bool) if data.fixed is None else data.fixed.clone()
     mask.view(-1)[list(config.fixed)] = True
@@ -224,7 +229,9 @@ def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Modu
 
 
 def _even_width(config: NetworkConfig, classes: int) -> int:
-    """The width rounded up to what the signs of the outputs divide, so that one width serves data of any classes."""
+    """The width rounded up to what the signs of the outputs divide, so that one width serves data of any
+    classes.
+    """
     outputs = 1 if classes == 2 else classes
     deep = config.name == "dense"
     signed = config.outputs == "signed" or (classes == 2 and not deep)
@@ -244,7 +251,8 @@ def _conv(data: Dataset, seed: int) -> nn.Module:
     size = math.isqrt(data.features // channels)
     if channels * size * size != data.features:
         raise InputError(
-            f"mnist-conv needs square images, got examples of shape {data.shape}; choose --network two-layer or dense."
+            f"mnist-conv needs square images, got examples of shape {data.shape}; choose --network "
+            "two-layer or dense."
         )
     return MNISTConv(data.classes, channels, size, seed=seed)
 
@@ -275,7 +283,9 @@ def build_loss(config: TrainingConfig) -> Loss:
 
 
 def _own_settings(training: TrainingConfig) -> dict[str, Any]:
-    """What `train` gives an optimiser it knows; one by import path, or with arguments, is made with its settings (`build_optimizer`)."""
+    """What `train` gives an optimiser it knows; one by import path, or with arguments, is made with its
+    settings (`build_optimizer`).
+    """
     if is_path(training.optimizer) or training.optimizer_args:
         return {}
     own = {"learning_rate": training.learning_rate, "weight_decay": training.weight_decay}

@@ -1,6 +1,8 @@
-"""The options of a training run, from the entries of `RunConfig`: their names, their help, and what a mistyped one meant.
+"""The options of a training run, from the entries of `RunConfig`: their names, their help, and what a
+mistyped one meant.
 
-Only the standard library is imported here, so that help and refusals come at once; `holdfast.config.reading` reads the values.
+Only the standard library is imported here, so that help and refusals come at once; `holdfast.config.reading`
+reads the values.
 """
 
 import difflib
@@ -44,7 +46,9 @@ def hyphens(name: str) -> str:
 
 
 def _short(path: str) -> str | None:
-    """``--epochs`` for ``training.epochs``; what has no short name of its own goes by its section: ``--attack``, ``--final``."""
+    """``--epochs`` for ``training.epochs``; what has no short name of its own goes by its section:
+    ``--attack``, ``--final``.
+    """
     section, dot, name = path.partition(".")
     short = LEAVES[path][0].metadata["short"] or (section if dot and name == "name" else None)
     return f"--{short}" if short else None
@@ -55,10 +59,12 @@ SHORT = {short: f"--{hyphens(path)}" for path in LEAVES if (short := _short(path
 
 
 def spelled(argv: Sequence[str], flags: Iterable[str]) -> list[str]:
-    """The arguments with every option in its long form, with hyphens; ``--classes 3,8`` becomes ``[3,8]``, ``--data.flatten`` true.
+    """The arguments with every option in its long form, with hyphens; ``--classes 3,8`` becomes ``[3,8]``,
+    ``--data.flatten`` true.
 
     Raises:
-        InputError: an option that is neither one of a run's nor one of ``flags``; the message names the nearest one.
+        InputError: an option that is neither one of a run's nor one of ``flags``; the message names the
+            nearest one.
     """
     known = [*SHORT, *LONG, *flags]
     done: list[str] = []
@@ -93,7 +99,8 @@ def _option_meant(given: str, known: Sequence[str]) -> str:
 def nearest(given: str, known: Iterable[str]) -> str:
     """The option likeliest meant, by its whole name or by its last part; short names first."""
     ordered = sorted(known, key=lambda option: (option.count("."), option))
-    # of options with one last part those of the training come first, then those of its attack: they are the likeliest
+    # of options with one last part those of the training come first, then those of its attack: they are the
+    # likeliest
     likely = sorted(ordered, key=lambda o: (o.startswith("--training."), o.startswith("--attack.")))
     tails = {_tail(option): option for option in likely}
     bare = {option.lstrip("-"): option for option in ordered}
@@ -146,7 +153,8 @@ def chosen(argv: Sequence[str]) -> dict[str, str]:
 
 
 def options_help(flags: Mapping[str, str], named: Mapping[str, str] = MappingProxyType({})) -> str:
-    """All options with what they do and their defaults, section by section; ``named`` picks alternatives of sections.
+    """All options with what they do and their defaults, section by section; ``named`` picks alternatives of
+    sections.
 
     Raises:
         InputError: there is no such alternative.

@@ -1,4 +1,6 @@
-"""From a YAML file and command-line options to a `RunConfig`. jsonargparse types the values; nothing of the user's is imported."""
+"""From a YAML file and command-line options to a `RunConfig`. jsonargparse types the values; nothing of
+the user's is imported.
+"""
 
 import difflib
 import re
@@ -33,12 +35,15 @@ HELP = "see `holdfast train --help`"
 def read_config(
     argv: Sequence[str], flags: Iterable[str] = (), *, trusted: bool = False
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The run that ``[CONFIG.yaml] --option value ...`` describes: options over file over defaults; and all that was given.
+    """The run that ``[CONFIG.yaml] --option value ...`` describes: options over file over defaults; and all
+    that was given.
 
-    Import paths among the options are `Trusted`; those of the file only where ``trusted``, or where the flag ``--trusted`` is given.
+    Import paths among the options are `Trusted`; those of the file only where ``trusted``, or where the flag
+    ``--trusted`` is given.
 
     Raises:
-        InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that cannot be read.
+        InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that
+            cannot be read.
     """
     names = tuple(flags)
     parser = _parser(names)
@@ -57,7 +62,8 @@ def read_config(
         ) from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:  # of what jsonargparse did not expect
         raise InputError(
-            f"values must be as their help says, got one that cannot be read ({' '.join(str(error).split())[:120]}); {HELP}."
+            "values must be as their help says, got one that cannot be read "
+            f"({' '.join(str(error).split())[:120]}); {HELP}."
         ) from error
     options = {key: value for key, value in given.items() if key in SECTIONS}
     filed = _with_arguments(typed, sections)
@@ -70,7 +76,8 @@ def read_config(
 
 
 def _read_over(filed: dict[str, Any], options: dict[str, Any]) -> RunConfig:
-    """The file's settings with the options over them: an option that picks another alternative takes the place of what the file said of its own.
+    """The file's settings with the options over them: an option that picks another alternative takes the
+    place of what the file said of its own.
 
     Raises:
         InputError: a setting of either that does not apply.
@@ -142,7 +149,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {HELP}.")
     if values.get("started_from") == "python":
         raise InputError(
-            f"{path} describes a run started from Python, whose parts no file can hold; run its script again, or write a"
+            f"{path} describes a run started from Python, whose parts no file can hold; run its script "
+            "again, or write a"
             " configuration (`holdfast train --print-config`)."
         )
     _check_keys(path, "", values, SECTIONS)
@@ -190,7 +198,9 @@ def _check_nulls(values: Mapping[str, Any]) -> None:
 
 
 def _with_arguments(typed: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the user's classes as YAML has them: jsonargparse would make a number of the text ``"0"``."""
+    """Arguments of the user's classes as YAML has them: jsonargparse would make a number of the text
+    ``"0"``.
+    """
     for path, (entry, _) in LEAVES.items():
         section, _, name = path.partition(".")
         if "dict" in str(entry.type) and name in raw.get(section, {}):
@@ -208,7 +218,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(problem: str) -> str:
-    """jsonargparse's message of several lines as one sentence: what, what is allowed, what came, the remedy."""
+    """jsonargparse's message of several lines as one sentence: what, what is allowed, what came, the
+    remedy.
+    """
     key = re.search(r'Parser key "([^"]+)"', problem)
     came = re.search(r"(?:Got|Given) value: (.*)", problem)
     if key and came and key.group(1) in LEAVES:

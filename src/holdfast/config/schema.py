@@ -25,11 +25,22 @@ from holdfast.errors import InputError
 Arguments = dict[str, Any]
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
-# Written out here so that a wrong name is refused before torch is imported; a test holds them against what there is.
+# Written out here so that a wrong name is refused before torch is imported; a test holds them against what
+# there is.
 NETWORKS = ("two-layer", "dense", "mnist-conv")
 ACTIVATIONS = (
-    "softplus", "relu", "leaky-relu", "relu2", "elu", "sigmoid", "tanh", "erf", "gelu", "silu", "identity",
-)  # fmt: skip
+    "softplus",
+    "relu",
+    "leaky-relu",
+    "relu2",
+    "elu",
+    "sigmoid",
+    "tanh",
+    "erf",
+    "gelu",
+    "silu",
+    "identity",
+)
 CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of that temperature)")
 NORMS = ("linf", "l2", "l1")
 OPTIMIZERS = ("auto", "sgd", "adam", "adamw")
@@ -57,12 +68,14 @@ def _option(
     unit: str = "",
     declared: bool = False,
 ) -> Any:
-    """A field with what the command line needs: a help text, a short name, and the numbers or the names allowed.
+    """A field with what the command line needs: a help text, a short name, and the numbers or the names
+    allowed.
 
-    With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of names, a pattern and
-    how to say it. ``of`` is the one place that says where a setting belongs: alternatives of another entry of its section, such as
-    ``{"name": ("two-layer", "dense")}``; with any other alternative it does not apply, and is refused. What is ``declared`` by the class
-    that takes it is checked by that class's rules.
+    With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of
+    names, a pattern and how to say it. ``of`` is the one place that says where a setting belongs:
+    alternatives of another entry of its section, such as ``{"name": ("two-layer", "dense")}``; with any other
+    alternative it does not apply, and is refused. What is ``declared`` by the class that takes it is checked
+    by that class's rules.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
     facts |= {
@@ -102,9 +115,11 @@ class _Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class Tagged(_Checked):
-    """A section that is one of several alternatives, by ``name``: each a subclass with the settings that its class or function declares.
+    """A section that is one of several alternatives, by ``name``: each a subclass with the settings that its
+    class or function declares.
 
-    A setting annotated ``Attack`` is a section of its own. Anything else without a default, such as a second network, no text can give.
+    A setting annotated ``Attack`` is a section of its own. Anything else without a default, such as a second
+    network, no text can give.
     """
 
     registry: ClassVar[Registry]
@@ -127,7 +142,9 @@ class Tagged(_Checked):
 
     @classmethod
     def possible(cls) -> dict[str, Field[Any]]:
-        """The entries of all alternatives by name, with where they belong; those of several are this alternative's, else the first's."""
+        """The entries of all alternatives by name, with where they belong; those of several are this
+        alternative's, else the first's.
+        """
         kind: Any = cls
         return _possible(kind)
 
@@ -193,7 +210,9 @@ def alternative(section: object, tag: str) -> Any:
 
 
 def names_code(config: "RunConfig") -> bool:
-    """Whether the configuration names code of the user's by import path, which from a file runs only where it is trusted."""
+    """Whether the configuration names code of the user's by import path, which from a file runs only where
+    it is trusted.
+    """
 
     def named(section: Any) -> Iterator[str]:
         for entry in fields(section):
@@ -237,7 +256,8 @@ def check_applies(section: object, name: str, prefix: str = "") -> None:
     takes = f"{said} takes {', '.join(others)}" if others else f"{said} takes no such settings"
     meant = f"; did you mean {prefix}{close[0]}?" if close else "; leave it out."
     raise InputError(
-        f"{prefix}{name} must go with {prefix}{tag} {' or '.join(map(_word, allowed))}, got it with {said}, and {takes}{meant}"
+        f"{prefix}{name} must go with {prefix}{tag} {' or '.join(map(_word, allowed))}, got it with "
+        f"{said}, and {takes}{meant}"
     )
 
 
@@ -303,7 +323,8 @@ class DataConfig(_Checked):
 
     name: str = _option(
         "digits",
-        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), a .npz file, or module:function for your own",
+        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), a .npz file, or module:function "
+        "for your own",
         short="data",
     )
     init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")
@@ -421,7 +442,8 @@ class NetworkConfig(_Checked):
     )
     linearised: bool = _option(
         False,
-        "train its tangent at the initial weights instead, which is linear in the weights: two to three times the work",
+        "train its tangent at the initial weights instead, which is linear in the weights: two to three "
+        "times the work",
         short="linearised",
     )
 
@@ -454,21 +476,24 @@ class TrainingConfig(_Checked):
     )
     parameter_radius: float | None = _option(
         None,
-        "radius of the ball around the initial weights; left out, none: the certificate's is then the distance they moved",
+        "radius of the ball around the initial weights; left out, none: the certificate's is then the "
+        "distance they moved",
         short="parameter-radius",
         above=0,
         most=LARGEST_RADIUS,
     )
     start: Literal["initial", "kernel"] = _option(
         "initial",
-        "where training starts: the centre of the ball, or the kernel limit's solution written into the weights",
+        "where training starts: the centre of the ball, or the kernel limit's solution written into the "
+        "weights",
     )
     project: bool = _option(
         True, "return the weights to that ball after every step", of={"parameter_radius": ("a number",)}
     )
     optimizer: str = _option(
         "auto",
-        "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised networks and with a learning rate or"
+        "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised "
+        "networks and with a learning rate or"
         " momentum given, else adam",
         short="optimizer",
         names=OPTIMIZERS,
@@ -480,7 +505,8 @@ class TrainingConfig(_Checked):
     )
     learning_rate: float | None = _option(
         None,
-        "step size; left out, the inverse of the curvature measured at the start for sgd, the best of a short search where auto is adam, 0.001"
+        "step size; left out, the inverse of the curvature measured at the start for sgd, the best of a "
+        "short search where auto is adam, 0.001"
         " for adam and its kin otherwise",
         short="learning-rate",
         above=0,
@@ -499,7 +525,8 @@ class TrainingConfig(_Checked):
     evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
     kernel_examples: int | None = _option(
         None,
-        "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are observed after each"
+        "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are "
+        "observed after each"
         " evaluated epoch (about a backward pass an output for each of them); left out, none",
         short="kernel-examples",
         least=2,
@@ -535,9 +562,11 @@ class DeviceConfig(_Checked):
     )
     devices: int = _option(1, "devices a machine", least=1)
     precision: str = _option(
-        "32-true", f"precision of training: {', '.join(PRECISIONS)}; the certificate is in float64 in any case",
-        names=PRECISIONS, own=False,
-    )  # fmt: skip
+        "32-true",
+        f"precision of training: {', '.join(PRECISIONS)}; the certificate is in float64 in any case",
+        names=PRECISIONS,
+        own=False,
+    )
     strategy: str = _option("auto", "auto, ddp, ...")
 
 
@@ -570,7 +599,8 @@ class RunConfig(_Checked):
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """The configuration as YAML can hold it: mappings, lists, numbers, text; settings that do not apply are left out.
+    """The configuration as YAML can hold it: mappings, lists, numbers, text; settings that do not apply are
+    left out.
 
     >>> to_dict(CertificateConfig())["tighten"]
     40
@@ -589,7 +619,8 @@ def to_dict(config: object) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration that these values, of the types the fields state, make up; what is left out is the default.
+    """The configuration that these values, of the types the fields state, make up; what is left out is the
+    default.
 
     Raises:
         InputError: a number outside its limits, or a setting that does not apply beside the others.
@@ -607,7 +638,8 @@ def _over(default: Any, value: Any, key: str) -> Any:
 
 
 def with_entries(section: Any, given: Mapping[str, Any], key: str) -> Any:
-    """The section called ``key`` with these entries; others that no longer apply beside them go back to their plain defaults.
+    """The section called ``key`` with these entries; others that no longer apply beside them go back to their
+    plain defaults.
 
     Raises:
         InputError: an entry given that does not apply.
@@ -636,7 +668,8 @@ def with_entries(section: Any, given: Mapping[str, Any], key: str) -> Any:
 
 
 def _declared(section: Tagged, given: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Those of the entries given that the class of the alternative declares, checked by its rules and as plain values.
+    """Those of the entries given that the class of the alternative declares, checked by its rules and as
+    plain values.
 
     Raises:
         InputError: a value that the class refuses, or an alternative that no text can describe.
@@ -646,7 +679,8 @@ def _declared(section: Tagged, given: Mapping[str, Any], key: str) -> dict[str, 
         if plain_default(entry) is ...:
             python = section.registry[section.name].__name__
             raise InputError(
-                f"{key}.name must be what text can describe, got {section.name}, which needs {entry.name}; give it from Python, as"
+                f"{key}.name must be what text can describe, got {section.name}, which needs "
+                f"{entry.name}; give it from Python, as"
                 f" {python}({entry.name}=...)."
             )
     found: dict[str, Any] = {}
@@ -656,7 +690,8 @@ def _declared(section: Tagged, given: Mapping[str, Any], key: str) -> dict[str, 
             inner = value if isinstance(value, Mapping) else {"name": value}
             if not isinstance(inner.get("name", ""), str):
                 raise InputError(
-                    f"{key}.{name} must be an attack's name, or a section with one, got {shown(value)}; write pgd, or {{name: pgd, steps: 5}}."
+                    f"{key}.{name} must be an attack's name, or a section with one, got {shown(value)}; "
+                    f"write pgd, or {{name: pgd, steps: 5}}."
                 )
             found[name] = with_entries(getattr(section, name), inner, f"{key}.{name}")
             continue

@@ -1,9 +1,11 @@
-"""How far a network can depart from its tangent: the curvature of one round, whatever the weights it is compared with.
+"""How far a network can depart from its tangent: the curvature of one round, whatever the weights it is
+compared with.
 
-For a round with attacked points ``x'_i``, weights ``p_i`` and loss slopes ``s_i`` (subgradients at the outputs), every step
-``Delta`` from the anchor ``W`` satisfies
+For a round with attacked points ``x'_i``, weights ``p_i`` and loss slopes ``s_i`` (subgradients at the
+outputs), every step ``Delta`` from the anchor ``W`` satisfies
 
-    sum_i p_i <s_i, f(W + Delta, x'_i) - f(W, x'_i) - Df(W, x'_i) Delta>  >=  - q(Delta) - slack,   q(Delta) = sum_r Delta_r' M_r Delta_r.
+    sum_i p_i <s_i, f(W + Delta, x'_i) - f(W, x'_i) - Df(W, x'_i) Delta>  >=  - q(Delta) - slack,   q(Delta) =
+    sum_r Delta_r' M_r Delta_r.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +22,8 @@ from holdfast.networks.activations import Activation
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BlockCurvature(Shown):
-    """The quadratic that one weight matrix carries; see `holdfast.curvature.lower_model.Block` for the fields.
+    """The quadratic that one weight matrix carries; see `holdfast.curvature.lower_model.Block` for the
+    fields.
 
     Instead of ``matrices`` it may be given by the ``rows`` whose products they would be.
     """
@@ -33,7 +36,8 @@ class BlockCurvature(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tangent(Shown):
-    """The network's own tangent at the centre of the expansion; in float64, whatever the arithmetic of training, where it is part of a proof.
+    """The network's own tangent at the centre of the expansion; in float64, whatever the arithmetic of
+    training, where it is part of a proof.
 
     Attributes:
         outputs: ``f(W_c, x'_i)``.
@@ -48,11 +52,12 @@ class Tangent(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RoundCurvature(Shown):
-    """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack ``k >= 0``.
+    """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack
+    ``k >= 0``.
 
-    ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here, so that nothing which
-    happens to training's own gradients (clipping, scaling, accumulation, hooks) can enter a bound. Expansions that bring their own
-    gradients leave it out.
+    ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here,
+    so that nothing which happens to training's own gradients (clipping, scaling, accumulation, hooks) can
+    enter a bound. Expansions that bring their own gradients leave it out.
     """
 
     balls: tuple[tuple[BlockCurvature, ...], ...]
@@ -66,10 +71,14 @@ class Curvature(ABC):
     @property
     @abstractmethod
     def rigorous(self) -> bool:
-        """Whether the bound is a proof for the networks it was made for; otherwise certificates built on it are estimates."""
+        """Whether the bound is a proof for the networks it was made for; otherwise certificates built on
+        it are estimates.
+        """
 
     def unproved(self, model: nn.Module) -> str:
-        """Why the bound is no proof for this network; empty where it is one. Asked anew wherever a proof is about to rest on it."""
+        """Why the bound is no proof for this network; empty where it is one. Asked anew wherever a proof
+        is about to rest on it.
+        """
         return "the curvature bound is the caller's own, and its proof is not known"
 
     @abstractmethod
@@ -85,13 +94,16 @@ class Curvature(ABC):
         *,
         reach: float,
     ) -> RoundCurvature:
-        """Curvature at the model's present weights. ``weighted_slopes`` are ``p_i s_i``; ``reach`` is the distance from these
-        weights at which the bound should be tightest (the parameter radius): it never affects validity."""
+        """Curvature at the model's present weights. ``weighted_slopes`` are ``p_i s_i``; ``reach`` is the
+        distance from these weights at which the bound should be tightest (the parameter radius): it never
+        affects validity.
+        """
 
     def within(
         self, model: nn.Module, initial: Mapping[str, Tensor], radius: float | tuple[float, ...]
     ) -> "Curvature":
-        """The bound for networks in the ball(s) of this radius about these weights, for curvatures that need to know the ball.
+        """The bound for networks in the ball(s) of this radius about these weights, for curvatures that need
+        to know the ball.
 
         One radius serves every ball; several are given one a ball.
         """
@@ -104,7 +116,9 @@ class Curvature(ABC):
         points: Float[Tensor, "batch ..."],
         slopes: Callable[[Float[Tensor, "batch outputs"]], Float[Tensor, "batch outputs"]],
     ) -> "Curvature":
-        """With what serves a whole run worked out once, as suits the initial weights at these points; ``slopes(outputs)`` are the loss's there."""
+        """With what serves a whole run worked out once, as suits the initial weights at these points;
+        ``slopes(outputs)`` are the loss's there.
+        """
         return self
 
     def recentred(self, width_factor: float) -> "Curvature":
@@ -122,14 +136,18 @@ class Curvature(ABC):
 
 
 def curvature_bounds(activation: Activation) -> tuple[float, float]:
-    """``(b_plus, b_minus)`` with ``-b_minus <= act'' <= b_plus``; for a kinked activation its jump of slope, and 0."""
+    """``(b_plus, b_minus)`` with ``-b_minus <= act'' <= b_plus``; for a kinked activation its jump of
+    slope, and 0.
+    """
     if activation.kink:
         return activation.kink, 0.0
     return activation.curvature_above, activation.curvature_below
 
 
 def one_sided(inner: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """``c = b_plus max(0, -<s, a>) + b_minus max(0, <s, a>)``: how fast ``<s, a> act(u)`` can fall below its tangent."""
+    """``c = b_plus max(0, -<s, a>) + b_minus max(0, <s, a>)``: how fast ``<s, a> act(u)`` can fall below
+    its tangent.
+    """
     above, below = bounds
     costs = above * (-inner).clamp_min(0)
     return costs + below * inner.clamp_min(0) if below else costs

@@ -10,10 +10,11 @@ from torch import Tensor
 def weighted_grams(
     z: Float[Tensor, "batch inputs"], weights: Float[Tensor, "groups batch"]
 ) -> Float[Tensor, "groups inputs inputs"]:
-    """``sum_i weights_gi z_i z_i'`` for every group, by matrix products that need no (groups, batch, inputs) copy.
+    """``sum_i weights_gi z_i z_i'`` for every group, by matrix products that need no (groups, batch, inputs)
+    copy.
 
-    Convex activations leave a group only the examples whose slope has one sign. On a CPU their rows are picked first, which
-    halves the work; elsewhere picking would wait for the device.
+    Convex activations leave a group only the examples whose slope has one sign. On a CPU their rows are
+    picked first, which halves the work; elsewhere picking would wait for the device.
     """
     if z.is_cuda:
         return torch.stack([(z * w[:, None]).T @ z for w in weights])
@@ -63,7 +64,9 @@ class RowSums:
         self.rows, self.weights = [], []
 
     def settled(self, *, whole: bool = False) -> tuple[Tensor | None, Tensor | None]:
-        """The matrices, and the orthonormal basis of the rows in which they are given; no basis where ``whole`` or as large."""
+        """The matrices, and the orthonormal basis of the rows in which they are given; no basis where
+        ``whole`` or as large.
+        """
         if whole or self.matrices is not None:
             self._fold()
             return self.matrices, None

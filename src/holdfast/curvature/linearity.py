@@ -12,7 +12,9 @@ from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, T
 
 @dataclass(frozen=True)
 class LocalLinearity(Curvature):
-    """``q = 0``: the network is treated as its own tangent. One ball a layer (a module that owns trained parameters)."""
+    """``q = 0``: the network is treated as its own tangent. One ball a layer (a module that owns trained
+    parameters).
+    """
 
     @property
     def rigorous(self) -> bool:
@@ -49,7 +51,9 @@ class LocalLinearity(Curvature):
 def _gradient(
     model: nn.Module, points: Tensor, slopes: Tensor, parameters: list[nn.Parameter]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and the gradients of ``sum_i <s_i, f(W, x'_i)>``; zeros for no points, which not every network takes."""
+    """Outputs and the gradients of ``sum_i <s_i, f(W, x'_i)>``; zeros for no points, which not every
+    network takes.
+    """
     zeros = [torch.zeros_like(w) for w in parameters]
     if not len(points):
         return torch.zeros_like(slopes), zeros

@@ -1,7 +1,7 @@
 """A quadratic that lies below the robust loss of every network in the ball, and its smallest value there.
 
-Legend: R radius of a ball, U = W - W0 the move, V the linear coefficient, M a curvature matrix, lam its eigenvalues, mu the
-multiplier of the ball. Derivation: `docs/explanations/certificate.md`.
+Legend: R radius of a ball, U = W - W0 the move, V the linear coefficient, M a curvature matrix, lam its
+eigenvalues, mu the multiplier of the ball. Derivation: `docs/explanations/certificate.md`.
 """
 
 import math
@@ -41,10 +41,13 @@ class Block(Shown):
 
     Attributes:
         linear: ``V``, one row a unit.
-        matrices: ``M_g``, one symmetric matrix a group; groups are equally large and their rows stand together, so that
-            ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None`` means 0.
-        eigenvalue: a number added to every eigenvalue of every ``M_g``: the curvature ``eigenvalue * ||U||^2``.
-        basis: orthonormal columns ``Q`` in which the matrices are given, ``Q M_g Q'``; ``None`` means the inputs themselves.
+        matrices: ``M_g``, one symmetric matrix a group; groups are equally large and their rows stand
+            together, so that ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None``
+            means 0.
+        eigenvalue: a number added to every eigenvalue of every ``M_g``: the curvature
+            ``eigenvalue * ||U||^2``.
+        basis: orthonormal columns ``Q`` in which the matrices are given, ``Q M_g Q'``; ``None`` means the
+            inputs themselves.
     """
 
     linear: Float[Tensor, "units inputs"]
@@ -151,11 +154,13 @@ class BallMinimum:
 
 
 def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimum:
-    """The weak-dual bound of the trust region: ``max over mu of -sum_j ||V'_j||^2 / (4 (mu - lam_j)) - mu R^2``.
+    """The weak-dual bound of the trust region:
+    ``max over mu of -sum_j ||V'_j||^2 / (4 (mu - lam_j)) - mu R^2``.
 
-    Any ``mu > max(0, max lam)`` gives a valid bound (weak duality), so the root search below decides only how tight it is. The
-    best ``mu`` solves ``sum_j ||V'_j||^2 / (4 (mu - lam_j)^2) = R^2``; where that has no root (the hard case) ``mu`` just above
-    ``max lam`` is exact. ``decay`` is a convex term ``decay / 2 ||U||^2`` of the objective: it lowers every eigenvalue by half of it.
+    Any ``mu > max(0, max lam)`` gives a valid bound (weak duality), so the root search below decides only how
+    tight it is. The best ``mu`` solves ``sum_j ||V'_j||^2 / (4 (mu - lam_j)^2) = R^2``; where that has no
+    root (the hard case) ``mu`` just above ``max lam`` is exact. ``decay`` is a convex term
+    ``decay / 2 ||U||^2`` of the objective: it lowers every eigenvalue by half of it.
     """
     if not all(block.finite for block in ball):
         nan = math.nan
@@ -165,7 +170,8 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
     squares = np.concatenate([s for _, s in spectra])
     top = float(lam.max())
     slope = math.sqrt(float(squares.sum()))
-    # Never below the largest eigenvalue as computed: the relative margin covers the eigensolver's rounding of the top one.
+    # Never below the largest eigenvalue as computed: the relative margin covers the eigensolver's rounding of
+    # the top one.
     floor = max(0.0, top) * (1 + 1e-9) + 1e-300
     if radius == 0.0:
         return BallMinimum(value=0.0, multiplier=math.inf, max_eigenvalue=top, slope=slope, radius=radius)
@@ -187,7 +193,8 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
         low = high - 60.0
         multiplier = floor
         if excess(low) > 0:
-            # Where rounding leaves no change of sign, the upper end serves: any multiplier gives a valid bound.
+            # Where rounding leaves no change of sign, the upper end serves: any multiplier gives a valid
+            # bound.
             root = brentq(excess, low, high, xtol=1e-12) if excess(high) < 0 else high
             multiplier = floor + math.exp(root)
     gaps = multiplier - lam
@@ -204,8 +211,8 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LowerModel(Shown):
-    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with ``||U_h||_F <= radii_h``; one ball a trained
-    layer ``h``. No ``radii``: for every ``U``."""
+    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with
+    ``||U_h||_F <= radii_h``; one ball a trained layer ``h``. No ``radii``: for every ``U``."""
 
     constant: float
     balls: tuple[Ball, ...]
@@ -214,10 +221,12 @@ class LowerModel(Shown):
     def bound(
         self, radius: Radius, *, decay: float = 0.0, initial: tuple[tuple[Tensor, ...], ...] = ()
     ) -> "Bound":
-        """Smallest value over ``||U_h||_F <= R_h`` for every ``h``, hence below the optimal robust loss of the ball(s).
+        """Smallest value over ``||U_h||_F <= R_h`` for every ``h``, hence below the optimal robust loss of
+        the ball(s).
 
-        With ``decay`` the objective has ``decay / 2 ||W||^2`` added, ``initial`` being the weights ``W0`` block by block:
-        the constant grows by ``decay / 2 ||W0||^2``, ``V`` by ``decay W0`` and every eigenvalue falls by ``decay / 2``.
+        With ``decay`` the objective has ``decay / 2 ||W||^2`` added, ``initial`` being the weights ``W0``
+        block by block: the constant grows by ``decay / 2 ||W0||^2``, ``V`` by ``decay W0`` and every
+        eigenvalue falls by ``decay / 2``.
         """
         constant, balls = self.constant, self.balls
         if decay:
@@ -237,7 +246,9 @@ class LowerModel(Shown):
         return Bound(value=value if within else -math.inf, minima=minima)
 
     def value(self, moves: tuple[tuple[Tensor, ...], ...]) -> float:
-        """The lower model itself at ``U`` (block by block): what tests hold against the loss of sampled networks."""
+        """The lower model itself at ``U`` (block by block): what tests hold against the loss of sampled
+        networks.
+        """
         total = self.constant
         for ball, us in zip(self.balls, moves, strict=True):
             for block, u in zip(ball, us, strict=True):
@@ -251,12 +262,16 @@ class LowerModel(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A lower bound of the optimal robust loss over the ball of this radius, before the rounding allowance."""
+    """A lower bound of the optimal robust loss over the ball of this radius, before the rounding
+    allowance.
+    """
 
     value: float
     minima: tuple[BallMinimum, ...]
 
     @property
     def width_factor(self) -> float:
-        """About the factor of width at which curvature stops costing anything: ``max_h (2 R_h max lam / ||V||)^2``, at least 1."""
+        """About the factor of width at which curvature stops costing anything:
+        ``max_h (2 R_h max lam / ||V||)^2``, at least 1.
+        """
         return max((minimum.width_factor for minimum in self.minima), default=1.0)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What the rounding allowance of a lower model is computed from; see `allowance`. Norms are Euclidean, of all entries for matrices.
+    """What the rounding allowance of a lower model is computed from; see `allowance`. Norms are Euclidean, of
+    all entries for matrices.
 
     Attributes:
         unit: unit roundoff of the arithmetic, 2^-53 (float64); 0 where no allowance is known (an estimate).
@@ -20,10 +21,11 @@ class Rounding:
         distance: largest ``||W_t - W0||`` of the rounds.
         output_norm: largest ``|a_rc|``.
         lipschitz: ``L >= |act'|``; ``None`` for squared ReLU, whose slope is at most ``2 ||w|| ||z||``.
-        curvature: ``b >= |act''|``; 0 where the slope jumps (a wrong side of the kink costs no more than the preactivation's error).
+        curvature: ``b >= |act''|``; 0 where the slope jumps (a wrong side of the kink costs no more than the
+            preactivation's error).
         offset: ``|act(0)|``.
-        amplitude: how far an output can be off for inputs of norm 1, in units of roundoff; 0 where the figures of a two-layer
-            network say it.
+        amplitude: how far an output can be off for inputs of norm 1, in units of roundoff; 0 where the
+            figures of a two-layer network say it.
     """
 
     unit: float
@@ -42,15 +44,18 @@ class Rounding:
     amplitude: float = 0.0
 
     def allowance(self, radius: float, max_eigenvalue: float) -> float:
-        """How far the computed bound can lie above the exact one: taken from lower bounds, added to surrogate losses.
+        """How far the computed bound can lie above the exact one: taken from lower bounds, added to surrogate
+        losses.
 
-        A sum of ``k`` terms in any order errs by at most ``k u`` (to first order; the factors cover the rest) of the sum of their sizes
-        (Higham 2002, section 4.2). With ``N = n + m + d + 32`` steps, ``w = ||W0|| + D``, ``z = max ||z||``,
-        ``s``, ``a``, and ``lam = max(0, max lam)``:
+        A sum of ``k`` terms in any order errs by at most ``k u`` (to first order; the factors cover the rest)
+        of the sum of their sizes (Higham 2002, section 4.2). With ``N = n + m + d + 32`` steps,
+        ``w = ||W0|| + D``, ``z = max ||z||``, ``s``, ``a``, and ``lam = max(0, max lam)``:
 
         1. outputs and kinks: ``8 N a s (L w z + sqrt(m) |act(0)|)``, since ``sum_r ||w_r|| <= sqrt(m) w``;
-        2. gradient, against a step of ``R + D``: ``N a s (L z + b w z^2 / sqrt m) + 4 m d G``, ``G = a s L z + 2 lam D >= ||V||``;
-        3. curvature, against its square: ``(n d + 16 d + 32) lam``, the error of a Gram matrix and of its eigenvalues;
+        2. gradient, against a step of ``R + D``: ``N a s (L z + b w z^2 / sqrt m) + 4 m d G``,
+           ``G = a s L z + 2 lam D >= ||V||``;
+        3. curvature, against its square: ``(n d + 16 d + 32) lam``, the error of a Gram matrix and of its
+           eigenvalues;
         4. losses: ``N`` times their size.
 
         Squared ReLU: ``L w z`` becomes ``w^2 z^2 / sqrt m`` and ``L z`` becomes ``2 w z^2 / sqrt m``.

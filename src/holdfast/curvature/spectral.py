@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 DENSE = 256
-"""Gram matrices up to this size are diagonalised; larger ones get their top eigenvalue by Lanczos iteration."""
+"""Gram matrices up to this size are diagonalised; larger ones get their top eigenvalue by Lanczos
+iteration.
+"""
 UNIT = 2.0**-53
 
 
@@ -16,9 +18,10 @@ UNIT = 2.0**-53
 def norm_bound(matrix: Float[Tensor, "rows columns"]) -> float:
     """A number >= ``||matrix||_2``, and above it by 1e-3 of it at most.
 
-    With ``G`` the Gram matrix of the shorter side, a Cholesky factorisation of ``tau I - G`` that runs to its end proves
-    ``||matrix||^2 <= tau`` up to rounding (Rump 2006): the factorisation may err by ``(n + 2) u tr(tau I)`` and the products in
-    ``G`` by ``k u ||matrix||_F^2``; twice both is added. ``tau`` starts just above an estimate, which decides only how tight it is.
+    With ``G`` the Gram matrix of the shorter side, a Cholesky factorisation of ``tau I - G`` that runs to its
+    end proves ``||matrix||^2 <= tau`` up to rounding (Rump 2006): the factorisation may err by
+    ``(n + 2) u tr(tau I)`` and the products in ``G`` by ``k u ||matrix||_F^2``; twice both is added. ``tau``
+    starts just above an estimate, which decides only how tight it is.
     """
     wide = matrix.detach().double()
     if not bool(wide.isfinite().all()):

@@ -70,7 +70,9 @@ class Sums:
         moves: Gradients,
         share: float,
     ) -> None:
-        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``; ``g`` of this process's examples alone."""
+        """``V += w (g + 2 M D)``, ``M += w M``, ``constant -= w (<g, D> + q(D))``; ``g`` of this process's
+        examples alone.
+        """
         for ball, ball_gradients, ball_moves, ball_curvature in zip(
             self.balls, gradients, moves, curvature.balls, strict=True
         ):

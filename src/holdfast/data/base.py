@@ -1,4 +1,6 @@
-"""What a data set is to everything downstream: examples, labels, the valid box, and which features may change."""
+"""What a data set is to everything downstream: examples, labels, the valid box, and which features may
+change.
+"""
 
 from dataclasses import dataclass, field
 
@@ -58,8 +60,10 @@ class Dataset(Shown):
 
     Attributes:
         x: examples, in the data's own units; any shape after the first axis.
-        bounds: the valid box as (low, high), numbers or tensors of one example's shape; ``None`` for no box. Every example lies in it.
-        fixed: true where an adversary may not change a feature (a constant coordinate, an age); ``None`` for nowhere.
+        bounds: the valid box as (low, high), numbers or tensors of one example's shape; ``None`` for no box.
+            Every example lies in it.
+        fixed: true where an adversary may not change a feature (a constant coordinate, an age); ``None`` for
+            nowhere.
         split: which rows train, select (validation) and test.
         class_names: names for reports, one a class.
     """
@@ -77,13 +81,15 @@ class Dataset(Shown):
         labels = as_labels("y", self.y)
         if len(labels) != len(self.x):
             raise InputError(
-                f"x and y must have one row and one label an example, got {len(self.x)} rows and {len(labels)} labels; "
+                f"x and y must have one row and one label an example, got {len(self.x)} rows and "
+                f"{len(labels)} labels; "
                 "cut the longer one."
             )
         classes = COUNT("classes", self.classes)
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
             raise InputError(
-                f"y must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; renumber the labels."
+                f"y must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}; renumber "
+                "the labels."
             )
         object.__setattr__(self, "x", as_examples("x", self.x))
         object.__setattr__(self, "y", labels)

@@ -21,9 +21,11 @@ def digits(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """8 x 8 grey pixels in [0, 1], shape (64,), ten classes (Alpaydin and Kaynak 1998, UCI; scikit-learn's copy).
+    """8 x 8 grey pixels in [0, 1], shape (64,), ten classes (Alpaydin and Kaynak 1998, UCI; scikit-learn's
+    copy).
 
-    ``classes=(3, 8), features="sphere", validation=0, test=0`` is the setting of the reference figures (357 examples).
+    ``classes=(3, 8), features="sphere", validation=0, test=0`` is the setting of the reference figures (357
+    examples).
 
     Args:
         classes: labels to keep, renumbered ``0, 1, ..`` in this order; ``None`` for all ten.

@@ -1,4 +1,6 @@
-"""Feature maps the theory asks for: unit vectors whose last coordinate is a constant (Gao et al. 2019, section 3)."""
+"""Feature maps the theory asks for: unit vectors whose last coordinate is a constant (Gao et al. 2019,
+section 3).
+"""
 
 import dataclasses
 import math
@@ -19,9 +21,10 @@ def on_sphere(
 ) -> Dataset:
     """Each example scaled to a Euclidean norm, with a constant appended: ``x -> (norm x / ||x||, constant)``.
 
-    The defaults give unit vectors with last coordinate 1/2, the paper's domain, where the constant plays the bias. That
-    coordinate is marked as one an adversary may not change. A radius now counts in these scaled units, and the box is gone
-    (``bounds=None``): after scaling, each example would have its own. Evaluated in float64.
+    The defaults give unit vectors with last coordinate 1/2, the paper's domain, where the constant plays the
+    bias. That coordinate is marked as one an adversary may not change. A radius now counts in these scaled
+    units, and the box is gone (``bounds=None``): after scaling, each example would have its own. Evaluated in
+    float64.
 
     Args:
         norm: Euclidean norm of the scaled part, > 0.
@@ -40,7 +43,8 @@ def on_sphere(
     empty = (lengths[:, 0] == 0).nonzero()[:, 0]
     if len(empty):
         raise InputError(
-            f"x must have no example of zero norm to be scaled to a sphere, got {len(empty)}, the first being row "
+            f"x must have no example of zero norm to be scaled to a sphere, got {len(empty)}, the first "
+            "being row "
             f"{int(empty[0])}; drop it or keep the pixels."
         )
     points = torch.cat([x * (norm / lengths), torch.full_like(lengths, constant)], 1)
@@ -54,7 +58,8 @@ def on_sphere(
 
 @takes(data=DATASET, features=word(*FEATURES))
 def with_features(data: Dataset, features: str) -> Dataset:
-    """``pixels`` for the data as they are, ``sphere`` for `on_sphere`, ``centred-sphere`` for the same after centring.
+    """``pixels`` for the data as they are, ``sphere`` for `on_sphere`, ``centred-sphere`` for the same after
+    centring.
 
     Raises:
         InputError: another word.

@@ -1,6 +1,8 @@
-"""Made-up data that force a robust network to be large, whatever its training: each says exactly what it forces.
+"""Made-up data that force a robust network to be large, whatever its training: each says exactly what it
+forces.
 
-``rho`` is the radius of the threat over half the smallest distance between labels; see `holdfast.theory.capacity` for the bounds.
+``rho`` is the radius of the threat over half the smallest distance between labels; see
+`holdfast.theory.capacity` for the bounds.
 """
 
 import math
@@ -39,16 +41,19 @@ def forced(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """The unit vectors ``e_1 .. e_(n-1)``, label 0, and the origin, label 1 (Kim, Moon and Yun 2025, arXiv 2510.24643).
+    """The unit vectors ``e_1 .. e_(n-1)``, label 0, and the origin, label 1 (Kim, Moon and Yun 2025, arXiv
+    2510.24643).
 
-    Smallest distance between labels: 1 in the l2, l-inf and l1 norm alike, hence ``rho = 2 radius``. What they force, for l2 balls and
-    ``k = min(n-1, d)`` (proof in `holdfast.theory.capacity.forced_width`): the first hidden layer of any network that is constant on
-    every ball is wider than ``rho^2 k``. A plain fit needs one unit, since a hyperplane parts the labels; that hyperplane is robust up to
-    ``rho = 1/sqrt(k)``. ``k`` ReLU units are robust at every ``rho < 1``: ``sum_j relu(x_j - 1/2)`` is 0 around the origin and above 0
-    around each ``e_j``.
+    Smallest distance between labels: 1 in the l2, l-inf and l1 norm alike, hence ``rho = 2 radius``. What
+    they force, for l2 balls and ``k = min(n-1, d)`` (proof in `holdfast.theory.capacity.forced_width`): the
+    first hidden layer of any network that is constant on every ball is wider than ``rho^2 k``. A plain fit
+    needs one unit, since a hyperplane parts the labels; that hyperplane is robust up to ``rho = 1/sqrt(k)``.
+    ``k`` ReLU units are robust at every ``rho < 1``: ``sum_j relu(x_j - 1/2)`` is 0 around the origin and
+    above 0 around each ``e_j``.
 
     Args:
-        examples: ``n``, default ``dimension + 1``; beyond that many, ``2 e_1, 3 e_1, ..`` of label 0 are added, which force nothing.
+        examples: ``n``, default ``dimension + 1``; beyond that many, ``2 e_1, 3 e_1, ..`` of label 0 are
+            added, which force nothing.
         dimension: ``d``.
         features: see `with_features`.
         validation, test, seed: see `split_rows`; by default every example is for training.
@@ -89,20 +94,24 @@ def shattering(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Centres of ``2 pairs`` balls that pass on every labelling of ``pairs * dimension`` points: robust fits of all of them shatter those.
+    """Centres of ``2 pairs`` balls that pass on every labelling of ``pairs * dimension`` points: robust fits
+    of all of them shatter those.
 
-    With ``a = distance / 2``, bits ``y_ij = +1 or -1`` and anchors ``c_i = 5 a i e_1`` the centres are ``c_i + a y_i / sqrt(d)`` (label 1)
-    and ``c_i - a y_i / sqrt(d)`` (label 0). The points are ``z_ij = c_i + a e_j / sqrt(d)`` (`shattered_points`): the distance of
-    ``z_ij`` to the centre whose label is its bit is, squared, ``a^2 + a^2/d - 2 a^2/d = a^2 (1 - 1/d)``. So for l2 balls of
-    ``rho >= sqrt(1 - 1/d)`` each ``z_ij`` lies in a ball of its own label: a network that is right on all balls labels the
-    ``pairs * d`` points by the bits, and a class of networks that fits every ``labelling`` has VC dimension ``pairs * d`` at least.
-    The argument of Gao et al. 2019 (arXiv 1906.07916, recalled) and of Kim, Moon and Yun 2025 (arXiv 2510.24643, recalled)
-    in the form proved here. ``distance`` is the smallest distance between labels, in the l2 norm.
+    With ``a = distance / 2``, bits ``y_ij = +1 or -1`` and anchors ``c_i = 5 a i e_1`` the centres are
+    ``c_i + a y_i / sqrt(d)`` (label 1) and ``c_i - a y_i / sqrt(d)`` (label 0). The points are
+    ``z_ij = c_i + a e_j / sqrt(d)`` (`shattered_points`): the distance of ``z_ij`` to the centre whose label
+    is its bit is, squared, ``a^2 + a^2/d - 2 a^2/d = a^2 (1 - 1/d)``. So for l2 balls of
+    ``rho >= sqrt(1 - 1/d)`` each ``z_ij`` lies in a ball of its own label: a network that is right on all
+    balls labels the ``pairs * d`` points by the bits, and a class of networks that fits every ``labelling``
+    has VC dimension ``pairs * d`` at least. The argument of Gao et al. 2019 (arXiv 1906.07916, recalled) and
+    of Kim, Moon and Yun 2025 (arXiv 2510.24643, recalled) in the form proved here. ``distance`` is the
+    smallest distance between labels, in the l2 norm.
 
     Args:
         pairs: balls of each label.
         dimension: ``d``; also the points a pair of balls decides.
-        labelling: number whose binary digits are the bits, 0 .. ``2^(pairs d) - 1``; ``None`` draws them from ``seed``.
+        labelling: number whose binary digits are the bits, 0 .. ``2^(pairs d) - 1``; ``None`` draws them from
+            ``seed``.
         distance: smallest Euclidean distance between labels.
         features, validation, test, dtype: as in `forced`.
         seed: of the bits and the split.
@@ -124,7 +133,9 @@ def shattering(
 def shattered_points(
     pairs: int, dimension: int, *, labelling: int | None = None, distance: float = 1.0, seed: int = 0
 ) -> tuple[Float[Tensor, "points features"], Int[Tensor, " points"]]:
-    """The points ``z_ij`` of `shattering` with the same arguments, in float64, and the labels that a robust fit gives them."""
+    """The points ``z_ij`` of `shattering` with the same arguments, in float64, and the labels that a
+    robust fit gives them.
+    """
     bits = _digits(labelling, pairs * dimension, 2, seed)
     half = distance / 2
     steps = half / math.sqrt(dimension) * torch.eye(dimension, dtype=torch.float64)
@@ -157,10 +168,11 @@ def separated(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Points on the unit sphere, any two at least ``separation`` apart in the Euclidean norm, with any labelling.
+    """Points on the unit sphere, any two at least ``separation`` apart in the Euclidean norm, with any
+    labelling.
 
-    A class of networks that fits every labelling of ``n`` points has VC dimension ``n`` at least, robust or not: this is what plain
-    interpolation asks for, and `shattering` what robust interpolation adds.
+    A class of networks that fits every labelling of ``n`` points has VC dimension ``n`` at least, robust or
+    not: this is what plain interpolation asks for, and `shattering` what robust interpolation adds.
 
     Args:
         examples, dimension, classes: sizes.
@@ -174,14 +186,16 @@ def separated(
     """
     if examples < classes:
         raise InputError(
-            f"separated needs an example a class, {classes} of them, got {examples} examples; raise their number."
+            f"separated needs an example a class, {classes} of them, got {examples} examples; raise "
+            "their number."
         )
     labels = _digits(labelling, examples, classes, seed)
     if labelling is None:  # one example of each class, so that every class is there
         labels[:classes] = torch.arange(classes)
     elif len(torch.unique(labels)) < classes:
         raise InputError(
-            f"labelling must give every one of {classes} classes an example, got {labelling}; take another number."
+            f"labelling must give every one of {classes} classes an example, got {labelling}; take "
+            "another number."
         )
     data = from_tensors(
         _spread(examples, dimension, separation, seed),
@@ -201,7 +215,8 @@ def _digits(number: int | None, count: int, base: int, seed: int) -> Int[Tensor,
         return torch.randint(base, (count,), generator=generator(seed))
     if not 0 <= number < base**count:
         raise InputError(
-            f"labelling must be a whole number from 0 to {base}^{count} - 1, got {number}; leave it out for a random one."
+            f"labelling must be a whole number from 0 to {base}^{count} - 1, got {number}; leave it out "
+            "for a random one."
         )
     digits = []
     for _ in range(count):
@@ -229,5 +244,6 @@ def _spread(examples: int, dimension: int, apart: float, seed: int) -> Float[Ten
             if len(found) == examples:
                 return found
     raise InputError(
-        f"separation must leave room for {examples} points in {dimension} dimensions, got {apart:g}; lower it or raise the dimension."
+        f"separation must leave room for {examples} points in {dimension} dimensions, got {apart:g}; "
+        "lower it or raise the dimension."
     )

@@ -41,7 +41,8 @@ def idx(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Grey images in [0, 1] from ``train-images-idx3-ubyte[.gz]`` and its three companions (``t10k-...`` is the test part).
+    """Grey images in [0, 1] from ``train-images-idx3-ubyte[.gz]`` and its three companions (``t10k-...`` is
+    the test part).
 
     Args:
         folder: where the four files lie.
@@ -54,8 +55,8 @@ def idx(
         dtype: torch.float32 or torch.float64.
 
     Raises:
-        InputError: a missing file, a wrong magic number, a file cut short or too long, or images and labels of unequal
-            number; the message names the file.
+        InputError: a missing file, a wrong magic number, a file cut short or too long, or images and labels
+            of unequal number; the message names the file.
     """
     here = Path(folder)
     if not here.is_dir():
@@ -72,7 +73,8 @@ def idx(
         more_images, more_labels = _part(here, "t10k")
         if more_images.shape[1:] != images.shape[1:]:
             raise InputError(
-                f"t10k images must be as large as the training images in {str(here)!r}, got {tuple(more_images.shape[1:])} "
+                f"t10k images must be as large as the training images in {str(here)!r}, got "
+                f"{tuple(more_images.shape[1:])} "
                 f"against {tuple(images.shape[1:])}; use files of one data set."
             )
         images, labels = torch.cat([images, more_images]), torch.cat([labels, more_labels])
@@ -107,7 +109,8 @@ def _part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = _read(folder, f"{part}-labels", LABELS)
     if len(images) != len(labels):
         raise InputError(
-            f"{part}-labels in {str(folder)!r} must have one label an image, got {len(labels)} labels for {len(images)} "
+            f"{part}-labels in {str(folder)!r} must have one label an image, got {len(labels)} labels "
+            f"for {len(images)} "
             "images; use files of one data set."
         )
     return images, labels.long()
@@ -128,14 +131,16 @@ def _read(folder: Path, stem: str, magic: int) -> Tensor:
     header = 4 + 4 * axes
     if len(content) < header or struct.unpack(">I", content[:4])[0] != magic:
         raise InputError(
-            f"{str(path)!r} must start with the IDX magic number {magic}, got {content[:4].hex() or 'nothing'} (hex); "
+            f"{str(path)!r} must start with the IDX magic number {magic}, got "
+            f"{content[:4].hex() or 'nothing'} (hex); "
             "fetch it again."
         )
     shape = struct.unpack(f">{axes}I", content[4:header])
     size = torch.Size(shape).numel()
     if size == 0 or len(content) - header != size:
         raise InputError(
-            f"{str(path)!r} must hold {size} values after its header ({' x '.join(map(str, shape))}, none of them 0), got "
+            f"{str(path)!r} must hold {size} values after its header ({' x '.join(map(str, shape))}, "
+            "none of them 0), got "
             f"{len(content) - header}; fetch it again."
         )
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)

@@ -15,10 +15,11 @@ from holdfast.errors import InputError
 
 @takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: a word of `holdfast._registry.DATA`, a folder with IDX files, or an ``.npz`` file.
+    """The data set called ``name``: a word of `holdfast._registry.DATA`, a folder with IDX files, or an
+    ``.npz`` file.
 
-    ``options`` go to the function of that word, to `idx` or to `npz`; every one takes ``features``, ``validation``, ``test``,
-    ``seed`` and ``dtype``.
+    ``options`` go to the function of that word, to `idx` or to `npz`; every one takes ``features``,
+    ``validation``, ``test``, ``seed`` and ``dtype``.
 
     Raises:
         InputError: nothing of that name, an option the loader does not take, or what the loader refuses.
@@ -43,7 +44,8 @@ def _loader(name: str | Path) -> tuple[Callable[..., Dataset], tuple[Path, ...]]
         if is_idx_folder(path):
             return idx, (path,)
         raise InputError(
-            f"data folder {str(name)!r} must hold train-images-idx3-ubyte, plain or .gz, got none; check the path."
+            f"data folder {str(name)!r} must hold train-images-idx3-ubyte, plain or .gz, got none; check "
+            "the path."
         )
     if path.suffix == ".npz" and path.is_file():
         return npz, (path,)

@@ -22,7 +22,9 @@ from holdfast.data.tensors import from_tensors
 from holdfast.errors import InputError
 
 LARGE, INFLATION = 2**28, 200
-"""An array above so many bytes must not inflate by more than this factor: images shrink by ten, noise by less."""
+"""An array above so many bytes must not inflate by more than this factor: images shrink by ten, noise by
+less.
+"""
 # (training examples, training labels, test examples, test labels)
 NAMES = (
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -53,24 +55,27 @@ def npz(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """A data set from an ``.npz`` file with arrays ``x, y``, or ``x_train, y_train`` and ``x_test, y_test``, or
-    ``train_images, train_labels`` and ``test_images, test_labels``; ``class_names`` if present.
+    """A data set from an ``.npz`` file with arrays ``x, y``, or ``x_train, y_train`` and ``x_test, y_test``,
+    or ``train_images, train_labels`` and ``test_images, test_labels``; ``class_names`` if present.
 
-    Bytes (uint8) are pixels: divided by 255, with bounds (0, 1). Images with 3 channels in the last axis are turned to
-    (channels, height, width).
+    Bytes (uint8) are pixels: divided by 255, with bounds (0, 1). Images with 3 channels in the last axis are
+    turned to (channels, height, width).
 
     Args:
         file: the file.
-        bounds: valid box of floating-point examples; ``None`` for that of the file's arrays ``low`` and ``high``, or no box.
+        bounds: valid box of floating-point examples; ``None`` for that of the file's arrays ``low`` and
+            ``high``, or no box.
         classes: labels to keep, renumbered ``0, 1, ..`` in this order; ``None`` for all.
         features: see `with_features`.
         validation: share of each class's training rows set aside.
-        test: share set aside where the file has no test arrays (``None``: 0.15); with test arrays ``None`` or 0.
+        test: share set aside where the file has no test arrays (``None``: 0.15); with test arrays ``None`` or
+            0.
         seed: of the split.
         dtype: torch.float32 or torch.float64.
 
     Raises:
-        InputError: an unreadable file, none of the names above, arrays of objects, or what `from_tensors` refuses.
+        InputError: an unreadable file, none of the names above, arrays of objects, or what `from_tensors`
+            refuses.
     """
     path = Path(file)
     arrays = _arrays(path)
@@ -91,13 +96,15 @@ def npz(
         more = arrays[names[2]]
         if more.shape[1:] != images.shape[1:] or more.dtype != images.dtype:
             raise InputError(
-                f"{names[2]} must be like {names[0]} in {str(path)!r}, got {more.dtype} {more.shape[1:]} against "
+                f"{names[2]} must be like {names[0]} in {str(path)!r}, got {more.dtype} {more.shape[1:]} "
+                "against "
                 f"{images.dtype} {images.shape[1:]}; store both alike."
             )
         for x_name, y_name in (names[:2], names[2:]):
             if len(arrays[x_name]) != len(arrays[y_name]):
                 raise InputError(
-                    f"{x_name} and {y_name} in {str(path)!r} must be equally long, got {len(arrays[x_name])} and "
+                    f"{x_name} and {y_name} in {str(path)!r} must be equally long, got "
+                    f"{len(arrays[x_name])} and "
                     f"{len(arrays[y_name])}; cut the longer one."
                 )
         images, labels = (
@@ -106,7 +113,8 @@ def npz(
         )
     if not (np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8):
         raise InputError(
-            f"{names[0]} in {str(path)!r} must hold floating-point numbers or bytes, got {images.dtype}; convert them."
+            f"{names[0]} in {str(path)!r} must hold floating-point numbers or bytes, got {images.dtype}; "
+            "convert them."
         )
     if bounds is None and "low" in arrays and "high" in arrays:
         bounds = (torch.tensor(arrays["low"], dtype=dtype), torch.tensor(arrays["high"], dtype=dtype))
@@ -132,7 +140,9 @@ def npz(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the names above, each once its header is found to say what the file holds and memory to have room for it."""
+    """The arrays of the names above, each once its header is found to say what the file holds and memory
+    to have room for it.
+    """
     wanted = {name for names in NAMES for name in names if name} | {"class_names", "low", "high"}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -181,12 +191,14 @@ def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> in
         held = info.file_size - file.tell()
     if declared != held and not dtype.hasobject:
         raise InputError(
-            f"{str(path)!r} must hold what it declares, got {info.filename} of {declared:,} bytes in its header and {held:,} in the"
+            f"{str(path)!r} must hold what it declares, got {info.filename} of {declared:,} bytes in its "
+            f"header and {held:,} in the"
             " archive; write it again with numpy.savez."
         )
     if held > LARGE and held > INFLATION * max(1, info.compress_size):
         raise InputError(
-            f"{str(path)!r} must hold measured data, got {info.filename}, which inflates from {info.compress_size:,} to {held:,} bytes;"
+            f"{str(path)!r} must hold measured data, got {info.filename}, which inflates from "
+            f"{info.compress_size:,} to {held:,} bytes;"
             " store it uncompressed with numpy.savez if that is meant."
         )
     return declared

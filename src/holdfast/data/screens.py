@@ -1,7 +1,8 @@
-"""Lower bounds on all distances between two sets of rows by one matrix product: what cannot be near is left out.
+"""Lower bounds on all distances between two sets of rows by one matrix product: what cannot be near is left
+out.
 
-A screen may keep a pair in vain and never drops one nearer than ``cut``, rounding of the product included. Each writes a bound
-as ``left(a) . right(b) <= limit``.
+A screen may keep a pair in vain and never drops one nearer than ``cut``, rounding of the product included.
+Each writes a bound as ``left(a) . right(b) <= limit``.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +21,9 @@ class Screen(ABC):
 
     @abstractmethod
     def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
-        """Positions ``(i, j)`` of a superset of the pairs with ``||a_i - b_j|| < cut``, the distance evaluated in float64."""
+        """Positions ``(i, j)`` of a superset of the pairs with ``||a_i - b_j|| < cut``, the distance
+        evaluated in float64.
+        """
 
 
 def product_dtype() -> torch.dtype:
@@ -29,10 +32,12 @@ def product_dtype() -> torch.dtype:
 
 
 def gram_near(a: Rows, b: Others, limit: float) -> Int[Tensor, "pairs 2"]:
-    """Superset of the pairs with ``||a_i - b_j||^2 <= limit``, for rows of norm at most about 1 in the product's dtype.
+    """Superset of the pairs with ``||a_i - b_j||^2 <= limit``, for rows of norm at most about 1 in the
+    product's dtype.
 
-    Entries off by a few unit roundoffs ``u`` and the accumulation of ``k`` products move ``||a - b||^2`` by at most
-    ``(k + 16) u (||a|| + ||b||)^2 <= 2 (k + 16) u (||a||^2 + ||b||^2)``, which is taken off beforehand.
+    Entries off by a few unit roundoffs ``u`` and the accumulation of ``k`` products move ``||a - b||^2`` by
+    at most ``(k + 16) u (||a|| + ||b||)^2 <= 2 (k + 16) u (||a||^2 + ||b||^2)``, which is taken off
+    beforehand.
     """
     shrink = 1 - (a.shape[1] + 16) * torch.finfo(a.dtype).eps
     squares_a, squares_b = (
@@ -62,10 +67,11 @@ class Euclidean(Screen):
 class Thermometer(Screen):
     """l1 through squares: ``|d| >= d^2 / w`` for ``|d| <= w``.
 
-    Each feature's range is cut into ``q`` segments of width ``w``, and a value becomes the filled length of each. Those lengths
-    differ by ``d_j`` with ``sum_j |d_j| = |a - b|`` and ``|d_j| <= w``, so ``||a - b||_1 >= sum d_j^2 / w``: the squared
-    Euclidean distance of the lengths over ``sqrt(w)``. More segments, sharper and dearer: ``q = 1`` is near exact for images of
-    ink, and ``q`` doubles while too many pairs are kept.
+    Each feature's range is cut into ``q`` segments of width ``w``, and a value becomes the filled length of
+    each. Those lengths differ by ``d_j`` with ``sum_j |d_j| = |a - b|`` and ``|d_j| <= w``, so
+    ``||a - b||_1 >= sum d_j^2 / w``: the squared Euclidean distance of the lengths over ``sqrt(w)``. More
+    segments, sharper and dearer: ``q = 1`` is near exact for images of ink, and ``q`` doubles while too many
+    pairs are kept.
     """
 
     most_segments = 16
@@ -96,10 +102,11 @@ class Thermometer(Screen):
 
 
 class Conflict(Screen):
-    """l-inf through thresholds: with one row at ``c_k`` or above and the other at ``c_k - cut`` or below, they are ``cut`` apart.
+    """l-inf through thresholds: with one row at ``c_k`` or above and the other at ``c_k - cut`` or below,
+    they are ``cut`` apart.
 
-    The number of such features is a sum of products of zeros and ones, exact in floating point; each feature's threshold is
-    the one that parts most pairs of a sample.
+    The number of such features is a sum of products of zeros and ones, exact in floating point; each
+    feature's threshold is the one that parts most pairs of a sample.
     """
 
     def __init__(self, x: Rows) -> None:

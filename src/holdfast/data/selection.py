@@ -13,7 +13,8 @@ PARTS = ("train", "validation", "test")
 
 
 def keep_examples(data: Dataset, count: int) -> Dataset:
-    """The first examples of every class in every part, ``count`` in all, each class of each part keeping its share.
+    """The first examples of every class in every part, ``count`` in all, each class of each part keeping its
+    share.
 
     Raises:
         InputError: more examples than there are.

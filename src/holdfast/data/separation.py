@@ -1,8 +1,10 @@
-"""Differently labelled examples whose threat sets meet, and the smallest distance between labels: exact, blockwise.
+"""Differently labelled examples whose threat sets meet, and the smallest distance between labels: exact,
+blockwise.
 
-Two balls of one radius meet when their centres are at most twice the radius apart, in the same norm, over the features an
-adversary may change; examples that differ in a fixed feature never meet. All opposite-label pairs are screened by a matrix
-product that can only err on the side of keeping a pair (see `holdfast.data.screens`); the few kept are measured in float64.
+Two balls of one radius meet when their centres are at most twice the radius apart, in the same norm, over the
+features an adversary may change; examples that differ in a fixed feature never meet. All opposite-label pairs
+are screened by a matrix product that can only err on the side of keeping a pair (see
+`holdfast.data.screens`); the few kept are measured in float64.
 """
 
 import math
@@ -32,11 +34,12 @@ class Separation(Shown):
     Attributes:
         norm: ``"1"``, ``"2"`` or ``"inf"``.
         radius: the radius asked about, in input units.
-        distance: smallest distance between two examples of different labels, evaluated in float64; infinite if no such
-            pair agrees on the fixed features.
+        distance: smallest distance between two examples of different labels, evaluated in float64; infinite
+            if no such pair agrees on the fixed features.
         closest: row numbers of one pair that attains it.
         count: pairs of different labels at most ``2 radius`` apart: their threat sets meet.
-        complete: whether all such pairs were counted; if not, ``count`` is a lower bound (``distance`` is exact always).
+        complete: whether all such pairs were counted; if not, ``count`` is a lower bound (``distance`` is
+            exact always).
         pairs: row numbers of the nearest such pairs among those counted, nearest first.
     """
 
@@ -54,7 +57,9 @@ class Separation(Shown):
         return self.distance / 2
 
     def compatible(self, radius: float | None = None) -> bool:
-        """Whether no two threat sets of different labels meet at this radius (by default the one asked about)."""
+        """Whether no two threat sets of different labels meet at this radius (by default the one asked
+        about).
+        """
         return self.distance > 2 * (self.radius if radius is None else radius)
 
 
@@ -62,7 +67,9 @@ LARGEST = 1e150  # of a number in the data: the squares of larger ones overflow
 
 
 def paired_distances(a: Rows, b: Rows, norm: str) -> Float[Tensor, " rows"]:
-    """Distance of each row of ``a`` from the same row of ``b``, in float64; norm ``"1"``, ``"2"`` or ``"inf"``."""
+    """Distance of each row of ``a`` from the same row of ``b``, in float64; norm ``"1"``, ``"2"`` or
+    ``"inf"``.
+    """
     gap = (a.double() - b.double()).abs_()
     if norm == "inf" and gap.shape[1]:  # the largest of nothing is no number; its sum is 0
         return gap.amax(1)
@@ -108,9 +115,9 @@ def separation(
 ) -> Separation:
     """Exact smallest opposite-label distance, and the pairs whose balls of this radius meet.
 
-    Time is that of one matrix product of all opposite-label pairs, memory that of a ``block x block`` matrix beside the
-    data. Data whose distances concentrate (noise in hundreds of dimensions) make the l1 and l-inf screens weak; the
-    answer stays exact and takes as long as measuring every pair.
+    Time is that of one matrix product of all opposite-label pairs, memory that of a ``block x block`` matrix
+    beside the data. Data whose distances concentrate (noise in hundreds of dimensions) make the l1 and l-inf
+    screens weak; the answer stays exact and takes as long as measuring every pair.
 
     Args:
         norm: ``"1"``, ``"2"`` or ``"inf"``; a leading ``l`` is allowed.
@@ -122,8 +129,8 @@ def separation(
         progress: called with the fraction of pairs done.
 
     Raises:
-        InputError: an unknown norm, a negative or infinite radius, a mask of another shape than one example, or numbers whose
-            distances overflow.
+        InputError: an unknown norm, a negative or infinite radius, a mask of another shape than one example,
+            or numbers whose distances overflow.
     """
     x, y = as_tensor("x", x), as_tensor("y", y)
     fixed = None if fixed is None else as_tensor("fixed", fixed)
@@ -138,7 +145,8 @@ def separation(
         )
     if x.numel() and not float(x.abs().max()) <= LARGEST:
         raise InputError(
-            f"x must be numbers of at most {LARGEST:g} in size, whose distances do not overflow, got {float(x.abs().max()):g}; scale the data down."
+            f"x must be numbers of at most {LARGEST:g} in size, whose distances do not overflow, got "
+            f"{float(x.abs().max()):g}; scale the data down."
         )
     search = _Search(flatten(x), y, norm, 2 * radius, listed, counted, block)
     groups = _groups(flatten(x), y, None if fixed is None else fixed.reshape(-1))
@@ -187,7 +195,9 @@ class _Search:
         return max(self.best, math.nextafter(self.reach, math.inf)) if self.complete else self.best
 
     def run(self, groups: list[Tensor], free: Tensor | None, progress: Progress | None) -> None:
-        """All opposite-label pairs of every group: each class's rows against those of the classes above it."""
+        """All opposite-label pairs of every group: each class's rows against those of the classes above
+        it.
+        """
         panels = [list(_panels(self.y[rows], self.block)) for rows in groups]
         total = sum(_area(rows, cols) for blocks in panels for rows, cols in blocks)
         done = 0
@@ -239,7 +249,9 @@ class _Block:
             self.search.take(lengths, pairs, count=count)
 
     def sample(self, y: Tensor) -> None:
-        """Measure some random opposite-label pairs: a finite ``best`` makes the screen sharp from the first block on."""
+        """Measure some random opposite-label pairs: a finite ``best`` makes the screen sharp from the
+        first block on.
+        """
         i, j = torch.randint(len(y), (2, 2 * self.search.block), generator=generator(0)).to(y.device)
         apart = y[i] != y[j]
         self.measure(i[apart], j[apart], count=False)
@@ -248,7 +260,9 @@ class _Block:
         )
 
     def visit(self, rows: slice, cols: slice) -> None:
-        """All pairs of ``rows`` with ``cols``; halved while the screen keeps too many, since ``cut`` falls meanwhile."""
+        """All pairs of ``rows`` with ``cols``; halved while the screen keeps too many, since ``cut`` falls
+        meanwhile.
+        """
         search = self.search
         if search.cut == 0:
             return

@@ -26,7 +26,8 @@ def split_rows(
     seed: int = 0,
     test_from: int | None = None,
 ) -> Split:
-    """Row numbers of each part, ascending; each class gives its share, rounded, and keeps at least one row for training.
+    """Row numbers of each part, ascending; each class gives its share, rounded, and keeps at least one row
+    for training.
 
     Args:
         validation: share of each class's training rows set aside to select weights by, in [0, 1).

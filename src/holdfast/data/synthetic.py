@@ -39,10 +39,12 @@ def spheres(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Clusters on the unit sphere, examples of different labels at least ``separation`` apart in the Euclidean norm.
+    """Clusters on the unit sphere, examples of different labels at least ``separation`` apart in the
+    Euclidean norm.
 
-    Each class has ``clusters`` centres, drawn uniformly and redrawn while nearer than ``separation + 2 spread`` to a centre
-    of another class; an example lies within ``spread`` of its centre. Hence l2 balls below ``separation / 2`` never meet.
+    Each class has ``clusters`` centres, drawn uniformly and redrawn while nearer than
+    ``separation + 2 spread`` to a centre of another class; an example lies within ``spread`` of its centre.
+    Hence l2 balls below ``separation / 2`` never meet.
 
     Args:
         examples: number of examples, dealt out evenly to the clusters.
@@ -60,7 +62,8 @@ def spheres(
     """
     if examples < classes * clusters:
         raise InputError(
-            f"spheres needs an example a cluster, {classes * clusters} of them, got {examples} examples; raise their number."
+            f"spheres needs an example a cluster, {classes * clusters} of them, got {examples} examples; "
+            "raise their number."
         )
     random = generator(seed)
     # 1e-5 is more than casting to float32 can take from a distance on the unit sphere
@@ -93,6 +96,7 @@ def _centres(classes: int, clusters: int, dimension: int, apart: float, random: 
             if len(found) == classes * clusters:
                 return found
     raise InputError(
-        f"separation + 2 spread must leave room for {classes * clusters} clusters in {dimension} dimensions, got "
+        f"separation + 2 spread must leave room for {classes * clusters} clusters in {dimension} "
+        "dimensions, got "
         f"{apart:.3g}; lower either, or raise the dimension."
     )

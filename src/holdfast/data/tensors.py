@@ -61,7 +61,8 @@ def from_tensors(
     examples, labels = as_examples("x", x).detach(), as_labels("y", y).detach()
     if len(examples) != len(labels):
         raise InputError(
-            f"x and y must have one row and one label an example, got {len(examples)} rows and {len(labels)} labels; "
+            f"x and y must have one row and one label an example, got {len(examples)} rows and "
+            f"{len(labels)} labels; "
             "cut the longer one."
         )
     split = _checked_split(split, len(labels)) or split_rows(
@@ -155,7 +156,8 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
     for side in (low, high):
         if side.ndim and side.shape != x.shape[1:]:
             raise InputError(
-                f"bounds must be numbers or have the shape of one example, {tuple(x.shape[1:])}, got {tuple(side.shape)}; "
+                f"bounds must be numbers or have the shape of one example, {tuple(x.shape[1:])}, got "
+                f"{tuple(side.shape)}; "
                 "reshape them."
             )
     if not bool((low <= high).all()):
@@ -174,7 +176,9 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
 
 
 def _inside(x: Tensor, box: Bounds, dtype: torch.dtype) -> Tensor:
-    """``x`` in ``dtype``; where rounding left the box (0.1 in float32 is above 0.1), the neighbour inside it."""
+    """``x`` in ``dtype``; where rounding left the box (0.1 in float32 is above 0.1), the neighbour inside
+    it.
+    """
     x = x.to(dtype)
     if box is None:
         return x
@@ -189,7 +193,8 @@ def _mask(fixed: Array, x: Tensor) -> Tensor:
     mask = as_tensor("fixed", fixed).to(x.device)
     if mask.dtype != torch.bool or mask.shape != x.shape[1:]:
         raise InputError(
-            f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} of shape "
+            f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} "
+            "of shape "
             f"{tuple(mask.shape)}; build it with torch.zeros(..., dtype=torch.bool)."
         )
     return mask

@@ -1,4 +1,6 @@
-"""One diagnosis for page, terminal, doctor and Python: a pure function from the figures of a record to findings."""
+"""One diagnosis for page, terminal, doctor and Python: a pure function from the figures of a record to
+findings.
+"""
 
 from holdfast.diagnosis.finding import Finding as Finding
 from holdfast.diagnosis.finding import Value as Value

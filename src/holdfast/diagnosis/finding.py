@@ -14,7 +14,8 @@ Unit = Literal["loss", "accuracy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A figure and how it is known: ``proved``, ``estimated`` (under an assumption that was not proved) or ``observed``.
+    """A figure and how it is known: ``proved``, ``estimated`` (under an assumption that was not proved) or
+    ``observed``.
 
     ``unit`` is ``loss``, or ``accuracy`` for a share of the examples.
     """
@@ -35,8 +36,8 @@ class Finding(Shown):
 
     Attributes:
         name: what was looked at, e.g. ``attack``.
-        level: ``good``; ``warning``: it costs accuracy or tightness; ``bad``: figures are meaningless, or cannot be reached;
-            ``not-measured``: nothing can be said.
+        level: ``good``; ``warning``: it costs accuracy or tightness; ``bad``: figures are meaningless, or
+            cannot be reached; ``not-measured``: nothing can be said.
         sentence: what was found.
         remedy: what to do; empty where all is well.
         values: the figures behind it, the first the one that decides; two losses are the ends of a bracket.
@@ -62,7 +63,9 @@ class Finding(Shown):
 
     @property
     def figure(self) -> str:
-        """The figures as people read them: ``0.0414``, ``0.39 to 0.44`` for a bracket, ``0.006, 1.2 points``."""
+        """The figures as people read them: ``0.0414``, ``0.39 to 0.44`` for a bracket,
+        ``0.006, 1.2 points``.
+        """
         if not self.values:
             return NOT_MEASURED
         return self._joined([value.text for value in self.values])

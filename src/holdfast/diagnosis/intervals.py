@@ -20,7 +20,8 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def difference(first: tuple[int, int], second: tuple[int, int], *, first_whole: bool) -> tuple[float, float]:
-    """95 % interval of the difference of two proportions, from their Wilson intervals (Newcombe 1998, method 10).
+    """95 % interval of the difference of two proportions, from their Wilson intervals (Newcombe 1998, method
+    10).
 
     Args:
         first, second: (successes, trials) of independent samples.

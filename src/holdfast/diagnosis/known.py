@@ -43,13 +43,16 @@ class Known:
         surrogate: smallest loss at the attacked points of one frozen set of weights in the ball.
         trained_against: the same of the network at hand (the last weights), which may be another.
         attacked: the largest loss that attacks found for the network at hand.
-        upper: an upper end for the optimum: ``attacked``, or where ``upper_proved`` a bound on the loss of the network at hand.
+        upper: an upper end for the optimum: ``attacked``, or where ``upper_proved`` a bound on the loss of
+            the network at hand.
         lower: no network of the ball has a smaller robust loss; ``floor`` is the trivial bound.
         missed: by how much a proved bound exceeded the loss that an attack had found.
-        ball: the radius that training kept to; ``radius`` is that of the certificate, where none was kept to the distance moved.
+        ball: the radius that training kept to; ``radius`` is that of the certificate, where none was kept to
+            the distance moved.
         drift: the largest distance of a layer from its start over its radius.
         train, test: the two parts under the same attacks, at the same weights.
-        online: online losses by epoch; ``windows`` bounds of the recorded epochs, ``void_windows`` reasons of those that gave none.
+        online: online losses by epoch; ``windows`` bounds of the recorded epochs, ``void_windows`` reasons of
+            those that gave none.
     """
 
     of_run: bool = True
@@ -102,5 +105,7 @@ class Known:
 
     @property
     def claimed(self) -> float | None:
-        """The lower bound as far as it says anything: nothing where the certificate is void or the bound is the trivial one."""
+        """The lower bound as far as it says anything: nothing where the certificate is void or the bound
+        is the trivial one.
+        """
         return self.lower if self.kind is not None and self.informative else None

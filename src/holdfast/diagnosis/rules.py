@@ -1,7 +1,7 @@
 """The diagnosis: from the figures of a record to findings, by one rule each.
 
-The order is that in which to fix: a threat no classifier can meet hides everything after it, an attack too weak to train
-against hides what the optimiser does, and so on to the certificate.
+The order is that in which to fix: a threat no classifier can meet hides everything after it, an attack too
+weak to train against hides what the optimiser does, and so on to the certificate.
 """
 
 import math
@@ -53,7 +53,9 @@ def diagnose(known: Known) -> tuple[Finding, ...]:
 
 
 def _as_far_as_known(finding: Finding, known: Known) -> Finding:
-    """The same with its reserve: what rests on attacks is no better than they are, and there are signs that these failed."""
+    """The same with its reserve: what rests on attacks is no better than they are, and there are signs
+    that these failed.
+    """
     proved = finding.name == "capacity" and known.upper_proved
     if finding.name not in BY_ATTACKS or finding.level != "good" or not known.warned or proved:
         return finding
@@ -69,7 +71,8 @@ def _run(known: Known) -> Finding:
         return _found(
             "warning",
             "training was interrupted",
-            "go on with `holdfast train RUN/config.yaml --resume` (add --trusted where the configuration names code of your own)",
+            "go on with `holdfast train RUN/config.yaml --resume` (add --trusted where the configuration "
+            "names code of your own)",
         )
     epochs = f" ({known.epochs} epoch{'s' if known.epochs != 1 else ''})" if known.epochs else ""
     return _found("good", f"training finished{epochs}")
@@ -91,7 +94,8 @@ def _data(known: Known) -> list[Finding]:
         found.append(
             _found(
                 "warning",
-                f"{test:.0f} test examples: accuracies are uncertain by about {100 / math.sqrt(test):.0f} percentage points",
+                f"{test:.0f} test examples: accuracies are uncertain by about "
+                f"{100 / math.sqrt(test):.0f} percentage points",
                 "keep a larger share for the test, e.g. --data.test 0.3",
             )
         )
@@ -114,7 +118,8 @@ def _threat(known: Known) -> Finding:
         below = f" below {setting(distance / 2)}" if distance else ""
         return _found(
             "bad",
-            f"the threat sets of {pairs} pairs of differently labelled examples meet: no classifier is robust on both",
+            f"the threat sets of {pairs} pairs of differently labelled examples meet: no classifier is "
+            "robust on both",
             f"choose a radius{below} (--threat), or remove the mislabelled examples",
         )
     if distance is None or reach is None:
@@ -122,7 +127,8 @@ def _threat(known: Known) -> Finding:
     if reach > TIGHT * distance:
         return _found(
             "warning",
-            f"the threat reaches {100 * reach / distance:.0f} % of the way between the nearest examples of different labels",
+            f"the threat reaches {100 * reach / distance:.0f} % of the way between the nearest examples "
+            "of different labels",
             f"choose a radius well below {setting(distance / 2)} (--threat), unless this is the question",
         )
     return _found("good", "threat sets of different labels are well apart")
@@ -152,13 +158,17 @@ def _attack(known: Known) -> Finding:
     if gap > max(SMALL, WEAK * against) or taken > WEAK_ACCURACY:
         return _found(
             "warning",
-            f"stronger attacks find {number(gap)} more loss than {against_what} found ({number(against)}){fewer}",
+            f"stronger attacks find {number(gap)} more loss than {against_what} found "
+            f"({number(against)}){fewer}",
             more,
             *values,
         )
     return _found(
-        "good", f"stronger attacks find hardly more: {number(gap)} of loss over {number(against)}{fewer}", "", *values
-    )  # fmt: skip
+        "good",
+        f"stronger attacks find hardly more: {number(gap)} of loss over {number(against)}{fewer}",
+        "",
+        *values,
+    )
 
 
 def _evaluation(known: Known) -> list[Finding]:
@@ -203,7 +213,9 @@ def _training(known: Known) -> Finding:
 
 
 def _longer(known: Known) -> str:
-    """More epochs, in the ball of this run: without a radius the ball would grow with the distance moved, and its bound weaken."""
+    """More epochs, in the ball of this run: without a radius the ball would grow with the distance moved,
+    and its bound weaken.
+    """
     if known.interrupted:
         return RESUME
     ball = "" if known.ball is not None or known.radius is None else f" --parameter-radius {known.radius:.4g}"
@@ -227,7 +239,8 @@ def _optimisation(known: Known) -> Finding:
         at = "this radius" if known.radius is None else f"radius {setting(known.radius)}"
         return _found(
             "not-measured",
-            f"nothing can be said at {at}: the {kind} lower bound is {number(known.floor)}, which no network goes below",
+            f"nothing can be said at {at}: the {kind} lower bound is {number(known.floor)}, which no "
+            "network goes below",
             _tighter(known),
         )
     if gap is None or reached is None:
@@ -253,7 +266,8 @@ def _optimisation(known: Known) -> Finding:
         what, remedy = "of which the bound's own slack is a part", _tighter(known)
     return _found(
         "warning",
-        f"the {'' if kind == 'proved' else 'estimated '}gap is {number(gap)} at a loss of {number(reached)}, {what}",
+        f"the {'' if kind == 'proved' else 'estimated '}gap is {number(gap)} at a loss of "
+        f"{number(reached)}, {what}",
         remedy,
         value,
     )
@@ -267,27 +281,38 @@ def _wider(known: Known) -> str:
     if known.width_factor is None or not _curved(known):
         return "curvature loosens the bound; a wider network has less (--width), or one with centred inputs"
     if known.width is None:
-        return f"curvature loosens the bound; a network about {known.width_factor:.2g} times as wide has less (--width)"
-    return f"curvature loosens the bound; a wider network has less: --width {math.ceil(known.width_factor * known.width)}"
+        return (
+            f"curvature loosens the bound; a network about {known.width_factor:.2g} times as wide has "
+            "less (--width)"
+        )
+    return (
+        "curvature loosens the bound; a wider network has less: --width "
+        f"{math.ceil(known.width_factor * known.width)}"
+    )
 
 
 def _tighter(known: Known) -> str:
     """How to a bound that says something, or more: the largest radius known to have one, else the network."""
     inside = [
-        (radius, bound) for radius, bound in known.at_radii
+        (radius, bound)
+        for radius, bound in known.at_radii
         if bound > known.floor and (known.radius is None or radius < known.radius)
-    ]  # fmt: skip
+    ]
     if known.kind == "proved" and _curved(known):
         return _wider(known)
     if inside:
         radius, bound = max(inside)
         return (
-            f"train in a smaller ball (--parameter-radius {setting(radius)}): there the {known.kind} bound was {number(bound)} "
+            f"train in a smaller ball (--parameter-radius {setting(radius)}): there the {known.kind} "
+            f"bound was {number(bound)} "
             "from this run; a new run's may differ"
         )
     if known.kind == "proved":
         return "train in a smaller ball (--parameter-radius), or widen the network (--width)"
-    return "train in a much smaller ball (--parameter-radius), or a two-layer network, which has a proof (--network two-layer)"
+    return (
+        "train in a much smaller ball (--parameter-radius), or a two-layer network, which has a proof "
+        "(--network two-layer)"
+    )
 
 
 def _capacity(known: Known) -> Finding:
@@ -308,7 +333,10 @@ def _capacity(known: Known) -> Finding:
         return _found("not-measured", f"{NOTHING}{most}", "", *values)
     if gap > max(SMALL, WIDE_GAP * reached):
         ends = number(low) if high is None else f"{number(low)} and {number(high)}"
-        between = f"{'lies' if kind == 'proved' else 'is estimated to lie'} {'above' if high is None else 'between'} {ends}"
+        between = (
+            f"{'lies' if kind == 'proved' else 'is estimated to lie'} "
+            f"{'above' if high is None else 'between'} {ends}"
+        )
         return _found(
             "not-measured",
             f"not known to be the limit: the best of this ball {between}, so close the optimisation gap first",
@@ -341,13 +369,17 @@ def _generalisation(known: Known) -> Finding:
         else f"all {count(train.examples)}"
     )
     said = (
-        f"under the same attacks robust accuracy is {percent(train.robust / train.examples)} on {sample} training examples and "
+        f"under the same attacks robust accuracy is {percent(train.robust / train.examples)} on {sample} "
+        "training examples and "
         f"{percent(test.robust / test.examples)} on {count(test.examples)} test examples: "
         f"{points(over)} apart (95 % interval {points(low).removesuffix(' points')} to {points(high)})"
     )
     value = Value(number=over, kind="observed", unit="accuracy")
     if over > OVERFITTED and low > 0:
-        remedy = "train on more examples (--examples), in a smaller ball (--parameter-radius), or for fewer epochs (--epochs)"
+        remedy = (
+            "train on more examples (--examples), in a smaller ball (--parameter-radius), or for "
+            "fewer epochs (--epochs)"
+        )
         return _found("warning", said, remedy, value)
     return _found("good", said, "", value)
 
@@ -378,14 +410,16 @@ def _trace(known: Known) -> Finding:
         return _found(
             "warning",
             f"{times} of {known.epochs} epochs give no bound: {reason.rstrip('.')}{more}",
-            "train without what makes these rounds void; the certificate counts the other epochs and the final pass",
+            "train without what makes these rounds void; the certificate counts the other epochs and the "
+            "final pass",
         )
     if not known.windows:
         if known.interrupted or not known.epochs:
             return _found("not-measured", UNKNOWN)
         return _found(
             "not-measured",
-            "no window was recorded (too short a run, or --certificate.trace false): the bound is that of the final pass alone",
+            "no window was recorded (too short a run, or --certificate.trace false): the bound is that "
+            "of the final pass alone",
         )
     recorded = f"{len(known.windows)} window{'s' if len(known.windows) != 1 else ''} recorded"
     telling = sum(bound > known.floor for bound in known.windows)
@@ -407,9 +441,11 @@ def _certificate(known: Known) -> Finding:
             RESUME,
         )
     if known.status is None:
-        return _found("warning", "there is no certificate", "compute it with `holdfast certify RUN`") if known.of_run else _found(
-            "not-measured", "no initial weights were given, so there is no ball to certify in"
-        )  # fmt: skip
+        return (
+            _found("warning", "there is no certificate", "compute it with `holdfast certify RUN`")
+            if known.of_run
+            else _found("not-measured", "no initial weights were given, so there is no ball to certify in")
+        )
     if known.status == "void":
         return _found(
             "bad",

@@ -74,30 +74,37 @@ def evaluate(
     notice: Callable[[str], None] | None = None,
     examine: bool = True,
 ) -> Evaluation:
-    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be proved; at last look for signs
-    that the attacks failed.
+    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be
+    proved; at last look for signs that the attacks failed.
 
     Args:
-        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; batches go to its device.
+        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; batches go to its
+            device.
         x: examples (examples, ...), on any device.
         y: labels ``0 .. classes-1``, (examples,).
-        attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``, ``strong``, ``pgd`` or ``clean``.
-        verify: method of `holdfast.verify` with which examples are proved; ``None`` for no bounds. Under ``auto`` a model that no
-            bounds are known for is attacked all the same, and the stage's note says why nothing is proved.
-        verify_seconds: for all bounds together; what was not reached counts as not verified. ``None`` for no limit.
+        attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``,
+            ``strong``, ``pgd`` or ``clean``.
+        verify: method of `holdfast.verify` with which examples are proved; ``None`` for no bounds. Under
+            ``auto`` a model that no bounds are known for is attacked all the same, and the stage's note says
+            why nothing is proved.
+        verify_seconds: for all bounds together; what was not reached counts as not verified. ``None`` for no
+            limit.
         loss: scores the points, and leads attacks without a loss of their own; default cross-entropy.
-        batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at most 256 on a CPU.
-            Halved, and ``notice`` told so, where memory runs out all the same.
-        drop_broken: examples that are misclassified, proved, or broken by one attack, are spared the next, as only
-            success matters. False: every example meets every attack, for the highest loss; attacks that drop broken
+        batch_size: examples attacked at once; default: as many as fit into a quarter of the free memory, at
+            most 256 on a CPU. Halved, and ``notice`` told so, where memory runs out all the same.
+        drop_broken: examples that are misclassified, proved, or broken by one attack, are spared the next, as
+            only success matters. False: every example meets every attack, for the highest loss; attacks that
+                drop broken
             examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
         sample: evaluate only this many examples, drawn at random; the result then has confidence intervals.
-        radii: of each example's own ball, (examples,); default the threat's radius. Examples of one radius go together.
+        radii: of each example's own ball, (examples,); default the threat's radius. Examples of one radius go
+            together.
         seed: the same seed, batch size and attacks give the same result.
-        resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from there, with the same
-            result. Removed when all is done. One of another evaluation is started over.
+        resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from
+            there, with the same result. Removed when all is done. One of another evaluation is started over.
         progress: called with (name of the attack, examples done, examples to do) after each batch.
-        examine: look for signs that the attacks failed, on a sample of the examples: `Evaluation.verdict` and `Evaluation.warnings`.
+        examine: look for signs that the attacks failed, on a sample of the examples: `Evaluation.verdict` and
+            `Evaluation.warnings`.
 
     Raises:
         InputError: an unknown suite, or anything `Attack.run` refuses.
@@ -107,7 +114,8 @@ def evaluate(
     x, y = paired(model, x, y)
     if verify is None and verify_seconds not in (None, _defaults.VERIFY_SECONDS):
         raise InputError(
-            "verify_seconds limits the bounds that verify asks for, got it without verify; add verify='auto' or leave it out."
+            "verify_seconds limits the bounds that verify asks for, got it without verify; add "
+            "verify='auto' or leave it out."
         )
     verify_seconds = None if verify is None else verify_seconds
     if verify not in (None, "auto"):
@@ -119,19 +127,39 @@ def evaluate(
         groups = balls_by_radius(threat, radii, len(x))
         parts = [
             evaluate(
-                model, x[rows], y[rows], ball, attacks, verify=verify, loss=loss,
+                model,
+                x[rows],
+                y[rows],
+                ball,
+                attacks,
+                verify=verify,
+                loss=loss,
                 verify_seconds=None if verify_seconds is None else verify_seconds * len(rows) / len(x),
-                batch_size=batch_size, drop_broken=drop_broken, seed=seed, progress=progress, notice=notice, examine=False,
+                batch_size=batch_size,
+                drop_broken=drop_broken,
+                seed=seed,
+                progress=progress,
+                notice=notice,
+                examine=False,
             )
             for rows, ball in groups
-        ]  # fmt: skip
+        ]
         result = together(parts, torch.cat([rows for rows, _ in groups]))
         if not examine:
             return result
         return examined(
-            model, x, y, threat, result, radii=radii, training=training, seed=seed, batch_size=batch_size,
-            progress=progress, notice=notice,
-        )  # fmt: skip
+            model,
+            x,
+            y,
+            threat,
+            result,
+            radii=radii,
+            training=training,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            notice=notice,
+        )
     device = _tensors.device_of(model, x)
     checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None
@@ -140,9 +168,17 @@ def evaluate(
         x, y, population = x[rows], y[rows], len(x)
 
     run = _Cascade(
-        model=model, x=x, y=y, threat=threat, loss=loss, device=device, seed=seed,
-        batch_size=batch_size or batch_size_for(model, x), progress=progress, notice=notice or (lambda text: None),
-    )  # fmt: skip
+        model=model,
+        x=x,
+        y=y,
+        threat=threat,
+        loss=loss,
+        device=device,
+        seed=seed,
+        batch_size=batch_size or batch_size_for(model, x),
+        progress=progress,
+        notice=notice or (lambda text: None),
+    )
     keep = None
     if resume_from is not None:
         key = fingerprint(model, x, y, threat, cascade, verify, loss, seed, batch_size, drop_broken)
@@ -165,9 +201,17 @@ def evaluate(
     result = position.evaluation(y, population)
     if examine:
         result = examined(
-            model, x, y, threat, result, training=training, seed=seed, batch_size=run.batch_size, progress=progress,
+            model,
+            x,
+            y,
+            threat,
+            result,
+            training=training,
+            seed=seed,
+            batch_size=run.batch_size,
+            progress=progress,
             notice=notice,
-        )  # fmt: skip
+        )
     if keep is not None:
         keep.remove()
     return result
@@ -242,26 +286,42 @@ class _Cascade:
         note = "proved by " + ", ".join(f"{name} {count:,}" for name, count in by.most_common()) if by else ""
         position.stages.append(
             Stage(
-                name=method, kind="bound", entered=entered, left=left, seconds=time.perf_counter() - began,
+                name=method,
+                kind="bound",
+                entered=entered,
+                left=left,
+                seconds=time.perf_counter() - began,
                 note=note if method == "auto" else "",
             )
-        )  # fmt: skip
+        )
 
     def _unproved(self, position: Position, method: str, entered: int, seconds: float, why: str) -> None:
         """The stage of bounds that could not be had."""
         self.notice(f"nothing is proved: {why}")
         position.stages.append(
-            Stage(name=method, kind="bound", entered=entered, left=entered, seconds=seconds, note=f"nothing proved: {why}")
-        )  # fmt: skip
+            Stage(
+                name=method,
+                kind="bound",
+                entered=entered,
+                left=entered,
+                seconds=seconds,
+                note=f"nothing proved: {why}",
+            )
+        )
 
     def _bound(self, position: Position, rows: Tensor, method: str, seconds: float | None) -> tuple[str, ...]:
         """Bounds for these examples; what method each got its own from."""
         if len(rows) == 0:
             return ()
         proof = verified_bounds(
-            self.model, self.x[rows].to(self.device), self.y[rows].to(self.device), self.threat, method=method,
-            seconds=seconds, progress=self.progress,
-        )  # fmt: skip
+            self.model,
+            self.x[rows].to(self.device),
+            self.y[rows].to(self.device),
+            self.threat,
+            method=method,
+            seconds=seconds,
+            progress=self.progress,
+        )
         position.verified[rows] |= proof.verified.cpu()
         position.loss_bound[rows] = _loss_bound(proof, self.loss)
         return proof.methods
@@ -321,13 +381,19 @@ class _Cascade:
         return found
 
     def _run(self, attack: Attack, rows: Tensor, stage: int) -> AttackResult:
-        """One batch; its randomness depends on the seed, the stage and the first row alone, so that it can be repeated."""
+        """One batch; its randomness depends on the seed, the stage and the first row alone, so that it can
+        be repeated.
+        """
         first = int(rows[0]) if len(rows) else 0
         noise = _tensors.generator((self.seed * 1_000_003 + stage * 7_919 + first) % 2**63, self.device)
         found = attack.run(
-            self.model, self.x[rows].to(self.device), self.y[rows].to(self.device), self.threat, loss=self.loss,
+            self.model,
+            self.x[rows].to(self.device),
+            self.y[rows].to(self.device),
+            self.threat,
+            loss=self.loss,
             generator=noise,
-        )  # fmt: skip
+        )
         return AttackResult(x=found.x.cpu(), loss=found.loss.cpu(), success=found.success.cpu())
 
 

@@ -1,4 +1,6 @@
-"""How a network stands at the end of training: both parts of the data under the same attacks, so that they can be compared."""
+"""How a network stands at the end of training: both parts of the data under the same attacks, so that they
+can be compared.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ QUERIES = 250
 
 
 def closing_attacks(threat: Threat) -> tuple[Attack, ...]:
-    """What follows the final attack: short targeted searches, which take several points that one led by the loss leaves, and queries."""
+    """What follows the final attack: short targeted searches, which take several points that one led by
+    the loss leaves, and queries.
+    """
     return (
         APGD(steps=20, loss="margin", drop_broken=True),
         APGD(steps=30, targets=2, loss="margin", drop_broken=True),
@@ -35,7 +39,8 @@ class Closing:
     Attributes:
         on_train: every training example under the final attack; those of ``rows`` met the others too.
         on_test: the test part under all of them; ``None`` where there is none.
-        rows: the training examples that met the very attacks of the test part: all, or a random sample of its size.
+        rows: the training examples that met the very attacks of the test part: all, or a random sample of its
+            size.
         attacks: their names.
     """
 
@@ -78,15 +83,25 @@ def close(
 ) -> Closing:
     """Attack both parts alike.
 
-    On the training part every example meets ``final`` to the end, since its loss is wanted and not only whether it breaks; a random
-    sample as large as the test part goes on to the other attacks, which the test part meets too.
+    On the training part every example meets ``final`` to the end, since its loss is wanted and not only
+    whether it breaks; a random sample as large as the test part goes on to the other attacks, which the test
+    part meets too.
     """
     further = closing_attacks(threat)
     x, y = train
     on_train = evaluate(
-        model, x, y, threat, (final,), verify=None, loss=loss, drop_broken=False, seed=seed, examine=False,
+        model,
+        x,
+        y,
+        threat,
+        (final,),
+        verify=None,
+        loss=loss,
+        drop_broken=False,
+        seed=seed,
+        examine=False,
         progress=lambda _, done, total: progress(0.6 * done / max(1, total)),
-    )  # fmt: skip
+    )
     on_test, rows = None, None
     if test is not None:
         on_test = evaluate(model, *test, threat, (final, *further), verify=None, seed=seed, examine=False)

@@ -30,7 +30,9 @@ class RadiusPoint:
 
 
 class AccuracyCurve(Drawn, tuple[RadiusPoint, ...]):
-    """The points of `accuracy_curve` by increasing radius: a tuple that can also be shown, tabulated and drawn."""
+    """The points of `accuracy_curve` by increasing radius: a tuple that can also be shown, tabulated and
+    drawn.
+    """
 
     __slots__ = ()
 
@@ -72,8 +74,8 @@ def accuracy_curve(
 ) -> AccuracyCurve:
     """Both sides of the bracket at each radius, in increasing order.
 
-    An example broken at one radius is broken at every larger one, and one proved at a radius is proved at every smaller one, so
-    attacks go upwards and bounds downwards, each on what is still open.
+    An example broken at one radius is broken at every larger one, and one proved at a radius is proved at
+    every smaller one, so attacks go upwards and bounds downwards, each on what is still open.
 
     ``verify_seconds`` is for all bounds together, shared out evenly to the radii.
 
@@ -93,9 +95,17 @@ def accuracy_curve(
         rows = (~broken).nonzero().squeeze(1)
         if len(rows):
             found = evaluate(
-                model, x[rows], y[rows], threat.with_radius(radius), attacks, verify=None, batch_size=batch_size,
-                seed=seed, progress=progress, examine=False,
-            )  # fmt: skip
+                model,
+                x[rows],
+                y[rows],
+                threat.with_radius(radius),
+                attacks,
+                verify=None,
+                batch_size=batch_size,
+                seed=seed,
+                progress=progress,
+                examine=False,
+            )
             broken[rows] = ~found.robust
         standing.append(~broken)
     proved = torch.zeros_like(broken)

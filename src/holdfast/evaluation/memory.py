@@ -19,7 +19,9 @@ MOST = {"cpu": 256, "cuda": 4096}
 
 
 def batch_size_for(model: nn.Module, x: Tensor) -> int:
-    """Examples that an attack may take at once: what a forward pass of one keeps for its gradient, into a quarter of what is free."""
+    """Examples that an attack may take at once: what a forward pass of one keeps for its gradient, into a
+    quarter of what is free.
+    """
     device = device_of(model, x)
     most = MOST.get(device.type, MOST["cuda"])
     each = max(1, kept_bytes(model, x[:1].to(device)))

@@ -1,4 +1,6 @@
-"""One evaluation on several processes of a machine: each takes every n-th example, and the first puts them together."""
+"""One evaluation on several processes of a machine: each takes every n-th example, and the first puts them
+together.
+"""
 
 import multiprocessing
 import os
@@ -44,15 +46,18 @@ def evaluate_in_processes(
 ) -> Evaluation:
     """`evaluate` with the examples dealt out to ``processes``; on GPUs each takes the next device.
 
-    Settings are those of `evaluate`, without callbacks. With ``resume_from`` each process keeps a file of its own beside it.
+    Settings are those of `evaluate`, without callbacks. With ``resume_from`` each process keeps a file of its
+    own beside it.
 
     Raises:
-        InputError: fewer than one process, more than examples, or a model or attack that cannot be sent to another process.
+        InputError: fewer than one process, more than examples, or a model or attack that cannot be sent to
+            another process.
         HoldfastError: a process failed, or was killed twice.
     """
     if not 1 <= processes <= len(x):
         raise InputError(
-            f"processes must be between 1 and the number of examples ({len(x)}), got {processes}; leave it out for one."
+            f"processes must be between 1 and the number of examples ({len(x)}), got {processes}; leave "
+            "it out for one."
         )
     if processes == 1:
         return evaluate(model, x, y, threat, attacks, resume_from=resume_from, examine=examine, **settings)
@@ -62,7 +67,8 @@ def evaluate_in_processes(
             job.write_bytes(pickle.dumps((model, x.cpu(), y.cpu(), threat, attacks, settings)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
-                f"model, threat and attacks must be such that other processes can have them, but {error}; use processes=1."
+                "model, threat and attacks must be such that other processes can have them, but "
+                f"{error}; use processes=1."
             ) from error
         kept = None if resume_from is None else str(resume_from)
         _in_workers(processes, (processes, str(job), folder, kept), Path(folder) / "error.txt")
@@ -72,9 +78,16 @@ def evaluate_in_processes(
     if not examine:
         return result
     return examined(
-        model, x, y, threat, result, training=model.training, seed=settings.get("seed", 0),
-        batch_size=settings.get("batch_size"), notice=settings.get("notice"),
-    )  # fmt: skip
+        model,
+        x,
+        y,
+        threat,
+        result,
+        training=model.training,
+        seed=settings.get("seed", 0),
+        batch_size=settings.get("batch_size"),
+        notice=settings.get("notice"),
+    )
 
 
 def _in_workers(processes: int, arguments: tuple[Any, ...], failed: Path) -> None:
@@ -104,7 +117,8 @@ def _in_workers(processes: int, arguments: tuple[Any, ...], failed: Path) -> Non
                     continue
                 if tries[rank] == TRIES:
                     raise HoldfastError(
-                        f"a process of the evaluation was killed twice (exit code {process.exitcode}), perhaps for lack of memory; take fewer"
+                        f"a process of the evaluation was killed twice (exit code {process.exitcode}), "
+                        "perhaps for lack of memory; take fewer"
                         " processes or a smaller batch size."
                     )
                 tries[rank] += 1

@@ -55,10 +55,15 @@ class Position:
         """Before anything was tried: the examples themselves, and which of them are misclassified."""
         count = len(x)
         return cls(
-            x=x.clone(), loss=loss, clean_loss=loss.clone(), broken=wrong, clean=~wrong,
+            x=x.clone(),
+            loss=loss,
+            clean_loss=loss.clone(),
+            broken=wrong,
+            clean=~wrong,
             verified=torch.zeros(count, dtype=torch.bool),
-            loss_bound=torch.full((count,), torch.inf, dtype=torch.float64), broken_by=torch.full((count,), -1),
-        )  # fmt: skip
+            loss_bound=torch.full((count,), torch.inf, dtype=torch.float64),
+            broken_by=torch.full((count,), -1),
+        )
 
     def take(self, rows: Tensor, found: AttackResult, number: int) -> None:
         """Keep what is stronger: a point that is misclassified, else the higher loss."""
@@ -72,10 +77,18 @@ class Position:
     def evaluation(self, y: Tensor, population: int | None) -> Evaluation:
         """The result, once all is done."""
         return Evaluation(
-            y=y, clean=self.clean, robust=~self.broken, verified=self.verified, x=self.x, loss=self.loss,
-            loss_bound=self.loss_bound, clean_loss=self.clean_loss, broken_by=self.broken_by, stages=tuple(self.stages),
+            y=y,
+            clean=self.clean,
+            robust=~self.broken,
+            verified=self.verified,
+            x=self.x,
+            loss=self.loss,
+            loss_bound=self.loss_bound,
+            clean_loss=self.clean_loss,
+            broken_by=self.broken_by,
+            stages=tuple(self.stages),
             population=population,
-        )  # fmt: skip
+        )
 
 
 class ProgressFile:
@@ -93,9 +106,14 @@ class ProgressFile:
         tensors = {name: getattr(position, name) for name in self.TENSORS}
         tensors["rows"] = torch.zeros(0, dtype=torch.long) if position.rows is None else position.rows
         facts = {
-            "key": self.key, "stages": [asdict(stage) for stage in position.stages], "stage": position.stage,
-            "done": position.done, "seconds": position.seconds, "note": position.note, "within": position.rows is not None,
-        }  # fmt: skip
+            "key": self.key,
+            "stages": [asdict(stage) for stage in position.stages],
+            "stage": position.stage,
+            "done": position.done,
+            "seconds": position.seconds,
+            "note": position.note,
+            "within": position.rows is not None,
+        }
         text = json.dumps(facts)
         write_tensors(self.path, tensors, {"position": text, "digest": content_digest(text, tensors)})
         self.written = time.perf_counter()
@@ -115,9 +133,14 @@ class ProgressFile:
             return None
         rows = tensors.pop("rows")
         return Position(
-            **tensors, stages=[Stage(**stage) for stage in facts["stages"]], stage=facts["stage"],
-            rows=rows if facts["within"] else None, done=facts["done"], seconds=facts["seconds"], note=facts["note"],
-        )  # fmt: skip
+            **tensors,
+            stages=[Stage(**stage) for stage in facts["stages"]],
+            stage=facts["stage"],
+            rows=rows if facts["within"] else None,
+            done=facts["done"],
+            seconds=facts["seconds"],
+            note=facts["note"],
+        )
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -133,5 +156,7 @@ def fingerprint(
     loss: Loss,
     *settings: object,
 ) -> str:
-    """A digest of all that the result depends on, by content: the text of a large tensor leaves out its middle."""
+    """A digest of all that the result depends on, by content: the text of a large tensor leaves out its
+    middle.
+    """
     return content_digest(model, x, y, threat, list(attacks), verify, loss, settings)

@@ -34,7 +34,8 @@ class Answer:
     """What is known of a property.
 
     Attributes:
-        status: ``sat``: ``x`` is a counterexample, run again in float64; ``unsat``: proved that there is none; ``unknown``: neither.
+        status: ``sat``: ``x`` is a counterexample, run again in float64; ``unsat``: proved that there is
+            none; ``unknown``: neither.
         x: the counterexample as the model takes it, without batch axis; ``None`` unless ``sat``.
         outputs: the model's outputs there, in float64.
         margin: the smallest margin proved, over all parts of the property: above 0 where ``unsat``.
@@ -81,12 +82,14 @@ def check_property(
 ) -> Answer:
     """Search for a counterexample, then prove each part, cheap bounds first, then by cutting at kinks.
 
-    A part is a box with one of its conditions ``A y <= b``. It is proved by a row ``k`` with ``A_k f(x) - b_k > 0`` on the whole box.
+    A part is a box with one of its conditions ``A y <= b``. It is proved by a row ``k`` with
+    ``A_k f(x) - b_k > 0`` on the whole box.
 
     Args:
         model: the network; a float64 copy of it is judged, in evaluation mode.
         shape: of one example.
-        seconds: from the call to the answer, the search has at most half of it before the first bound; ``None`` for no limit.
+        seconds: from the call to the answer, the search has at most half of it before the first bound;
+            ``None`` for no limit.
 
     Raises:
         InputError: shape or outputs do not fit the property, or a layer has no bounds.
@@ -95,7 +98,8 @@ def check_property(
     features = math.prod(shape)
     if features != prop.inputs:
         raise InputError(
-            f"the property is about {prop.inputs} inputs, got a network of {features} (shape {shape}); use the network it is for."
+            f"the property is about {prop.inputs} inputs, got a network of {features} (shape {shape}); "
+            "use the network it is for."
         )
     return _Check(_float64(model), prop, shape, seed, deadline, progress or (lambda *_: None)).answer()
 
@@ -127,7 +131,9 @@ class _Check:
         self.out_of_time = False
 
     def answer(self) -> Answer:
-        """Search, bounds, the rest of the search, branches: each on the parts still open, until the time is over."""
+        """Search, bounds, the rest of the search, branches: each on the parts still open, until the time
+        is over.
+        """
         numbers = range(len(self.parts))
         found = self._each("searching", numbers, self._search, self.deadline.share(2), must=False)
         if found is None:
@@ -167,7 +173,9 @@ class _Check:
         *,
         must: bool = True,
     ) -> Tensor | None:
-        """A step for each part until one has a counterexample; whether all of them ``must`` be done before more time is of no use."""
+        """A step for each part until one has a counterexample; whether all of them ``must`` be done before
+        more time is of no use.
+        """
         for place, number in enumerate(numbers):
             if deadline.over:
                 self.out_of_time |= must
@@ -233,8 +241,10 @@ class _Check:
         if self.out_of_time:
             return f"the time was over: {open_}; more seconds may decide"
         return (
-            f"all methods were tried ({', '.join(METHODS)}, and branching where the network has kinks alone): {open_};"
-            " more seconds do not help: split the boxes, or use a verifier that cuts smooth functions and pooling"
+            f"all methods were tried ({', '.join(METHODS)}, and branching where the network has kinks "
+            f"alone): {open_};"
+            " more seconds do not help: split the boxes, or use a verifier that cuts smooth functions "
+            "and pooling"
         )
 
 
@@ -247,7 +257,9 @@ def _search(
     seed: int,
     deadline: Deadline = NEVER,
 ) -> Tensor | None:
-    """Sign-gradient descent on the worst row ``max_k (A_k y - b_k)`` from random points of the box and its corners."""
+    """Sign-gradient descent on the worst row ``max_k (A_k y - b_k)`` from random points of the box and its
+    corners.
+    """
     lower, upper = case.lower.reshape(shape), case.upper.reshape(shape)
     noise = _tensors.generator(seed)
     drawn = torch.rand((STARTS, *shape), generator=noise, dtype=torch.float64)
@@ -276,7 +288,8 @@ def _search(
         return None
 
     with attacking(model, "eval"):
-        # Where every start at once would take a good part of the time, a few at a time: a step cannot be broken off.
+        # Where every start at once would take a good part of the time, a few at a time: a step cannot be
+        # broken off.
         began = deadline.left
         outputs_and_gradient(model, points[:1], worst)
         slow = began is not None and STARTS * (began - (deadline.left or 0.0)) > SLOW * began

@@ -1,4 +1,6 @@
-"""What an evaluation found: for every example whether it was broken, proved, or neither; and the brackets that follow."""
+"""What an evaluation found: for every example whether it was broken, proved, or neither; and the brackets
+that follow.
+"""
 
 import csv
 import io
@@ -65,12 +67,14 @@ class Evaluation(Drawn):
         verified: whether it is proved that every point of its threat set is; a lower bound on robustness.
         x: the strongest point found, in the threat set.
         loss: the loss there; a lower bound on the robust loss, low where an example left the cascade early.
-        loss_bound: a verified upper bound of the loss over the threat set; infinite where none was worked out.
+        loss_bound: a verified upper bound of the loss over the threat set; infinite where none was worked
+            out.
         clean_loss: the loss at the example itself.
         broken_by: number of the stage that broke it; -1: wrong to begin with, or not broken.
         stages: the cascade, in order.
         population: examples of which these are a random sample; ``None`` where they are all.
-        warnings: signs that the figures mislead, each with its remedy; ``None`` where they were not looked for.
+        warnings: signs that the figures mislead, each with its remedy; ``None`` where they were not looked
+            for.
     """
 
     y: Int[Tensor, " examples"]
@@ -113,8 +117,8 @@ class Evaluation(Drawn):
 
     @property
     def verdict(self) -> Literal["trust", "doubt", "void"] | None:
-        """``trust``: no sign was found that the attacks failed, which is no proof; ``doubt``: `warnings` has the reasons; ``void``: the
-        robust accuracy means nothing. ``None`` where signs were not looked for."""
+        """``trust``: no sign was found that the attacks failed, which is no proof; ``doubt``: `warnings` has
+        the reasons; ``void``: the robust accuracy means nothing. ``None`` where signs were not looked for."""
         return None if self.warnings is None else verdict(self.warnings)
 
     @property
@@ -148,7 +152,9 @@ class Evaluation(Drawn):
         return tuple(rows)
 
     def interval(self, which: Literal["clean", "robust", "verified"]) -> tuple[float, float]:
-        """Clopper-Pearson interval of the accuracy in the population, at 95 %; the accuracy itself where all were evaluated."""
+        """Clopper-Pearson interval of the accuracy in the population, at 95 %; the accuracy itself where
+        all were evaluated.
+        """
         flags = {"clean": self.clean, "robust": self.robust, "verified": self.verified}[which]
         if self.population is None:
             return _fraction(flags), _fraction(flags)
@@ -211,7 +217,9 @@ class Evaluation(Drawn):
 
 
 def together(parts: Sequence[Evaluation], rows: Int[Tensor, " examples"]) -> Evaluation:
-    """Evaluations of disjoint examples as one; ``rows`` says where the examples of the parts, in turn, belong."""
+    """Evaluations of disjoint examples as one; ``rows`` says where the examples of the parts, in turn,
+    belong.
+    """
     order = rows.argsort()
     names = ("y", "clean", "robust", "verified", "x", "loss", "loss_bound", "clean_loss", "broken_by")
     joined: dict[str, Any] = {
@@ -223,7 +231,9 @@ def together(parts: Sequence[Evaluation], rows: Int[Tensor, " examples"]) -> Eva
 
 
 def continued(first: Evaluation, rows: Int[Tensor, " some"], further: Evaluation) -> Evaluation:
-    """``first`` after further attacks on these rows of it, all of them still robust: their stages follow, losses are the larger."""
+    """``first`` after further attacks on these rows of it, all of them still robust: their stages follow,
+    losses are the larger.
+    """
     robust, broken_by, x, loss = (
         tensor.clone() for tensor in (first.robust, first.broken_by, first.x, first.loss)
     )
@@ -248,7 +258,8 @@ def _sum(stages: tuple[Stage, ...]) -> Stage:
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Exact two-sided interval of a proportion (Clopper and Pearson 1934): it covers with at least this probability.
+    """Exact two-sided interval of a proportion (Clopper and Pearson 1934): it covers with at least this
+    probability.
 
     >>> tuple(round(end, 4) for end in clopper_pearson(0, 10))
     (0.0, 0.3085)
@@ -267,7 +278,8 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            f"a .parquet table needs pyarrow, which is not installed, got {path.name!r}; pip install pyarrow, or write a .csv."
+            f"a .parquet table needs pyarrow, which is not installed, got {path.name!r}; pip install "
+            "pyarrow, or write a .csv."
         ) from error
     write_atomically(path, lambda part: pyarrow.parquet.write_table(pyarrow.table(columns), part))
 

@@ -1,4 +1,6 @@
-"""Attacked examples on disk, and the check that reads them back: nothing is believed that the file itself does not show."""
+"""Attacked examples on disk, and the check that reads them back: nothing is believed that the file itself
+does not show.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -76,7 +78,8 @@ def load_attacked(path: Path) -> tuple[Evaluation, Tensor]:
         ) from error
     except Exception as error:
         raise RunFolderError(
-            f"{path} must be a whole file of attacked examples, but cannot be read ({type(error).__name__}); evaluate again."
+            f"{path} must be a whole file of attacked examples, but cannot be read "
+            f"({type(error).__name__}); evaluate again."
         ) from error
 
 

@@ -10,10 +10,13 @@ from holdfast.threats.base import Threat
 
 
 def standard(threat: Threat) -> tuple[Attack, ...]:
-    """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv 2003.01690; l1: 2021, arXiv 2103.01208).
+    """The four attacks of AutoAttack's standard version with their budgets (Croce and Hein 2020, arXiv
+    2003.01690; l1: 2021, arXiv 2103.01208).
 
-    Targeted searches start halfway between the example and a random point, where networks that are flat far from it still have a slope;
-    from a flat start they go on towards a random point of the box of valid examples."""
+    Targeted searches start halfway between the example and a random point, where networks that are flat far
+    from it still have a slope; from a flat start they go on towards a random point of the box of valid
+    examples.
+    """
     sparse = is_l1(threat)
     return (
         APGD(steps=100, restarts=5 if sparse else 1, loss="cross-entropy", drop_broken=True),
@@ -24,8 +27,8 @@ def standard(threat: Threat) -> tuple[Attack, ...]:
 
 
 def fast(threat: Threat) -> tuple[Attack, ...]:
-    """About a tenth of the cost of `standard`: short searches led by the margin, which is what decides success, and few queries, since what
-    gradients do not lead to makes most of the difference."""
+    """About a tenth of the cost of `standard`: short searches led by the margin, which is what decides
+    success, and few queries, since what gradients do not lead to makes most of the difference."""
     return (
         APGD(steps=20, loss="margin", drop_broken=True),
         APGD(steps=30, targets=2, loss="margin", drop_broken=True),

@@ -1,8 +1,8 @@
 """Warning signs that an attack failed for a reason other than robustness.
 
-After Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and Pintor et al. 2022 (arXiv 2106.09947). Each
-indicator looks for one way in which a robust accuracy can be too high, on a sample of the examples, and says nothing
-where it finds none.
+After Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and Pintor et al. 2022
+(arXiv 2106.09947). Each indicator looks for one way in which a robust accuracy can be too high, on a sample
+of the examples, and says nothing where it finds none.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,8 @@ def examined(
     progress: Callable[[str, int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """The evaluation with its warnings: every indicator that found a sign. Those are ``bad`` that leave the figures without meaning.
+    """The evaluation with its warnings: every indicator that found a sign. Those are ``bad`` that leave the
+    figures without meaning.
 
     Args:
         model, x, y, threat: as they were evaluated; x and y row by row those of ``result``.
@@ -59,7 +60,8 @@ def examined(
         radii: of each example's own ball.
         training: whether the model was handed over in training mode.
         seed: of the sample and of the searches.
-        batch_size: examples at once; default the whole sample. Half as many where memory runs out, as often as it does.
+        batch_size: examples at once; default the whole sample. Half as many where memory runs out, as often
+            as it does.
         progress: called with (words, number of indicators done, number of all).
         notice: called with a sentence where fewer examples fit into the memory.
     """
@@ -85,7 +87,9 @@ Found = tuple[Literal["warning", "bad"], str, str]
 
 
 class Subject:
-    """What indicators look at: a random sample of the examples classified correctly, and of those no attack broke."""
+    """What indicators look at: a random sample of the examples classified correctly, and of those no
+    attack broke.
+    """
 
     def __init__(
         self,
@@ -230,7 +234,8 @@ def _contradiction(subject: Subject) -> Found | None:
         return None
     return (
         "bad",
-        f"{both} examples were proved robust and yet broken, so the bounds are wrong and nothing counts as proved",
+        f"{both} examples were proved robust and yet broken, so the bounds are wrong and nothing counts "
+        "as proved",
         "evaluate with verify=None, and report this as a fault of Holdfast",
     )
 
@@ -263,7 +268,8 @@ def _training_mode(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        "the model was handed over in training mode, and gives other outputs there than in evaluation mode, in which it was evaluated",
+        "the model was handed over in training mode, and gives other outputs there than in evaluation "
+        "mode, in which it was evaluated",
         "call model.eval() before, and make sure that this is how the model is used",
     )
 
@@ -308,14 +314,17 @@ def _zero_gradients(subject: Subject) -> Found | None:
     if flat > MANY:
         return (
             "warning",
-            f"the margin's gradient is exactly 0 for {flat:.0%} of the examples: gradient attacks see nothing there",
-            "remove what masks the gradient (rounding, saturation), or replace it by a differentiable form in the attack",
+            f"the margin's gradient is exactly 0 for {flat:.0%} of the examples: gradient attacks see "
+            "nothing there",
+            "remove what masks the gradient (rounding, saturation), or replace it by a differentiable "
+            "form in the attack",
         )
     faded = float((by_loss == 0).all(1).float().mean())
     if faded > MANY:
         return (
             "warning",
-            f"the loss's gradient is exactly 0 for {faded:.0%} of the examples, the margin's is not: outputs are so large that the loss"
+            f"the loss's gradient is exactly 0 for {faded:.0%} of the examples, the margin's is not: "
+            "outputs are so large that the loss"
             " saturates",
             "attack with a margin loss (the suites' targeted APGD does), or divide the outputs by a constant",
         )
@@ -344,7 +353,8 @@ def _quantisation(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"outputs do not change under tiny changes of the input for {share:.0%} of the examples: the model rounds its inputs",
+        f"outputs do not change under tiny changes of the input for {share:.0%} of the examples: the "
+        "model rounds its inputs",
         "attack through a differentiable form of the rounding, and look at the black-box attack's figure",
     )
 
@@ -360,8 +370,10 @@ def _loss_rises(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"twenty gradient steps find no higher loss than ten random points for {stuck:.0%} of the examples: gradients do not lead uphill",
-        "look at the loss along the gradient; smooth the model for the attack, or average the gradient over nearby points",
+        f"twenty gradient steps find no higher loss than ten random points for {stuck:.0%} of the "
+        "examples: gradients do not lead uphill",
+        "look at the loss along the gradient; smooth the model for the attack, or average the gradient "
+        "over nearby points",
     )
 
 
@@ -374,8 +386,10 @@ def _black_box(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"a black-box search breaks {broken} of {len(x)} examples that the attacks left: they are too weak, or their gradients mislead",
-        "evaluate with the suite standard; where this sign stays, find what masks the gradient, and report the black-box figure",
+        f"a black-box search breaks {broken} of {len(x)} examples that the attacks left: they are too "
+        "weak, or their gradients mislead",
+        "evaluate with the suite standard; where this sign stays, find what masks the gradient, and "
+        "report the black-box figure",
     )
 
 
@@ -400,13 +414,16 @@ def _unbounded(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"{share:.0%} of the examples withstand gradient attacks of unlimited size, which any classifier fails: gradients are masked",
+        f"{share:.0%} of the examples withstand gradient attacks of unlimited size, which any classifier "
+        "fails: gradients are masked",
         "find what masks the gradient before trusting the robust accuracy",
     )
 
 
 def _everything(threat: LpBall, x: Tensor) -> float:
-    """A radius from which on the ball holds the whole box; without a box, ten times the spread of the data."""
+    """A radius from which on the ball holds the whole box; without a box, ten times the spread of the
+    data.
+    """
     features = x[0].numel()
     spread = float((x.amax(0) - x.amin(0)).abs().amax()) or 1.0
     if threat.bounds is not None:
@@ -437,15 +454,18 @@ def _stopped_early(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} examples they left and raise the mean loss"
+        f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} "
+        "examples they left and raise the mean loss"
         f" by {gained:.3g}",
         "give the attacks more steps or restarts, or use a suite (standard)",
     )
 
 
 def _stationarity(subject: Subject, x: Tensor, y: Tensor, points: Tensor) -> Tensor:
-    """First-order gap ``max <g, x'' - x'>`` over the threat set at the points found, as a share of that at the examples (Wang et
-    al. 2019, arXiv 2112.08304): 0 where no direction within the set promises a higher loss."""
+    """First-order gap ``max <g, x'' - x'>`` over the threat set at the points found, as a share of that at
+    the examples (Wang et al. 2019, arXiv 2112.08304): 0 where no direction within the set promises a higher
+    loss.
+    """
 
     def gap(at: Tensor) -> Tensor:
         gradient = subject.gradient(at, y, _negated_margin).reshape(at.shape)

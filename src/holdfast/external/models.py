@@ -41,25 +41,30 @@ def load_model(
     """A network in evaluation mode, on the CPU.
 
     Args:
-        source: an import path (``my_package.module:Net`` or ``my_package.module.Net``: a class or function that makes the network, or
-            the network itself), which runs that code; or a file, known by its content and name: ONNX (``.onnx``, ``.onnx.gz``), read
-            without executing anything; TorchScript or ``torch.export`` (``.pt2``), which are programs.
-        weights: for an import path: a safetensors file or a state dict saved by ``torch.save``, loaded without executing code
-            (``weights_only=True``); a checkpoint that holds it under ``state_dict``, ``model_state_dict`` or ``model`` is understood.
+        source: an import path (``my_package.module:Net`` or ``my_package.module.Net``: a class or function
+            that makes the network, or the network itself), which runs that code; or a file, known by its
+            content and name: ONNX (``.onnx``, ``.onnx.gz``), read without executing anything; TorchScript or
+                ``torch.export`` (``.pt2``), which are programs.
+        weights: for an import path: a safetensors file or a state dict saved by ``torch.save``, loaded
+            without executing code (``weights_only=True``); a checkpoint that holds it under ``state_dict``,
+            ``model_state_dict`` or ``model`` is understood.
         init_args: arguments for what the import path names.
-        trusted: whether programs may be loaded. TorchScript runs in torch's interpreter and not in Python, but its operations can
-            read and write files, and reading it was never made safe against ill-meant files; ``torch.export`` files may hold pickles
-            and Python expressions. So neither is loaded unless its origin is trusted.
+        trusted: whether programs may be loaded. TorchScript runs in torch's interpreter and not in Python,
+            but its operations can read and write files, and reading it was never made safe against ill-meant
+            files; ``torch.export`` files may hold pickles and Python expressions. So neither is loaded unless
+            its origin is trusted.
 
     Raises:
-        InputError: a file that is missing, cut short or of no known kind; a program without ``trusted``; a pickle that needs
-            code; weights that do not fit (some keys are named); an import path that leads to no network.
+        InputError: a file that is missing, cut short or of no known kind; a program without ``trusted``; a
+            pickle that needs code; weights that do not fit (some keys are named); an import path that leads
+            to no network.
     """
     path = Path(source)
     if path.is_file() or _looks_like_file(path):
         if weights is not None or init_args:
             raise InputError(
-                f"weights and init_args must go with an import path, but {path} is a file; leave them out, or name the class."
+                f"weights and init_args must go with an import path, but {path} is a file; leave them "
+                "out, or name the class."
             )
         return _from_file(path, trusted)
     model = _made(_imports.Trusted(source), init_args or {})  # whoever calls this wrote the path
@@ -74,7 +79,9 @@ def _looks_like_file(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """What a file holds, by its content, then by its name: ``onnx``, ``torchscript``, ``export``, ``pickle``, ``safetensors`` or ``""``."""
+    """What a file holds, by its content, then by its name: ``onnx``, ``torchscript``, ``export``,
+    ``pickle``, ``safetensors`` or ``""``.
+    """
     with path.open("rb") as file:
         start = file.read(16)
     if start[:4] == b"PK\x03\x04":
@@ -108,17 +115,20 @@ def _from_file(path: Path, trusted: bool) -> nn.Module:
     if kind in _PROGRAMS:
         if not trusted:
             raise InputError(
-                f"{path} must come from a source you trust, since a {_NAMES[kind]} file is a program; pass trusted=True if it does, or export"
+                f"{path} must come from a source you trust, since a {_NAMES[kind]} file is a program; "
+                "pass trusted=True if it does, or export"
                 " the network as ONNX."
             )
         return _PROGRAMS[kind](path)
     if kind in ("pickle", "safetensors"):
         raise InputError(
-            f"{path} must bring its network, but holds weights alone (or pickled code, which is never run); give the"
+            f"{path} must bring its network, but holds weights alone (or pickled code, which is never "
+            "run); give the"
             " network's import path and pass the file as weights."
         )
     raise InputError(
-        f"{path} must be a whole ONNX, TorchScript or torch.export file, but is none of them or cut short; save it again."
+        f"{path} must be a whole ONNX, TorchScript or torch.export file, but is none of them or cut "
+        "short; save it again."
     )
 
 
@@ -131,20 +141,23 @@ def _made(source: str, init_args: Mapping[str, Any]) -> nn.Module:
     if isinstance(found, nn.Module):
         if init_args:
             raise InputError(
-                f"init_args must go with a class or function, but {source} is a network already; leave them out."
+                f"init_args must go with a class or function, but {source} is a network already; leave "
+                "them out."
             )
         return found
     made = _imports.call(source, init_args, {})
     if not isinstance(made, nn.Module):
         raise InputError(
-            f"{source} must make a torch.nn.Module, but made a {type(made).__name__}; name the network's class."
+            f"{source} must make a torch.nn.Module, but made a {type(made).__name__}; name the network's "
+            "class."
         )
     return made
 
 
 @takes(path=PATH)
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file or from ``torch.save``, on the CPU; nothing in the file is executed.
+    """A state dict from a safetensors file or from ``torch.save``, on the CPU; nothing in the file is
+    executed.
 
     Raises:
         InputError: the file is missing, cut short, holds no state dict, or is a pickle that needs code.
@@ -158,22 +171,26 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path} must be a whole safetensors file, but it cannot be read ({error}); copy or save it again."
+                f"{path} must be a whole safetensors file, but it cannot be read ({error}); copy or save "
+                "it again."
             ) from error
     if kind != "pickle":
         raise InputError(
-            f"{path} must hold weights, as safetensors or from torch.save, but it is {_other(kind)}; save model.state_dict()."
+            f"{path} must hold weights, as safetensors or from torch.save, but it is {_other(kind)}; "
+            "save model.state_dict()."
         )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} must hold nothing but tensors, but unpickling it would run code, which Holdfast never does; where you trust it,"
+            f"{path} must hold nothing but tensors, but unpickling it would run code, which Holdfast "
+            "never does; where you trust it,"
             " load it yourself and save model.state_dict() as safetensors."
         ) from error
     except Exception as error:  # torch raises many kinds for files cut short
         raise InputError(
-            f"{path} must be a whole file from torch.save, but it cannot be read ({_first_line(error)}); save it again."
+            f"{path} must be a whole file from torch.save, but it cannot be read ({_first_line(error)}); "
+            "save it again."
         ) from error
     return _state_dict(found, path)
 
@@ -202,7 +219,9 @@ def _state_dict(found: object, path: Path) -> dict[str, Tensor]:
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict that fits exactly; names that all begin with ``module.`` come from `nn.DataParallel` and lose it."""
+    """Load a state dict that fits exactly; names that all begin with ``module.`` come from
+    `nn.DataParallel` and lose it.
+    """
     own = model.state_dict()
     if not own.keys() & state.keys() and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -223,7 +242,8 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     ]
     if faults:
         raise InputError(
-            f"{path} must fit the network, but {'; '.join(faults)}: give the weights of this architecture, or fix init_args."
+            f"{path} must fit the network, but {'; '.join(faults)}: give the weights of this "
+            "architecture, or fix init_args."
         )
     try:
         model.load_state_dict(state)

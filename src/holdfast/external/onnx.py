@@ -1,7 +1,9 @@
-"""ONNX files as modules of torch: plain layers and functions, in float32 or float64, for any number of examples.
+"""ONNX files as modules of torch: plain layers and functions, in float32 or float64, for any number of
+examples.
 
-The graph is run once on a probe batch, so that shapes are known; each node then becomes a layer. What does not depend on the input
-is computed beforehand by the reference evaluator of the ``onnx`` package. Reading executes no code from the file.
+The graph is run once on a probe batch, so that shapes are known; each node then becomes a layer. What does
+not depend on the input is computed beforehand by the reference evaluator of the ``onnx`` package. Reading
+executes no code from the file.
 """
 
 from dataclasses import dataclass
@@ -47,17 +49,20 @@ class ImportedNetwork(Shown):
 
 @takes(path=PATH)
 def load_onnx(path: str | Path) -> ImportedNetwork:
-    """The network in an ONNX file (``.onnx``, also gzipped), opset 7 or later, with one input whose first axis is the batch.
+    """The network in an ONNX file (``.onnx``, also gzipped), opset 7 or later, with one input whose first
+    axis is the batch.
 
-    Read are Gemm, MatMul, Conv, ConvTranspose, BatchNormalization, max and average pooling, the usual activations, arithmetic,
-    reductions and changes of shape. Weights are parameters with the file's own numbers (half precision is widened to float32),
-    so ``.double()`` gives the network as a function of real numbers. A batch of fixed size in the file is made free. In the end its
-    outputs at several points (of the usual range, at 0, large ones) are compared with those of the reference evaluator of ``onnx``.
+    Read are Gemm, MatMul, Conv, ConvTranspose, BatchNormalization, max and average pooling, the usual
+    activations, arithmetic, reductions and changes of shape. Weights are parameters with the file's own
+    numbers (half precision is widened to float32), so ``.double()`` gives the network as a function of real
+    numbers. A batch of fixed size in the file is made free. In the end its outputs at several points (of the
+    usual range, at 0, large ones) are compared with those of the reference evaluator of ``onnx``.
 
     Raises:
-        InputError: ``onnx`` is not installed; the file is missing, cut short or not ONNX; a node that is not read, or has an attribute
-            or input that is not read, or differs from the reference evaluator (its name and operation are told); more than one input
-            or output; outputs of an example that depend on others.
+        InputError: ``onnx`` is not installed; the file is missing, cut short or not ONNX; a node that is not
+            read, or has an attribute or input that is not read, or differs from the reference evaluator (its
+            name and operation are told); more than one input or output; outputs of an example that depend on
+            others.
     """
     path = Path(path)
     onnx = onnx_file.package()
@@ -66,7 +71,8 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OLDEST:
         raise InputError(
-            f"{path} must use ONNX opset {OLDEST} or later, got {opset}; convert it with onnx.version_converter."
+            f"{path} must use ONNX opset {OLDEST} or later, got {opset}; convert it with "
+            "onnx.version_converter."
         )
     source, probe = onnx_file.probe_of(onnx, graph, path)
     if len(graph.output) != 1:
@@ -86,7 +92,8 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
     shape = tuple(probe.shape[1:])
     if mixes_rows(network, onnx_file.random((2, *shape), probe.dtype)):
         raise InputError(
-            f"{path} must treat each example alone, but outputs change with the number of examples; export it with a batch"
+            f"{path} must treat each example alone, but outputs change with the number of examples; "
+            "export it with a batch"
             " axis in front that no operation touches."
         )
     notes += compared(onnx, model, network, steps, values, source)
@@ -102,7 +109,9 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
 def _translated(
     onnx: Any, model: Any, values: dict[str, Tensor], source: str, opset: int
 ) -> tuple[list[Layer], list[Step], int]:
-    """All layers, the nodes that they are of, and the number of the output; the nodes' values at the probe go into ``values``."""
+    """All layers, the nodes that they are of, and the number of the output; the nodes' values at the probe
+    go into ``values``.
+    """
     graph, batch = model.graph, len(values[source])
     numbers, layers, steps = {source: 0}, list[Layer](), list[Step]()
     wanted = {name for entry in graph.node for name in entry.input} | {graph.output[0].name}
@@ -171,7 +180,8 @@ def _check_types(node: Node, schema: Any) -> None:
         allowed = onnx_file.types_allowed(schema, place)
         if value is not None and names.get(value.dtype, "") not in allowed:
             raise node.refuse(
-                f"must have an input {place} of a type that ONNX allows there, got {value.dtype}; put a Cast before it"
+                f"must have an input {place} of a type that ONNX allows there, got {value.dtype}; put a "
+                "Cast before it"
             )
 
 
@@ -200,7 +210,8 @@ def _node(
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"ONNX node {label} must have attributes that can be read, but one cannot ({error}); export it again."
+            f"ONNX node {label} must have attributes that can be read, but one cannot ({error}); export "
+            "it again."
         ) from error
     return Node(
         op=entry.op_type,

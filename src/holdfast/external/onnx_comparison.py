@@ -1,8 +1,10 @@
-"""A network read from ONNX held against the reference evaluator of the ``onnx`` package, first whole, then node by node.
+"""A network read from ONNX held against the reference evaluator of the ``onnx`` package, first whole, then
+node by node.
 
-The two compute in floating point in different orders, so outputs may differ by rounding: by a small share of their size, and by a multiple of what
-the network's own outputs move when it is computed in float64. A larger difference, or one being finite and the other not, means that
-the network read is not the file's, and it is refused by the first node that differs.
+The two compute in floating point in different orders, so outputs may differ by rounding: by a small share of
+their size, and by a multiple of what the network's own outputs move when it is computed in float64. A larger
+difference, or one being finite and the other not, means that the network read is not the file's, and it is
+refused by the first node that differs.
 """
 
 import copy
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from holdfast.errors import InputError
 
 LARGE = 2**22  # weights, from which on fewer points are compared
-# Random points and their size: within the usual range of inputs, on both sides of 0, at 0, and where exponentials overflow.
+# Random points and their size: within the usual range of inputs, on both sides of 0, at 0, and where
+# exponentials overflow.
 POINTS = (
     (1.0, "uniform"),
     (3.0, "normal"),
@@ -81,7 +84,8 @@ def compared(
         found = _node_by_node(onnx, model, steps, constants | {source: points}, notes)
         if not _agree(ours, _rows(found[output], ours), network, [points]):
             raise InputError(
-                "the network assembled from the ONNX file must compute what its nodes do, but does not; please report"
+                "the network assembled from the ONNX file must compute what its nodes do, but does not; "
+                "please report"
                 " the file, and export it with another exporter."
             )
     return tuple(dict.fromkeys(notes))
@@ -189,7 +193,9 @@ def _largest(sizes: Tensor) -> Tensor:
 def _node_by_node(
     onnx: Any, model: Any, steps: Sequence[Step], values: dict[str, Tensor], notes: list[str]
 ) -> dict[str, Tensor]:
-    """Run each node on the values so far and hold it against the reference on the same ones; all values, if none differs."""
+    """Run each node on the values so far and hold it against the reference on the same ones; all values,
+    if none differs.
+    """
     for step in steps:
         live = [values[name] for name in step.live]
         made = {name: _run(module, live) for name, module in step.modules.items()}
@@ -198,7 +204,8 @@ def _node_by_node(
         theirs = None if step.unsure else reference.run(feeds, list(made))
         if theirs is None:
             notes.append(
-                f"node {step.label} was not compared with the reference evaluator: {step.unsure or reference.why}"
+                f"node {step.label} was not compared with the reference evaluator: "
+                f"{step.unsure or reference.why}"
             )
         for (name, ours), other in zip(made.items(), theirs or [], strict=False):
             one, two = ours, other
@@ -208,7 +215,8 @@ def _node_by_node(
                 one, two = one.exp(), two.exp()
             if not _agree(one, two, step.modules[name], live):
                 raise InputError(
-                    f"ONNX node {step.label} must compute what the reference evaluator of the onnx package does, but {_far(ours, other)};"
+                    f"ONNX node {step.label} must compute what the reference evaluator of the onnx "
+                    f"package does, but {_far(ours, other)};"
                     " export it with other operations."
                 )
         values = values | made

@@ -1,4 +1,6 @@
-"""What an ONNX file holds: its checked model in float32 or float64, its weights, the shape of its input, its nodes' attributes and types."""
+"""What an ONNX file holds: its checked model in float32 or float64, its weights, the shape of its input,
+its nodes' attributes and types.
+"""
 
 import gzip
 from collections.abc import Mapping, Sequence
@@ -39,13 +41,16 @@ def package() -> Any:
         import onnx.reference
     except ImportError as error:
         raise InputError(
-            f"reading ONNX needs the onnx package, which is not there ({error}); run pip install 'holdfast[onnx]'."
+            f"reading ONNX needs the onnx package, which is not there ({error}); run pip install "
+            "'holdfast[onnx]'."
         ) from error
     return onnx
 
 
 def read(onnx: Any, path: Path) -> tuple[Any, dict[str, Tensor], tuple[str, ...]]:
-    """The checked model, without functions of its own and half precision; its weights by name; what to tell of it."""
+    """The checked model, without functions of its own and half precision; its weights by name; what to
+    tell of it.
+    """
     if not path.is_file():
         raise InputError(f"{path} must be an ONNX file, but there is none; check the path.")
     try:
@@ -61,7 +66,8 @@ def read(onnx: Any, path: Path) -> tuple[Any, dict[str, Tensor], tuple[str, ...]
     except Exception as error:  # what damaged files raise in protobuf, onnx, numpy and gzip is of many kinds
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{path} must be a whole ONNX file with its weights, but it cannot be read ({why}); export or copy it again."
+            f"{path} must be a whole ONNX file with its weights, but it cannot be read ({why}); export "
+            "or copy it again."
         ) from error
 
 
@@ -71,7 +77,9 @@ def _is_gzipped(path: Path) -> bool:
 
 
 def _widen(onnx: Any, graph: Any) -> bool:
-    """Put float32 for half precision throughout a graph, in place; it holds the same numbers. Whether there was any."""
+    """Put float32 for half precision throughout a graph, in place; it holds the same numbers. Whether
+    there was any.
+    """
     found = False
     for entry in (*graph.input, *graph.output, *graph.value_info):
         if entry.type.tensor_type.elem_type in HALVES:
@@ -111,7 +119,8 @@ def probe_of(onnx: Any, graph: Any, path: Path) -> tuple[str, Tensor]:
         shown = [side or "?" for side in sides]
         name = {number: name for name, number in onnx.TensorProto.DataType.items()}.get(kind.elem_type)
         raise InputError(
-            f"{path} must take floating-point examples of fixed shape with the batch as first axis, got {name} {shown};"
+            f"{path} must take floating-point examples of fixed shape with the batch as first axis, got "
+            f"{name} {shown};"
             " export it so."
         )
     try:

@@ -1,4 +1,6 @@
-"""ONNX nodes that are functions of torch: arithmetic, reductions, and changes of shape that keep the batch first."""
+"""ONNX nodes that are functions of torch: arithmetic, reductions, and changes of shape that keep the batch
+first.
+"""
 
 import math
 import operator
@@ -221,7 +223,9 @@ def power(node: Node) -> nn.Module:
 
 
 def cast(node: Node) -> nn.Module:
-    """Between numbers of floating point nothing, since a network has one type here; truth values become 0 and 1, numbers whether they are not 0."""
+    """Between numbers of floating point nothing, since a network has one type here; truth values become 0
+    and 1, numbers whether they are not 0.
+    """
     value, kind = node.value(0), node.attributes["to"]
     node.without_effect("saturate", "round_mode")  # of 8-bit numbers
     if kind not in (*_FLOATS, _BOOL):

@@ -15,7 +15,8 @@ class GraphNetwork(nn.Module):
     """Layers in order of evaluation, each called with values of earlier ones; torch.fx can trace it.
 
     Args:
-        layers: in order; value 0 is the input, layer ``k`` makes value ``k + 1``, and the last one is returned.
+        layers: in order; value 0 is the input, layer ``k`` makes value ``k + 1``, and the last one is
+            returned.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -35,7 +36,9 @@ class GraphNetwork(nn.Module):
 
 
 def assembled(layers: Sequence[Layer], output: int) -> nn.Module:
-    """The simplest module of these layers: `nn.Sequential` for a plain chain, which the closed forms of attacks know."""
+    """The simplest module of these layers: `nn.Sequential` for a plain chain, which the closed forms of
+    attacks know.
+    """
     needed = _needed(recognised(layers, output), output)
     if all(layer.sources == (place,) for place, layer in enumerate(needed)):
         chain = nn.Sequential()
@@ -46,7 +49,9 @@ def assembled(layers: Sequence[Layer], output: int) -> nn.Module:
 
 
 def last_layer(network: nn.Module) -> nn.Module | None:
-    """The layer whose value a network of `assembled` or an `nn.Sequential` returns; flattening and the like are passed over."""
+    """The layer whose value a network of `assembled` or an `nn.Sequential` returns; flattening and the
+    like are passed over.
+    """
     if isinstance(network, nn.Sequential):
         found = [part for part in network if not isinstance(part, nn.Flatten | nn.Identity)]
         return found[-1] if found else None
@@ -59,12 +64,16 @@ def last_layer(network: nn.Module) -> nn.Module | None:
 
 
 def ends_in_softmax(network: nn.Module) -> bool:
-    """Whether the outputs are probabilities because the last layer is a softmax (seen in chains and read ONNX graphs)."""
+    """Whether the outputs are probabilities because the last layer is a softmax (seen in chains and read
+    ONNX graphs).
+    """
     return isinstance(last_layer(network), nn.Softmax)
 
 
 def _needed(layers: Sequence[Layer], output: int) -> list[Layer]:
-    """The layers that the output needs, which the last of them makes, without those that do nothing, renumbered."""
+    """The layers that the output needs, which the last of them makes, without those that do nothing,
+    renumbered.
+    """
     same = list(range(len(layers) + 1))
     for number, layer in enumerate(layers, 1):
         if isinstance(layer.module, nn.Identity):

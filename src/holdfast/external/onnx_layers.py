@@ -73,7 +73,8 @@ def _spatial(node: Node, kernel: list[int]) -> dict[str, Any]:
     rank = len(kernel)
     if node.attributes.get("kernel_shape", kernel) != kernel:
         raise node.refuse(
-            f"must have kernel_shape {kernel}, as its weights, got {node.attributes['kernel_shape']}; export it again"
+            f"must have kernel_shape {kernel}, as its weights, got {node.attributes['kernel_shape']}; "
+            "export it again"
         )
     strides: list[int] = node.attributes.get("strides", [1] * rank)
     dilations: list[int] = node.attributes.get("dilations", [1] * rank)

@@ -1,4 +1,6 @@
-"""One node of an ONNX graph as its translation sees it, and what it becomes: a layer, or a function that keeps constants."""
+"""One node of an ONNX graph as its translation sees it, and what it becomes: a layer, or a function that
+keeps constants.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,8 @@ from holdfast.errors import InputError
 
 
 class Attributes(Mapping[str, Any]):
-    """What a node gives and, for the rest, the defaults of its operation's version; remembers what was asked for.
+    """What a node gives and, for the rest, the defaults of its operation's version; remembers what was asked
+    for.
 
     So an attribute that a translation does not know of is found, whichever it is.
 
@@ -131,14 +134,18 @@ class Node:
         return found[0] if found else None
 
     def must(self, name: str, *allowed: Any) -> None:
-        """Refuse an attribute with a value other than those allowed; one that the opset does not know is fine."""
+        """Refuse an attribute with a value other than those allowed; one that the opset does not know is
+        fine.
+        """
         found = self.attributes.get(name)
         if found is not None and found not in allowed:
             words = " or ".join(map(str, allowed))
             raise self.refuse(f"must have {name} {words}, got {found}; export the network for inference so")
 
     def axes(self, axes: list[int] | None, rank: int) -> tuple[int, ...]:
-        """Axes counted from the front, none of them the batch; all but the batch are not what ``None`` means in ONNX."""
+        """Axes counted from the front, none of them the batch; all but the batch are not what ``None``
+        means in ONNX.
+        """
         found = tuple(axis % rank for axis in (range(rank) if axes is None else axes))
         if 0 in found:
             raise self.refuse("must leave axis 0 alone, which is the batch, but works along it; export it so")
@@ -147,7 +154,9 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A module and the numbers of the values it is called with; layer ``k`` makes value ``k + 1``, value 0 is the input."""
+    """A module and the numbers of the values it is called with; layer ``k`` makes value ``k + 1``, value 0
+    is the input.
+    """
 
     name: str
     module: nn.Module
@@ -155,7 +164,8 @@ class Layer:
 
 
 class Function(nn.Module):
-    """A function of some tensors and of constants between them, which are parameters (whole numbers and truth values: buffers).
+    """A function of some tensors and of constants between them, which are parameters (whole numbers and truth
+    values: buffers).
 
     Args:
         name: shown in printed models.
@@ -202,7 +212,9 @@ def function(node: Node, made: Callable[..., Tensor], inputs: int | None = None)
 
 
 def padded(pads: list[int], module: nn.Module, fill: float) -> nn.Module:
-    """A module after padding its input's last axes with ``fill``; ``pads`` as in ONNX: all beginnings, then all ends."""
+    """A module after padding its input's last axes with ``fill``; ``pads`` as in ONNX: all beginnings,
+    then all ends.
+    """
     count = len(pads) // 2
     around = [pads[axis + side * count] for axis in reversed(range(count)) for side in (0, 1)]
     edge = Function("Pad", lambda x: torch.nn.functional.pad(x, around, value=fill), (None,))

@@ -1,7 +1,8 @@
-"""Groups of layers that exporters write one operation as, put together again: what bounds and closed forms know as one step.
+"""Groups of layers that exporters write one operation as, put together again: what bounds and closed forms
+know as one step.
 
-The same function of real numbers up to the file's rounding of constants such as ``sqrt(2)``. Layers that the output no longer needs
-are left for the caller to drop.
+The same function of real numbers up to the file's rounding of constants such as ``sqrt(2)``. Layers that the
+output no longer needs are left for the caller to drop.
 """
 
 import math
@@ -60,9 +61,11 @@ def _factors(layers: Sequence[Layer], value: Argument) -> Iterator[Argument]:
 
 
 def _is(argument: Argument, number: float) -> bool:
-    return isinstance(argument, Tensor) and argument.numel() == 1 and math.isclose(
-        float(argument.detach()), number, rel_tol=CLOSE
-    )  # fmt: skip
+    return (
+        isinstance(argument, Tensor)
+        and argument.numel() == 1
+        and math.isclose(float(argument.detach()), number, rel_tol=CLOSE)
+    )
 
 
 def _parts(arguments: list[Argument] | None) -> tuple[list[int], list[Tensor]]:

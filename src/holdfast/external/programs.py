@@ -17,7 +17,8 @@ _load_script: Callable[..., Any] = torch.jit.load
 class Program(nn.Module):
     """A loaded program as an ordinary module: its weights are this module's, its inside is not looked into.
 
-    The program stays as it was saved: switching to training changes nothing in it, and its weights take no gradients.
+    The program stays as it was saved: switching to training changes nothing in it, and its weights take no
+    gradients.
     """
 
     def __init__(self, program: Any) -> None:
@@ -54,7 +55,8 @@ class Program(nn.Module):
 
 
 def load_torchscript(path: Path) -> Program:
-    """A network saved by ``torch.jit.save``, in evaluation mode. It runs in torch's own interpreter, but it is a program.
+    """A network saved by ``torch.jit.save``, in evaluation mode. It runs in torch's own interpreter, but it
+    is a program.
 
     Raises:
         InputError: the file is cut short or was written by a torch this one cannot read.
@@ -69,7 +71,8 @@ def load_exported(path: Path) -> Program:
     """A network saved by ``torch.export.save``; it must have been exported in evaluation mode.
 
     Raises:
-        InputError: the file is cut short, was written by a torch this one cannot read, or holds dropout or batch norm as in training.
+        InputError: the file is cut short, was written by a torch this one cannot read, or holds dropout or
+            batch norm as in training.
     """
     exported = _loaded(path, "a torch.export", lambda: torch.export.load(path))
     for node in exported.graph.nodes:
@@ -77,7 +80,8 @@ def load_exported(path: Path) -> Program:
         training = {"dropout.default": 2, "batch_norm.default": 5}.get(name)
         if training is not None and node.args[training]:
             raise InputError(
-                f"{path} must be exported in evaluation mode, but {node.name} works as in training; call model.eval() before"
+                f"{path} must be exported in evaluation mode, but {node.name} works as in training; call "
+                "model.eval() before"
                 " torch.export.export."
             )
     return Program(exported.module()).eval()
@@ -89,6 +93,7 @@ def _loaded(path: Path, kind: str, load: Callable[[], Any]) -> Any:
     except Exception as error:  # torch raises many kinds for files it cannot read
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} must be a whole {kind.removeprefix('a ')} file that this torch ({torch.__version__}) can read, but it"
+            f"{path} must be a whole {kind.removeprefix('a ')} file that this torch "
+            f"({torch.__version__}) can read, but it"
             f" cannot be ({why}); save it again."
         ) from error

@@ -39,7 +39,9 @@ class Condition(Shown):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Case(Shown):
-    """One box of inputs, flattened, and what outputs of a counterexample in it satisfy: any one of some conditions."""
+    """One box of inputs, flattened, and what outputs of a counterexample in it satisfy: any one of some
+    conditions.
+    """
 
     lower: Float[Tensor, " inputs"]
     upper: Float[Tensor, " inputs"]
@@ -65,7 +67,8 @@ class Case(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Property(Shown):
-    """``exists x, case: lower <= x <= upper and (A y <= b for one of its conditions)`` with ``y = f(x)``: ``sat`` if there is one.
+    """``exists x, case: lower <= x <= upper and (A y <= b for one of its conditions)`` with ``y = f(x)``:
+    ``sat`` if there is one.
 
     Attributes:
         inputs: numbers in one example, in row-major order.
@@ -88,7 +91,9 @@ class Property(Shown):
         return _any([case.holds(rows) for case in self.cases], rows)
 
     def is_met(self, x: Float[Tensor, "batch ..."], outputs: Outputs) -> Answers:
-        """Whether each pair of input and output is a counterexample: box and condition of one and the same case."""
+        """Whether each pair of input and output is a counterexample: box and condition of one and the same
+        case.
+        """
         points, values = self._rows(x, self.inputs, "inputs"), self._rows(outputs, self.outputs, "outputs")
         return _any([case.contains(points) & case.holds(values) for case in self.cases], points)
 
@@ -117,10 +122,12 @@ def robustness_property(
     radius: float,
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
 ) -> Property:
-    """The property that one example is broken: ``||x' - x||_inf <= radius`` in the valid box, and another class as large as its own.
+    """The property that one example is broken: ``||x' - x||_inf <= radius`` in the valid box, and another
+    class as large as its own.
 
-    With ``C >= 2`` outputs the conditions are ``y_label <= y_j``, one for each other ``j``; with one signed output ``y <= 0`` for label 1
-    and ``-y <= 0`` for label 0. The box is ``[max(low, x - radius), min(high, x + radius)]`` in float64, widened to ``x``.
+    With ``C >= 2`` outputs the conditions are ``y_label <= y_j``, one for each other ``j``; with one signed
+    output ``y <= 0`` for label 1 and ``-y <= 0`` for label 0. The box is
+    ``[max(low, x - radius), min(high, x + radius)]`` in float64, widened to ``x``.
 
     Args:
         x: one example, of any shape.
@@ -135,7 +142,8 @@ def robustness_property(
     classes = max(2, outputs)
     if outputs < 1 or not 0 <= label < classes:
         raise InputError(
-            f"label must lie in 0..{classes - 1} for {outputs} outputs, got {label}; give the example's class."
+            f"label must lie in 0..{classes - 1} for {outputs} outputs, got {label}; give the example's "
+            "class."
         )
     if not 0 <= radius < torch.inf:
         raise InputError(f"radius must be a finite number >= 0, got {radius}; use the threat's radius.")
@@ -161,7 +169,8 @@ def counterexample_status(model: nn.Module, prop: Property, x: Float[Tensor, "..
     """Whether ``x`` is a counterexample when everything is computed again in float64, without tolerance.
 
     Args:
-        model: of any dtype; a copy in evaluation mode and float64 is run, on the model's device, the model is left as it is.
+        model: of any dtype; a copy in evaluation mode and float64 is run, on the model's device, the model is
+            left as it is.
         prop: the property.
         x: one example, in the shape that the model takes (without batch).
 

@@ -1,9 +1,10 @@
-"""VNN-LIB properties as VNN-COMP writes them: where a counterexample must lie, and what the outputs must then satisfy.
+"""VNN-LIB properties as VNN-COMP writes them: where a counterexample must lie, and what the outputs must then
+satisfy.
 
-A file declares ``X_0 ..`` (inputs, flattened) and ``Y_0 ..`` (outputs) and asserts conditions on them that a *counterexample*
-meets: ``sat`` means that there is one, so that the property one hopes for is broken. Read are ``declare-const``, ``assert``, ``and``,
-``or``, ``<=``, ``>=`` between linear terms (``+``, ``-``, ``*`` by a number), comments and gzipped files; that is VNN-LIB 1.0 as in
-VNN-COMP (Brix et al., arXiv 2312.16760).
+A file declares ``X_0 ..`` (inputs, flattened) and ``Y_0 ..`` (outputs) and asserts conditions on them that a
+*counterexample* meets: ``sat`` means that there is one, so that the property one hopes for is broken. Read
+are ``declare-const``, ``assert``, ``and``, ``or``, ``<=``, ``>=`` between linear terms (``+``, ``-``, ``*``
+by a number), comments and gzipped files; that is VNN-LIB 1.0 as in VNN-COMP (Brix et al., arXiv 2312.16760).
 """
 
 import gzip
@@ -32,8 +33,8 @@ def read_vnnlib(path: str | Path) -> Property:
     """The property in a ``.vnnlib`` file, also gzipped. Decimals are read to the nearest float64.
 
     Raises:
-        InputError: the file is missing, cut short or uses a construct outside those read here (its line is named); an input
-            without bounds; a condition that relates inputs to anything but numbers.
+        InputError: the file is missing, cut short or uses a construct outside those read here (its line is
+            named); an input without bounds; a condition that relates inputs to anything but numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -123,7 +124,8 @@ def _condition(rows: Sequence[dict[str, float]], outputs: int) -> Condition:
 
 @takes(path=PATH, prop=kind(Property, what="a Property"), comment=TEXT)
 def write_vnnlib(path: str | Path, prop: Property, *, comment: str = "") -> None:
-    """Write a property, which `read_vnnlib` reads back to the same numbers; gzipped where the name ends in ``.gz``.
+    """Write a property, which `read_vnnlib` reads back to the same numbers; gzipped where the name ends in
+    ``.gz``.
 
     Raises:
         InputError: a property without cases, or a box that is not finite: VNN-LIB has no words for them.
@@ -132,7 +134,8 @@ def write_vnnlib(path: str | Path, prop: Property, *, comment: str = "") -> None
     finite = all(bool((case.lower.isfinite() & case.upper.isfinite()).all()) for case in prop.cases)
     if not prop.cases or not all(case.conditions for case in prop.cases) or not finite:
         raise InputError(
-            "a property must have a finite box and a condition to be written as VNN-LIB, but it lacks one; add it."
+            "a property must have a finite box and a condition to be written as VNN-LIB, but it lacks "
+            "one; add it."
         )
     path = Path(path)
     data = ("\n".join(_lines(prop, comment)) + "\n").encode()

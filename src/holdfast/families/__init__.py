@@ -1,4 +1,6 @@
-"""Networks with a proof: each family owns all that is special to its networks, and everybody else asks here."""
+"""Networks with a proof: each family owns all that is special to its networks, and everybody else asks
+here.
+"""
 
 from holdfast.families.base import Expanded as Expanded
 from holdfast.families.base import Factor as Factor

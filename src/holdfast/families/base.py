@@ -1,7 +1,8 @@
 """What the library knows of a class of networks: the contract that a family fulfils, most of it optional.
 
-All methods are given the network itself, never a model around it, and `holdfast.families.exact` has found it to be exactly one of the
-class before any method of a proof is called. `CONTRIBUTING.md` adds a family step by step.
+All methods are given the network itself, never a model around it, and `holdfast.families.exact` has found it
+to be exactly one of the class before any method of a proof is called. `CONTRIBUTING.md` adds a family step by
+step.
 """
 
 from abc import ABC, abstractmethod
@@ -24,17 +25,21 @@ N = TypeVar("N", bound=nn.Module)
 
 Slopes = Callable[[Outputs], Outputs]
 ClosedForm = Callable[[Tensor, Slopes], tuple[Tensor, Tensor]]
-"""``closed(points, slopes)``: the outputs, and the gradient in the points when ``slopes(outputs)`` is that in the outputs."""
+"""``closed(points, slopes)``: the outputs, and the gradient in the points when ``slopes(outputs)`` is that
+in the outputs.
+"""
 MarginExpansion = Callable[[Tensor, Tensor], Tensor]
-"""``expansion(point, rows)`` for one example (features,) and functions of the outputs (rows, outputs): their gradients in the example
-and, as a last column, a lower bound over the ball of what the linear term leaves."""
+"""``expansion(point, rows)`` for one example (features,) and functions of the outputs (rows, outputs): their
+gradients in the example and, as a last column, a lower bound over the ball of what the linear term leaves."""
 Settings = Mapping[str, Any]
 
 PASS = 150
-"""What one elementwise pass over the weights costs, in floating-point operations of a matrix product a weight."""
+"""What one elementwise pass over the weights costs, in floating-point operations of a matrix product a
+weight.
+"""
 SMALL = 8
-"""Small operations cost up to so many times their count beside attacks in closed form (measured: benchmarks/trace_overhead.py); large
-ones, such as passes through the network, cost about their count."""
+"""Small operations cost up to so many times their count beside attacks in closed form (measured:
+benchmarks/trace_overhead.py); large ones, such as passes through the network, cost about their count."""
 
 
 def usual_recording(batch: int, attack_passes: int) -> float:
@@ -44,7 +49,8 @@ def usual_recording(batch: int, attack_passes: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the tensors of a network must look like, from its own numbers: all that a family adds to the question whether a network is exact.
+    """What the tensors of a network must look like, from its own numbers: all that a family adds to the
+    question whether a network is exact.
 
     Attributes:
         shapes: of every tensor that the proof reads, by the network's own names.
@@ -63,7 +69,8 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Factor(Shown):
-    """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also ``gradients[c, i]``.
+    """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also
+    ``gradients[c, i]``.
 
     No inputs stand for the number 1: then the gradients are the Jacobian.
     """
@@ -133,8 +140,8 @@ class Known(Generic[N]):
         name: for run folders.
         network: the class.
         near_linear: whether its networks stay near their linearisation, so that the step size of theory fits.
-        step_lasts: whether that step serves to the end of training, so that gradient descent is what such networks are trained by where nothing
-            is said; for others it is Adam (`holdfast.training.recipe`).
+        step_lasts: whether that step serves to the end of training, so that gradient descent is what such
+            networks are trained by where nothing is said; for others it is Adam (`holdfast.training.recipe`).
     """
 
     name: ClassVar[str]
@@ -143,7 +150,9 @@ class Known(Generic[N]):
     step_lasts: ClassVar[bool] = False
 
     def settings(self, network: N) -> Settings | None:
-        """The arguments of `made`, as plain values, for run folders; ``None`` where the class is not to be built from them."""
+        """The arguments of `made`, as plain values, for run folders; ``None`` where the class is not to be
+        built from them.
+        """
         return None
 
     def made(self, **settings: Any) -> N:
@@ -151,7 +160,9 @@ class Known(Generic[N]):
         raise NotImplementedError
 
     def stack(self, network: N) -> tuple[tuple[int, ...], nn.Module] | None:
-        """The shape that inputs are brought into and the layers they then go through, where that is all the network does."""
+        """The shape that inputs are brought into and the layers they then go through, where that is all
+        the network does.
+        """
         return None
 
     def tangent_model(self, network: N) -> nn.Module:
@@ -160,9 +171,11 @@ class Known(Generic[N]):
 
 
 class Family(Known[N], ABC):
-    """A class of networks with a proof: a rigorous bound of their curvature in the weights, and an allowance for rounding.
+    """A class of networks with a proof: a rigorous bound of their curvature in the weights, and an allowance
+    for rounding.
 
-    Outputs are logits, or signed outputs for two classes. Networks hold their tensors themselves or in lists of parameters.
+    Outputs are logits, or signed outputs for two classes. Networks hold their tensors themselves or in lists
+    of parameters.
     """
 
     @abstractmethod
@@ -175,12 +188,16 @@ class Family(Known[N], ABC):
 
     @abstractmethod
     def curvature(self) -> Curvature:
-        """The bound of ``f(W + Delta) - f(W) - Df(W) Delta``, a `holdfast.families.curvature.FamilyCurvature`."""
+        """The bound of ``f(W + Delta) - f(W) - Df(W) Delta``, a
+        `holdfast.families.curvature.FamilyCurvature`.
+        """
 
     @abstractmethod
     def rounding(self, network: N, initial: Mapping[str, Tensor], seen: Rounding) -> Rounding:
-        """What the allowance for rounding is computed from: the figures of the rounds, ``input_norm`` the largest of `input_norms`,
-        completed by those of the network. ``initial`` are its initial weights by its own names."""
+        """What the allowance for rounding is computed from: the figures of the rounds, ``input_norm`` the
+        largest of `input_norms`, completed by those of the network. ``initial`` are its initial weights by
+        its own names.
+        """
 
     def input_norms(self, network: N, points: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
         """Norms of the inputs as the first layer sees them, in float64."""
@@ -188,12 +205,14 @@ class Family(Known[N], ABC):
         return norms
 
     def recording(self, network: N, examples: int, batch: int, attack_passes: int) -> float:
-        """What recording one epoch costs, as a share of training it: ``attack_passes + 1`` forward and backward passes, each two products
-        of the batch and the weights."""
+        """What recording one epoch costs, as a share of training it: ``attack_passes + 1`` forward and
+        backward passes, each two products of the batch and the weights."""
         return usual_recording(batch, attack_passes)
 
     def expanded(self, network: N, passed: Pass, search: Search) -> Expanded | None:
-        """The best lower model that the pass yields; ``None``: that of the pass itself, as one round of training."""
+        """The best lower model that the pass yields; ``None``: that of the pass itself, as one round of
+        training.
+        """
         return None
 
     def describe(self, network: N) -> str:
@@ -201,7 +220,9 @@ class Family(Known[N], ABC):
         return type(network).__name__
 
     def kernel(self, network: N) -> Settings | None:
-        """The arguments of the `holdfast.theory.KernelSpec` that its tangent kernel tends to as the width grows; ``None``: not known."""
+        """The arguments of the `holdfast.theory.KernelSpec` that its tangent kernel tends to as the width
+        grows; ``None``: not known.
+        """
         return None
 
     def factors(self, network: N, x: Float[Tensor, "n ..."]) -> Iterable[Factor] | None:
@@ -213,7 +234,9 @@ class Family(Known[N], ABC):
         return None
 
     def second_order(self, network: N, ball: LpBall) -> MarginExpansion | None:
-        """Margins from the input Hessian; ``None``: none are known. An `InputError` says why this network has none."""
+        """Margins from the input Hessian; ``None``: none are known. An `InputError` says why this network
+        has none.
+        """
         return None
 
     def width_power(self, network: N) -> float | str:

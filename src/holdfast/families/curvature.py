@@ -13,7 +13,8 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class FamilyCurvature(Curvature, Generic[N]):
-    """A bound that is proved for the networks of one class, where they are exactly as written and `unsuited` has no objection.
+    """A bound that is proved for the networks of one class, where they are exactly as written and `unsuited`
+    has no objection.
 
     Attributes:
         network: the class.
@@ -51,7 +52,8 @@ class FamilyCurvature(Curvature, Generic[N]):
         if core is None or not isinstance(core.network, self.network):
             why = why_not_exact(model) or f"{type(model).__name__} is another network"
             raise InputError(
-                f"this curvature is proved for {self.network.__name__} networks alone, but {why}; leave curvature out."
+                f"this curvature is proved for {self.network.__name__} networks alone, but {why}; leave "
+                "curvature out."
             )
         return core
 

@@ -1,9 +1,11 @@
-"""Is this exactly a network that a proof was written for, and why not: the one place that decides it, for all families.
+"""Is this exactly a network that a proof was written for, and why not: the one place that decides it, for all
+families.
 
-Proofs, kernels and closed forms hold for the families' classes run exactly as they are written. What else a module may do
-(override a method, bear a hook, replace a tensor by a parametrisation) is not looked into: any of it means "not exact". What a
-proof reads of an exact network (rows, signs, scales) it derives from the tensors at that time. A family adds its class and the
-sizes of its tensors, and can leave out none of the questions.
+Proofs, kernels and closed forms hold for the families' classes run exactly as they are written. What else a
+module may do (override a method, bear a hook, replace a tensor by a parametrisation) is not looked into: any
+of it means "not exact". What a proof reads of an exact network (rows, signs, scales) it derives from the
+tensors at that time. A family adds its class and the sizes of its tensors, and can leave out none of the
+questions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,8 +40,8 @@ _TOLD = (FunctionType, property, staticmethod, classmethod, bool, int, float, st
 
 
 def _written(kind: type[nn.Module]) -> dict[str, Any]:
-    """What the class, those of its own it inherits from and torch's machinery say now: methods and numbers; compared with what they said
-    when it was noted."""
+    """What the class, those of its own it inherits from and torch's machinery say now: methods and numbers;
+    compared with what they said when it was noted."""
     own: dict[str, Any] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
         own |= {
@@ -82,7 +84,8 @@ def note(family: Family[Any]) -> None:
     """Take the family's class, as it is written now, for one with a proof.
 
     Raises:
-        InputError: another family has the class, or one that it inherits from or that inherits from it; or its example is not exact.
+        InputError: another family has the class, or one that it inherits from or that inherits from it; or
+            its example is not exact.
     """
     kind = family.network
     if not issubclass(kind, nn.Module) or kind.__module__.startswith("torch."):
@@ -90,7 +93,8 @@ def note(family: Family[Any]) -> None:
     for other, noted in _NOTED.items():
         if noted.family is not None and (issubclass(kind, other) or issubclass(other, kind)):
             raise InputError(
-                f"a network belongs to one family, but {kind.__name__} is or inherits {other.__name__} of the family"
+                f"a network belongs to one family, but {kind.__name__} is or inherits {other.__name__} "
+                "of the family"
                 f" {noted.family.name!r} (or the reverse); write a class of its own."
             )
     net = family.example()
@@ -153,7 +157,8 @@ def exact_core(model: nn.Module) -> Core | None:
 def why_not_exact(model: nn.Module) -> str:
     """Why ``model`` is not exactly a network of a family (`TwoLayer` and `Dense` are); empty where it is one.
 
-    A class that inherits one of them and overrides nothing, and `nn.Sequential` of one (beside `nn.Identity` and `nn.Flatten`), are exact too.
+    A class that inherits one of them and overrides nothing, and `nn.Sequential` of one (beside `nn.Identity`
+    and `nn.Flatten`), are exact too.
 
     >>> why_not_exact(nn.Linear(2, 2))
     'Linear is not a network of the library'
@@ -175,7 +180,9 @@ def _core(model: nn.Module) -> Core | str:
 
 
 def _wrapped(model: nn.Sequential) -> Core | str:
-    """The one network in a chain whose other members do nothing (both networks flatten their inputs themselves)."""
+    """The one network in a chain whose other members do nothing (both networks flatten their inputs
+    themselves).
+    """
     inner = [
         (name, part) for name, part in model._modules.items() if part is not None and not _does_nothing(part)
     ]
@@ -196,7 +203,9 @@ def _does_nothing(part: nn.Module) -> bool:
 
 
 def altered(module: nn.Module, kind: type[nn.Module]) -> str:
-    """How this module differs from its class ``kind`` as written: class, methods, hooks, tensors; empty where it does not."""
+    """How this module differs from its class ``kind`` as written: class, methods, hooks, tensors; empty
+    where it does not.
+    """
     name = type(module).__name__
     noted = _NOTED[kind]
     if _written(kind) != noted.written:
@@ -264,7 +273,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _inconsistent(net: nn.Module, noted: _Noted) -> str:
-    """Tensors and sizes that do not fit each other, an activation whose constants nobody has proved, or what no fingerprint tells apart."""
+    """Tensors and sizes that do not fit each other, an activation whose constants nobody has proved, or
+    what no fingerprint tells apart.
+    """
     name, family = type(net).__name__, noted.family
     if family is None:
         return f"{name} is not a network of the library"
@@ -311,7 +322,8 @@ def _facts(activation: Activation) -> dict[str, object]:
     return {field.name: getattr(activation, field.name) for field in fields(Activation)}
 
 
-# What the library's activations are, noted when this is imported: whatever happens later to the registry or to one of them.
+# What the library's activations are, noted when this is imported: whatever happens later to the registry or
+# to one of them.
 _ACTIVATIONS = {name: _facts(activation) for name, activation in ACTIVATIONS.items()}
 
 
@@ -330,7 +342,9 @@ def proved_activation(activation: object) -> bool:
 
 
 def _same(a: object, b: object) -> bool:
-    """The same function, or partial applications of one to equal arguments (which a copy of a network has anew), or equal numbers."""
+    """The same function, or partial applications of one to equal arguments (which a copy of a network has
+    anew), or equal numbers.
+    """
     if isinstance(a, partial) and isinstance(b, partial):
         return a.func is b.func and (a.args, a.keywords) == (b.args, b.keywords)
     if callable(a) or callable(b):
@@ -342,7 +356,8 @@ Fixed = dict[str, Tensor | str]
 
 
 def fixed_parts(model: nn.Module, varying: tuple[str, ...]) -> Fixed:
-    """All that the function depends on besides its ``varying`` parameters: other tensors, and an exact network's numbers.
+    """All that the function depends on besides its ``varying`` parameters: other tensors, and an exact
+    network's numbers.
 
     Tensors are the model's own, not copies.
     """
@@ -363,7 +378,9 @@ def fixed_parts(model: nn.Module, varying: tuple[str, ...]) -> Fixed:
 
 
 def fingerprints(parts: Fixed) -> dict[str, str]:
-    """A digest of each part. Floating-point tensors are compared as numbers: a network in float64 equals its float32 original."""
+    """A digest of each part. Floating-point tensors are compared as numbers: a network in float64 equals
+    its float32 original.
+    """
 
     def digest(part: Tensor | str) -> str:
         if isinstance(part, str):

@@ -1,4 +1,6 @@
-"""`Linearised`: no proof (nobody bounds the rounding of what it is the tangent of), but its kernel is that of its tangent for ever."""
+"""`Linearised`: no proof (nobody bounds the rounding of what it is the tangent of), but its kernel is that
+of its tangent for ever.
+"""
 
 from torch import nn
 

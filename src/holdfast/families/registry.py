@@ -31,16 +31,19 @@ def register(family: Known[Any]) -> None:
     """Add a family. Its networks are certified by its bound from now on, and the certificate says by whose.
 
     Raises:
-        InputError: the name is taken, the class belongs to another family, or the family's own example is not exact.
+        InputError: the name is taken, the class belongs to another family, or the family's own example is not
+            exact.
     """
     if family.name in _KNOWN:
         raise InputError(
-            f"a family needs a name of its own, but {family.name!r} is registered; unregister it or take another."
+            f"a family needs a name of its own, but {family.name!r} is registered; unregister it or take "
+            "another."
         )
     if isinstance(family, Family):
         if not isinstance(family.curvature(), FamilyCurvature):
             raise InputError(
-                f"the curvature of the family {family.name!r} must be a FamilyCurvature, got {type(family.curvature()).__name__}; inherit from it."
+                f"the curvature of the family {family.name!r} must be a FamilyCurvature, got "
+                f"{type(family.curvature()).__name__}; inherit from it."
             )
         note(family)
     _KNOWN[family.name] = family
@@ -74,7 +77,9 @@ def registered() -> tuple[Known[Any], ...]:
 
 @takes(model=MODEL)
 def family_of(model: nn.Module) -> Family[Any] | None:
-    """The family whose network ``model`` is exactly; ``None`` where no proof is known, and `why_not` has the reason."""
+    """The family whose network ``model`` is exactly; ``None`` where no proof is known, and `why_not` has
+    the reason.
+    """
     core = exact_core(model)
     return None if core is None else core.family
 
@@ -86,8 +91,8 @@ def why_not(model: nn.Module) -> str:
 
 
 def unproved(curvature: Curvature, model: nn.Module) -> str:
-    """Why this curvature is no proof for this model; empty where it is one. Only the one that the model's own family gives can be:
-    what a curvature says of itself, and what overrides a family's, is not asked."""
+    """Why this curvature is no proof for this model; empty where it is one. Only the one that the model's own
+    family gives can be: what a curvature says of itself, and what overrides a family's, is not asked."""
     if isinstance(curvature, FamilyCurvature):
         return FamilyCurvature.unproved(curvature, model)
     return Curvature.unproved(curvature, model)
@@ -118,7 +123,9 @@ def tangent_model(model: nn.Module) -> nn.Module:
 
 
 def stored(model: nn.Module) -> dict[str, Any] | None:
-    """The family's name and the settings from which `rebuilt` makes the network again; ``None`` where that cannot be."""
+    """The family's name and the settings from which `rebuilt` makes the network again; ``None`` where that
+    cannot be.
+    """
     known = known_as(model)
     if (
         known is None
@@ -131,25 +138,33 @@ def stored(model: nn.Module) -> dict[str, Any] | None:
 
 
 def rebuilt(name: str, **settings: Any) -> nn.Module | None:
-    """The network of `stored`, its weights yet to be loaded; ``None`` where no family of this name is registered."""
+    """The network of `stored`, its weights yet to be loaded; ``None`` where no family of this name is
+    registered.
+    """
     known = _KNOWN.get(name)
     return None if known is None else known.made(**settings)
 
 
 @takes(model=MODEL)
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
-    """The rigorous bound of the model's family, or the local-linearity estimate with the reason why there is none."""
+    """The rigorous bound of the model's family, or the local-linearity estimate with the reason why there
+    is none.
+    """
     core = exact_core(model)
     if core is None:
         return LocalLinearity(), (
-            f"no rigorous curvature bound: {why_not_exact(model)}; the network was treated as linear in its weights"
+            f"no rigorous curvature bound: {why_not_exact(model)}; the network was treated as linear in "
+            "its weights"
         )
     curvature = core.family.curvature()
     why = unproved(curvature, model)
     if why:
         return LocalLinearity(), f"no rigorous curvature bound: {why}"
     assert isinstance(curvature, FamilyCurvature)  # seen to by `register`
-    reason = f"proved: the curvature of this {curvature.word} network has a rigorous bound, and rounding is allowed for"
+    reason = (
+        f"proved: the curvature of this {curvature.word} network has a rigorous bound, and rounding "
+        "is allowed for"
+    )
     if origin(core.family):
         reason += (
             f" (as the family {core.family.name!r} says, {origin(core.family)}, which is not the library's)"

@@ -1,1 +1,3 @@
-"""Whole jobs over all other parts: configuration, training, certifying, examining. `config` and `options` need no torch."""
+"""Whole jobs over all other parts: configuration, training, certifying, examining. `config` and `options`
+need no torch.
+"""

@@ -28,10 +28,11 @@ def certify_run(
     trusted: bool = False,
     progress: bool = True,
 ) -> Certificate:
-    """Re-evaluate a run's last weights at its stored attacked points, and certify with its trace. No attack is run.
+    """Re-evaluate a run's last weights at its stored attacked points, and certify with its trace. No attack
+    is run.
 
-    Written to ``certificate.json``; at the run's own radius, where it is no worse than the run's certificate, to
-    ``summary.json`` too. Nothing of the user's is imported for built-in networks, threats and losses.
+    Written to ``certificate.json``; at the run's own radius, where it is no worse than the run's certificate,
+    to ``summary.json`` too. Nothing of the user's is imported for built-in networks, threats and losses.
 
     Args:
         folder: what `holdfast.train` wrote.
@@ -41,7 +42,8 @@ def certify_run(
         per_unit: a curvature matrix a hidden unit: tighter, and slower.
 
     Raises:
-        RunFolderError: not a finished run, cut short, or started from Python with parts that no file can hold.
+        RunFolderError: not a finished run, cut short, or started from Python with parts that no file can
+            hold.
         InputError: the radius is not > 0.
     """
     folder = Path(folder)
@@ -66,9 +68,15 @@ def _certify(
     load_weights(model, folder)
     curvature, _ = curvature_for(model)
     passed = frozen_pass(
-        model, trace.initial, points, threat, loss, curvature, weights_name="the last weights",
+        model,
+        trace.initial,
+        points,
+        threat,
+        loss,
+        curvature,
+        weights_name="the last weights",
         example_weights=setting.example_weights,
-    )  # fmt: skip
+    )
     with Progress(enabled=progress).counted("certifying in float64") as report:
         certificate = certify_trace(
             trace,

@@ -35,11 +35,17 @@ def save_state(
 ) -> None:
     """All that a resumed run needs beside the trace and the metrics."""
     saved = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": state.epoch, "rounds": state.rounds,
-        "seconds": state.seconds, "generator": state.generator_state, "recorded_rounds": recorder.rounds,
-        "within": None if state.within is None else vars(state.within), "best": vars(best),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": state.epoch,
+        "rounds": state.rounds,
+        "seconds": state.seconds,
+        "generator": state.generator_state,
+        "recorded_rounds": recorder.rounds,
+        "within": None if state.within is None else vars(state.within),
+        "best": vars(best),
         "window": None if state.within is None else recorder.open_state(),
-    }  # fmt: skip
+    }
     writer.checkpoint(saved)
 
 
@@ -60,10 +66,13 @@ def resume_state(
             start.copy_(trace.initial[name])
         recorder.rounds = saved["recorded_rounds"]
         state = TrainingState(
-            epoch=saved["epoch"], rounds=saved["rounds"], seconds=saved["seconds"], generator_state=saved["generator"],
+            epoch=saved["epoch"],
+            rounds=saved["rounds"],
+            seconds=saved["seconds"],
+            generator_state=saved["generator"],
             windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
             within=None if saved["within"] is None else Within(**saved["within"]),
-        )  # fmt: skip
+        )
         recorder.last = next((w for w in reversed(state.windows) if w.lower is not None), None)
         if saved.get("window") is not None:
             recorder.reopen(saved["window"])
@@ -79,7 +88,9 @@ def resume_state(
 
 
 def kept_config(folder: Path, described: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The configuration of a run resumed from Python: that of the command line with its number of epochs, else ``described``."""
+    """The configuration of a run resumed from Python: that of the command line with its number of epochs,
+    else ``described``.
+    """
     held = read_config_file(folder)
     if held.get("started_from") == "python" or not isinstance(held.get("training"), dict):
         return described

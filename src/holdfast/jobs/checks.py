@@ -1,4 +1,6 @@
-"""What is checked before anything is spent: the data against the threat, and threat sets against each other."""
+"""What is checked before anything is spent: the data against the threat, and threat sets against each
+other.
+"""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,13 +36,16 @@ def check_data(data: Dataset, threat: Threat) -> None:
     """Refuse data without training examples, or outside the threat's box; the rest `Dataset` has refused."""
     if len(data.train) == 0:
         raise InputError(
-            f"data must have training examples, got none of {len(data.y)} in {data.name}; lower validation and test."
+            f"data must have training examples, got none of {len(data.y)} in {data.name}; lower "
+            "validation and test."
         )
     threat.check(data.x)
 
 
 def check_model(model: nn.Module, data: Dataset) -> None:
-    """Refuse a module that cannot be trained on this data, by a pass over a few examples in evaluation mode."""
+    """Refuse a module that cannot be trained on this data, by a pass over a few examples in evaluation
+    mode.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise InputError(
@@ -49,7 +54,8 @@ def check_model(model: nn.Module, data: Dataset) -> None:
     device, dtype = trained[0].device, trained[0].dtype
     if dtype not in (torch.float32, torch.float64):
         raise InputError(
-            f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and precision= for speed."
+            f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and "
+            "precision= for speed."
         )
     outputs = checked_model(model, data.train.x[:4].to(device, dtype), data.train.y.to(device))
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
@@ -70,7 +76,8 @@ def check_together(
     """Refuse settings that mean nothing beside the others.
 
     Raises:
-        InputError: settings of an optimiser that has its own, momentum for another than sgd, or rounds of a trace that is off.
+        InputError: settings of an optimiser that has its own, momentum for another than sgd, or rounds of a
+            trace that is off.
     """
     own = not isinstance(optimizer, str)
     given = {
@@ -90,9 +97,11 @@ def check_together(
 
 
 def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
-    """Refuse batches that the model cannot be trained on: batch norm has no variance to divide by where a batch is of one example.
+    """Refuse batches that the model cannot be trained on: batch norm has no variance to divide by where a
+    batch is of one example.
 
-    A pass of a copy in training mode over as many examples as the smallest batch has; the global random state is left alone.
+    A pass of a copy in training mode over as many examples as the smallest batch has; the global random state
+    is left alone.
 
     Raises:
         InputError: the pass failed.
@@ -111,8 +120,10 @@ def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
         if out_of_memory(error):
             raise
         raise InputError(
-            f"the model must take every batch in training mode, but fails on the last one, of {smallest} of {examples} examples "
-            f"({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that leaves more, such as {_better(examples, batch_size)}."
+            f"the model must take every batch in training mode, but fails on the last one, of {smallest} "
+            f"of {examples} examples "
+            f"({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that leaves more, such "
+            f"as {_better(examples, batch_size)}."
         ) from error
 
 
@@ -123,7 +134,8 @@ def _better(examples: int, batch_size: int) -> int:
 
 
 def check_compatible(data: Dataset, threat: Threat, *, allow: bool, progress: Progress) -> Compatibility:
-    """Report, before training, pairs of differently labelled examples whose threat sets meet: no classifier holds on both.
+    """Report, before training, pairs of differently labelled examples whose threat sets meet: no classifier
+    holds on both.
 
     Raises:
         InputError: there are such pairs among the training examples and ``allow`` is false.
@@ -147,8 +159,10 @@ def check_compatible(data: Dataset, threat: Threat, *, allow: bool, progress: Pr
             else "remove one of each pair"
         )
         raise InputError(
-            f"threat sets of different labels must not meet, but {more}{found.count} pair{'s' if found.count > 1 else ''} of training examples do under "
-            f"{threat.spec} (the nearest, rows {int(rows[first])} and {int(rows[second])}, are {found.distance:.4g} apart); {remedy}, "
+            f"threat sets of different labels must not meet, but {more}{found.count} "
+            f"pair{'s' if found.count > 1 else ''} of training examples do under "
+            f"{threat.spec} (the nearest, rows {int(rows[first])} and {int(rows[second])}, are "
+            f"{found.distance:.4g} apart); {remedy}, "
             "or set allow_incompatible (--allow-incompatible) to train all the same."
         )
     return Compatibility(

@@ -17,7 +17,9 @@ INTERRUPTED = "the run was interrupted before it was certified"
 
 
 def save(session: Session, why: str = INTERRUPTED, *, checkpoint: bool = True) -> Run:
-    """The run as it stands, its certificate void for this reason: whatever happens from here on, the folder can be loaded and resumed."""
+    """The run as it stands, its certificate void for this reason: whatever happens from here on, the
+    folder can be loaded and resumed.
+    """
     reason = f"{why.rstrip('.')}; resume the run to certify it"
     results = Results(certificate=void(reason, session.parameter_radius or float("nan")))
     summary = summarise(session, results)
@@ -37,9 +39,15 @@ def conclude(session: Session, *, tighten: int) -> Run:
     test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
     with session.progress.counted("attacking the trained network harder, on both parts alike") as report:
         closing = close(
-            session.model, (session.x, session.y), test, session.threat, session.final, loss=session.loss, seed=session.seed,
+            session.model,
+            (session.x, session.y),
+            test,
+            session.threat,
+            session.final,
+            loss=session.loss,
+            seed=session.seed,
             progress=report,
-        )  # fmt: skip
+        )
     return _written(
         session, Results(certificate=certificate, passed=passed, others=tuple(others), closing=closing)
     )
@@ -53,7 +61,9 @@ def _logged(certificate: Certificate) -> str:
 
 
 def _best_pass(session: Session) -> list[Evaluated]:
-    """A frozen pass at the best weights, where they differ from the last: it competes for the surrogate loss."""
+    """A frozen pass at the best weights, where they differ from the last: it competes for the surrogate
+    loss.
+    """
     current, best = session.current(), session.best.weights
     if best is None or all(torch.equal(best[name], tensor) for name, tensor in current.items()):
         return []

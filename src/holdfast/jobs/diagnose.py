@@ -1,4 +1,6 @@
-"""The diagnosis of any network, trained here or elsewhere: the same rules and thresholds as a run's page, terminal and doctor."""
+"""The diagnosis of any network, trained here or elsewhere: the same rules and thresholds as a run's page,
+terminal and doctor.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +41,8 @@ BATCH = 256
 class Diagnosis(Tabular):
     """What `holdfast.diagnose` found.
 
-    ``print(found)`` shows a table, ``found["attack"]`` is the first finding of a name, and iteration gives all in the order in which
-    to fix.
+    ``print(found)`` shows a table, ``found["attack"]`` is the first finding of a name, and iteration gives
+    all in the order in which to fix.
 
     Attributes:
         findings: what was looked at, each with its level, its figures and one remedy.
@@ -121,18 +123,21 @@ def diagnose(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Diagnosis:
-    """What holds a network back: the threat, the attack, the optimiser, the network's size, or the number of examples.
+    """What holds a network back: the threat, the attack, the optimiser, the network's size, or the number of
+    examples.
 
     Args:
         model: any network, trained anywhere; it is left as it is and looked at in evaluation mode.
         x, y: the examples it was trained on, and their labels.
-        initial: its weights before training, as a network or by name: the centre of the ball that it is compared in. Without them
-            nothing is said of optimisation, and of capacity only what the network itself shows.
+        initial: its weights before training, as a network or by name: the centre of the ball that it is
+            compared in. Without them nothing is said of optimisation, and of capacity only what the network
+            itself shows.
         attack: that it was trained against, default ``PGD(steps=10)``; the attack gap is over it.
         radius: of the parameter ball, default the distance that the weights moved.
         test: (x, y) it was not trained on, for the gap between both parts; under the same attacks.
         loss: default cross-entropy.
-        final_attack: the stronger attack, default PGD with 40 steps and 2 restarts; short targeted searches and queries follow.
+        final_attack: the stronger attack, default PGD with 40 steps and 2 restarts; short targeted searches
+            and queries follow.
         seed: of all searches.
 
     Returns:
@@ -178,8 +183,16 @@ def diagnose(
     certificate = None
     if initial is not None:
         certificate = certify(
-            model, initial, x, y, threat, attack, radius=radius or _distance(model, initial), loss=loss, seed=seed
-        )  # fmt: skip
+            model,
+            initial,
+            x,
+            y,
+            threat,
+            attack,
+            radius=radius or _distance(model, initial),
+            loss=loss,
+            seed=seed,
+        )
     reported, of = (closing.on_train, (x, y)) if held_out is None else (closing.on_test, held_out)
     assert reported is not None  # there is one where there is a test part
     evaluation = examined(model, *of, threat, reported, training=training, seed=seed)
@@ -188,18 +201,26 @@ def diagnose(
     attacked = float(torch.maximum(against.cpu().double(), closing.on_train.loss.double()).mean())
     known = replace(
         _certified(certificate),
-        of_run=False, attack=attack.name, classes=float(max(2, int(y.max()) + 1)),
+        of_run=False,
+        attack=attack.name,
+        classes=float(max(2, int(y.max()) + 1)),
         train=Counted(**record["train"]),
-        test=None if record["test"] is None else Counted(**record["test"], population=record["test"]["examples"]),
+        test=None
+        if record["test"] is None
+        else Counted(**record["test"], population=record["test"]["examples"]),
         test_examples=None if held_out is None else float(len(held_out[1])),
-        trained_against=float(against.mean()), attacked=attacked, upper=attacked,
+        trained_against=float(against.mean()),
+        attacked=attacked,
+        upper=attacked,
         robust_accuracy=evaluation.robust_accuracy,
         per_class=tuple(
             ClassKnown(name=str(row.label), examples=float(row.examples), robust=row.robust_accuracy)
             for row in evaluation.per_class()
         ),
-        evaluated=True, warnings=evaluation.warnings or (), **_separation(x, y, threat),
-    )  # fmt: skip
+        evaluated=True,
+        warnings=evaluation.warnings or (),
+        **_separation(x, y, threat),
+    )
     return Diagnosis(findings=diagnosis.diagnose(known), evaluation=evaluation, certificate=certificate)
 
 
@@ -218,7 +239,8 @@ def _distance(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> fl
     absent = [name for ball in names for name in ball if name not in start]
     if absent:
         raise InputError(
-            f"initial must hold the starting weights of every trained parameter, got none for {absent[0]!r}; give the network as it was "
+            "initial must hold the starting weights of every trained parameter, got none for "
+            f"{absent[0]!r}; give the network as it was "
             "before training."
         )
     moved = ParameterBall(names=names, initial=start, radius=math.inf).distances(model)
@@ -231,9 +253,11 @@ def _separation(x: Tensor, y: Tensor, threat: Threat) -> dict[str, Any]:
         return {}
     found = separation(x, y, norm=threat.norm, radius=float(threat.radius), fixed=threat.fixed)
     return {
-        "compatible": found.count == 0, "pairs_meeting": float(found.count), "reach": threat.reach,
+        "compatible": found.count == 0,
+        "pairs_meeting": float(found.count),
+        "reach": threat.reach,
         "smallest_distance": found.distance if math.isfinite(found.distance) else None,
-    }  # fmt: skip
+    }
 
 
 def _certified(certificate: Certificate | None) -> Known:

@@ -1,4 +1,6 @@
-"""Why is it stuck? The findings about a run, read off its folder alone, each with one remedy; its files first."""
+"""Why is it stuck? The findings about a run, read off its folder alone, each with one remedy; its files
+first.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,8 @@ NEEDED = (
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:
-    """What can be said about the run in ``folder``: the state of its files, then the diagnosis that its page and Python give.
+    """What can be said about the run in ``folder``: the state of its files, then the diagnosis that its page
+    and Python give.
 
     Raises:
         RunFolderError: no run there, or its summary is cut short.
@@ -37,7 +40,8 @@ def _files(run: Run) -> list[Finding]:
             Finding(
                 name="files",
                 level="bad",
-                sentence=f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: the run cannot be certified again",
+                sentence=f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: the run "
+                "cannot be certified again",
                 remedy="restore what is missing, or train again with `holdfast train RUN/config.yaml`",
             )
         )

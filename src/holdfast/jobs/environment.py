@@ -41,7 +41,9 @@ def environment(folder: Path = Path("runs")) -> list[Finding]:
 
 
 def data_and_threat(data: Dataset, threat: Threat | None = None) -> list[Finding]:
-    """The data by itself, and with ``threat`` whether any classifier can be robust on it (exact, over the training part)."""
+    """The data by itself, and with ``threat`` whether any classifier can be robust on it (exact, over the
+    training part).
+    """
     findings = [*_examples(data), *_balance(data)]
     return findings if threat is None else [*findings, *_threat(data, threat)]
 
@@ -178,7 +180,8 @@ def _threat(data: Dataset, threat: Threat) -> Iterator[Finding]:
     if not nearest.compatible():
         yield _finding(
             "threat",
-            f"{threat.spec}: the sets of {nearest.count:,}{'' if nearest.complete else ' or more'} pairs of differently"
+            f"{threat.spec}: the sets of {nearest.count:,}{'' if nearest.complete else ' or more'} pairs "
+            "of differently"
             f" labelled examples may meet (nearest distance {nearest.distance:.4g})",
             f"choose a radius below {half:.4g}, or remove the mislabelled examples",
             bad=True,
@@ -200,5 +203,8 @@ def _radius_in_box(data: Dataset, threat: Threat) -> Iterator[Finding]:
     low, high = (torch.as_tensor(edge) for edge in data.bounds)
     half = float((high - low).max()) / 2
     if threat.radius >= half:
-        what = f"{threat.spec} is at least half the width of the valid box: every example can be made the same grey"
+        what = (
+            f"{threat.spec} is at least half the width of the valid box: every example can be made "
+            "the same grey"
+        )
         yield _finding("box", what, f"choose a radius well below {half:.4g}", bad=True)

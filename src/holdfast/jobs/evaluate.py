@@ -86,12 +86,14 @@ def evaluate_run(
     trusted: bool = False,
     progress: bool = True,
 ) -> EvaluationFigures:
-    """Evaluate a run's weights on a part of its data; the record goes to ``evaluation/`` in its folder, its figures to ``summary.json``.
+    """Evaluate a run's weights on a part of its data; the record goes to ``evaluation/`` in its folder, its
+    figures to ``summary.json``.
 
     Args:
         which: ``last`` or ``best`` weights.
         threat: as on the command line, e.g. ``linf:0.1``; default the run's own.
-        trusted: import what the run's configuration names: its data, network, threat or loss, whose code runs then.
+        trusted: import what the run's configuration names: its data, network, threat or loss, whose code runs
+            then.
         box: whether attacked examples stay within the data's valid box.
 
     Raises:
@@ -134,8 +136,15 @@ def _evaluate_run(
         else build_threat(ThreatConfig(spec=own.spec if threat is None else Trusted(threat), box=box), data)
     )
     record, attacked = _evaluated(
-        on_accelerator(model, accelerator), data, asked, plan, folder / "evaluation", loss=loss, weights=which, progress=progress,
-    )  # fmt: skip
+        on_accelerator(model, accelerator),
+        data,
+        asked,
+        plan,
+        folder / "evaluation",
+        loss=loss,
+        weights=which,
+        progress=progress,
+    )
     # Figures of a sample, of other weights or of another threat do not replace the run's own.
     own_figures = asked == own and which == "last" and record.population is None
     proved = record.robust_loss.verified
@@ -166,7 +175,8 @@ def on_accelerator(model: nn.Module, accelerator: str) -> nn.Module:
     except (RuntimeError, AssertionError) as error:
         why = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(
-            f"accelerator must be a device of this machine, such as cpu or cuda, got {accelerator!r} ({why}); leave it out for the CPU."
+            f"accelerator must be a device of this machine, such as cpu or cuda, got {accelerator!r} "
+            f"({why}); leave it out for the CPU."
         ) from error
 
 
@@ -183,9 +193,11 @@ def evaluate_model(
     overwrite: bool = False,
     progress: bool = True,
 ) -> EvaluationFigures:
-    """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and ``examples.csv`` into ``out``.
+    """Evaluate on a part of ``data`` and write ``evaluation.json``, ``attacked.safetensors`` and
+    ``examples.csv`` into ``out``.
 
-    A call that was killed goes on where it stopped when it is repeated. A finished evaluation in ``out`` is replaced only with ``overwrite``.
+    A call that was killed goes on where it stopped when it is repeated. A finished evaluation in ``out`` is
+    replaced only with ``overwrite``.
 
     Raises:
         InputError: anything `evaluate` refuses.
@@ -243,9 +255,13 @@ def _evaluated(
     if rows is not None:
         x, y, population = x[rows], y[rows], len(x)
     settings: dict[str, Any] = {
-        "verify": plan.verify, "verify_seconds": plan.verify_seconds if plan.verify else None, "loss": loss, "batch_size": plan.batch_size, "seed": plan.seed,
+        "verify": plan.verify,
+        "verify_seconds": plan.verify_seconds if plan.verify else None,
+        "loss": loss,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
         "resume_from": out / "unfinished.safetensors",
-    }  # fmt: skip
+    }
     if plan.processes > 1:
         with seen.stage(f"evaluating on {plan.processes} processes"):
             result = evaluate_in_processes(
@@ -261,10 +277,16 @@ def _evaluated(
         save_attacked(result, x, file)
         checked = recheck(file, model, threat, loss=loss)
     record = _record(
-        plan, threat, result, population, checked, curve, data,
+        plan,
+        threat,
+        result,
+        population,
+        checked,
+        curve,
+        data,
         time.perf_counter() - began,
         weights,
-    )  # fmt: skip
+    )
     return record, Attacked(x=x, result=result)
 
 

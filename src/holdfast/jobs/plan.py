@@ -1,4 +1,6 @@
-"""Before anything is trained: how small the robust loss can get, how far the weights must travel, how wide the network must be."""
+"""Before anything is trained: how small the robust loss can get, how far the weights must travel, how wide
+the network must be.
+"""
 
 import math
 import time
@@ -55,7 +57,9 @@ BYTES_A_WEIGHT = 56
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What training a two-layer network of ``width`` takes on this machine; *estimated* from a probe of `PROBE_WIDTH` units."""
+    """What training a two-layer network of ``width`` takes on this machine; *estimated* from a probe of
+    `PROBE_WIDTH` units.
+    """
 
     width: int
     seconds_an_epoch: float
@@ -69,14 +73,17 @@ class Plan(Drawn):
     Attributes:
         threat: its spec.
         examples, population: training examples used, of how many.
-        separation: smallest distance between labels, over the whole training part; ``None`` for threats without one.
-        rho: ``radius / (separation / 2)``; threat sets of different labels meet from 1 on (Kim, Moon and Yun).
+        separation: smallest distance between labels, over the whole training part; ``None`` for threats
+            without one.
+        rho: ``radius / (separation / 2)``; threat sets of different labels meet from 1 on (Kim, Moon and
+            Yun).
         compatible: whether they stay apart; ``None`` where no exact test is known.
         clean, robust: optimal loss against radius without and with the threat.
         terms: the certificate's curvature term at each radius; empty where the network has none.
-        loss, radius: the target for the robust loss, and the smallest radius at which a function was found that has it; infinite if none was.
-        gap, width: the target for the gap, and the width (even) from which on the curvature term is at most that at ``radius``;
-            ``None`` where ``width_reason`` says why.
+        loss, radius: the target for the robust loss, and the smallest radius at which a function was found
+            that has it; infinite if none was.
+        gap, width: the target for the gap, and the width (even) from which on the curvature term is at most
+            that at ``radius``; ``None`` where ``width_reason`` says why.
         cost: of training at that width.
     """
 
@@ -131,12 +138,27 @@ class Plan(Drawn):
     def record(self) -> dict[str, Any]:
         """What `plan.json` holds; infinity is null."""
         values = {
-            "data": self.data, "threat": self.threat, "network": self.network, "kernel": self.robust.what,
-            "examples": self.examples, "population": self.population,
-            "compatible": self.compatible, "separation": self.separation, "rho": self.rho, "pairs_meeting": self.pairs_meeting,
-            "clean": _curve_record(self.clean), "robust": _curve_record(self.robust),
-            "claims": {"lower": "bounded", "upper": "observed", "clean upper": "bounded", "width": "estimated", "cost": "estimated"},
-            "loss_aim": self.loss, "parameter_radius": self.radius,
+            "data": self.data,
+            "threat": self.threat,
+            "network": self.network,
+            "kernel": self.robust.what,
+            "examples": self.examples,
+            "population": self.population,
+            "compatible": self.compatible,
+            "separation": self.separation,
+            "rho": self.rho,
+            "pairs_meeting": self.pairs_meeting,
+            "clean": _curve_record(self.clean),
+            "robust": _curve_record(self.robust),
+            "claims": {
+                "lower": "bounded",
+                "upper": "observed",
+                "clean upper": "bounded",
+                "width": "estimated",
+                "cost": "estimated",
+            },
+            "loss_aim": self.loss,
+            "parameter_radius": self.radius,
             "radius_for_loss": [
                 {
                     "loss": loss,
@@ -147,13 +169,17 @@ class Plan(Drawn):
                 }
                 for loss in LOSSES
             ],
-            "gap_aim": self.gap, "width": self.width, "width_reason": self.width_reason,
+            "gap_aim": self.gap,
+            "width": self.width,
+            "width_reason": self.width_reason,
             "width_at_radii": [
                 {"radius": term.radius, "width": term.width_for(self.gap)} for term in self.terms
             ],
             "cost": None if self.cost is None else vars(self.cost),
-            "seed": self.seed, "seconds": self.seconds, "versions": versions(),
-        }  # fmt: skip
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "versions": versions(),
+        }
         record: dict[str, Any] = without_nan(values)
         return record
 
@@ -201,18 +227,22 @@ def plan(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Plan:
-    """How small the robust loss can get on this data, which radius and which width that takes; `docs/explanations/theory.md`.
+    """How small the robust loss can get on this data, which radius and which width that takes;
+    `docs/explanations/theory.md`.
 
     Args:
-        model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide limit, any other module for
-            itself, linear in its weights. Default: a `TwoLayer` softplus network with centred inputs, as `holdfast train` builds it.
-        radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of ``target_loss``, ten at most.
+        model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide
+            limit, any other module for itself, linear in its weights. Default: a `TwoLayer` softplus network
+            with centred inputs, as `holdfast train` builds it.
+        radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of
+            ``target_loss``, ten at most.
         target_loss: robust loss that the radius and the width are worked out for.
         target_gap: what the certificate's curvature term may cost at that width.
-        examples: training examples used at most, every class keeping its share. The optimum over fewer examples says little more than
-            which radii matter for all of them: more examples need more radius.
+        examples: training examples used at most, every class keeping its share. The optimum over fewer
+            examples says little more than which radii matter for all of them: more examples need more radius.
         attack, batch_size: of training, for its cost.
-        out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given, which replaces the plan in it.
+        out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given, which
+            replaces the plan in it.
 
     Raises:
         InputError: data the threat refuses, bad radii or targets, or memory that does not reach.
@@ -237,10 +267,18 @@ def plan(
         with seen.counted(f"optimal {name} loss over {len(tried)} radii") as report:
             curves.append(
                 optimal_robust_loss(
-                    kernel, x, y, against, tried, loss=loss, classes=data.classes, seed=seed, progress=report,
+                    kernel,
+                    x,
+                    y,
+                    against,
+                    tried,
+                    loss=loss,
+                    classes=data.classes,
+                    seed=seed,
+                    progress=report,
                     until=None if radii is not None or against is None else DONE * target_loss,
                 )
-            )  # fmt: skip
+            )
         tried = list(curves[0].radii)
     robust, clean = curves
     radius = robust.radius_for(target_loss)[1]
@@ -252,13 +290,31 @@ def plan(
             cost = _cost(model, data, threat, attack, loss, width, batch_size)
     half = None if found is None else found.distance / 2
     result = Plan(
-        data=data.name, threat=threat.spec, network=_network_name(model), examples=len(y), population=len(data.train),
+        data=data.name,
+        threat=threat.spec,
+        network=_network_name(model),
+        examples=len(y),
+        population=len(data.train),
         separation=None if found is None else found.distance,
-        rho=None if half is None or not isinstance(threat, LpBall) else math.inf if half == 0 else threat.radius / half,
-        compatible=None if found is None else found.count == 0, pairs_meeting=0 if found is None else found.count,
-        clean=clean, robust=robust, terms=terms, loss=target_loss, radius=radius, gap=target_gap, width=width, width_reason=reason,
-        cost=cost, seed=seed, seconds=time.perf_counter() - began,
-    )  # fmt: skip
+        rho=None
+        if half is None or not isinstance(threat, LpBall)
+        else math.inf
+        if half == 0
+        else threat.radius / half,
+        compatible=None if found is None else found.count == 0,
+        pairs_meeting=0 if found is None else found.count,
+        clean=clean,
+        robust=robust,
+        terms=terms,
+        loss=target_loss,
+        radius=radius,
+        gap=target_gap,
+        width=width,
+        width_reason=reason,
+        cost=cost,
+        seed=seed,
+        seconds=time.perf_counter() - began,
+    )
     if out is not None:
         write_plan(result, Path(out))
     return result
@@ -285,11 +341,14 @@ def _separation(data: Dataset, threat: Threat, seen: Progress) -> Separation | N
 
 
 def _default_radii(kernel: Any, x: Tensor, y: Tensor, classes: int, loss: Loss) -> list[float]:
-    """Doubling, from where the first slope of the clean curve takes a fifth off the loss at the start; two digits each."""
+    """Doubling, from where the first slope of the clean curve takes a fifth off the loss at the start; two
+    digits each.
+    """
     start, slope = first_slope(function_class(kernel, x, classes), x, y, loss)
     if not slope > 0:
         raise InputError(
-            "the kernel must tell the examples apart, got one under which the loss cannot fall; choose another activation or add a constant."
+            "the kernel must tell the examples apart, got one under which the loss cannot fall; choose "
+            "another activation or add a constant."
         )
     first = 0.2 * start / slope
     return [float(f"{first * 2**k:.2g}") for k in range(RADII)]
@@ -298,7 +357,9 @@ def _default_radii(kernel: Any, x: Tensor, y: Tensor, classes: int, loss: Loss) 
 def _width(
     model: nn.Module, robust: RobustLossCurve, radius: float, gap: float
 ) -> tuple[tuple[CurvatureTerm, ...], int | None, str]:
-    """The curvature terms at the radii, and the width at the smallest of them that reaches the target loss."""
+    """The curvature terms at the radii, and the width at the smallest of them that reaches the target
+    loss.
+    """
     core = exact_core(model)
     if core is None:
         return (

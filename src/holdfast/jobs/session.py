@@ -40,10 +40,12 @@ class Session:
 
     Attributes:
         x, y: the training part, on the run's device.
-        attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the finished network.
+        attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the
+            finished network.
         kernel: what the tangent kernel was at the start; None where it is not watched.
         recipe: the optimiser and the examples a round, and why where they were chosen.
-        step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began with, None of an optimiser with its own.
+        step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began
+            with, None of an optimiser with its own.
         radius: at which windows are bounded while training; the certificate may be asked for another.
         state, best, rows: all that changes, besides the weights.
     """
@@ -131,13 +133,25 @@ class Session:
     def frozen(self, weights_name: str, *, seed: int) -> FrozenPass:
         """Every training example attacked once at the present weights, re-evaluated in float64."""
         points = attacked_points(
-            self.model, self.x, self.y, self.threat, self.attack, self.loss, seed=seed,
+            self.model,
+            self.x,
+            self.y,
+            self.threat,
+            self.attack,
+            self.loss,
+            seed=seed,
             batch_size=attacked_at_once(self.model),
-        )  # fmt: skip
+        )
         return frozen_pass(
-            self.model, self.recorder.initial, points, self.threat, self.loss, self.curvature,
-            weights_name=weights_name, example_weights=self.example_weights,
-        )  # fmt: skip
+            self.model,
+            self.recorder.initial,
+            points,
+            self.threat,
+            self.loss,
+            self.curvature,
+            weights_name=weights_name,
+            example_weights=self.example_weights,
+        )
 
 
 def attacked_at_once(model: nn.Module) -> int:

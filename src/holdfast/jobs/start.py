@@ -1,4 +1,6 @@
-"""Where training starts: at the centre of the parameter ball, at a network given, or at the solution of the kernel limit."""
+"""Where training starts: at the centre of the parameter ball, at a network given, or at the solution of
+the kernel limit.
+"""
 
 from torch import nn
 
@@ -15,10 +17,12 @@ TOLERANCE = 0.02
 def start_from(session: Session, start: nn.Module | str) -> None:
     """Move the model's weights to the start; the centre of the ball stays where it was.
 
-    ``kernel``: the solution of the kernel limit at the parameter radius, written into the weights (`into_network`).
+    ``kernel``: the solution of the kernel limit at the parameter radius, written into the weights
+    (`into_network`).
 
     Raises:
-        InputError: an unknown word, weights that do not fit, no radius for ``kernel``, or a problem beyond memory.
+        InputError: an unknown word, weights that do not fit, no radius for ``kernel``, or a problem beyond
+            memory.
     """
     if start == "initial":
         return
@@ -28,7 +32,8 @@ def start_from(session: Session, start: nn.Module | str) -> None:
         model.load_state_dict(found.state_dict())
     except RuntimeError as error:
         raise InputError(
-            f"start must be a network like model, got {type(found).__name__} whose weights do not fit ({' '.join(str(error).split())[:160]});"
+            f"start must be a network like model, got {type(found).__name__} whose weights do not fit "
+            f"({' '.join(str(error).split())[:160]});"
             " build it from the same arguments."
         ) from error
     if session.parameter_radius is not None:
@@ -39,7 +44,8 @@ def check_start(start: nn.Module | str, parameter_radius: float | None) -> None:
     """Refuse what cannot be a start, before anything is spent."""
     if isinstance(start, str) and start not in STARTS:
         raise InputError(
-            f"start must be one of {', '.join(STARTS)}, or a network like model, got {start!r}; 'initial' is the usual one."
+            f"start must be one of {', '.join(STARTS)}, or a network like model, got {start!r}; "
+            "'initial' is the usual one."
         )
     if start == "kernel" and parameter_radius is None:
         raise InputError(
@@ -52,10 +58,19 @@ def _kernel_solution(session: Session) -> nn.Module:
     assert radius is not None  # check_start
     with session.progress.counted("solving the kernel limit") as report:
         curve = optimal_robust_loss(
-            limit_of(model), session.x, session.y, session.threat, [radius],
-            loss=session.loss, classes=session.data.classes, tolerance=TOLERANCE, seed=session.seed, progress=report,
-        )  # fmt: skip
+            limit_of(model),
+            session.x,
+            session.y,
+            session.threat,
+            [radius],
+            loss=session.loss,
+            classes=session.data.classes,
+            tolerance=TOLERANCE,
+            seed=session.seed,
+            progress=report,
+        )
     session.writer.log(
-        f"the kernel limit's optimal robust loss at radius {radius:g} is {float(curve.lower):.4f} to {float(curve.upper):.4f}; training starts there"
+        f"the kernel limit's optimal robust loss at radius {radius:g} is {float(curve.lower):.4f} to "
+        f"{float(curve.upper):.4f}; training starts there"
     )
     return into_network(curve.solutions[0], model)

@@ -59,7 +59,9 @@ class Results:
 
     @property
     def reported(self) -> Evaluation | None:
-        """The part that accuracies are reported of: the test part, or where there is none the training part."""
+        """The part that accuracies are reported of: the test part, or where there is none the training
+        part.
+        """
         return None if self.closing is None else self.closing.on_test or self.closing.on_train
 
 
@@ -206,7 +208,9 @@ def _of(value: object, name: str, kind: type[Value]) -> Value | None:
 
 
 def _closing(results: Results) -> ClosingFigures | None:
-    """Counts of both parts under the same attacks, and of the training part under the attack of training alone."""
+    """Counts of both parts under the same attacks, and of the training part under the attack of training
+    alone.
+    """
     if results.closing is None or results.passed is None:
         return None
     final, closing = results.passed, results.closing
@@ -220,7 +224,9 @@ def _closing(results: Results) -> ClosingFigures | None:
 
 
 def attacked_loss(results: Results) -> float:
-    """The robust loss of the last weights as far as attacks found it: each example at its worst known point, weighted."""
+    """The robust loss of the last weights as far as attacks found it: each example at its worst known
+    point, weighted.
+    """
     if results.on_train is None or results.passed is None:
         return math.nan
     final = results.passed
@@ -229,9 +235,12 @@ def attacked_loss(results: Results) -> float:
 
 
 def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: RunWriter) -> None:
-    """Examples with their attacked points: half of them broken by the attack, where there are as many, half holding."""
+    """Examples with their attacked points: half of them broken by the attack, where there are as many,
+    half holding.
+    """
     part = data.test if len(data.test) else data.train
-    # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a group.
+    # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a
+    # group.
     group = torch.where(result.clean, result.robust.long(), 2)
     mixed = torch.randperm(len(group), generator=torch.Generator().manual_seed(0))
     broken, holding, wrong = (mixed[group[mixed] == k] for k in range(3))
@@ -243,7 +252,10 @@ def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: 
     writer.tensors(
         "gallery.safetensors",
         {
-            "x": part.x[chosen], "attacked": result.x[chosen], "label": part.y[chosen],
-            "predicted_clean": before, "predicted_attacked": after,
+            "x": part.x[chosen],
+            "attacked": result.x[chosen],
+            "label": part.y[chosen],
+            "predicted_clean": before,
+            "predicted_attacked": after,
         },
-    )  # fmt: skip
+    )

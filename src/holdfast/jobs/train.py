@@ -1,7 +1,7 @@
 """The main job: train under attack, evaluate, certify, and write the run down.
 
-Read with `holdfast.training.loop`, which is the training itself, and `holdfast.jobs.conclude`, which follows it. What this module
-adds: checks before anything is spent, checkpoints, interruption.
+Read with `holdfast.training.loop`, which is the training itself, and `holdfast.jobs.conclude`, which follows
+it. What this module adds: checks before anything is spent, checkpoints, interruption.
 """
 
 import inspect
@@ -159,46 +159,60 @@ def train(
     progress: bool = True,
     config: dict[str, Any] | None = None,
 ) -> Run:
-    """Train ``model`` (in place) against ``attack`` within ``threat``, and certify how far from the best it ended.
+    """Train ``model`` (in place) against ``attack`` within ``threat``, and certify how far from the best it
+    ended.
 
     Args:
-        model: any module that maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
+        model: any module that maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for
+            two classes.
         threat: or text such as ``linf:0.1``, which takes the data's box and fixed features.
         attack: the adversary of training, default ``PGD(steps=10)``; the surrogate loss is defined with it.
         loss: default cross-entropy (logistic for one output). An attack and a loss may be given by name.
-        parameter_radius: radius ``R`` of the ball(s) around the initial weights; ``project`` returns the weights to it after
-            every step, as the paper does. By default there is none, since no number fits every network and data: the certificate's radius
-            is then the distance that the weights moved.
+        parameter_radius: radius ``R`` of the ball(s) around the initial weights; ``project`` returns the
+            weights to it after every step, as the paper does. By default there is none, since no number fits
+            every network and data: the certificate's radius is then the distance that the weights moved.
         batch_size: examples a round; default all of them, or 64 where ``auto`` is adam.
-        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has its own settings. ``auto``
-            is sgd for two layers, for networks linear in their weights and where a learning rate or momentum is given, else adam.
-        learning_rate: default for sgd the inverse of the curvature at the start (`holdfast.training.step_size`), for adam by ``auto`` the best
-            of a short search (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log and in the summary.
+        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has
+            its own settings. ``auto`` is sgd for two layers, for networks linear in their weights and where a
+            learning rate or momentum is given, else adam.
+        learning_rate: default for sgd the inverse of the curvature at the start
+            (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
+            (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log
+            and in the summary.
         momentum: of sgd, default 0.9.
-        out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is written.
-        kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each evaluated epoch: columns ``kernel_...``
-            and ``weight_drift`` of ``metrics.jsonl`` (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
+        out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is
+            written.
+        kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each
+            evaluated epoch: columns ``kernel_...`` and ``weight_drift`` of ``metrics.jsonl``
+                (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
             for each of them; refused where that does not fit into memory. Default: none.
-        start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the solution of the kernel limit at
-            ``parameter_radius`` (`holdfast.theory.into_network`); or another network like ``model``, whose weights training starts from.
-        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches and queries follow, on both
-            parts alike.
-        best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
-        example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default ``1 / n``.
-        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are not recorded: only
-            the final pass certifies.
+        start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
+            solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
+            network like ``model``, whose weights training starts from.
+        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches
+            and queries follow, on both parts alike.
+        best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or
+            ``robust_accuracy`` (highest).
+        example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default
+            ``1 / n``.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are
+            not recorded: only the final pass certifies.
         certificate_radius: radius to certify at, default ``parameter_radius``.
         trace_every: record one epoch in so many; default: as many as cost at most a tenth of training.
         tighten: evaluations of the bound spent on raising it after training.
-        allow_incompatible: train even though threat sets of different labels meet (then no robust classifier exists).
-        resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what `docs/explanations/runs.md` names.
-        overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it is.
+        allow_incompatible: train even though threat sets of different labels meet (then no robust classifier
+            exists).
+        resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what
+            `docs/explanations/runs.md` names.
+        overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it
+            is.
 
     Returns:
         The run, with its figures, its certificate and its metrics.
 
     Raises:
-        KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM (status 143) or SIGHUP (129), came; the folder holds the state reached.
+        KeyboardInterrupt, SystemExit: SIGINT, or SIGTERM (status 143) or SIGHUP (129), came; the folder holds
+            the state reached.
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
         RunFolderError: ``out`` is occupied, holds nothing to resume, or cannot be written.
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
@@ -223,8 +237,13 @@ def train(
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
     recipe = recipe_for(
-        model, len(data.train), optimizer=optimizer, batch_size=batch_size, learning_rate=learning_rate, momentum=momentum,
-    )  # fmt: skip
+        model,
+        len(data.train),
+        optimizer=optimizer,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+    )
     optimizer, batch = recipe.optimizer, recipe.batch_size
     momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
     check_batches(model, data, batch)
@@ -239,11 +258,30 @@ def train(
         build_attack(DEFAULT.evaluation) if evaluation_attack is None else as_attack(evaluation_attack)
     )
     identity = identity_of(
-        model=model, data=data, threat=threat, loss=loss, attack=attack, validation_attack=evaluation, example_weights=example_weights,
-        epochs=epochs, batch_size=batch, optimizer=optimizer, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay,
-        schedule=schedule, seed=seed, parameter_radius=parameter_radius, project=project, precision=precision, start=start, best_by=best_by,
-        evaluate_every=evaluate_every, kernel_examples=kernel_examples, trace=trace,
-    )  # fmt: skip
+        model=model,
+        data=data,
+        threat=threat,
+        loss=loss,
+        attack=attack,
+        validation_attack=evaluation,
+        example_weights=example_weights,
+        epochs=epochs,
+        batch_size=batch,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        seed=seed,
+        parameter_radius=parameter_radius,
+        project=project,
+        precision=precision,
+        start=start,
+        best_by=best_by,
+        evaluate_every=evaluate_every,
+        kernel_examples=kernel_examples,
+        trace=trace,
+    )
     folder = None if target is None else written_in(target, resume=resume, overwrite=overwrite)
     if resume and folder is not None:
         identity = check_same(read_identity(folder), identity)
@@ -268,9 +306,17 @@ def train(
     )
     curvature, reason = curvature_for(model)
     recorder = TraceRecorder(
-        model, x, y, threat, loss, curvature=curvature, radius=certificate_radius or parameter_radius or 1.0, example_weights=example_weights,
-        processes=fabric.world_size, reduce=partial(summed, fabric),
-    )  # fmt: skip
+        model,
+        x,
+        y,
+        threat,
+        loss,
+        curvature=curvature,
+        radius=certificate_radius or parameter_radius or 1.0,
+        example_weights=example_weights,
+        processes=fabric.world_size,
+        reduce=partial(summed, fabric),
+    )
     wrapped, torch_optimizer = fabric.setup(model, torch_optimizer)
     with ExitStack() as held:
         if folder is not None and target is not None and fabric.is_global_zero:
@@ -284,28 +330,65 @@ def train(
                 step = replace(step, learning_rate=group.get("initial_lr", group["lr"]))
                 learning_rate = step.learning_rate
         kernel = _kernel(
-            model, x, y, classes=data.classes, examples=kernel_examples, seed=seed, resumed=folder if resume else None,
-        )  # fmt: skip
+            model,
+            x,
+            y,
+            classes=data.classes,
+            examples=kernel_examples,
+            seed=seed,
+            resumed=folder if resume else None,
+        )
         session = Session(
-            name=name, seed=seed, model=model, data=data, x=x, y=y, threat=threat, loss=loss, attack=attack,
+            name=name,
+            seed=seed,
+            model=model,
+            data=data,
+            x=x,
+            y=y,
+            threat=threat,
+            loss=loss,
+            attack=attack,
             evaluation=evaluation,
             final=build_attack(DEFAULT.final) if final_attack is None else as_attack(final_attack),
-            example_weights=example_weights, parameter_radius=parameter_radius, certificate_radius=certificate_radius,
-            best_by=best_by, compatibility=compatibility, fabric=fabric, optimizer=torch_optimizer, curvature=curvature,
-            reason=reason, recorder=recorder,
-            ball=ParameterBall(names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf),
-            kernel=kernel, recipe=recipe, step=step, learning_rate=learning_rate, writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
-            progress=seen, started=started, state=state, best=best, rows=rows,
-        )  # fmt: skip
+            example_weights=example_weights,
+            parameter_radius=parameter_radius,
+            certificate_radius=certificate_radius,
+            best_by=best_by,
+            compatibility=compatibility,
+            fabric=fabric,
+            optimizer=torch_optimizer,
+            curvature=curvature,
+            reason=reason,
+            recorder=recorder,
+            ball=ParameterBall(
+                names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf
+            ),
+            kernel=kernel,
+            recipe=recipe,
+            step=step,
+            learning_rate=learning_rate,
+            writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
+            progress=seen,
+            started=started,
+            state=state,
+            best=best,
+            rows=rows,
+        )
         if resume and folder is not None:
             _go_on(session, identity, config or kept_config(folder, _described(locals()), epochs))
         else:
             _begin(session, identity, config or _described(locals()), start, chosen)
         run = _fitted(
-            session, wrapped, epochs=epochs, batch_size=batch, schedule=schedule, evaluate_every=evaluate_every,
-            project=project and parameter_radius is not None, recorded=trace and precision.endswith("-true"),
+            session,
+            wrapped,
+            epochs=epochs,
+            batch_size=batch,
+            schedule=schedule,
+            evaluate_every=evaluate_every,
+            project=project and parameter_radius is not None,
+            recorded=trace and precision.endswith("-true"),
             every=trace_every or record_every(model, len(y), batch, attack.passes),
-        )  # fmt: skip
+        )
         if run is None:
             run = conclude(session, tighten=tighten)
             if session.folder is not None:
@@ -320,7 +403,9 @@ def _begin(
     start: nn.Module | str,
     chosen: Sequence[str],
 ) -> None:
-    """The folder at the beginning: this run whole and resumable, and nothing of another one, from one moment to the next."""
+    """The folder at the beginning: this run whole and resumable, and nothing of another one, from one
+    moment to the next.
+    """
     writer, model = session.writer, session.model
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     start_from(session, start)
@@ -331,14 +416,17 @@ def _begin(
         save_setting(writer, model, session.threat, session.loss, session.example_weights)
         save(session)
     writer.log(
-        f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed {session.seed}"
+        f"training {type(model).__name__} on {session.data.name} under {session.threat.spec} with seed "
+        f"{session.seed}"
     )
     for line in chosen:
         writer.log(line)
 
 
 def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None:
-    """The folder when a run is resumed: only what was of its earlier end is gone, once the new state is on disk."""
+    """The folder when a run is resumed: only what was of its earlier end is gone, once the new state is on
+    disk.
+    """
     said = f"going on {session.position()}"
     if session.state.within is not None and not session.recorder.is_open:
         said += "; no window of the trace is open there, so this epoch has no bound of its own"
@@ -365,7 +453,9 @@ def _fitted(
     recorded: bool,
     every: int,
 ) -> Run | None:
-    """Train, and save where training ended. Nothing is returned unless it ended early and its caller is to go on."""
+    """Train, and save where training ended. Nothing is returned unless it ended early and its caller is to
+    go on.
+    """
     seen, state = session.progress, session.state
 
     def observe(record: EpochRecord, now: TrainingState) -> None:
@@ -386,12 +476,31 @@ def _fitted(
         with stopping(at_safe_points=True) as stop:
             with torch.random.fork_rng(devices), seen.training(steps, state.rounds):
                 done = fit(
-                    session.fabric, session.model, wrapped, session.optimizer, session.x, session.y, session.threat,
-                    session.attack, session.loss, epochs=epochs, batch_size=batch_size, schedule=schedule,
-                    seed=session.seed, ball=session.ball, project=project, recorder=session.recorder if recorded else None,
-                    record_every=every, state=state, observe=observe, on_step=seen.step, stop=stop, due=session.due,
-                    checkpoint=partial(save, session), example_weights=session.example_weights,
-                )  # fmt: skip
+                    session.fabric,
+                    session.model,
+                    wrapped,
+                    session.optimizer,
+                    session.x,
+                    session.y,
+                    session.threat,
+                    session.attack,
+                    session.loss,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    schedule=schedule,
+                    seed=session.seed,
+                    ball=session.ball,
+                    project=project,
+                    recorder=session.recorder if recorded else None,
+                    record_every=every,
+                    state=state,
+                    observe=observe,
+                    on_step=seen.step,
+                    stop=stop,
+                    due=session.due,
+                    checkpoint=partial(save, session),
+                    example_weights=session.example_weights,
+                )
             session.model.eval()
             if session.best.weights is None:
                 session.best.weights, session.best.epoch = session.current(), state.epoch

@@ -1,4 +1,6 @@
-"""After an epoch: how the network does on the validation part, and whether its weights are the best so far."""
+"""After an epoch: how the network does on the validation part, and whether its weights are the best so
+far.
+"""
 
 import math
 from dataclasses import replace
@@ -12,18 +14,28 @@ BEST_BY = ("robust_loss", "robust_accuracy")
 
 
 def validate(session: Session, row: EpochFigures) -> EpochFigures:
-    """The row with the figures of the validation part under ``session.evaluation``; keeps the weights where they are the best so far.
+    """The row with the figures of the validation part under ``session.evaluation``; keeps the weights where
+    they are the best so far.
 
-    Best by ``robust_loss`` (what the certificate is about) or by ``robust_accuracy``, the other one deciding between equals.
+    Best by ``robust_loss`` (what the certificate is about) or by ``robust_accuracy``, the other one deciding
+    between equals.
     """
     part, model = session.data.validation, session.model
     model.eval()
     # Every example is attacked to the end, since its loss is wanted, in pieces that memory can hold.
     result = evaluate(
-        model, part.x.to(session.device), part.y.to(session.device), session.threat, (session.evaluation,),
-        loss=session.loss, verify=None, drop_broken=False, seed=session.seed, batch_size=attacked_at_once(model),
+        model,
+        part.x.to(session.device),
+        part.y.to(session.device),
+        session.threat,
+        (session.evaluation,),
+        loss=session.loss,
+        verify=None,
+        drop_broken=False,
+        seed=session.seed,
+        batch_size=attacked_at_once(model),
         examine=False,
-    )  # fmt: skip
+    )
     model.train()
     best, robust, loss = session.best, result.robust_accuracy, float(result.loss.mean())
 

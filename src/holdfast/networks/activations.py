@@ -1,7 +1,8 @@
 """Activations, with the facts kernels and certificates need stated as data: slope, curvature, kinks.
 
-The certificate rests on ``-curvature_below <= act'' <= curvature_above`` almost everywhere, so those constants are upper
-bounds: exact where representable, otherwise the closed form (or a numeric maximum) rounded up.
+The certificate rests on ``-curvature_below <= act'' <= curvature_above`` almost everywhere, so those
+constants are upper bounds: exact where representable, otherwise the closed form (or a numeric maximum)
+rounded up.
 """
 
 import difflib
@@ -26,7 +27,8 @@ SQRT_PI = math.sqrt(math.pi)
 SQRT_2PI = math.sqrt(2 * math.pi)
 LEAK = 0.01
 
-# Above 36.7 the terms of softplus(x) - x vanish in float64, so switching to x at 40 loses nothing; torch's own 20 loses 2e-9.
+# Above 36.7 the terms of softplus(x) - x vanish in float64, so switching to x at 40 loses nothing; torch's
+# own 20 loses 2e-9.
 SOFTPLUS_LINEAR_FROM = 40.0
 
 # Beyond 13 the Gaussian has a mass under 1e-37, and squared activations grow at most like x^4.
@@ -70,13 +72,17 @@ class Activation:
 
     @property
     def normaliser(self) -> float:
-        """``c = 1 / E act(z)^2`` for standard Gaussian ``z``: ``sqrt(c / m) act`` keeps the norm of wide layers near 1."""
+        """``c = 1 / E act(z)^2`` for standard Gaussian ``z``: ``sqrt(c / m) act`` keeps the norm of wide
+        layers near 1.
+        """
         return _normaliser(self)
 
 
 @cache
 def _normaliser(activation: Activation) -> float:
-    """Gauss-Legendre on each side of 0: unlike Gauss-Hermite it is exact to rounding across a kink at 0, too."""
+    """Gauss-Legendre on each side of 0: unlike Gauss-Hermite it is exact to rounding across a kink at 0,
+    too.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
     half = (nodes + 1) * (QUADRATURE_REACH / 2)
     z = np.concatenate([-half[::-1], half])
@@ -261,9 +267,11 @@ ACTIVATIONS: dict[str, Activation] = {
 
 @cache
 def centred_softplus(temperature: float) -> Activation:
-    """``t softplus(x / t) - E[t softplus(z / t)]`` for standard Gaussian ``z``: convex, ``0 <= act'' <= 1 / (4 t)``, mean 0.
+    """``t softplus(x / t) - E[t softplus(z / t)]`` for standard Gaussian ``z``: convex,
+    ``0 <= act'' <= 1 / (4 t)``, mean 0.
 
-    Without the mean a deep network's outputs fall faster at equal curvature. Its name is ``csp`` and ``t``, as in ``csp1`` or ``csp0.5``.
+    Without the mean a deep network's outputs fall faster at equal curvature. Its name is ``csp`` and ``t``,
+    as in ``csp1`` or ``csp0.5``.
     """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise InputError(f"temperature must be > 0 and finite, got {temperature}; 1 is the usual choice.")

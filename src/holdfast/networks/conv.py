@@ -1,4 +1,6 @@
-"""The convolutional network of the MNIST challenge, for comparison with the adversarial-training literature."""
+"""The convolutional network of the MNIST challenge, for comparison with the adversarial-training
+literature.
+"""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,9 +12,11 @@ from holdfast.errors import InputError
 
 @takes(classes=whole(least=2), channels=COUNT, size=whole(least=4), seed=SEED)
 class MNISTConv(nn.Module):
-    """Two 5x5 convolutions (32 and 64 channels, each ReLU and 2x2 max-pooling), then 1024 ReLU units (Madry et al. 2018).
+    """Two 5x5 convolutions (32 and 64 channels, each ReLU and 2x2 max-pooling), then 1024 ReLU units (Madry
+    et al. 2018).
 
-    Weights and biases start uniform in ``+-1 / sqrt(fan_in)``, torch's own default, but drawn from ``seed`` alone.
+    Weights and biases start uniform in ``+-1 / sqrt(fan_in)``, torch's own default, but drawn from ``seed``
+    alone.
 
     Args:
         classes: 2 classes have one signed output, more have one output a class.

@@ -1,4 +1,6 @@
-"""Deep wide networks in the paper's scaling: fixed first and last maps, trained Gaussian layers between them."""
+"""Deep wide networks in the paper's scaling: fixed first and last maps, trained Gaussian layers between
+them.
+"""
 
 import math
 from collections.abc import Iterable
@@ -29,8 +31,8 @@ class Dense(nn.Module):
     """The deep network of Gao et al. 2019, section 3, in NTK scaling; ``H = depth``, ``m = width``.
 
     ``x^0 = A x``, ``u^h = W^h x^(h-1)``, ``x^h = sqrt(c/m) act(u^h)`` for ``h = 1..H``, ``f = a . x^H``, with
-    ``c = 1 / E act(z)^2`` so that ``||x^h||`` stays near ``||x||``. The ``W^h`` start standard Gaussian and are trained;
-    ``A`` (entries of variance ``1/m``) and ``a`` (standard Gaussian, a row a class) stay fixed.
+    ``c = 1 / E act(z)^2`` so that ``||x^h||`` stays near ``||x||``. The ``W^h`` start standard Gaussian and
+    are trained; ``A`` (entries of variance ``1/m``) and ``a`` (standard Gaussian, a row a class) stay fixed.
 
     Args:
         features: numbers in one example (inputs of any shape are flattened).
@@ -39,12 +41,16 @@ class Dense(nn.Module):
         depth: trained layers ``H``.
         activation: a name (``softplus``, ``relu``, ...) or an `Activation`.
         seed: seed of all initial weights; the global random state is left alone.
-        zero_start: subtracts a frozen copy of the initial network, so that ``f(W0, .) = 0``. Twice the work of a forward pass.
-        output: ``gaussian`` draws ``a`` as the paper does; ``signed`` gives unit ``r`` the output row ``+e_c`` or ``-e_c``, units with
-            equal rows together (``2 C`` groups): the certificate's curvature is smaller by far.
-        input_layer: whether there is a random ``A``; without it ``x^0 = x``, and ``W^1`` has ``features`` columns.
+        zero_start: subtracts a frozen copy of the initial network, so that ``f(W0, .) = 0``. Twice the work
+            of a forward pass.
+        output: ``gaussian`` draws ``a`` as the paper does; ``signed`` gives unit ``r`` the output row
+            ``+e_c`` or ``-e_c``, units with equal rows together (``2 C`` groups): the certificate's curvature
+            is smaller by far.
+        input_layer: whether there is a random ``A``; without it ``x^0 = x``, and ``W^1`` has ``features``
+            columns.
 
-    Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs). Trained: `weights`, ``H`` matrices.
+    Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs). Trained: `weights`,
+    ``H`` matrices.
 
     >>> Dense(features=4, classes=3, width=8, depth=2)(torch.ones(5, 4)).shape
     torch.Size([5, 3])
@@ -76,7 +82,8 @@ class Dense(nn.Module):
         self.groups = 2 * self.outputs if output == "signed" else 1
         if width % self.groups:
             raise InputError(
-                f"width must be a multiple of {self.groups} (each output has units of both signs), got {width}; ask for "
+                f"width must be a multiple of {self.groups} (each output has units of both signs), got "
+                f"{width}; ask for "
                 f"{max(self.groups, round(width / self.groups) * self.groups)}."
             )
 
@@ -100,7 +107,8 @@ class Dense(nn.Module):
             "input_weight",
             torch.randn(width, features, generator=draw) / math.sqrt(width) if input_layer else None,
         )
-        # Buffers, not recomputed from the seed: a loaded run must subtract exactly the network it started from.
+        # Buffers, not recomputed from the seed: a loaded run must subtract exactly the network it started
+        # from.
         for layer, weight in enumerate(weights):
             self.register_buffer(f"initial_{layer}", weight.clone() if zero_start else None)
 

@@ -1,4 +1,6 @@
-"""The tangent of a network at its initial weights, as a network of its own: what training would be were the kernel constant."""
+"""The tangent of a network at its initial weights, as a network of its own: what training would be were
+the kernel constant.
+"""
 
 import copy
 import warnings
@@ -20,19 +22,23 @@ Weights = dict[str, Tensor]
 
 @takes(model=MODEL)
 class Linearised(nn.Module):
-    """``f_lin(x; W) = f(x; W0) + <grad_W f(x; W0), W - W0>``, with ``W0`` the weights that ``model`` has now (Lee et al. 2019, arXiv 1902.06720).
+    """``f_lin(x; W) = f(x; W0) + <grad_W f(x; W0), W - W0>``, with ``W0`` the weights that ``model`` has now
+    (Lee et al. 2019, arXiv 1902.06720).
 
-    Any module that torch differentiates in forward mode; ``model`` itself is copied and stays as it is. Linear in the trained weights: its tangent
-    kernel is that of ``model`` at ``W0`` for ever, and its curvature in the weights is 0. Attacks differentiate through it like
-    through any other network. One pass takes about as long as two to three of ``model``.
+    Any module that torch differentiates in forward mode; ``model`` itself is copied and stays as it is.
+    Linear in the trained weights: its tangent kernel is that of ``model`` at ``W0`` for ever, and its
+    curvature in the weights is 0. Attacks differentiate through it like through any other network. One pass
+    takes about as long as two to three of ``model``.
 
-    ``W`` are the parameters of the copy, named ``model.`` and their name there; frozen parameters and buffers enter as they are. The
-    copy is always in evaluation mode: dropout is off and batch norm uses its running statistics, which stay.
+    ``W`` are the parameters of the copy, named ``model.`` and their name there; frozen parameters and buffers
+    enter as they are. The copy is always in evaluation mode: dropout is off and batch norm uses its running
+    statistics, which stay.
 
     Shapes: those of ``model``.
 
     Raises:
-        InputError: no parameter of ``model`` requires a gradient; at a call, torch cannot differentiate ``model`` in forward mode.
+        InputError: no parameter of ``model`` requires a gradient; at a call, torch cannot differentiate
+            ``model`` in forward mode.
 
     >>> net = nn.Linear(3, 2)
     >>> x = torch.ones(1, 3)
@@ -82,7 +88,8 @@ class Linearised(nn.Module):
         except (RuntimeError, NotImplementedError) as error:
             outputs(start)  # what fails in any case is no fault of the linearisation
             raise InputError(
-                f"Linearised needs a module that torch can differentiate in forward mode, got {type(self.model).__name__} "
+                "Linearised needs a module that torch can differentiate in forward mode, got "
+                f"{type(self.model).__name__} "
                 f"({' '.join(str(error).split())[:200]}); rewrite the layer it names."
             ) from error
 

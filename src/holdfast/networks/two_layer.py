@@ -1,4 +1,6 @@
-"""The wide two-layer network of the paper: fixed signed outputs, a trained first layer, output 0 at the start."""
+"""The wide two-layer network of the paper: fixed signed outputs, a trained first layer, output 0 at the
+start.
+"""
 
 import math
 
@@ -28,19 +30,22 @@ from holdfast.networks.activations import ACTIVATION, Activation, activation_nam
     seed=SEED,
 )
 class TwoLayer(nn.Module):
-    """``f_c(W, x) = m^(-1/2) sum_r a_rc act(w_r . z)`` with ``z`` a fixed affine map of ``x`` (Gao et al. 2019, two-layer form).
+    """``f_c(W, x) = m^(-1/2) sum_r a_rc act(w_r . z)`` with ``z`` a fixed affine map of ``x`` (Gao et al.
+    2019, two-layer form).
 
     Args:
         features: numbers in one example (inputs of any shape are flattened).
         classes: 2 classes have one signed output, more have one output a class.
         width: hidden units ``m`` in all.
         activation: a name (``softplus``, ``relu``, ``relu2``, ``erf``, ``gelu``, ...) or an `Activation`.
-        outputs: ``signed`` gives unit ``r`` the output row ``+e_c`` or ``-e_c`` (``2 C`` distinct rows, hence ``2 C`` curvature
-            matrices in the certificate); ``dense`` draws every entry of ``a`` as +1 or -1 (one, looser, curvature matrix).
+        outputs: ``signed`` gives unit ``r`` the output row ``+e_c`` or ``-e_c`` (``2 C`` distinct rows, hence
+            ``2 C`` curvature matrices in the certificate); ``dense`` draws every entry of ``a`` as +1 or -1
+            (one, looser, curvature matrix).
         paired: draws each unit twice with opposite output rows, so that ``f(W0, .) = 0``.
         train_output: whether the output weights ``a`` are trained too.
-        scale, center, constant: ``z = scale * (x - center)``, with ``constant`` appended as a last coordinate when given. Centring
-            the inputs makes the certificate tighter, since their mean dominates the largest curvature.
+        scale, center, constant: ``z = scale * (x - center)``, with ``constant`` appended as a last coordinate
+            when given. Centring the inputs makes the certificate tighter, since their mean dominates the
+            largest curvature.
         seed: seed of the initial weights (standard Gaussian); the global random state is left alone.
 
     Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs).
@@ -71,7 +76,8 @@ class TwoLayer(nn.Module):
         if width < unit or width % unit:
             nearest = max(unit, round(width / unit) * unit)
             raise InputError(
-                f"width must be a multiple of {unit} (each output has units of both signs), got {width}; ask for {nearest}."
+                f"width must be a multiple of {unit} (each output has units of both signs), got {width}; "
+                f"ask for {nearest}."
             )
         if center is not None and center.numel() != features:
             raise InputError(
@@ -91,7 +97,8 @@ class TwoLayer(nn.Module):
             "lower the width",
         )
         draw = generator(seed)
-        # Units with equal output rows stand together, so that a group is a slice of the weight matrix; groups are equally large.
+        # Units with equal output rows stand together, so that a group is a slice of the weight matrix; groups
+        # are equally large.
         signs = torch.tensor([1.0, -1.0])
         if signed:
             rows = torch.cat([torch.outer(signs, row) for row in torch.eye(self.outputs)])

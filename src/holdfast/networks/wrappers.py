@@ -12,8 +12,9 @@ from holdfast._rules import takes
 class LogOutputs(nn.Module):
     """Logits of a module that returns probabilities: ``log max(p, tiny)``, of which softmax gives ``p`` back.
 
-    One column is the probability of class 1: its signed output is ``log p - log(1 - p)``, of which the sigmoid gives ``p`` back. Where a probability has underflowed to 0 its logit is the logarithm of the smallest normal number and its gradient 0: give
-    attacks the logits themselves where they can be had.
+    One column is the probability of class 1: its signed output is ``log p - log(1 - p)``, of which the
+    sigmoid gives ``p`` back. Where a probability has underflowed to 0 its logit is the logarithm of the
+    smallest normal number and its gradient 0: give attacks the logits themselves where they can be had.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -32,20 +32,24 @@ def check_folder(
         unfinished: pattern of files from which the job goes on by itself.
 
     Raises:
-        RunFolderError: the folder is occupied, is no folder, holds nothing to resume or replace, or cannot be written.
+        RunFolderError: the folder is occupied, is no folder, holds nothing to resume or replace, or cannot be
+            written.
     """
     if resume and overwrite:
         raise RunFolderError(
-            "resume (--resume) and overwrite (--overwrite) exclude each other, got both; keep the one that is meant."
+            "resume (--resume) and overwrite (--overwrite) exclude each other, got both; keep the one "
+            "that is meant."
         )
     there, vacant = (folder / mark).is_file(), free(folder, unfinished)
     if resume and not there:
         raise RunFolderError(
-            f"resume (--resume) needs a run that has begun, but {folder} holds none; give its folder as out (--out), or start it without resume."
+            f"resume (--resume) needs a run that has begun, but {folder} holds none; give its folder as "
+            "out (--out), or start it without resume."
         )
     if overwrite and not there and not vacant:
         raise RunFolderError(
-            f"overwrite (--overwrite) replaces {what}, but {folder} holds something else (no {mark}); choose another folder."
+            f"overwrite (--overwrite) replaces {what}, but {folder} holds something else (no {mark}); "
+            "choose another folder."
         )
     if not resume and not overwrite and not vacant:
         on = "" if resume is None else "resume=True (--resume) to go on or "
@@ -63,9 +67,9 @@ def output_folder(
 ) -> Path:
     """The folder this run goes to. Nothing is created or removed yet.
 
-    A folder asked for by ``--out`` must be free, unless it is to be resumed or overwritten. A folder that the configuration
-    file names, or the default one, stands for the next free one: ``runs/x``, ``runs/x-2``, ... Without ``check`` it is
-    taken as it is (by the other processes of a run that the first one has checked).
+    A folder asked for by ``--out`` must be free, unless it is to be resumed or overwritten. A folder that the
+    configuration file names, or the default one, stands for the next free one: ``runs/x``, ``runs/x-2``, ...
+    Without ``check`` it is taken as it is (by the other processes of a run that the first one has checked).
 
     Raises:
         RunFolderError: the folder is occupied, is no folder, holds no run to resume, or cannot be written.
@@ -80,20 +84,26 @@ def output_folder(
 
 
 def next_free(folder: Path, unfinished: str = "") -> Path:
-    """This folder, or the first of ``folder-2``, ``folder-3``, ... that is new or empty, but for files of this pattern."""
+    """This folder, or the first of ``folder-2``, ``folder-3``, ... that is new or empty, but for files of
+    this pattern.
+    """
     others = (folder.with_name(f"{folder.name}-{n}") for n in count(2))
     return folder if free(folder, unfinished) else next(other for other in others if free(other, unfinished))
 
 
 def written_in(folder: Path, *, resume: bool, overwrite: bool) -> Path:
-    """Where the files of a run for ``folder`` are written: beside the run that it replaces, until its own record is whole."""
+    """Where the files of a run for ``folder`` are written: beside the run that it replaces, until its own
+    record is whole.
+    """
     aside = folder / REPLACEMENT
     begun = (aside / RUN).is_file() if resume else overwrite and (folder / RUN).is_file()
     return aside if begun else folder
 
 
 def process_number() -> int:
-    """Number of this process among those of a run: torchrun, SLURM and lightning-fabric each say it their own way."""
+    """Number of this process among those of a run: torchrun, SLURM and lightning-fabric each say it their
+    own way.
+    """
     words = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return max((int(rank) for word in words if (rank := os.environ.get(word, "")).isdigit()), default=0)
 
@@ -104,7 +114,8 @@ def check_file(path: Path) -> None:
         raise RunFolderError(f"the page must be a file, but {path} is a folder; add a file name to it.")
     if path.exists() and not _is_page(path):
         raise RunFolderError(
-            f"the page must be a new file or replace a page, but {path} is something else; choose another name."
+            f"the page must be a new file or replace a page, but {path} is something else; choose "
+            "another name."
         )
     _check_writable(path.parent)
 
@@ -134,5 +145,6 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         what = "is not a folder" if not place.is_dir() else f"cannot be written ({error.strerror})"
         raise RunFolderError(
-            f"{folder} must be a folder that can be written, but {place} {what}; choose another, or fix its permissions."
+            f"{folder} must be a folder that can be written, but {place} {what}; choose another, or fix "
+            "its permissions."
         ) from error

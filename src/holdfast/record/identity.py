@@ -1,7 +1,8 @@
 """What a run is: all that its figures are about, written when it begins and compared when it is resumed.
 
-Everything counts but what `docs/explanations/runs.md` lists as free to change: the number of epochs (upwards, and with a constant learning rate),
-what follows training (``final_attack``, ``tighten``, ``certificate_radius``), how often rounds are recorded, where it runs, and its name.
+Everything counts but what `docs/explanations/runs.md` lists as free to change: the number of epochs (upwards,
+and with a constant learning rate), what follows training (``final_attack``, ``tighten``,
+``certificate_radius``), how often rounds are recorded, where it runs, and its name.
 """
 
 import json
@@ -125,7 +126,8 @@ def read_identity(folder: Path) -> Identity:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
-            f"{path} must say what the run began with, but cannot be read ({type(error).__name__}); start without resume."
+            f"{path} must say what the run began with, but cannot be read ({type(error).__name__}); "
+            "start without resume."
         ) from error
 
 
@@ -140,7 +142,8 @@ def check_same(began: Identity, now: Identity) -> Identity:
         was, came = began.parts.get(name), now.parts.get(name)
         if was is None or came is None:
             different.append(
-                f"{name} was {'not set' if was is None else was.says}, got {'none' if came is None else came.says}"
+                f"{name} was {'not set' if was is None else was.says}, got "
+                f"{'none' if came is None else came.says}"
             )
         elif was.digest != came.digest:
             other = "another of other content" if was.says == came.says else came.says
@@ -153,6 +156,7 @@ def check_same(began: Identity, now: Identity) -> Identity:
         )
     if different:
         raise InputError(
-            f"--resume continues the run as it began: {'; '.join(different)}; pass the same, or begin a new run in another folder."
+            f"--resume continues the run as it began: {'; '.join(different)}; pass the same, or begin a "
+            "new run in another folder."
         )
     return replace(began, epochs=now.epochs)

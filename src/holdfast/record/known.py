@@ -79,7 +79,9 @@ def floor_of(summary: Summary) -> float:
 
 
 def _informative(summary: Summary, floor: float) -> bool:
-    """Whether the lower bound says more than the trivial one, which is all there is to say where the loss has come down to it."""
+    """Whether the lower bound says more than the trivial one, which is all there is to say where the loss
+    has come down to it.
+    """
     lower, surrogate = summary.robust_loss_lower_bound, summary.surrogate_loss
     if lower is None or summary.certificate_informative is False:
         return False

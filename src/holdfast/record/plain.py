@@ -1,7 +1,7 @@
 """The values of `holdfast.record.schema` as plain ones that JSON has words for, and back.
 
-A file of the present version is held to the schema exactly. One of an older version is read as far as it can be: what is missing
-or of another kind is not known there.
+A file of the present version is held to the schema exactly. One of an older version is read as far as it can
+be: what is missing or of another kind is not known there.
 """
 
 import math
@@ -22,7 +22,9 @@ from holdfast.record.schema import SCHEMA
 Table = TypeVar("Table")
 NO_CERTIFICATE = void("the run holds no certificate", math.nan)
 LARGEST = 1e100
-"""Beyond it no loss, distance or time was ever measured, and differences of such figures overflow: such a figure is not known."""
+"""Beyond it no loss, distance or time was ever measured, and differences of such figures overflow: such a
+figure is not known.
+"""
 
 
 def to_plain(value: Any) -> Any:
@@ -75,11 +77,13 @@ def version_of(values: object, file: str) -> int:
     version = values.get("schema", 1) if isinstance(values, dict) else 1
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RunFolderError(
-            f"{file} must give its schema as a whole number >= 1, got {shown(version)}; restore it, or train again."
+            f"{file} must give its schema as a whole number >= 1, got {shown(version)}; restore it, or "
+            "train again."
         )
     if version > SCHEMA:
         raise RunFolderError(
-            f"{file} must follow schema {SCHEMA} or an older one, got {version}: a later Holdfast wrote it; install that one to read it."
+            f"{file} must follow schema {SCHEMA} or an older one, got {version}: a later Holdfast wrote "
+            "it; install that one to read it."
         )
     return version
 
@@ -106,7 +110,8 @@ class _Reader:
         unknown = [f"{key}.{name}".lstrip(".") for name in values if name not in names]
         if unknown and self.exact:
             raise RunFolderError(
-                f"{self.file} must hold what schema {SCHEMA} lists, but {unknown[0]} is no entry of it; restore it, or train again."
+                f"{self.file} must hold what schema {SCHEMA} lists, but {unknown[0]} is no entry of it; "
+                "restore it, or train again."
             )
         found = {}
         for name, entry in names.items():

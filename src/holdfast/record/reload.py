@@ -18,7 +18,8 @@ FILES = {"last": "last.safetensors", "best": "model.safetensors"}
 
 
 def run_parts(folder: Path, *, trusted: bool = False) -> tuple[nn.Module, Threat, Loss, Setting]:
-    """Network (without its weights), threat and loss: as the run wrote them down, else from its configuration.
+    """Network (without its weights), threat and loss: as the run wrote them down, else from its
+    configuration.
 
     The import paths of a configuration run only where ``trusted``.
 
@@ -57,7 +58,8 @@ def run_data(folder: Path, *, trusted: bool = False) -> Dataset:
     config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
-            f"{folder} was written from Python, and its data is described nowhere; evaluate it there with holdfast.evaluate, or"
+            f"{folder} was written from Python, and its data is described nowhere; evaluate it there "
+            "with holdfast.evaluate, or"
             " name the data with --data."
         )
     return build_data(config.data, seed=config.seed)

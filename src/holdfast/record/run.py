@@ -1,8 +1,9 @@
 """A run and its folder.
 
-``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line an epoch), ``trace/``, ``model.safetensors`` (best on
-validation), ``last.safetensors``, ``initial.safetensors``, ``gallery.safetensors``, ``checkpoints/``, ``evaluation/``, and
-``digests.json``, which all these are checked against whenever they are read; ``log.txt`` and ``report.html``, which are not.
+``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line an epoch), ``trace/``,
+``model.safetensors`` (best on validation), ``last.safetensors``, ``initial.safetensors``,
+``gallery.safetensors``, ``checkpoints/``, ``evaluation/``, and ``digests.json``, which all these are checked
+against whenever they are read; ``log.txt`` and ``report.html``, which are not.
 """
 
 import json
@@ -51,7 +52,8 @@ class Figures:
 
     Attributes:
         epochs: the lines that could be read.
-        unread: how many could not: an interrupt of version 0.1, which kept no digests, may have left the last one half-written.
+        unread: how many could not: an interrupt of version 0.1, which kept no digests, may have left the last
+            one half-written.
     """
 
     summary: Summary
@@ -92,7 +94,8 @@ def _summary(folder: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError, OSError) as error:
         raise RunFolderError(
-            f"{path} must be complete JSON, but it is cut short or damaged ({error}); resume the run or train it again."
+            f"{path} must be complete JSON, but it is cut short or damaged ({error}); resume the run or "
+            "train it again."
         ) from error
     if not isinstance(summary, dict):
         raise RunFolderError(
@@ -179,7 +182,8 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         ) from error
     except Exception as error:
         raise RunFolderError(
-            f"{path} must be a whole checkpoint, but cannot be read ({type(error).__name__}: it was cut short, or written by"
+            f"{path} must be a whole checkpoint, but cannot be read ({type(error).__name__}: it was cut "
+            "short, or written by"
             " something else); start without resume."
         ) from error
     return state
@@ -191,7 +195,8 @@ class Run(Drawn):
 
     Attributes:
         folder: where it was written; ``None`` for a run in memory.
-        model: the network with its last weights; ``None`` for a run loaded from a folder (`weights` has them).
+        model: the network with its last weights; ``None`` for a run loaded from a folder (`weights` has
+            them).
         summary: what ``summary.json`` holds, by name; `figures` has the same as attributes.
         metrics: a row an epoch, by name; `epochs` has the same as attributes.
         certificate: the convergence certificate.
@@ -258,9 +263,13 @@ class Run(Drawn):
         folder = Path(PATH("folder", folder))
         summary, (metrics, _) = _summary(folder), _lines(folder)
         run = cls(
-            folder=folder, model=None, summary=summary, metrics=metrics, certificate=NO_CERTIFICATE,
+            folder=folder,
+            model=None,
+            summary=summary,
+            metrics=metrics,
+            certificate=NO_CERTIFICATE,
             best=read_weights(folder / "model.safetensors"),
-        )  # fmt: skip
+        )
         return replace(run, certificate=run.figures.certificate or NO_CERTIFICATE)
 
     @property
@@ -279,7 +288,9 @@ class Run(Drawn):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The diagnosis: what held this run back, most urgent first, as its page, the terminal and ``holdfast doctor`` have it."""
+        """The diagnosis: what held this run back, most urgent first, as its page, the terminal and
+        ``holdfast doctor`` have it.
+        """
         return diagnose(known_of(self.figures, self.epochs))
 
     def weights(self, which: str = "last") -> dict[str, Tensor]:
@@ -310,13 +321,15 @@ class RunWriter:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # A run of version 0.1 is written to as it was: a record of some of its files would disown the others.
+            # A run of version 0.1 is written to as it was: a record of some of its files would disown the
+            # others.
             self._files = Files(
                 folder, recorded=fresh or free(folder) or (folder / RECORD).is_file(), fresh=fresh
             )
         except OSError as error:
             raise RunFolderError(
-                f"{folder} must be a folder that can be written, but {error.strerror or error}; choose another with --out."
+                f"{folder} must be a folder that can be written, but {error.strerror or error}; choose "
+                "another with --out."
             ) from error
         self._files.tidy()
         clear_replacement(folder)

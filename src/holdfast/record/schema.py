@@ -1,8 +1,9 @@
 """What a run leaves behind, each figure once: its name, its type, its unit, and what it says.
 
-`Summary` is ``summary.json``, `EpochFigures` a line of ``metrics.jsonl``, `EvaluationFigures` is ``evaluation.json`` and the entry
-``evaluation`` of the summary. Writers make these values, readers are given them; `holdfast.record.plain` turns them into JSON and back.
-A figure is ``None`` where it was not measured; no figure is NaN or infinite.
+`Summary` is ``summary.json``, `EpochFigures` a line of ``metrics.jsonl``, `EvaluationFigures` is
+``evaluation.json`` and the entry ``evaluation`` of the summary. Writers make these values, readers are given
+them; `holdfast.record.plain` turns them into JSON and back. A figure is ``None`` where it was not measured;
+no figure is NaN or infinite.
 
 To add an entry: a field here and a higher `SCHEMA`. Files of a lower version are read without it.
 """
@@ -17,14 +18,18 @@ from holdfast.trace import Evaluated
 # ruff: noqa: RUF009 - `about` makes fields, and defaults are frozen values
 
 SCHEMA = 2
-"""Version of this schema. Files without an entry ``schema`` are of version 1, in which anything might be missing."""
+"""Version of this schema. Files without an entry ``schema`` are of version 1, in which anything might be
+missing.
+"""
 
 Share = Annotated[float, "from 0 to 1"]
 Interval = tuple[Share, Share]
 
 
 def about(says: str, unit: str = "", *, default: Any = None, optional: bool = False) -> Any:
-    """A field with what it says. An ``optional`` one is left out of the file where it is not known; others are null."""
+    """A field with what it says. An ``optional`` one is left out of the file where it is not known; others
+    are null.
+    """
     return field(default=default, metadata={"says": says, "unit": unit, "optional": optional})
 
 

@@ -1,7 +1,9 @@
-"""What a certificate needs beside a trace, as plain values: the network, the threat, the loss, the weights of the examples.
+"""What a certificate needs beside a trace, as plain values: the network, the threat, the loss, the weights of
+the examples.
 
-Built-in ones are written down with their arguments, so that a run can be certified again without its data, its
-configuration or any code of its own. A user's own are left out here: `holdfast.config.build` makes them from ``config.yaml``.
+Built-in ones are written down with their arguments, so that a run can be certified again without its data,
+its configuration or any code of its own. A user's own are left out here: `holdfast.config.build` makes them
+from ``config.yaml``.
 """
 
 import json
@@ -25,7 +27,9 @@ FILE = "setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What was written down; ``None`` stands for a user's own. The network has the right shape, not yet the weights."""
+    """What was written down; ``None`` stands for a user's own. The network has the right shape, not yet
+    the weights.
+    """
 
     model: nn.Module | None
     threat: Threat | None
@@ -64,7 +68,8 @@ def load_setting(folder: Path) -> Setting:
         raise
     except Exception as error:  # json, safetensors and key errors all mean the same to the user
         raise RunFolderError(
-            f"what {folder} says of its run cannot be read ({type(error).__name__}: {error}); train again or resume the run."
+            f"what {folder} says of its run cannot be read ({type(error).__name__}: {error}); train "
+            "again or resume the run."
         ) from error
 
 

@@ -54,7 +54,9 @@ def parts(found: Evaluated) -> tuple[Part, ...]:
 
 
 def accuracy_bracket(found: Evaluated, width: float) -> Markup:
-    """The bar of all examples, ``width`` pixels wide: proved from the left, not broken, correct unattacked; empty if not measured."""
+    """The bar of all examples, ``width`` pixels wide: proved from the left, not broken, correct
+    unattacked; empty if not measured.
+    """
     if found.not_broken is None and found.verified is None:
         return Markup("")
     spanned = found.verified_span is not None or found.not_broken_span is not None
@@ -126,7 +128,9 @@ def _whisker(svg: Svg, scale: Scale, span: Interval | None, y: float) -> None:
 
 
 def curve_figure(found: Evaluated, run: str) -> Figure | None:
-    """Both sides of the bracket against the radius, what is open shaded; ``None`` where fewer than two radii were evaluated."""
+    """Both sides of the bracket against the radius, what is open shaded; ``None`` where fewer than two
+    radii were evaluated.
+    """
     rows = [row for row in found.curve if row.verified is not None or row.not_broken is not None]
     if len({row.radius for row in rows}) < FEWEST_RADII:
         return None

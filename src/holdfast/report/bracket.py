@@ -59,7 +59,9 @@ def full_scale(runs: list[Run]) -> float:
 
 
 def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
-    """The number line of one run, ``width`` pixels wide, on the loss scale 0 to ``top``; empty if nothing was measured."""
+    """The number line of one run, ``width`` pixels wide, on the loss scale 0 to ``top``; empty if nothing
+    was measured.
+    """
     shown = ends(run)
     if not shown.values:
         return Markup("")
@@ -128,7 +130,9 @@ def end_mark(svg: Svg, x: Real, foot: Real, style: str) -> None:
 
 
 def label(svg: Svg, x: Real, y: Real, name: str, value: str, style: str, aside: str = "") -> None:
-    """A name over its value, centred at ``x``, or nearer the middle where it would leave the drawing; ``aside`` below, small."""
+    """A name over its value, centred at ``x``, or nearer the middle where it would leave the drawing;
+    ``aside`` below, small.
+    """
     half = label_width(name, value, aside) / 2 + 2
     x = min(max(x, half), svg.width - half)
     svg.text(x, y, name, "label", "middle")
@@ -142,8 +146,8 @@ def label_width(name: str, value: str, aside: str = "") -> float:
 
 
 def labels_below(svg: Svg, found: list[tuple[Real, str, str, str, str]]) -> None:
-    """Labels (place, name, value, style, aside) of at most two ends, below them; moved apart where they would touch, then
-    inwards as one."""
+    """Labels (place, name, value, style, aside) of at most two ends, below them; moved apart where they would
+    touch, then inwards as one."""
     found = sorted(found, key=lambda end: end[0])
     halves = [label_width(name, value, aside) / 2 for _, name, value, _, aside in found]
     places = [end[0] for end in found]

@@ -28,7 +28,8 @@ ALWAYS = (
     ),
 )
 
-# A work is cited where one of its words occurs in what the run says of its attacks, bounds and data. A word is met where it
+# A work is cited where one of its words occurs in what the run says of its attacks, bounds and data. A word
+# is met where it
 # starts and ends one: pgd is not in apgd, nor crown in crowned.
 BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
     (
@@ -55,7 +56,8 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
         ("autoattack", "apgd", "suite-standard"),
         Citation(
             authors="F. Croce, M. Hein",
-            title="Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
+            title="Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse "
+            "Parameter-free Attacks",
             where="ICML 2020",
             link="https://arxiv.org/abs/2003.01690",
             used_for="evaluation under attack: APGD, its losses and the standard cascade",
@@ -104,7 +106,8 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
     (
         ("ibp",),
         Citation(
-            authors="S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R. Arandjelovic, T. Mann, P. Kohli",
+            authors="S. Gowal, K. Dvijotham, R. Stanforth, R. Bunel, C. Qin, J. Uesato, R. Arandjelovic, "
+            "T. Mann, P. Kohli",
             title="On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
             where="2018",
             link="https://arxiv.org/abs/1810.12715",
@@ -125,7 +128,8 @@ BY_WORD: tuple[tuple[tuple[str, ...], Citation], ...] = (
         ("alpha-crown",),
         Citation(
             authors="K. Xu, H. Zhang, S. Wang, Y. Wang, S. Jana, X. Lin, C.-J. Hsieh",
-            title="Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel Incomplete Verifiers",
+            title="Fast and Complete: Enabling Complete Verification with Rapid and Massively Parallel "
+            "Incomplete Verifiers",
             where="ICLR 2021",
             link="https://arxiv.org/abs/2011.13824",
             used_for="alpha-CROWN: optimised slopes",

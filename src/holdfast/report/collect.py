@@ -1,7 +1,7 @@
 """A run folder as its page shows it; what was not measured is ``None``.
 
-Only ``summary.json`` must be there and whole: without it a folder is not a run. All else may be missing, as it is after an
-interrupt, and is then shown as not measured.
+Only ``summary.json`` must be there and whole: without it a folder is not a run. All else may be missing, as
+it is after an interrupt, and is then shown as not measured.
 """
 
 import re
@@ -29,7 +29,9 @@ STATUSES = ("certified", "estimate", "void")
 
 @dataclass(frozen=True, kw_only=True)
 class BoundAtRadius:
-    """The lower bound over the ball of this parameter radius; ``informative``: it is more than the trivial one."""
+    """The lower bound over the ball of this parameter radius; ``informative``: it is more than the trivial
+    one.
+    """
 
     radius: float
     lower_bound: float | None
@@ -38,15 +40,21 @@ class BoundAtRadius:
 
 
 KERNEL = (
-    "kernel_drift", "kernel_alignment", "kernel_centred_alignment", "kernel_eigenvalue_max", "kernel_eigenvalue_min",
+    "kernel_drift",
+    "kernel_alignment",
+    "kernel_centred_alignment",
+    "kernel_eigenvalue_max",
+    "kernel_eigenvalue_min",
     "weight_drift",
-)  # fmt: skip
+)
 """Columns of runs whose tangent kernel was watched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One line of ``metrics.jsonl``; ``rounds`` counts from the start of the run, ``kernel`` has what was observed of `KERNEL`."""
+    """One line of ``metrics.jsonl``; ``rounds`` counts from the start of the run, ``kernel`` has what was
+    observed of `KERNEL`.
+    """
 
     epoch: float
     rounds: float
@@ -99,7 +107,9 @@ class Run:
 
     @property
     def claimed_lower(self) -> float | None:
-        """The lower end of the bracket: nothing where the certificate is void, or the bound is the trivial one."""
+        """The lower end of the bracket: nothing where the certificate is void, or the bound is the trivial
+        one.
+        """
         return self.known.claimed
 
     @property
@@ -126,7 +136,9 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing or cut short."""
+    """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing
+    or cut short.
+    """
     figures = read_figures(folder)
     summary, known = figures.summary, known_of(figures.summary, figures.epochs)
     gallery, problem = _gallery(checked(folder / "gallery.safetensors"))

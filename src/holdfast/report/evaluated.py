@@ -43,7 +43,9 @@ class AtRadius:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What an evaluation found. ``verified`` is proved, ``not_broken`` observed; spans are 95 % intervals of a sample."""
+    """What an evaluation found. ``verified`` is proved, ``not_broken`` observed; spans are 95 % intervals
+    of a sample.
+    """
 
     record: EvaluationFigures
     clean: float | None
@@ -97,7 +99,9 @@ def _span(span: Interval | None, inside: float | None) -> Interval | None:
 
 
 def _curve(record: EvaluationFigures, bounded: bool) -> tuple[AtRadius, ...]:
-    """In increasing order. Without bounds nothing was proved at any radius, which is not the same as 0 proved."""
+    """In increasing order. Without bounds nothing was proved at any radius, which is not the same as 0
+    proved.
+    """
     found = [
         AtRadius(radius=row.radius, verified=row.verified if bounded else None, not_broken=row.not_broken)
         for row in record.curve

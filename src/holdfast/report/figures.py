@@ -1,4 +1,6 @@
-"""The line charts: loss, drift, accuracy and bound against radius, each with its legend and a description in words."""
+"""The line charts: loss, drift, accuracy and bound against radius, each with its legend and a description
+in words.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points of one quantity, joined (``line``) or not (``points``); one level all across (``level``); or the outline of a
-    shaded ``area``."""
+    """Points of one quantity, joined (``line``) or not (``points``); one level all across (``level``); or the
+    outline of a shaded ``area``."""
 
     label: str
     points: tuple[Point, ...]
@@ -32,7 +34,9 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawn chart: ``title`` and ``run`` head it, ``legend`` pairs a style and kind with words, ``notes`` stand below."""
+    """A drawn chart: ``title`` and ``run`` head it, ``legend`` pairs a style and kind with words,
+    ``notes`` stand below.
+    """
 
     title: str
     run: str
@@ -58,7 +62,9 @@ def chart(
     as_percent: bool = False,
     log_x: bool = False,
 ) -> Markup:
-    """The series on axes 0 to ``y_high``; points below 0 become arrows on the floor, points above end at the ceiling."""
+    """The series on axes 0 to ``y_high``; points below 0 become arrows on the floor, points above end at
+    the ceiling.
+    """
     xs = [x for s in series for x, _ in s.points]
     low, high = (min(xs), max(xs)) if xs else (0.0, 1.0)
     if not log_x:
@@ -277,7 +283,8 @@ def _spectrum(looks: list[Epoch]) -> tuple[str, ...]:
         return ()
     least, most = zip(*ends, strict=True)
     return (
-        f"From the first look to the last the largest eigenvalue went from {number(most[0])} to {number(most[1])}, "
+        f"From the first look to the last the largest eigenvalue went from {number(most[0])} to "
+        f"{number(most[1])}, "
         f"the smallest from {number(least[0])} to {number(least[1])}.",
     )
 
@@ -348,7 +355,8 @@ def radius_figure(run: Run, runs: Sequence[Run]) -> Figure:
     values = [value for s in series for _, value in s.points] + [s.points[0][1] for s in reached]
     radii = [row.radius for row in rows]
     told = (
-        f"{'void' if r.status == 'void' else number(r.lower_bound) if r.informative else 'nothing can be said'} at {setting(r.radius)}"
+        f"{'void' if r.status == 'void' else number(r.lower_bound) if r.informative else 'nothing can be said'} "
+        f"at {setting(r.radius)}"
         for r in rows
     )
     said = f"Lower bound against radius: {', '.join(told)}."
@@ -378,4 +386,6 @@ FIGURES: tuple[Callable[[Run, Sequence[Run]], Figure | None], ...] = (
     radius_figure,
     kernel_figure,
 )
-"""What a page shows of each run, in order: each from the run and all runs of the page, which show the same figures; ``None`` leaves one out."""
+"""What a page shows of each run, in order: each from the run and all runs of the page, which show the same
+figures; ``None`` leaves one out.
+"""

@@ -1,4 +1,6 @@
-"""Phase diagrams: a grid of coloured rectangles with their figures written in them; colours come from the page's style sheet."""
+"""Phase diagrams: a grid of coloured rectangles with their figures written in them; colours come from the
+page's style sheet.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ NAME = 12.0  # size of the axes' labels
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """One rectangle: a shade from 0 to 1 or a ``style`` of its own, the figure in it, and a smaller second line."""
+    """One rectangle: a shade from 0 to 1 or a ``style`` of its own, the figure in it, and a smaller second
+    line.
+    """
 
     shade: float | None
     text: str
@@ -34,7 +38,9 @@ def heat_map(
     description: str,
     tall: float = TALL,
 ) -> Markup:
-    """The rectangles ``boxes[row][column]``, row 0 at the bottom, labelled by the axes' values; ``tall`` pixels high each."""
+    """The rectangles ``boxes[row][column]``, row 0 at the bottom, labelled by the axes' values; ``tall``
+    pixels high each.
+    """
     left = max([text_width(label, NAME) for label in [*y, y_name]]) + 14.0
     svg = Svg(left + BOX * len(x) + RIGHT, TOP + tall * len(y) + BOTTOM + (16.0 if y_name else 0.0))
     top = TOP + (16.0 if y_name else 0.0)

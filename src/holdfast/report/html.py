@@ -80,12 +80,13 @@ class View:
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     """Writes the page about these run folders to ``out``, whole or not at all, and returns ``out``.
 
-    The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a page too.
+    The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a
+    page too.
 
     Raises:
         InputError: no folder was given.
-        RunFolderError: a folder's ``summary.json`` is missing, a file of its record is missing or not as it was written, or ``out`` cannot
-            be written.
+        RunFolderError: a folder's ``summary.json`` is missing, a file of its record is missing or not as it
+            was written, or ``out`` cannot be written.
     """
     if not folders:
         raise InputError("folders must name at least one run folder, got none; give for example runs/demo.")
@@ -196,8 +197,8 @@ def _figure(run: Run, key: str) -> str:
 
 
 def loss_shares(run: Run) -> dict[str, float]:
-    """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what the
-    optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
+    """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what
+    the optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
     lower, gap, missed = run.claimed_lower, run.gap, run.finding("attack").value
     if lower is None or gap is None or lower <= 0:
         return {}
@@ -243,5 +244,6 @@ def _write_whole(out: Path, html: str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise RunFolderError(
-            f"the page must go to a place that can be written, but {out} cannot ('{error.strerror}'); choose another with --out."
+            f"the page must go to a place that can be written, but {out} cannot ('{error.strerror}'); "
+            "choose another with --out."
         ) from error

@@ -75,8 +75,8 @@ def png(pixels: Pixels) -> bytes:
 def as_images(x: Values, also: Values | None = None) -> Values | None:
     """Examples as (examples, channels, height, width), or ``None`` where they are no images.
 
-    Square vectors become images; a last coordinate that is the same everywhere (the constant of the theory's unit
-    sphere) is dropped first. ``also`` gives further examples of which the same must hold.
+    Square vectors become images; a last coordinate that is the same everywhere (the constant of the theory's
+    unit sphere) is dropped first. ``also`` gives further examples of which the same must hold.
     """
     if x.ndim == 4 and x.shape[1] in (1, 3):
         return x
@@ -102,7 +102,9 @@ def greys(image: Values, low: float, high: float) -> Pixels:
 
 
 def diverging(change: Values, reach: float) -> Pixels:
-    """A change (channels, height, width) in colour, symmetric about 0; of several channels the largest change is shown."""
+    """A change (channels, height, width) in colour, symmetric about 0; of several channels the largest
+    change is shown.
+    """
     strongest = np.take_along_axis(change, np.abs(change).argmax(0)[None], 0)[0]
     share = (strongest / reach).clip(-1, 1)[..., None] if reach > 0 else np.zeros((*strongest.shape, 1))
     ends = np.where(share < 0, np.array(NEGATIVE, float), np.array(POSITIVE, float))

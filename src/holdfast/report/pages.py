@@ -1,4 +1,6 @@
-"""Pages from their templates: everything users typed is escaped, and a figure a template misses is an error."""
+"""Pages from their templates: everything users typed is escaped, and a figure a template misses is an
+error.
+"""
 
 from functools import cache
 from typing import Any

@@ -49,7 +49,8 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     [aim] = [row for row in record["radius_for_loss"] if row["loss"] == record["loss_aim"]] or [None]
     if radius is None:
         said.append(
-            f"A robust loss of {loss} was not reached at any radius tried (observed): take larger --radii, a smaller threat, or a higher --target-loss."
+            f"A robust loss of {loss} was not reached at any radius tried (observed): take larger "
+            "--radii, a smaller threat, or a higher --target-loss."
         )
     else:
         below = (
@@ -58,30 +59,35 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
             else f"; below {setting(aim['robust']['above'])} none has it, which is bounded"
         )
         said.append(
-            f"In the limit of infinite width a robust loss of {loss} is reached within radius {setting(radius)}, as far as attacks tell{below}: ask "
+            f"In the limit of infinite width a robust loss of {loss} is reached within radius "
+            f"{setting(radius)}, as far as attacks tell{below}: ask "
             "for that --parameter-radius."
         )
         if aim is not None and aim["clean"]["enough"]:
             said.append(
-                f"Without an adversary radius {setting(aim['clean']['enough'])} is enough: by these, robustness costs "
+                f"Without an adversary radius {setting(aim['clean']['enough'])} is enough: by these, "
+                "robustness costs "
                 f"{radius / aim['clean']['enough']:.1f} times the radius."
             )
     if record["width"] is not None:
         said.append(
-            f"From about {width_text(record['width'])} units on, by estimate, curvature costs the certificate at most "
+            f"From about {width_text(record['width'])} units on, by estimate, curvature costs the "
+            "certificate at most "
             f"{setting(record['gap_aim'])} ({record['width_reason']})."
         )
         cost = record["cost"]
         if cost is not None and record["width"] <= HUGE:
             said.append(
-                f"At that width an epoch takes about {duration(cost['seconds_an_epoch'])} here, and training about "
+                f"At that width an epoch takes about {duration(cost['seconds_an_epoch'])} here, and "
+                "training about "
                 f"{cost['memory_bytes'] / GIB:.1f} GiB."
             )
     else:
         said.append(f"No width is recommended: {record['width_reason']}.")
     if record["examples"] < record["population"]:
         said.append(
-            f"The curves are those of {count(record['examples'])} examples of {count(record['population'])}: all of them need a larger radius "
+            f"The curves are those of {count(record['examples'])} examples of "
+            f"{count(record['population'])}: all of them need a larger radius "
             "for the same loss."
         )
     return said
@@ -97,11 +103,15 @@ def _about_labels(record: Mapping[str, Any]) -> str:
             if record["separation"]
             else "remove one example of each pair"
         )
-        return f"Incompatible: the threat sets of {pairs} of differently labelled examples meet, so no classifier is robust on all of them; {remedy}."
+        return (
+            f"Incompatible: the threat sets of {pairs} of differently labelled examples meet, so no "
+            f"classifier is robust on all of them; {remedy}."
+        )
     if record["separation"] is None:
         return "Compatible: no two examples of different labels can be turned into each other at any radius."
     return (
-        f"Compatible: labels are {setting(record['separation'])} apart; the threat takes {percent(record['rho'])} of the way to where a "
+        f"Compatible: labels are {setting(record['separation'])} apart; the threat takes "
+        f"{percent(record['rho'])} of the way to where a "
         "robust classifier becomes impossible."
     )
 
@@ -136,7 +146,10 @@ def _figure(record: Mapping[str, Any]) -> Figure:
         run="",
         legend=tuple(s for s in series if s.kind != "area"),
         svg=chart(
-            tuple(series), x_name="parameter radius", y_high=1.05 * top, description=f"Optimal loss: {said}.",
+            tuple(series),
+            x_name="parameter radius",
+            y_high=1.05 * top,
+            description=f"Optimal loss: {said}.",
             log_x=min(radii) > 0 and max(radii) / min(radii) >= 8,
         ),
-    )  # fmt: skip
+    )

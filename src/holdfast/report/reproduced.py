@@ -54,7 +54,10 @@ def figure(value: Real | None) -> str:
 def decided(record: Record) -> str:
     """The criterion that failed, else the first, as one line: ``0.0042 <= 0.01``."""
     criterion = next((c for c in record["criteria"] if not c["passed"]), record["criteria"][0])
-    return f"{criterion['what']}: {figure(criterion['measured'])} (must be {SIGNS[criterion['relation']]} {setting(criterion['bound'])})"
+    return (
+        f"{criterion['what']}: {figure(criterion['measured'])} (must be "
+        f"{SIGNS[criterion['relation']]} {setting(criterion['bound'])})"
+    )
 
 
 def table_rows(record: Record) -> list[list[str]]:
@@ -88,7 +91,9 @@ def _one(value: Real | None, style: str) -> str:
 
 
 def draw(plot: Record) -> Figure:
-    """The figure that a plot describes; what is not finite, or not above 0 on a logarithmic axis, is left out."""
+    """The figure that a plot describes; what is not finite, or not above 0 on a logarithmic axis, is left
+    out.
+    """
     series = tuple(
         Series(
             label=line["label"],
@@ -145,7 +150,8 @@ def _drawn(plot: Record, series: tuple[Series, ...]) -> Markup:
         for a, b in points if s.kind == "points" or len(points) == 1 else []:
             svg.circle(a, b, 3.0, f"mark {s.style}")
     said = "; ".join(
-        f"{s.label} from {number(s.points[0][1])} at {setting(s.points[0][0])} to {number(s.points[-1][1])} at {setting(s.points[-1][0])}"
+        f"{s.label} from {number(s.points[0][1])} at {setting(s.points[0][0])} to "
+        f"{number(s.points[-1][1])} at {setting(s.points[-1][0])}"
         for s in series
         if s.label and s.kind == "line"
     )
@@ -153,7 +159,9 @@ def _drawn(plot: Record, series: tuple[Series, ...]) -> Markup:
 
 
 def _scale(values: list[float], start: float, stop: float, *, log: bool, floor: bool) -> Scale:
-    """From the least to the greatest, to whole decades or half of one where logarithmic; from 0 where ``floor``."""
+    """From the least to the greatest, to whole decades or half of one where logarithmic; from 0 where
+    ``floor``.
+    """
     low, high = min(values), max(values)
     if log:
         margin = 10 ** (0.06 * max(1.0, log10(high / low))) if floor else 1.0

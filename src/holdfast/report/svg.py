@@ -1,4 +1,5 @@
-"""Drawing primitives: an SVG whose colours come from the page's style sheet, so that it follows light, dark and print.
+"""Drawing primitives: an SVG whose colours come from the page's style sheet, so that it follows light, dark
+and print.
 
 Every text passes through `markupsafe`, hence whatever users typed is escaped.
 """
@@ -69,7 +70,8 @@ class Svg:
     def render(self, label: str, style: str) -> Markup:
         """The finished drawing; ``label`` says in words what it shows."""
         return Markup(
-            '<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
+            '<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}" '
+            'xmlns="http://www.w3.org/2000/svg">{}</svg>'
         ).format(style, compact(self.width), compact(self.height), label, Markup("").join(self.parts))
 
 

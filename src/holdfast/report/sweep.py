@@ -13,7 +13,8 @@ from holdfast.report.figures import Figure, Series, chart
 from holdfast.report.heat import Box, heat_map
 from holdfast.report.pages import render
 
-# name in sweep.json: heading, how it is known, how it is written, bottom and top of its scale (None: from the data)
+# name in sweep.json: heading, how it is known, how it is written, bottom and top of its scale (None: from the
+# data)
 TRAINED: dict[str, tuple[str, str, str, float | None, float | None]] = {
     "robust_accuracy": ("Robust accuracy (test)", "observed", "percent", 0.0, 1.0),
     "train_robust_accuracy": ("Robust accuracy (train)", "observed", "percent", 0.0, 1.0),
@@ -36,14 +37,28 @@ SEARCHED: dict[str, tuple[str, str, str, float | None, float | None]] = {
     "impossible_below": ("No robust fit below this width", "proved", "count", None, None),
 }
 TABLED = {
-    "train": ("robust_accuracy", "train_robust_accuracy", "clean_accuracy", "surrogate_loss", "robust_loss_lower_bound", "gap"),
+    "train": (
+        "robust_accuracy",
+        "train_robust_accuracy",
+        "clean_accuracy",
+        "surrogate_loss",
+        "robust_loss_lower_bound",
+        "gap",
+    ),
     "capacity": ("plain_width", "impossible_below", "robust_width", "width_ratio"),
-}  # fmt: skip
+}
 SHORT = {
-    "robust_accuracy": "robust (test)", "train_robust_accuracy": "robust (train)", "clean_accuracy": "clean (test)",
-    "surrogate_loss": "surrogate", "robust_loss_lower_bound": "lower bound", "gap": "gap", "plain_width": "plain width",
-    "impossible_below": "none below", "robust_width": "robust width", "width_ratio": "ratio",
-}  # fmt: skip
+    "robust_accuracy": "robust (test)",
+    "train_robust_accuracy": "robust (train)",
+    "clean_accuracy": "clean (test)",
+    "surrogate_loss": "surrogate",
+    "robust_loss_lower_bound": "lower bound",
+    "gap": "gap",
+    "plain_width": "plain width",
+    "impossible_below": "none below",
+    "robust_width": "robust width",
+    "width_ratio": "ratio",
+}
 
 BOUNDS = ("robust_loss_lower_bound", "gap")
 """Figures of certificates: nothing can be said of them where the lower bound is the trivial one."""
@@ -115,7 +130,9 @@ def rows(record: Record) -> list[dict[str, Any]]:
 
 
 def value_text(name: str, figure: Record | None, point: Record | None = None) -> str:
-    """``0.81 (0.79 to 0.83)``: the median over seeds with its spread, of those of which something can be said."""
+    """``0.81 (0.79 to 0.83)``: the median over seeds with its spread, of those of which something can be
+    said.
+    """
     silent = 0 if point is None or name not in BOUNDS else point.get("unsayable", 0)
     if figure is None:
         return SILENT if silent else "-"
@@ -129,7 +146,9 @@ def value_text(name: str, figure: Record | None, point: Record | None = None) ->
 
 
 def groups(record: Record) -> list[tuple[str, str, list[Figure]]]:
-    """Heading, claim and drawings of each figure that was measured: maps for two swept settings, lines for one."""
+    """Heading, claim and drawings of each figure that was measured: maps for two swept settings, lines for
+    one.
+    """
     table = TRAINED if record["kind"] == "train" else SEARCHED
     axes = record["axes"]
     found = []
@@ -158,7 +177,9 @@ def _title(record: Record) -> str:
 
 
 def _panels(record: Record, kept: int) -> list[tuple[dict[str, str], list[Record]]]:
-    """The points for each combination of the axes that no drawing shows: all but the last (``kept`` 1), or all but the first two."""
+    """The points for each combination of the axes that no drawing shows: all but the last (``kept`` 1), or
+    all but the first two.
+    """
     axes = record["axes"]
     outer = axes[:-1] if kept == 1 else axes[2:]
     panels = []
@@ -186,7 +207,8 @@ def _map(
         for up in ups
     ]
     said = "; ".join(
-        f"{', '.join(f'{k} {v}' for k, v in p['place'].items())}: {value_text(name, p['figures'].get(name), p)}"
+        f"{', '.join(f'{k} {v}' for k, v in p['place'].items())}: "
+        f"{value_text(name, p['figures'].get(name), p)}"
         for p in points
     )
     svg = heat_map(
@@ -230,23 +252,43 @@ def _lines(record: Record, name: str, points: Sequence[Record], top: Real) -> Fi
     median = tuple((at, float(f["median"])) for at, f in figures)
     several = any(f["low"] != f["high"] for _, f in figures)
     series = (
-        *((Series(label="from the least to the greatest seed", points=tuple(outline), style="s-open", kind="area"),) if several else ()),
+        *(
+            (
+                Series(
+                    label="from the least to the greatest seed",
+                    points=tuple(outline),
+                    style="s-open",
+                    kind="area",
+                ),
+            )
+            if several
+            else ()
+        ),
         Series(label="median over the seeds" if several else "each value", points=median, style="s-blue"),
         Series(label="", points=median, style="s-blue", kind="points"),
-    )  # fmt: skip
+    )
     ats = [at for at, _ in figures]
     log_x = len(ats) > 1 and min(ats) > 0 and max(ats) / min(ats) >= 8
     highest = max([top, *(f["high"] for _, f in figures)])
     as_percent = (TRAINED | SEARCHED)[name][2] == "percent"
     svg = chart(
-        series, x_name=axis["name"], y_high=1.0 if as_percent else 1.08 * highest or 1.0, log_x=log_x, as_percent=as_percent,
-        description="; ".join(f"{axis['name']} {p['place'][axis['name']]}: {value_text(name, p['figures'][name])}" for p, _ in known),
-    )  # fmt: skip
+        series,
+        x_name=axis["name"],
+        y_high=1.0 if as_percent else 1.08 * highest or 1.0,
+        log_x=log_x,
+        as_percent=as_percent,
+        description="; ".join(
+            f"{axis['name']} {p['place'][axis['name']]}: {value_text(name, p['figures'][name])}"
+            for p, _ in known
+        ),
+    )
     return Figure(title="", run="", svg=svg, legend=series[:-1])
 
 
 def _fits(record: Record, place: dict[str, str], points: Sequence[Record]) -> Figure | None:
-    """The last axis against the widths tried: proved impossible, no fit found, fits (proved) from every seed or from some."""
+    """The last axis against the widths tried: proved impossible, no fit found, fits (proved) from every
+    seed or from some.
+    """
     axis, widths = record["axes"][-1], record["shared"].get("widths") or []
     if not widths or len(widths) > 40:
         return None
@@ -255,7 +297,8 @@ def _fits(record: Record, place: dict[str, str], points: Sequence[Record]) -> Fi
     widths = [width for width in widths if not known or width <= 2 * max(known)]
     boxes = [[_state(width, point) for point in across] for width in widths]
     said = "; ".join(
-        f"{axis['name']} {value}: none below {value_text('impossible_below', p['figures'].get('impossible_below'))}, "
+        f"{axis['name']} {value}: none below "
+        f"{value_text('impossible_below', p['figures'].get('impossible_below'))}, "
         f"fits from {value_text('robust_width', p['figures'].get('robust_width'))}"
         for value, p in zip(axis["values"], across, strict=True)
         if p is not None

@@ -18,8 +18,8 @@ from holdfast.theory.duals import Rows, floored, root
 from holdfast.theory.spec import KernelSpec, spec_of
 
 TILE = (1024, 128)
-"""Rows and columns (no more than rows) of a block on a CPU: it and its temporaries stay in the second-level cache, and so few
-columns are soon packed for the matrix product."""
+"""Rows and columns (no more than rows) of a block on a CPU: it and its temporaries stay in the second-level
+cache, and so few columns are soon packed for the matrix product."""
 WIDE_TILE = (4096, 4096)
 """The same on anything else, which must be kept busy."""
 BUFFERS = 12  # tensors of a block's size alive at once, at most
@@ -38,14 +38,16 @@ def ntk(spec: KernelSpec | nn.Module) -> "NTK":
 
 @takes(spec=kind(KernelSpec, what="a KernelSpec", hint="hf.theory.ntk takes networks too"))
 class NTK:
-    """``K(x, x') = sum_h S^(h-1) prod_{h' >= h} c S'^(h')`` (Jacot et al. 2018, arXiv 1806.07572; layers as in `KernelSpec`).
+    """``K(x, x') = sum_h S^(h-1) prod_{h' >= h} c S'^(h')`` (Jacot et al. 2018, arXiv 1806.07572; layers as
+    in `KernelSpec`).
 
-    ``S^0 = <z, z'>``, ``S^h = c E[act(s) act(t)]`` and ``S'^h = E[act'(s) act'(t)]`` for Gaussian ``(s, t)`` with the covariance
-    ``S^(h-1)``. Trained output weights add ``S^H``, a trained input map ``S^0 prod c S'``. ReLU, leaky ReLU, the identity, squared
-    ReLU, erf and shifted ReLU are closed forms; others see `holdfast.theory.expansion`.
+    ``S^0 = <z, z'>``, ``S^h = c E[act(s) act(t)]`` and ``S'^h = E[act'(s) act'(t)]`` for Gaussian ``(s, t)``
+    with the covariance ``S^(h-1)``. Trained output weights add ``S^H``, a trained input map
+    ``S^0 prod c S'``. ReLU, leaky ReLU, the identity, squared ReLU, erf and shifted ReLU are closed forms;
+    others see `holdfast.theory.expansion`.
 
-    Differentiable in the points. Where two points coincide or are opposite, kernels of activations with a kink have a cusp;
-    their gradient there is the middle of the slopes on both sides, hence finite.
+    Differentiable in the points. Where two points coincide or are opposite, kernels of activations with a
+    kink have a cusp; their gradient there is the middle of the slopes on both sides, hence finite.
     """
 
     def __init__(self, spec: KernelSpec) -> None:
@@ -56,10 +58,12 @@ class NTK:
     def __call__(
         self, x1: Float[Tensor, "n ..."], x2: Float[Tensor, "m ..."] | None = None
     ) -> Float[Tensor, "n m"]:
-        """The kernel matrix of two sets of points, or of one with itself: then half of it is computed, and the diagonal exactly.
+        """The kernel matrix of two sets of points, or of one with itself: then half of it is computed, and
+        the diagonal exactly.
 
         Raises:
-            InputError: points that do not match each other or the spec, or a matrix that does not fit into memory.
+            InputError: points that do not match each other or the spec, or a matrix that does not fit into
+                memory.
         """
         symmetric = x2 is None or x2 is x1
         other = x1 if x2 is None else x2
@@ -130,7 +134,9 @@ class NTK:
         return _Points(unit=unit, layers=tuple(layers), last=last)
 
     def _block(self, left: "_Points", rows: slice, right: "_Points") -> Tensor:
-        """Everything is divided by both points' deviations in its layer, so that correlations are all that remain."""
+        """Everything is divided by both points' deviations in its layer, so that correlations are all that
+        remain.
+        """
         u = _correlation(left.unit[rows] @ right.unit.T)
         scaled = self._scaled(u, [layer[rows] for layer in left.layers], right.layers)
         return scaled * left.last[rows, None] * right.last
@@ -148,7 +154,9 @@ class NTK:
         return scaled.mul_(left.last[rows, None]).mul_(right.last[columns])
 
     def _scaled(self, u: Tensor, left: Sequence[Rows], right: Sequence[Rows]) -> Tensor:
-        """The kernel over both points' deviations in the last layer, from the correlations ``u`` of the inputs."""
+        """The kernel over both points' deviations in the last layer, from the correlations ``u`` of the
+        inputs.
+        """
         total = 2 * u if self.spec.trained == "all" else u
         for layer, (a, b) in enumerate(zip(left, right, strict=True), 1):
             value, slope = self._dual.pair(u, a, b)
@@ -159,7 +167,9 @@ class NTK:
         return tangent if self.spec.trained == "hidden" else tangent.add(_correlation(value))
 
     def _angular(self, like: Tensor) -> list[Tensor] | None:
-        """The polynomial in the angle that this kernel is, on the device of ``like``; None where it is none."""
+        """The polynomial in the angle that this kernel is, on the device of ``like``; None where it is
+        none.
+        """
         if not self._dual.homogeneous or like.dtype != torch.float32:
             return None
         if like.device not in self._series:
@@ -190,12 +200,14 @@ class NTK:
         for name, x in (("x1", x1), ("x2", x2)):
             if x.ndim < 2 or not x.is_floating_point():
                 raise InputError(
-                    f"{name} must be points as rows of floating-point numbers, got {tuple(x.shape)} of {x.dtype}; convert it."
+                    f"{name} must be points as rows of floating-point numbers, got {tuple(x.shape)} of "
+                    f"{x.dtype}; convert it."
                 )
         if x1.shape[1:].numel() != x2.shape[1:].numel() or x1.dtype != x2.dtype or x1.device != x2.device:
             raise InputError(
                 "x1 and x2 must agree in features, dtype and device, got "
-                f"{tuple(x1.shape)} {x1.dtype} on {x1.device} and {tuple(x2.shape)} {x2.dtype} on {x2.device}; convert one."
+                f"{tuple(x1.shape)} {x1.dtype} on {x1.device} and {tuple(x2.shape)} {x2.dtype} on "
+                f"{x2.device}; convert one."
             )
 
 
@@ -209,6 +221,8 @@ class _Points:
 
 
 def _correlation(u: Tensor) -> Tensor:
-    """Into [-1, 1], and to exactly 1 where rounding alone separates it from 1: an arccosine turns 1e-16 into 1e-8."""
+    """Into [-1, 1], and to exactly 1 where rounding alone separates it from 1: an arccosine turns 1e-16
+    into 1e-8.
+    """
     u = u * (1 + 4 * torch.finfo(u.dtype).eps)
     return u.clamp(-1, 1) if u.requires_grad else u.clamp_(-1, 1)

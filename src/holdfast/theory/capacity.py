@@ -1,7 +1,9 @@
-"""Lower bounds on width and parameters of networks that fit, plainly or robustly: what is proved with constants, and what is an order only.
+"""Lower bounds on width and parameters of networks that fit, plainly or robustly: what is proved with
+constants, and what is an order only.
 
-``n`` examples of ``d`` features an adversary may change; ``rho`` is the radius over half the smallest distance between labels, so
-that ``rho < 1`` says that threat sets of different labels do not meet. Every bound states its source, how it is known and what it assumes.
+``n`` examples of ``d`` features an adversary may change; ``rho`` is the radius over half the smallest
+distance between labels, so that ``rho < 1`` says that threat sets of different labels do not meet. Every
+bound states its source, how it is known and what it assumes.
 """
 
 import math
@@ -30,12 +32,14 @@ class CapacityBound(Shown):
     Attributes:
         of: what is bounded: ``first hidden width``, ``width`` (of every hidden layer) or ``parameters``.
         fit: ``plain``, ``robust`` or ``smooth`` (of Lipschitz constant of order 1).
-        value: the bound; for ``order only`` the expression without its unknown constant: for comparing, never a claim.
+        value: the bound; for ``order only`` the expression without its unknown constant: for comparing, never
+            a claim.
         kind: ``proved`` (with its constants) or ``order only``.
         data: what it speaks of: ``these data``, ``some labelling`` or ``some data`` of this size.
         formula: the expression.
         assumes: what must hold.
-        source: paper with its arXiv number, or where the proof stands; ``(recalled)`` where the text was not at hand.
+        source: paper with its arXiv number, or where the proof stands; ``(recalled)`` where the text was not
+            at hand.
     """
 
     of: Literal["first hidden width", "width", "parameters"]
@@ -62,10 +66,12 @@ class CapacityBound(Shown):
 
 @takes(data=DATASET, threat=THREAT)
 def robustness_ratio(data: Dataset, threat: Threat) -> float:
-    """``rho``: the threat's radius over half the smallest distance between labels of the training part, in its norm; exact.
+    """``rho``: the threat's radius over half the smallest distance between labels of the training part, in
+    its norm; exact.
 
-    The distance is evaluated in float64 over all opposite-label pairs (see `holdfast.data.separation`), features that may not
-    change set aside; infinite distance gives 0. At ``rho >= 1`` no classifier is robust on these data.
+    The distance is evaluated in float64 over all opposite-label pairs (see `holdfast.data.separation`),
+    features that may not change set aside; infinite distance gives 0. At ``rho >= 1`` no classifier is robust
+    on these data.
 
     Raises:
         InputError: a threat that is not an l2, l-inf or l1 ball.
@@ -79,7 +85,8 @@ def robustness_ratio(data: Dataset, threat: Threat) -> float:
 
 @takes(data=DATASET, norm=TEXT, rho=real(least=0))
 def radius_for(data: Dataset, norm: str, rho: float) -> float:
-    """The radius at which these data have this ``rho``, in input units: ``rho distance / 2``; the data's own fixed features stay fixed.
+    """The radius at which these data have this ``rho``, in input units: ``rho distance / 2``; the data's own
+    fixed features stay fixed.
 
     Raises:
         InputError: ``rho`` negative, or no opposite-label pair at a finite distance above 0.
@@ -88,42 +95,59 @@ def radius_for(data: Dataset, norm: str, rho: float) -> float:
     distance = separation(part.x, part.y, norm=norm, fixed=data.fixed).distance
     if not 0 < distance < math.inf:
         raise InputError(
-            f"rho needs differently labelled examples at a finite distance above 0, got {distance}; name the radius in its place."
+            f"rho needs differently labelled examples at a finite distance above 0, got {distance}; name "
+            "the radius in its place."
         )
     return rho * distance / 2
 
 
 @takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
-    """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim, Moon and Yun 2025, arXiv 2510.24643).
+    """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim, Moon and Yun 2025, arXiv
+    2510.24643).
 
-    More than ``rho^2 k`` units, ``k = min(n-1, d)`` (for ``rho > 1`` no width fits, and ``k + 1`` is as true as any). Proof: let the first layer be ``W x + b`` and ``P`` the orthogonal projection onto the
-    row space of ``W``, of rank ``m`` at most. The network is a function of ``P x``. If ``||P e_j|| <= 2 r = rho``, the points ``P e_j / 2`` and
-    ``e_j - P e_j / 2`` lie in the ball of the origin and in that of ``e_j``, and both have the image ``P e_j / 2``: one of them is
-    misclassified. So ``||P e_j||^2 > rho^2`` for each ``j``, and adding up ``m >= trace P >= sum_j ||P e_j||^2 > rho^2 k``.
+    More than ``rho^2 k`` units, ``k = min(n-1, d)`` (for ``rho > 1`` no width fits, and ``k + 1`` is as true
+    as any). Proof: let the first layer be ``W x + b`` and ``P`` the orthogonal projection onto the row space
+    of ``W``, of rank ``m`` at most. The network is a function of ``P x``. If ``||P e_j|| <= 2 r = rho``, the
+    points ``P e_j / 2`` and ``e_j - P e_j / 2`` lie in the ball of the origin and in that of ``e_j``, and
+    both have the image ``P e_j / 2``: one of them is misclassified. So ``||P e_j||^2 > rho^2`` for each
+    ``j``, and adding up ``m >= trace P >= sum_j ||P e_j||^2 > rho^2 k``.
     """
     k = min(examples - 1, dimension)
     return CapacityBound(
-        of="first hidden width", fit="robust", value=_above(min(rho, 1.0) ** 2 * k), kind=PROVED, data="these data",
+        of="first hidden width",
+        fit="robust",
+        value=_above(min(rho, 1.0) ** 2 * k),
+        kind=PROVED,
+        data="these data",
         formula="> rho^2 min(n - 1, d)",
         assumes="the forced data, l2 balls without a box; any network whose first layer is affine",
-        source="Kim, Moon and Yun 2025, arXiv 2510.24643 (statement recalled; proof in holdfast.theory.capacity)",
-    )  # fmt: skip
+        source="Kim, Moon and Yun 2025, arXiv 2510.24643 (statement recalled; proof in "
+        "holdfast.theory.capacity)",
+    )
 
 
 @takes(data=DATASET, threat=THREAT)
 def first_hidden_width(data: Dataset, threat: Threat) -> CapacityBound:
-    """Least first hidden width of a robust fit of these very data: the argument of `forced_width` on any differences of labels.
+    """Least first hidden width of a robust fit of these very data: the argument of `forced_width` on any
+    differences of labels.
 
-    The proof and its computation are in `holdfast.theory.projected`. Where a box cuts the threat sets only the trivial 1 is claimed.
+    The proof and its computation are in `holdfast.theory.projected`. Where a box cuts the threat sets only
+    the trivial 1 is claimed.
     """
     ball, part = _ball(threat), data.train
     value, why = projected_width(part.x, part.y, ball, ball.fixed)
     return CapacityBound(
-        of="first hidden width", fit="robust", value=value, kind=PROVED, data="these data",
-        formula="least m with min over weights w of the m largest eigenvalues of sum_k w_k v_k v_k^T above (2 r)^2",
-        assumes=why, source="proof in holdfast.theory.projected, after Kim, Moon and Yun 2025, arXiv 2510.24643",
-    )  # fmt: skip
+        of="first hidden width",
+        fit="robust",
+        value=value,
+        kind=PROVED,
+        data="these data",
+        formula="least m with min over weights w of the m largest eigenvalues of sum_k w_k v_k v_k^T "
+        "above (2 r)^2",
+        assumes=why,
+        source="proof in holdfast.theory.projected, after Kim, Moon and Yun 2025, arXiv 2510.24643",
+    )
 
 
 @takes(data=DATASET, threat=THREAT, hidden_layers=whole(least=1, most=2))
@@ -149,7 +173,9 @@ def bounds(data: Dataset, threat: Threat, *, hidden_layers: int = 1) -> tuple[Ca
 
 @takes(rho=real(least=0), dimension=COUNT)
 def shattered_coordinates(rho: float, dimension: int) -> int:
-    """Points that one pair of balls decides: the largest ``k <= d`` with ``rho >= sqrt(1 - 1/k)`` (`holdfast.data.shattering` in ``k`` dimensions)."""
+    """Points that one pair of balls decides: the largest ``k <= d`` with ``rho >= sqrt(1 - 1/k)``
+    (`holdfast.data.shattering` in ``k`` dimensions).
+    """
     if rho >= 1:
         return dimension
     return max(1, min(dimension, math.floor(1 / (1 - rho**2) * (1 + 1e-12))))
@@ -158,40 +184,80 @@ def shattered_coordinates(rho: float, dimension: int) -> int:
 def _shatters(n: int, d: int, hidden_layers: int, fit: Literal["plain", "robust"], k: int) -> CapacityBound:
     points = n if k == 1 else (n // 2) * k
     return CapacityBound(
-        of="width", fit=fit, value=shattering_width(points, d, hidden_layers), kind=PROVED, data="some labelling",
+        of="width",
+        fit=fit,
+        value=shattering_width(points, d, hidden_layers),
+        kind=PROVED,
+        data="some labelling",
         formula=f"least m whose sign patterns on {points:,} points are not fewer than 2^{points}",
-        assumes=f"ReLU networks with {hidden_layers} hidden layer{'s' if hidden_layers > 1 else ''} of one width, biases, one output"
+        assumes=f"ReLU networks with {hidden_layers} hidden layer{'s' if hidden_layers > 1 else ''} of "
+        "one width, biases, one output"
         + ("; l2 balls, data as in holdfast.data.shattering" if k > 1 else ""),
-        source="Cover 1965 and Bartlett et al. 2019, arXiv 1703.02930 (constants of its sign-pattern lemma recalled)",
-    )  # fmt: skip
+        source="Cover 1965 and Bartlett et al. 2019, arXiv 1703.02930 (constants of its sign-pattern "
+        "lemma recalled)",
+    )
 
 
 @takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def orders(rho: float, examples: int, dimension: int) -> tuple[CapacityBound, ...]:
-    """Bounds known up to constants (and logarithms) only: ``value`` is the bare expression. None of them is a claim about one data set.
+    """Bounds known up to constants (and logarithms) only: ``value`` is the bare expression. None of them is a
+    claim about one data set.
 
-    * plain: ``sqrt(n)`` parameters are necessary, and enough up to logarithms (Vardi, Yehudai and Shamir 2021);
-    * robust, ``rho`` near 1: ``sqrt(n d)`` parameters, by the VC dimension ``n d`` against at most ``O(P^2)`` (Gao et al. 2019);
-    * robust, any ``rho``: ``(rho^2 min(n, d) + 1) d + sqrt(n min(1 / (1 - rho^2), d))`` parameters (Kim, Moon and Yun 2025);
-    * robust, ``rho`` fixed as ``n`` grows: width ``log n`` is necessary and, for ``rho <= 1 / sqrt(d)`` or so, enough (Egosi, Yehudai and
-      Shamir 2025);
-    * smooth: ``n d`` parameters for a fit of noisy labels with a Lipschitz constant of order 1 (Bubeck and Sellke 2021).
+    * plain: ``sqrt(n)`` parameters are necessary, and enough up to logarithms (Vardi, Yehudai and Shamir
+      2021);
+    * robust, ``rho`` near 1: ``sqrt(n d)`` parameters, by the VC dimension ``n d`` against at most ``O(P^2)``
+      (Gao et al. 2019);
+    * robust, any ``rho``: ``(rho^2 min(n, d) + 1) d + sqrt(n min(1 / (1 - rho^2), d))`` parameters (Kim, Moon
+      and Yun 2025);
+    * robust, ``rho`` fixed as ``n`` grows: width ``log n`` is necessary and, for ``rho <= 1 / sqrt(d)`` or
+      so, enough (Egosi, Yehudai and Shamir 2025);
+    * smooth: ``n d`` parameters for a fit of noisy labels with a Lipschitz constant of order 1 (Bubeck and
+      Sellke 2021).
     """
     n, d, r = examples, dimension, min(rho, 1.0)
     spread = min(1 / (1 - r**2), d) if r < 1 else d
     return (
-        _order("parameters", "plain", math.sqrt(n), "sqrt(n)", "ReLU networks of any depth, distinct points",
-               "Vardi, Yehudai and Shamir 2021, arXiv 2110.03187"),
-        _order("parameters", "robust", math.sqrt(n * d), "sqrt(n d)", "rho near 1; piecewise linear networks of any depth",
-               "Gao et al. 2019, arXiv 1906.07916 (recalled)"),
-        _order("parameters", "robust", (r**2 * min(n, d) + 1) * d + math.sqrt(n * spread),
-               "(rho^2 min(n, d) + 1) d + sqrt(n min(1/(1 - rho^2), d))", "l2 balls, ReLU networks of any depth",
-               "Kim, Moon and Yun 2025, arXiv 2510.24643 (recalled)"),
-        _order("width", "robust", math.log(max(n, 2)), "log n", "width below d, radius independent of n; any depth",
-               "Egosi, Yehudai and Shamir 2025, arXiv 2502.11162"),
-        _order("parameters", "smooth", n * d, "n d", "Lipschitz constant of order 1, noisy labels, isoperimetric inputs, weights of polynomial size",
-               "Bubeck and Sellke 2021, arXiv 2105.12806"),
-    )  # fmt: skip
+        _order(
+            "parameters",
+            "plain",
+            math.sqrt(n),
+            "sqrt(n)",
+            "ReLU networks of any depth, distinct points",
+            "Vardi, Yehudai and Shamir 2021, arXiv 2110.03187",
+        ),
+        _order(
+            "parameters",
+            "robust",
+            math.sqrt(n * d),
+            "sqrt(n d)",
+            "rho near 1; piecewise linear networks of any depth",
+            "Gao et al. 2019, arXiv 1906.07916 (recalled)",
+        ),
+        _order(
+            "parameters",
+            "robust",
+            (r**2 * min(n, d) + 1) * d + math.sqrt(n * spread),
+            "(rho^2 min(n, d) + 1) d + sqrt(n min(1/(1 - rho^2), d))",
+            "l2 balls, ReLU networks of any depth",
+            "Kim, Moon and Yun 2025, arXiv 2510.24643 (recalled)",
+        ),
+        _order(
+            "width",
+            "robust",
+            math.log(max(n, 2)),
+            "log n",
+            "width below d, radius independent of n; any depth",
+            "Egosi, Yehudai and Shamir 2025, arXiv 2502.11162",
+        ),
+        _order(
+            "parameters",
+            "smooth",
+            n * d,
+            "n d",
+            "Lipschitz constant of order 1, noisy labels, isoperimetric inputs, weights of polynomial size",
+            "Bubeck and Sellke 2021, arXiv 2105.12806",
+        ),
+    )
 
 
 def _order(
@@ -203,8 +269,15 @@ def _order(
     source: str,
 ) -> CapacityBound:
     return CapacityBound(
-        of=of, fit=fit, value=value, kind=ORDER, data="some data", formula=formula, assumes=assumes, source=source
-    )  # fmt: skip
+        of=of,
+        fit=fit,
+        value=value,
+        kind=ORDER,
+        data="some data",
+        formula=formula,
+        assumes=assumes,
+        source=source,
+    )
 
 
 def _above(value: float) -> int:

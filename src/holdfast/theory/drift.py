@@ -1,7 +1,9 @@
-"""How the tangent kernel of a network moves while it is trained: observed on a few fixed examples, never a bound.
+"""How the tangent kernel of a network moves while it is trained: observed on a few fixed examples, never a
+bound.
 
-With ``K_t`` the kernel matrix of the same examples after ``t`` rounds (summed over the outputs): in the kernel limit nothing here
-changes; at finite width drift falls like ``1 / sqrt(width)``, and what it reaches says how far training is from that limit.
+With ``K_t`` the kernel matrix of the same examples after ``t`` rounds (summed over the outputs): in the
+kernel limit nothing here changes; at finite width drift falls like ``1 / sqrt(width)``, and what it reaches
+says how far training is from that limit.
 """
 
 from dataclasses import dataclass, fields
@@ -68,7 +70,8 @@ def kernel_drift(now: Array, start: Array) -> float:
     now, start = as_tensor("now", now).double(), as_tensor("start", start).double()
     if now.shape != start.shape or not bool((start != 0).any()):
         raise InputError(
-            f"now and start must be kernels of the same examples, the start's not 0, got shapes {tuple(now.shape)} and {tuple(start.shape)};"
+            "now and start must be kernels of the same examples, the start's not 0, got shapes "
+            f"{tuple(now.shape)} and {tuple(start.shape)};"
             " evaluate both on the same examples."
         )
     return float((now - start).norm() / start.norm())
@@ -76,16 +79,18 @@ def kernel_drift(now: Array, start: Array) -> float:
 
 @takes(kernel=KERNEL, y=LABELS, classes=whole(least=2), centred=FLAG)
 def kernel_alignment(kernel: Array, y: Array, classes: int, *, centred: bool = False) -> float:
-    """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a multiple of T.
+    """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a
+    multiple of T.
 
-    Two classes: ``T = s s'`` with signs ``s``; more: ``T_ij = 1`` for equal labels, else 0. ``centred`` takes the means off first,
-    ``H K H`` and ``H T H`` with ``H = I - 11'/n`` (Cortes et al. 2012, arXiv 1203.0550), as is apt where examples of one label
-    dominate; 0 where nothing is left of one of them.
+    Two classes: ``T = s s'`` with signs ``s``; more: ``T_ij = 1`` for equal labels, else 0. ``centred`` takes
+    the means off first, ``H K H`` and ``H T H`` with ``H = I - 11'/n`` (Cortes et al. 2012, arXiv 1203.0550),
+    as is apt where examples of one label dominate; 0 where nothing is left of one of them.
     """
     kernel, y = as_tensor("kernel", kernel).double(), as_labels("y", y)
     if len(kernel) != len(y):
         raise InputError(
-            f"kernel and y must be of the same examples, got {len(kernel)} rows and {len(y)} labels; pair them up."
+            f"kernel and y must be of the same examples, got {len(kernel)} rows and {len(y)} labels; "
+            "pair them up."
         )
     if classes == 2:
         signs = torch.where(y > 0, 1.0, -1.0).to(kernel)
@@ -108,13 +113,16 @@ def extreme_eigenvalues(kernel: Kernel) -> tuple[float, float]:
 
 @takes(model=MODEL, x=EXAMPLES, y=LABELS, classes=whole(least=2), examples=whole(least=2), seed=SEED)
 class KernelWatch:
-    """The kernel of ``model`` on a fixed sample of examples, and the weights, as they are now: what later looks compare with.
+    """The kernel of ``model`` on a fixed sample of examples, and the weights, as they are now: what later
+    looks compare with.
 
     Args:
-        examples: how many are drawn from ``x`` (all, where there are fewer); the draw depends on ``seed`` alone.
+        examples: how many are drawn from ``x`` (all, where there are fewer); the draw depends on ``seed``
+            alone.
         classes: of the labels ``y``.
 
-    A look costs about one backward pass an output for each of these examples, their products, and their eigenvalues.
+    A look costs about one backward pass an output for each of these examples, their products, and their
+    eigenvalues.
 
     Raises:
         InputError: fewer than two examples, or too little memory (with the figure); see `empirical_ntk`.

@@ -1,11 +1,13 @@
 """Dual activations in closed form: Gaussian expectations of an activation and of its slope, entry by entry.
 
-For jointly Gaussian ``(s, t)`` with variances ``p, q`` and correlation ``u``, write ``V = E[act(s) act(t)]``. Everything here is
-scaled by what each point does alone, since then homogeneous activations need no more than ``u``:
+For jointly Gaussian ``(s, t)`` with variances ``p, q`` and correlation ``u``, write ``V = E[act(s) act(t)]``.
+Everything here is scaled by what each point does alone, since then homogeneous activations need no more than
+``u``:
 
     v(u) = V / sqrt(V_p V_q),   V_p = E[act(s)^2],        and        v'(u) = E[act'(s) act'(t)] sqrt(p q) / sqrt(V_p V_q),
 
-the second because ``dV / dcov = E[act'(s) act'(t)]``. Sources: Cho and Saul 2009 (arc-cosine kernels), Williams 1997 (erf).
+the second because ``dV / dcov = E[act'(s) act'(t)]``. Sources: Cho and Saul 2009 (arc-cosine kernels),
+Williams 1997 (erf).
 """
 
 import math
@@ -57,7 +59,8 @@ class Dual(ABC):
     """Both expectations for one activation.
 
     Attributes:
-        homogeneous: whether ``v`` and ``v'`` depend on the correlation alone, whatever the variances (and are some work).
+        homogeneous: whether ``v`` and ``v'`` depend on the correlation alone, whatever the variances (and are
+            some work).
     """
 
     homogeneous: bool = False
@@ -68,12 +71,16 @@ class Dual(ABC):
 
     @abstractmethod
     def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
-        """``v(u)`` and ``v'(u)`` for correlations in [-1, 1]; differentiable, with finite derivatives also at -1 and 1."""
+        """``v(u)`` and ``v'(u)`` for correlations in [-1, 1]; differentiable, with finite derivatives also
+        at -1 and 1.
+        """
 
     def moments(
         self, covariance: Float[Tensor, "n m"], p: Float[Tensor, " n"], q: Float[Tensor, " m"]
     ) -> Pair:
-        """``E[act(s) act(t)]`` and ``E[act'(s) act'(t)]`` for variances ``p`` and ``q`` and these covariances."""
+        """``E[act(s) act(t)]`` and ``E[act'(s) act'(t)]`` for variances ``p`` and ``q`` and these
+        covariances.
+        """
         left, right = self.rows(p), self.rows(q)
         spread = outer(floored(p).sqrt(), floored(q).sqrt())
         value, slope = self.pair((covariance / spread).clamp(-1, 1), left, right)
@@ -108,7 +115,9 @@ class PiecewiseLinear(Dual):
 
 
 class SquaredReLU(Dual):
-    """``act(z) = max(z, 0)^2``: ``E[act act] = p q J2 / 2 pi``, ``J2 = 3 sin theta cos theta + (pi - theta)(1 + 2 cos^2 theta)``."""
+    """``act(z) = max(z, 0)^2``: ``E[act act] = p q J2 / 2 pi``,
+    ``J2 = 3 sin theta cos theta + (pi - theta)(1 + 2 cos^2 theta)``.
+    """
 
     homogeneous = True
 
@@ -143,15 +152,17 @@ class Erf(Dual):
 def arc_cosine(u: Float[Tensor, "n m"]) -> Pair:
     """``J1 = sin theta + (pi - theta) cos theta`` and its derivative in ``u``, ``J0 = pi - theta``.
 
-    The derivative of ``J0`` is infinite at ``u = 1`` and -1, where the kernel has a cusp in the points; there it counts as 0, the
-    middle of the slopes on both sides.
+    The derivative of ``J0`` is infinite at ``u = 1`` and -1, where the kernel has a cusp in the points; there
+    it counts as 0, the middle of the slopes on both sides.
     """
     value, slope = _ArcCosine.apply(u, 1)  # type: ignore[no-untyped-call]
     return value, slope
 
 
 class _ArcCosine(torch.autograd.Function):
-    """``(J_order, J_(order - 1))``. Autograd's own derivatives would be differences of infinite terms at ``u = 1``."""
+    """``(J_order, J_(order - 1))``. Autograd's own derivatives would be differences of infinite terms at
+    ``u = 1``.
+    """
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, order: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""The tangent kernel of a finite network at its present weights, ``K = J(x1) J(x2)^T`` over its trainable parameters.
+"""The tangent kernel of a finite network at its present weights, ``K = J(x1) J(x2)^T`` over its trainable
+parameters.
 
-A weight that maps inputs ``h`` to preactivations with output gradients ``g`` contributes ``<h, h'> <g, g'>``: no Jacobian of it is
-formed. `holdfast.theory.factors` says what each kind of layer gives.
+A weight that maps inputs ``h`` to preactivations with output gradients ``g`` contributes ``<h, h'> <g, g'>``:
+no Jacobian of it is formed. `holdfast.theory.factors` says what each kind of layer gives.
 """
 
 import warnings
@@ -40,22 +41,25 @@ def empirical_ntk(
     outputs: str = "trace",
     block: int = BLOCK,
 ) -> Float[Tensor, "n m ..."]:
-    """``sum_p df_c(x)/dp df_c'(x')/dp`` over the parameters that require a gradient, the network in evaluation mode.
+    """``sum_p df_c(x)/dp df_c'(x')/dp`` over the parameters that require a gradient, the network in
+    evaluation mode.
 
     Args:
         x1, x2: points; without ``x2`` (or with the same tensor) only half of the blocks are computed.
-        outputs: ``trace`` sums ``c = c'`` over the outputs and ``mean`` divides that by their number (the scale of the analytic
-            kernel); both give (n, m). ``full`` gives (n, m, C, C).
+        outputs: ``trace`` sums ``c = c'`` over the outputs and ``mean`` divides that by their number (the
+            scale of the analytic kernel); both give (n, m). ``full`` gives (n, m, C, C).
         block: points whose layer inputs and gradients are held at once.
 
     Raises:
-        InputError: no trainable parameters, outputs that are not (batch, outputs), an unknown word, or too little memory.
+        InputError: no trainable parameters, outputs that are not (batch, outputs), an unknown word, or too
+            little memory.
     """
     x1 = as_inputs(model, as_tensor("x1", x1))
     x2 = None if x2 is None else as_inputs(model, as_tensor("x2", x2))
     if x2 is not None and x2.shape[1:] != x1.shape[1:]:
         raise InputError(
-            f"x1 and x2 must hold examples of one shape, got {tuple(x1.shape[1:])} and {tuple(x2.shape[1:])}; take both from the same data."
+            f"x1 and x2 must hold examples of one shape, got {tuple(x1.shape[1:])} and "
+            f"{tuple(x2.shape[1:])}; take both from the same data."
         )
     model = tangent_model(model)
     symmetric = x2 is None or x2 is x1
@@ -96,17 +100,20 @@ def empirical_ntk_product(
     *,
     block: int = BLOCK,
 ) -> Float[Tensor, "n outputs"]:
-    """``J(x1) (J(x2)^T vector)`` without the kernel: a backward pass over ``x2`` and a forward derivative over ``x1``.
+    """``J(x1) (J(x2)^T vector)`` without the kernel: a backward pass over ``x2`` and a forward derivative
+    over ``x1``.
 
     Raises:
-        InputError: no trainable parameters, or a vector that is not a number for each point of ``x2`` and output.
+        InputError: no trainable parameters, or a vector that is not a number for each point of ``x2`` and
+            output.
     """
     model = tangent_model(model)  # a linearised network's own derivative would be one within another
     with in_mode(model, "eval"):
         classes = _classes(model, x2)
         if vector.shape != (len(x2), classes):
             raise InputError(
-                f"vector must be (points of x2, outputs) = ({len(x2)}, {classes}), got {tuple(vector.shape)}; reshape it."
+                f"vector must be (points of x2, outputs) = ({len(x2)}, {classes}), got "
+                f"{tuple(vector.shape)}; reshape it."
             )
         trained = _trained(model)
         total = {name: torch.zeros_like(value) for name, value in trained.items()}

@@ -1,4 +1,6 @@
-"""Duals of any activation: by Hermite expansion where it converges, else by quadrature in polar coordinates."""
+"""Duals of any activation: by Hermite expansion where it converges, else by quadrature in polar
+coordinates.
+"""
 
 import math
 from functools import cache
@@ -20,12 +22,13 @@ RADII = 64
 
 
 class Expanded(Dual):
-    """``V = sum_k a_k(p) a_k(q) u^k`` with ``a_k(p) = E[act(sqrt(p) z - b) h_k(z)]``, ``h_k`` the normalised Hermite polynomials.
+    """``V = sum_k a_k(p) a_k(q) u^k`` with ``a_k(p) = E[act(sqrt(p) z - b) h_k(z)]``, ``h_k`` the normalised
+    Hermite polynomials.
 
-    By Parseval what a truncation leaves out is known exactly on the diagonal and, by Cauchy-Schwarz, bounded by it elsewhere; the
-    expansion ends once that is under `TOLERANCE`. Activations for which 256 terms do not reach it (a jump in ``act'`` or ``act''``,
-    or large variances) are integrated in polar coordinates, where a kink at 0 lies on four rays between which all is smooth: about
-    5,000 evaluations an entry.
+    By Parseval what a truncation leaves out is known exactly on the diagonal and, by Cauchy-Schwarz, bounded
+    by it elsewhere; the expansion ends once that is under `TOLERANCE`. Activations for which 256 terms do not
+    reach it (a jump in ``act'`` or ``act''``, or large variances) are integrated in polar coordinates, where
+    a kink at 0 lies on four rays between which all is smooth: about 5,000 evaluations an entry.
     """
 
     def __init__(self, activation: Activation, shift: float = 0.0) -> None:
@@ -64,7 +67,8 @@ class Expanded(Dual):
         """``s = sqrt(p) r cos phi``, ``t = sqrt(q) r cos(phi - theta)``; kinks where either cosine is 0."""
         if self.shift:
             raise InputError(
-                f"a shift must be 0 for {self.activation.name} at these norms, got {self.shift}; only relu's kink is followed."
+                f"a shift must be 0 for {self.activation.name} at these norms, got {self.shift}; only "
+                "relu's kink is followed."
             )
         theta = _Angle.apply(u)  # type: ignore[no-untyped-call]
         p, q = root(left.input)[:, None, None], root(right.input)[None, :, None]
@@ -74,7 +78,8 @@ class Expanded(Dual):
         mass = mass * r * torch.exp(-r.square() / 2) / (2 * math.pi)
         value, slope = torch.zeros_like(u), torch.zeros_like(u)
         half = math.pi / 2
-        # both positive, only s, both negative, only t: [theta - half, half], [half, theta + half], and their opposites
+        # both positive, only s, both negative, only t: [theta - half, half], [half, theta + half], and their
+        # opposites
         sectors = ((theta - half, math.pi - theta), (torch.full_like(theta, half), theta))
         nodes, weights = np.polynomial.legendre.leggauss(ANGLES)
         for start, width in sectors:
@@ -116,7 +121,9 @@ def _enough(coefficients: Tensor, slope: Tensor, tolerance: float) -> int:
 
 @cache
 def _basis() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes, Gaussian masses and normalised Hermite polynomials at the nodes; Gauss-Legendre on each side of 0, for kinks there."""
+    """Nodes, Gaussian masses and normalised Hermite polynomials at the nodes; Gauss-Legendre on each side
+    of 0, for kinks there.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
     half = (nodes + 1) * (QUADRATURE_REACH / 2)
     z = np.concatenate([-half[::-1], half])

@@ -1,9 +1,10 @@
 """Jacobians of networks in their weights, layer by layer, as factors that are cheap to multiply.
 
-Families of networks write theirs down. In any other module one backward pass finds the gradients in the outputs ``g`` of all
-layers that are known here, and each layer turns them into its own: a linear layer that saw an example as one row ``h`` has
-``g (x) h``, which is never formed; convolutions, batch norms in evaluation mode and layers that saw several rows or were called
-several times sum over positions and calls. Parameters of anything else go through `torch.func`.
+Families of networks write theirs down. In any other module one backward pass finds the gradients in the
+outputs ``g`` of all layers that are known here, and each layer turns them into its own: a linear layer that
+saw an example as one row ``h`` has ``g (x) h``, which is never formed; convolutions, batch norms in
+evaluation mode and layers that saw several rows or were called several times sum over positions and calls.
+Parameters of anything else go through `torch.func`.
 """
 
 import math
@@ -32,7 +33,8 @@ def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> lis
     """The Jacobian of every output at every point in all trainable weights.
 
     Raises:
-        InputError: too little memory, or a layer that neither is known here nor can be differentiated by `torch.func`; it is named.
+        InputError: too little memory, or a layer that neither is known here nor can be differentiated by
+            `torch.func`; it is named.
     """
     core = exact_core(model)
     known = None if core is None else core.family.factors(core.network, x)
@@ -40,7 +42,9 @@ def factors_of(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> lis
 
 
 def numbers_held(model: nn.Module, classes: int, x: Float[Tensor, "n ..."]) -> int:
-    """About how many numbers `factors_of` holds for one point: what each layer is given, and the gradients in what it gives."""
+    """About how many numbers `factors_of` holds for one point: what each layer is given, and the gradients
+    in what it gives.
+    """
     with torch.no_grad(), _watching(model, 1) as seen:
         applied(model, x[:1])
     units = sum(parameter.shape[0] for parameter in model.parameters() if parameter.ndim > 1)
@@ -58,9 +62,12 @@ def _any(model: nn.Module, classes: int, x: Tensor) -> list[Factor]:
     if calls:
         seeds = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)[:, None, :]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            outputs, [after for _, (_, after) in calls], seeds.expand(-1, len(x), -1), is_grads_batched=True,
+            outputs,
+            [after for _, (_, after) in calls],
+            seeds.expand(-1, len(x), -1),
+            is_grads_batched=True,
             allow_unused=True,
-        )  # fmt: skip
+        )
         for (layer, (before, _)), gradient in zip(calls, found, strict=True):
             if gradient is not None:
                 gradients.setdefault(layer, []).append((before.detach(), gradient.detach()))
@@ -71,7 +78,9 @@ def _any(model: nn.Module, classes: int, x: Tensor) -> list[Factor]:
 
 
 def _watched(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[nn.Module, list[Call]]]:
-    """The outputs, and the calls of the layers known here as they were: of copies, where something works in place on them."""
+    """The outputs, and the calls of the layers known here as they were: of copies, where something works
+    in place on them.
+    """
     for copies in (False, True):
         with torch.enable_grad(), _watching(model, len(x), copies=copies) as seen:
             outputs = applied(model, x.detach().requires_grad_(True))
@@ -127,7 +136,9 @@ def _known(layer: nn.Module) -> bool:
 
 
 def _of_layer(layer: Any, calls: list[tuple[Tensor, Tensor]]) -> list[Factor]:
-    """The Jacobian of one layer from what it was given and the gradients in what it gave, (C, n, ...), call by call."""
+    """The Jacobian of one layer from what it was given and the gradients in what it gave, (C, n, ...),
+    call by call.
+    """
     weight, bias = layer._parameters["weight"], layer._parameters["bias"]
     trained = weight is not None and weight.requires_grad
     biased = bias is not None and bias.requires_grad
@@ -137,10 +148,11 @@ def _of_layer(layer: Any, calls: list[tuple[Tensor, Tensor]]) -> list[Factor]:
     if trained:
         device = weight.device
         require_memory(
-            3 * weight.element_size() * classes * points * weight.numel(), device,
+            3 * weight.element_size() * classes * points * weight.numel(),
+            device,
             f"the Jacobian of {weight.numel():,} weights of a {type(layer).__name__} at {points:,} points",
             "pass a smaller block, or use empirical_ntk_product",
-        )  # fmt: skip
+        )
     weights, biases = [], []
     for before, gradient in calls:
         rows, slopes = _rows(layer, before, gradient)
@@ -155,7 +167,9 @@ def _of_layer(layer: Any, calls: list[tuple[Tensor, Tensor]]) -> list[Factor]:
 
 
 def _rows(layer: Any, before: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """What multiplies the weights at each position, (n, positions, inputs), and the gradients there, (C, n, positions, units)."""
+    """What multiplies the weights at each position, (n, positions, inputs), and the gradients there, (C,
+    n, positions, units).
+    """
     single = before.ndim == 2
     if isinstance(layer, nn.Linear):
         if single:
@@ -199,8 +213,10 @@ def _by_torch_func(model: nn.Module, classes: int, x: Tensor, rest: dict[str, Te
             f"{name or 'the model'} ({type(model.get_submodule(name)).__name__})" for name in sorted(layers)
         ]
         raise InputError(
-            f"every layer must be linear, a plain convolution or batch norm, or one that torch.func can differentiate, got "
-            f"{', '.join(named)}, where it fails ({' '.join(str(error).split())[:200]}); freeze it or rewrite its forward."
+            "every layer must be linear, a plain convolution or batch norm, or one that torch.func can "
+            "differentiate, got "
+            f"{', '.join(named)}, where it fails ({' '.join(str(error).split())[:200]}); freeze it or "
+            "rewrite its forward."
         ) from error
     rows = torch.cat([part.reshape(len(x), classes, -1) for part in jacobian.values()], 2)
     return [Factor(gradients=rows.detach().transpose(0, 1))]

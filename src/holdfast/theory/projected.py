@@ -1,16 +1,19 @@
-"""The first hidden width that robustness forces on given data: their differences must survive a projection of that rank.
+"""The first hidden width that robustness forces on given data: their differences must survive a projection of
+that rank.
 
-Let the first layer be ``W x + b`` with ``m`` units and ``P`` the orthogonal projection onto the row space of ``W``: the network is a
-function of ``P x``. For two examples of different labels with difference ``v``, if ``||P v|| <= 2 r`` then ``x_i - P v / 2`` and
-``x_j + P v / 2`` lie within Euclidean distance ``r`` of their examples and have one image, so one of the two is misclassified. A robust fit
-thus needs ``||P v_k|| > 2 r`` for every opposite-label pair. For any weights ``w_k >= 0`` that add up to 1,
+Let the first layer be ``W x + b`` with ``m`` units and ``P`` the orthogonal projection onto the row space of
+``W``: the network is a function of ``P x``. For two examples of different labels with difference ``v``, if
+``||P v|| <= 2 r`` then ``x_i - P v / 2`` and ``x_j + P v / 2`` lie within Euclidean distance ``r`` of their
+examples and have one image, so one of the two is misclassified. A robust fit thus needs ``||P v_k|| > 2 r``
+for every opposite-label pair. For any weights ``w_k >= 0`` that add up to 1,
 
     (2 r)^2  <  sum_k w_k ||P v_k||^2  =  trace(P M)  <=  sum of the m largest eigenvalues of  M = sum_k w_k v_k v_k^T    (Ky Fan),
 
-so a width ``m`` whose right side is at most ``(2 r)^2`` for some weights is excluded. Any weights give a proof; good ones are found
-by multiplicative steps. An l-inf ball of radius ``r`` holds the l2 ball of radius ``r``, an l1 ball that of ``r / sqrt(d)``. Features that may
-not change are set aside, and only pairs that agree on them are compared. With one unit a feature and all pairs at
-distance above ``2 r`` nothing is excluded: the bound never exceeds the rank of the differences.
+so a width ``m`` whose right side is at most ``(2 r)^2`` for some weights is excluded. Any weights give a
+proof; good ones are found by multiplicative steps. An l-inf ball of radius ``r`` holds the l2 ball of radius
+``r``, an l1 ball that of ``r / sqrt(d)``. Features that may not change are set aside, and only pairs that
+agree on them are compared. With one unit a feature and all pairs at distance above ``2 r`` nothing is
+excluded: the bound never exceeds the rank of the differences.
 """
 
 import math
@@ -43,7 +46,8 @@ def projected_width(
         return 1, "no two examples of different labels agree on the features that may not change"
     if _box_cuts(flatten(x)[rows].double(), ball, radius, free):
         return 1, "a box cuts the threat sets: no more than the trivial bound is claimed"
-    # Only lengths over the radius count: in a unit of about the longest (a power of 2) no square overflows or vanishes.
+    # Only lengths over the radius count: in a unit of about the longest (a power of 2) no square overflows or
+    # vanishes.
     unit = 2.0 ** (math.frexp(float(differences.abs().max()))[1] - 1)
     differences, radius = differences / unit, radius / unit
     width, needed = 1, 4 * radius * radius
@@ -57,7 +61,9 @@ def projected_width(
 def excluded(
     differences: Float[Tensor, "pairs features"], width: int, needed: float, steps: int = STEPS
 ) -> bool:
-    """Whether some weights show that ``width`` units cannot keep every difference's squared length above ``needed``."""
+    """Whether some weights show that ``width`` units cannot keep every difference's squared length above
+    ``needed``.
+    """
     scale = differences.square().sum(1).mean()
     if float(scale) == 0:
         return True
@@ -76,7 +82,9 @@ def excluded(
 def _projection(
     differences: Float[Tensor, "pairs features"], weights: Float[Tensor, " pairs"], width: int
 ) -> tuple[Float[Tensor, " values"], Float[Tensor, " pairs"]]:
-    """Eigenvalues of ``M``, ascending, and the squared lengths of the differences on its ``width`` top eigenvectors."""
+    """Eigenvalues of ``M``, ascending, and the squared lengths of the differences on its ``width`` top
+    eigenvectors.
+    """
     rows = differences * weights.sqrt()[:, None]
     if len(rows) < rows.shape[1]:  # the Gram matrix has the same eigenvalues besides zeros, and is smaller
         values, vectors = torch.linalg.eigh(rows @ rows.T)
@@ -91,7 +99,9 @@ def _projection(
 def _nearest(
     x: Float[Tensor, "examples features"], y: Int[Tensor, " examples"], free: Tensor | None
 ) -> tuple[Float[Tensor, "pairs free"], Int[Tensor, " rows"]]:
-    """Differences of the nearest opposite-label pairs that agree on fixed features, and the rows they came from."""
+    """Differences of the nearest opposite-label pairs that agree on fixed features, and the rows they came
+    from.
+    """
     rows = torch.arange(len(x), device=x.device)
     if len(x) > EXAMPLES:
         rows = rows[:: -(-len(x) // EXAMPLES)]

@@ -17,9 +17,9 @@ FARTHEST = 37.0  # beyond it the normal tail is 0 in float64
 class ShiftedReLU(Dual):
     """``E[max(s - b, 0) max(t - b, 0)]`` and ``P(s > b, t > b)``.
 
-    With thresholds ``h = b / sqrt(p)``, ``k = b / sqrt(q)`` and ``L = P(X > h, Y > k)`` at correlation ``u`` (Owen 1956):
-    ``E[(X - h)+ (Y - k)+] = (u + h k) L - h phi(k) Phi((u k - h) / r) - k phi(h) Phi((u h - k) / r) + r^2 phi2``, ``r^2 = 1 - u^2``.
-    For equal variances ``L = Phi(-h) - 2 T(h, sqrt((1 - u) / (1 + u)))``.
+    With thresholds ``h = b / sqrt(p)``, ``k = b / sqrt(q)`` and ``L = P(X > h, Y > k)`` at correlation ``u``
+    (Owen 1956): ``E[(X - h)+ (Y - k)+] = (u + h k) L - h phi(k) Phi((u k - h) / r) - k phi(h) Phi((u h - k) /
+    r) + r^2 phi2``, ``r^2 = 1 - u^2``. For equal variances ``L = Phi(-h) - 2 T(h, sqrt((1 - u) / (1 + u)))``.
     """
 
     def __init__(self, shift: float) -> None:
@@ -99,7 +99,8 @@ def _upper_orthant(u: Tensor, h: Tensor, k: Tensor, sine: Tensor) -> Tensor:
 
 
 def _owen(h: Tensor, a: Tensor) -> Tensor:
-    """Owen's ``T(h, a) = (1 / 2 pi) int_0^a exp(-h^2 (1 + x^2) / 2) / (1 + x^2) dx`` by Gauss-Legendre on [0, 1].
+    """Owen's ``T(h, a) = (1 / 2 pi) int_0^a exp(-h^2 (1 + x^2) / 2) / (1 + x^2) dx`` by Gauss-Legendre on [0,
+    1].
 
     ``|a| > 1``: ``T(h, a) = (Phi(h) + Phi(a h)) / 2 - Phi(h) Phi(a h) - T(a h, 1 / a)`` for ``h, a > 0``.
     """

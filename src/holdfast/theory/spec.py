@@ -1,4 +1,6 @@
-"""What a kernel must know of a network: its activation, its depth, which layers are trained and how inputs enter."""
+"""What a kernel must know of a network: its activation, its depth, which layers are trained and how inputs
+enter.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -35,18 +37,21 @@ Trained = Literal["hidden", "hidden and output", "all"]
 )
 @dataclass(frozen=True, kw_only=True, repr=False)
 class KernelSpec(Shown):
-    """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``, ``x^0 = A z``.
+    """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``,
+    ``x^0 = A z``.
 
     Attributes:
         activation: a name (``relu``, ``softplus``, ...) or an `Activation`.
         depth: hidden layers ``H``.
-        trained: ``hidden``: the paper's kernel, only the ``W^h`` move (Gao et al. 2019, arXiv 1906.07916); ``hidden and output``: ``a`` too,
-            which is what other tools compute for ``H`` hidden layers without a fixed input map; ``all``: also ``A``.
+        trained: ``hidden``: the paper's kernel, only the ``W^h`` move (Gao et al. 2019, arXiv 1906.07916);
+            ``hidden and output``: ``a`` too, which is what other tools compute for ``H`` hidden layers
+                without a fixed input map; ``all``: also ``A``.
         shift: subtracted before the activation.
         normalised: ``c = 1 / E act(z - shift)^2`` for standard Gaussian ``z``; otherwise ``c = 1``.
         output_variance: of the entries of ``a``.
-        scale, center, constant: ``z = scale * (x - center)``, with ``constant`` appended when given. Without a constant the kernels of
-            ReLU, leaky ReLU and squared ReLU miss half of the harmonics and are not universal.
+        scale, center, constant: ``z = scale * (x - center)``, with ``constant`` appended when given. Without
+            a constant the kernels of ReLU, leaky ReLU and squared ReLU miss half of the harmonics and are not
+            universal.
 
     >>> KernelSpec(activation="relu", depth=2).factor
     2.0
@@ -93,7 +98,8 @@ class KernelSpec(Shown):
         if self.center is not None:
             if self.center.numel() != z.shape[1]:
                 raise InputError(
-                    f"x must have {self.center.numel()} numbers an example, as center has, got {z.shape[1]}; flatten alike."
+                    f"x must have {self.center.numel()} numbers an example, as center has, got "
+                    f"{z.shape[1]}; flatten alike."
                 )
             z = z - self.center.flatten().to(z)
         if self.scale != 1:
@@ -105,16 +111,19 @@ class KernelSpec(Shown):
 
 @takes(model=MODEL)
 def spec_of(model: nn.Module) -> KernelSpec:
-    """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width grows.
+    """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width
+    grows.
 
     Raises:
-        InputError: the network's family knows of no such kernel, or it has no family; its kernel is then to be had by `empirical_ntk`.
+        InputError: the network's family knows of no such kernel, or it has no family; its kernel is then to
+            be had by `empirical_ntk`.
     """
     core = exact_core(model)
     known = None if core is None else core.family.kernel(core.network)
     if known is None:
         why = why_not_exact(model) or f"{type(model).__name__} has none"
         raise InputError(
-            f"an analytic kernel is known for Dense and TwoLayer networks as they are, but {why}; use empirical_ntk or a KernelSpec."
+            f"an analytic kernel is known for Dense and TwoLayer networks as they are, but {why}; use "
+            "empirical_ntk or a KernelSpec."
         )
     return KernelSpec(**known)

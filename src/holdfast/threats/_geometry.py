@@ -61,11 +61,14 @@ class Limits:
         return torch.minimum(self.inner[0], x), torch.maximum(self.inner[1], x)
 
     def hold(self, points: Rows, x: Rows) -> Bool[Tensor, " batch"]:
-        """Whether each point lies in the box (widened to ``x``) and agrees with ``x`` in the fixed features; in float64."""
+        """Whether each point lies in the box (widened to ``x``) and agrees with ``x`` in the fixed
+        features; in float64.
+        """
         p, x = points.double(), x.double()
         held = torch.ones(len(p), dtype=torch.bool, device=p.device)
         if self.exact is not None:
-            # The sign of a difference is exact, and a row's largest number costs a fraction of its truth values.
+            # The sign of a difference is exact, and a row's largest number costs a fraction of its truth
+            # values.
             below, above = torch.minimum(self.exact[0], x) - p, p - torch.maximum(self.exact[1], x)
             held = torch.maximum(below, above).amax(1) <= 0
         if self.free is not None:
@@ -97,7 +100,8 @@ def _row(name: str, value: Tensor, shape: torch.Size) -> Tensor:
         return value.detach().cpu().expand(shape).reshape(-1)
     except RuntimeError:
         raise InputError(
-            f"{name} must have the shape of one example, {tuple(shape)}, or broadcast to it, got {tuple(value.shape)};"
+            f"{name} must have the shape of one example, {tuple(shape)}, or broadcast to it, got "
+            f"{tuple(value.shape)};"
             " give one entry for each feature."
         ) from None
 
@@ -125,7 +129,8 @@ def checked_mask(fixed: Tensor | None) -> None:
         return
     if fixed.dtype != torch.bool:
         raise InputError(
-            f"fixed must be a boolean mask (true where a feature may not change), got {fixed.dtype}; convert with fixed.bool()."
+            f"fixed must be a boolean mask (true where a feature may not change), got {fixed.dtype}; "
+            "convert with fixed.bool()."
         )
     if bool(fixed.all()):
         raise InputError(
@@ -137,13 +142,15 @@ def check_points(x: Tensor) -> None:
     """Refuse examples that are not a floating-point batch of finite numbers."""
     if not x.is_floating_point() or x.ndim < 2:
         raise InputError(
-            f"x must be a floating-point batch (examples, ...), got {x.dtype} of shape {tuple(x.shape)}; convert with"
+            f"x must be a floating-point batch (examples, ...), got {x.dtype} of shape {tuple(x.shape)}; "
+            "convert with"
             " x.float() and give a single example as x[None]."
         )
     if not bool(x.isfinite().all()):
         rows = int((~x.isfinite().reshape(len(x), -1).all(1)).sum())
         raise InputError(
-            f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these rows."
+            f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these "
+            "rows."
         )
 
 
@@ -169,6 +176,8 @@ def unit_l2(rows: Rows, size: float = 1.0) -> Rows:
 
 
 def uniform_in_l2_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:
-    """Uniform in the unit l2 ball of the free features: a Gaussian direction and a length ``u^(1/k)`` for ``k`` features."""
+    """Uniform in the unit l2 ball of the free features: a Gaussian direction and a length ``u^(1/k)`` for
+    ``k`` features.
+    """
     direction = unit_l2(bound.masked(gaussian(x, generator)))
     return direction * uniform(x[:, :1], generator) ** (1.0 / bound.count)

@@ -1,4 +1,6 @@
-"""Half precision: its numbers lie so far apart that those beside a point of a threat set need not lie in the set."""
+"""Half precision: its numbers lie so far apart that those beside a point of a threat set need not lie in
+the set.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -14,14 +16,18 @@ Points = Float[Tensor, "batch ..."]
 Contains = Callable[[Points, Points], Bool[Tensor, " batch"]]
 
 SHARES = (0.999, 0.99, 0.95, 0.8)
-"""Of the way from the example to a point, tried where the numbers next to the point itself lie outside its set."""
+"""Of the way from the example to a point, tried where the numbers next to the point itself lie outside its
+set.
+"""
 
 
 def representable(contains: Contains, points: Points, x: Points, dtype: torch.dtype) -> Points:
-    """Points of the sets that are numbers of ``dtype``, near ``points``, which lie in the sets; in the dtype of ``points``.
+    """Points of the sets that are numbers of ``dtype``, near ``points``, which lie in the sets; in the dtype
+    of ``points``.
 
-    The nearest numbers where they lie in the set. Else, of numbers next to the point on the example's side (in a ball and a box
-    always) and those nearest to points a little nearer to the example, what lies in the set and goes farthest the same way.
+    The nearest numbers where they lie in the set. Else, of numbers next to the point on the example's side
+    (in a ball and a box always) and those nearest to points a little nearer to the example, what lies in the
+    set and goes farthest the same way.
 
     Args:
         contains: membership, as `Threat.contains`.
@@ -50,14 +56,18 @@ def _nearest(points: Points, dtype: torch.dtype) -> Points:
 
 
 def _inwards(points: Points, x: Points, dtype: torch.dtype) -> Points:
-    """The numbers of ``dtype`` next to each entry of ``points`` on the side of ``x``, or the entry itself where it is one."""
+    """The numbers of ``dtype`` next to each entry of ``points`` on the side of ``x``, or the entry itself
+    where it is one.
+    """
     near = points.to(dtype)
     beyond = (near.to(points.dtype) - x).abs() > (points - x).abs()
     return torch.where(beyond, neighbour(near, x.to(dtype)), near).to(points.dtype)
 
 
 def neighbour(values: Tensor, towards: Tensor) -> Tensor:
-    """The next number of a half-precision dtype in the direction of another, by its bits: `torch.nextafter` knows only some dtypes."""
+    """The next number of a half-precision dtype in the direction of another, by its bits:
+    `torch.nextafter` knows only some dtypes.
+    """
     if values.dtype not in COARSE:
         return torch.nextafter(values, towards)
     ahead = towards.float() - values.float()
@@ -70,7 +80,9 @@ def neighbour(values: Tensor, towards: Tensor) -> Tensor:
 
 
 def in_float32(method: Callable[..., Tensor], *, into_set: bool) -> Callable[..., Tensor]:
-    """A threat's method that works in float32 on points in half precision, and rounds its answer to these: ``into_set``, within the sets."""
+    """A threat's method that works in float32 on points in half precision, and rounds its answer to these:
+    ``into_set``, within the sets.
+    """
 
     @wraps(method)
     def widened(self: Any, *values: Any, **named: Any) -> Tensor:

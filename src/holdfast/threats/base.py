@@ -27,10 +27,14 @@ class Threat(Shown, ABC):
     """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
 
     coarse: torch.dtype | None = None
-    """Of `in_steps_of`: the dtype whose numbers settled points are, so that settling moves points inside the set too."""
+    """Of `in_steps_of`: the dtype whose numbers settled points are, so that settling moves points inside
+    the set too.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Whatever the threat: half-precision points are worked on in float32, and what must lie in the set is rounded within it."""
+        """Whatever the threat: half-precision points are worked on in float32, and what must lie in the
+        set is rounded within it.
+        """
         super().__init_subclass__(**options)
         for name, into_set in (
             ("project", False),
@@ -47,7 +51,8 @@ class Threat(Shown, ABC):
         return [Fact("threat", self.spec), *box_facts(bounds, fixed)]
 
     def in_steps_of(self, dtype: torch.dtype) -> "Threat":
-        """The same sets for searches in a wider dtype whose points a model of this half-precision ``dtype`` must be able to take.
+        """The same sets for searches in a wider dtype whose points a model of this half-precision ``dtype``
+        must be able to take.
 
         What is settled is a number of ``dtype``. Examples are numbers of ``dtype``, in the wider one.
         """
@@ -69,7 +74,8 @@ class Threat(Shown, ABC):
         """Short text for terminals and run folders, e.g. ``linf:0.1``."""
 
     def check(self, x: Tensor) -> None:
-        """Refuse examples this threat is not made for (outside its box, another shape). Waits for the device: call once.
+        """Refuse examples this threat is not made for (outside its box, another shape). Waits for the device:
+        call once.
 
         Raises:
             InputError: what was wrong, in how many rows, and the remedy. By default nothing is refused.
@@ -78,15 +84,20 @@ class Threat(Shown, ABC):
 
     @property
     def maximise_error(self) -> float:
-        """By how much `maximise` can miss the largest ``<direction, x'>``, for directions of Euclidean length 1; 0 where it is exact to rounding."""
+        """By how much `maximise` can miss the largest ``<direction, x'>``, for directions of Euclidean
+        length 1; 0 where it is exact to rounding.
+        """
         return 0.0
 
     @abstractmethod
     def project(self, points: Points, x: Points) -> Points:
-        """Nearest point of ``B(x_i)`` in the Euclidean norm, for each row: exact, up to the rounding of the dtype."""
+        """Nearest point of ``B(x_i)`` in the Euclidean norm, for each row: exact, up to the rounding of
+        the dtype.
+        """
 
     def projector(self, x: Points) -> Callable[[Points], Points]:
-        """`project` onto the sets of these examples, for many points in turn: what depends on ``x`` alone is worked out once.
+        """`project` onto the sets of these examples, for many points in turn: what depends on ``x`` alone is
+        worked out once.
 
         Up to rounding in the points' own dtype; what leaves an attack is settled afterwards.
         """
@@ -94,18 +105,24 @@ class Threat(Shown, ABC):
 
     @abstractmethod
     def settle(self, points: Points, x: Points) -> Points:
-        """Points that pass `contains`, within rounding of ``points``: projection onto the set shrunk by ``(1 - 1e-5) r - 2^-22 ||x||``."""
+        """Points that pass `contains`, within rounding of ``points``: projection onto the set shrunk by
+        ``(1 - 1e-5) r - 2^-22 ||x||``.
+        """
 
     @abstractmethod
     def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
-        """Whether each point lies in ``B(x_i)``: evaluated in float64 with no tolerance; not-finite points do not."""
+        """Whether each point lies in ``B(x_i)``: evaluated in float64 with no tolerance; not-finite points
+        do not.
+        """
 
     @abstractmethod
     def sample(self, x: Points, *, generator: Generator) -> Points:
         """A random point of each ``B(x_i)`` (the law is stated by each threat)."""
 
     def sample_box(self, x: Points, *, generator: Generator) -> Points:
-        """A random point of the box of valid examples, near ``x`` or not; where the threat has no box, as here, a random point of ``B(x)``."""
+        """A random point of the box of valid examples, near ``x`` or not; where the threat has no box, as
+        here, a random point of ``B(x)``.
+        """
         return self.sample(x, generator=generator)
 
     @abstractmethod
@@ -114,19 +131,25 @@ class Threat(Shown, ABC):
 
     @abstractmethod
     def step(self, gradient: Points, size: float) -> Points:
-        """The step of length ``size`` (in the threat's norm, in input units) of steepest ascent along ``gradient``; 0 where the gradient is 0."""
+        """The step of length ``size`` (in the threat's norm, in input units) of steepest ascent along
+        ``gradient``; 0 where the gradient is 0.
+        """
 
     @abstractmethod
     def distance(self, first: Points, second: Points) -> Float[Tensor, " batch"]:
-        """Distance of paired rows as this threat measures it: ``B(a)`` and ``B(b)`` cannot meet where it exceeds `reach`.
-        Infinite where the rows differ in a feature that may not change."""
+        """Distance of paired rows as this threat measures it: ``B(a)`` and ``B(b)`` cannot meet where it
+        exceeds `reach`. Infinite where the rows differ in a feature that may not change."""
 
     @property
     @abstractmethod
     def reach(self) -> float:
-        """Largest distance (as `distance` measures it) between two examples whose sets can meet; ``2 * radius`` for balls."""
+        """Largest distance (as `distance` measures it) between two examples whose sets can meet;
+        ``2 * radius`` for balls.
+        """
 
     @property
     @abstractmethod
     def step_scale(self) -> float:
-        """A typical diameter half-length (the radius of a ball): attacks take their default step sizes in multiples of it."""
+        """A typical diameter half-length (the radius of a ball): attacks take their default step sizes in
+        multiples of it.
+        """

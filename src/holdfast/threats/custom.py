@@ -21,14 +21,15 @@ _FAR = 1e6  # how many radii away the point is whose projection stands for a lin
 
 @takes(project=FUNCTION, radius_hint=RADIUS, contains=maybe(FUNCTION), name=TEXT)
 class CustomThreat(Threat):
-    """Closed convex sets ``B(x)`` known by ``project(points, x)``, the nearest point of ``B(x_i)`` in the Euclidean norm.
+    """Closed convex sets ``B(x)`` known by ``project(points, x)``, the nearest point of ``B(x_i)`` in the
+    Euclidean norm.
 
     Args:
-        project: maps points and examples (batch, ...) to the nearest points; must work in float64 and return points of
-            the set unchanged, bit for bit (clamp, or torch.where: ``x + (points - x)`` rounds).
+        project: maps points and examples (batch, ...) to the nearest points; must work in float64 and return
+            points of the set unchanged, bit for bit (clamp, or torch.where: ``x + (points - x)`` rounds).
         radius_hint: a bound on ``||x' - x||_2`` over all ``x'`` in ``B(x)``, in the data's units.
-        contains: maps points and examples in float64 to a boolean for each row, without tolerance. By default a point
-            is in the set when ``project`` leaves it unchanged.
+        contains: maps points and examples in float64 to a boolean for each row, without tolerance. By default
+            a point is in the set when ``project`` leaves it unchanged.
         name: for terminals and run folders.
 
     Raises:
@@ -59,7 +60,8 @@ class CustomThreat(Threat):
         return self._radius
 
     def check(self, x: Tensor) -> None:
-        """Try the projection on random points: shape, examples inside their sets, points of the set left unchanged, the bound.
+        """Try the projection on random points: shape, examples inside their sets, points of the set left
+        unchanged, the bound.
 
         Raises:
             InputError: what failed, for how many examples, and the remedy.
@@ -71,7 +73,8 @@ class CustomThreat(Threat):
         near = self._nearest(far, rows)
         if near.shape != x.shape:
             raise InputError(
-                f"project must keep the shape {tuple(x.shape)}, got {tuple(near.shape)}; return one point for each row."
+                f"project must keep the shape {tuple(x.shape)}, got {tuple(near.shape)}; return one "
+                "point for each row."
             )
         share = per_example(geometry.uniform(rows.flatten(1)[:, :1], draw), x)
         between = torch.lerp(rows, near, share)
@@ -79,12 +82,14 @@ class CustomThreat(Threat):
             missed = ~self.contains(points, rows)
             if bool(missed.any()):
                 raise InputError(
-                    f"project must return {what} unchanged, bit for bit, got {int(missed.sum())} of {len(x)} moved; pick"
+                    f"project must return {what} unchanged, bit for bit, got {int(missed.sum())} of "
+                    f"{len(x)} moved; pick"
                     " unchanged points with torch.where, or pass contains=."
                 )
         if bool((self.distance(near, rows) > self._radius * (1 + 1e-9)).any()):
             raise InputError(
-                f"radius_hint must bound the distance of every point of the set from its example, got {self._radius:g} and"
+                "radius_hint must bound the distance of every point of the set from its example, got "
+                f"{self._radius:g} and"
                 f" a point at {float(self.distance(near, rows).max()):g}; raise it."
             )
 
@@ -96,7 +101,9 @@ class CustomThreat(Threat):
         return self._nearest(points, x)
 
     def settle(self, points: Points, x: Points) -> Points:
-        """Projection, drawn towards ``x`` (convexity keeps it inside) by the first of the shares 1e-5, 1e-4 ... 1/2, 1 that passes."""
+        """Projection, drawn towards ``x`` (convexity keeps it inside) by the first of the shares 1e-5,
+        1e-4 ... 1/2, 1 that passes.
+        """
         near = self._nearest(points, x)
         result = x
         for share in (0.5, 1e-1, 1e-2, 1e-3, 1e-4, SHRINK):
@@ -126,8 +133,8 @@ class CustomThreat(Threat):
     def maximise(self, direction: Points, x: Points) -> Points:
         """Projection (in float64) of a point a million radii along ``direction``.
 
-        It misses the maximum by at most ``2e-6 radius_hint ||direction||_2``: nearness of ``p = P(x + t g)`` gives
-        ``t <g, z - p> <= <p - x, z - p> <= 2 radius_hint^2`` for every ``z`` of the set.
+        It misses the maximum by at most ``2e-6 radius_hint ||direction||_2``: nearness of ``p = P(x + t g)``
+        gives ``t <g, z - p> <= <p - x, z - p> <= 2 radius_hint^2`` for every ``z`` of the set.
         """
         rows = x.flatten(1).double()
         far = rows + _FAR * self._radius * geometry.unit_l2(direction.flatten(1).double())

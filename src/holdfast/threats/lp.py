@@ -46,18 +46,20 @@ NORM = Rule(
 class LpBall(Threat):
     """``B(x) = {x' : ||x' - x|| <= radius, low <= x' <= high, x' = x in the fixed features}``.
 
-    Where ``x`` itself lies beyond an edge of the box (by the rounding of its dtype, else `check` refuses it) the edge is
-    moved to ``x``, so that ``B(x)`` always contains ``x``.
+    Where ``x`` itself lies beyond an edge of the box (by the rounding of its dtype, else `check` refuses it)
+    the edge is moved to ``x``, so that ``B(x)`` always contains ``x``.
 
     Args:
         norm: ``"inf"``, ``"2"`` or ``"1"``; ``"linf"``, ``2``, ``math.inf`` and the like are understood.
         radius: in the data's units; 0 is the set ``{x}``.
-        bounds: valid box (low, high), numbers or tensors of one example's shape (or that broadcast to it); ``None`` for no box.
+        bounds: valid box (low, high), numbers or tensors of one example's shape (or that broadcast to it);
+            ``None`` for no box.
         fixed: true where a feature may not change; of one example's shape. ``None`` for nowhere.
         sparsity: for l1, the share of the features that may change which one `step` moves.
 
     Raises:
-        InputError: an unknown norm, a radius that is negative or not finite, an empty box, a mask that is not boolean.
+        InputError: an unknown norm, a radius that is negative or not finite, an empty box, a mask that is not
+            boolean.
 
     >>> LpBall("inf", 8 / 255, bounds=(0, 1)).spec
     'linf:8/255'
@@ -128,8 +130,10 @@ class LpBall(Threat):
 
     @property
     def reach(self) -> float:
-        """``2 radius``. Two sets meet exactly where `distance` is at most that, box or not: for examples in the box the
-        midpoint of two that agree in the fixed features lies in the box and half their distance from either."""
+        """``2 radius``. Two sets meet exactly where `distance` is at most that, box or not: for examples in
+        the box the midpoint of two that agree in the fixed features lies in the box and half their distance
+        from either.
+        """
         return 2 * self.radius
 
     @property
@@ -141,7 +145,8 @@ class LpBall(Threat):
         return replace(self, radius=radius)
 
     def by_radius(self, radii: Tensor) -> "list[tuple[Tensor, LpBall]]":
-        """For examples with radii of their own: the rows of each distinct radius, with the ball of that radius.
+        """For examples with radii of their own: the rows of each distinct radius, with the ball of that
+        radius.
 
         Raises:
             InputError: a radius that is negative or not finite.
@@ -151,7 +156,8 @@ class LpBall(Threat):
         return [((groups == k).nonzero().squeeze(1), ball) for k, ball in enumerate(balls)]
 
     def check(self, x: Tensor) -> None:
-        """Refuse examples that are not finite floating-point numbers, or lie outside the box by more than float32 rounding.
+        """Refuse examples that are not finite floating-point numbers, or lie outside the box by more than
+        float32 rounding.
 
         Raises:
             InputError: how many rows, by how much, and the remedy.
@@ -168,12 +174,14 @@ class LpBall(Threat):
         outside = (over > unit * rows.abs()).any(1)
         if bool(outside.any()):
             raise InputError(
-                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, by up to"
+                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples "
+                "outside, by up to"
                 f" {float(over.max()):.3g}; clip the data or widen bounds."
             )
 
     def _check_maximiser(self, x: Points) -> None:
-        """Refuse a subclass whose sets reach farther than its linear maximiser says, on which every bound of such a set rests.
+        """Refuse a subclass whose sets reach farther than its linear maximiser says, on which every bound of
+        such a set rests.
 
         Tried at points near and far, and at their projections: those that the subclass takes for members.
         """
@@ -189,7 +197,8 @@ class LpBall(Threat):
                 )
                 if bool((beyond & self.contains(member, x)).any()):
                     raise InputError(
-                        f"{type(self).__name__} must hold no points beyond its linear maximiser, got some that its project or contains lets"
+                        f"{type(self).__name__} must hold no points beyond its linear maximiser, got "
+                        "some that its project or contains lets"
                         " in; override maximise and sample as well, or describe the set with hf.CustomThreat."
                     )
 
@@ -206,7 +215,8 @@ class LpBall(Threat):
             lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius, bound))
             return lambda points: torch.clamp(points, lower, upper)
         low, high = bound.around(centre)
-        # As far in as rounding may push a point out: what settles it later then finds it inside, and need not search.
+        # As far in as rounding may push a point out: what settles it later then finds it inside, and need not
+        # search.
         spare = _SPARE * self.radius + UNITS * projections.lengths(bound.masked(centre), self.norm)
         reach = (self._settled_radius(centre, bound) - spare).clamp(min=0.0)[:, None].to(x.dtype)
 
@@ -232,8 +242,9 @@ class LpBall(Threat):
         return near & self._limits_for(x).hold(p, centre)
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
-        """l-inf: uniform in ``B(x)``. l2 and l1: uniform in the ball of the free features, then projected onto ``B(x)``,
-        so that faces of the box may carry mass. The points are settled: they pass `contains`."""
+        """l-inf: uniform in ``B(x)``. l2 and l1: uniform in the ball of the free features, then projected
+        onto ``B(x)``, so that faces of the box may carry mass. The points are settled: they pass `contains`.
+        """
         rows, bound = x.flatten(1), self._limits_for(x)
         if self.norm == "inf":
             lower, upper = self._edges(rows, self._settled_radius(rows, bound)[:, None], bound)
@@ -246,7 +257,9 @@ class LpBall(Threat):
         return self.settle(x + delta.reshape(x.shape), x)
 
     def sample_box(self, x: Points, *, generator: Generator) -> Points:
-        """Uniform between the bounds in the features that may change; features without two finite bounds as in `sample`."""
+        """Uniform between the bounds in the features that may change; features without two finite bounds
+        as in `sample`.
+        """
         rows, bound = x.flatten(1), self._limits_for(x)
         if bound.inner is None:
             return self.sample(x, generator=generator)
@@ -263,9 +276,11 @@ class LpBall(Threat):
         return bound.clamp(rows + delta, rows).reshape(x.shape)
 
     def step(self, gradient: Points, size: float) -> Points:
-        """l-inf: ``size sign(g)``. l2: ``size g / ||g||``. l1: ``size sign(g) / k`` on the ``k`` largest ``|g|``, where ``k`` is
-        the share ``sparsity`` of the features that may change (Tramer and Boneh, NeurIPS 2019): ``k = 1`` is steepest, but a
-        box would let it add little a step. Features that may not change never move."""
+        """l-inf: ``size sign(g)``. l2: ``size g / ||g||``. l1: ``size sign(g) / k`` on the ``k`` largest
+        ``|g|``, where ``k`` is the share ``sparsity`` of the features that may change (Tramer and Boneh,
+        NeurIPS 2019): ``k = 1`` is steepest, but a box would let it add little a step. Features that may not
+        change never move.
+        """
         bound = self._limits_for(gradient)
         rows = bound.masked(gradient.flatten(1))
         if self.norm == "inf":
@@ -326,7 +341,9 @@ def _own(value: Any) -> Any:
 
 
 def _between(x: Rows, points: Rows, share: Float[Tensor, "batch 1"]) -> Rows:
-    """``x + share (points - x)``; a share of 1 keeps the bits of the points. Shares too small for their dtype count as 0."""
+    """``x + share (points - x)``; a share of 1 keeps the bits of the points. Shares too small for their
+    dtype count as 0.
+    """
     share = share.to(x.dtype)
     tiny = torch.finfo(x.dtype).tiny
     moved: Tensor = torch.lerp(x, points, torch.where(share < tiny, 0.0, share))
@@ -346,7 +363,8 @@ def _checked_bounds(
             )
     if not bool(torch.all(torch.as_tensor(low).cpu() <= torch.as_tensor(high).cpu())):
         raise InputError(
-            f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and {_short(high)};"
+            f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and "
+            f"{_short(high)};"
             " swap them or use -inf and inf for no limit."
         )
     return _own(low), _own(high)
@@ -363,7 +381,9 @@ def _same(a: float | Tensor | None, b: float | Tensor | None) -> bool:
 
 
 def _uniform_in_l1_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:
-    """Uniform in the unit l1 ball of the free features: signed exponentials over their sum with one more exponential."""
+    """Uniform in the unit l1 ball of the free features: signed exponentials over their sum with one more
+    exponential.
+    """
     size = bound.masked(-torch.log1p(-geometry.uniform(x, generator)))
     rest = -torch.log1p(-geometry.uniform(x[:, :1], generator))
     signs = torch.where(geometry.uniform(x, generator) < 0.5, -1.0, 1.0)

@@ -24,7 +24,8 @@ def parse_threat(
     bounds: tuple[float | int | Tensor, float | int | Tensor] | None = None,
     fixed: Tensor | None = None,
 ) -> LpBall:
-    """The ball that ``norm:radius`` names; ``norm`` is ``linf``, ``l2`` or ``l1``, the radius a number or a fraction.
+    """The ball that ``norm:radius`` names; ``norm`` is ``linf``, ``l2`` or ``l1``, the radius a number or a
+    fraction.
 
     Raises:
         InputError: any other text; the message names the nearest allowed form.
@@ -40,7 +41,8 @@ def parse_threat(
         return LpBall(norm, radius, bounds=bounds, fixed=fixed)
     if colon and norm in _NORMS and _is_a_word(number):
         raise InputError(
-            f"threat must be of the form {_FORMS}, got {text!r}; the radius {number.strip()!r} is not a number, e.g. {norm}:0.1."
+            f"threat must be of the form {_FORMS}, got {text!r}; the radius {number.strip()!r} is not a "
+            f"number, e.g. {norm}:0.1."
         )
     close = difflib.get_close_matches(norm, _NORMS, n=1, cutoff=0.3)
     meant = (
@@ -80,7 +82,8 @@ def as_threat(
         return value
     if not isinstance(value, str):
         raise InputError(
-            f"threat must be a Threat or text such as linf:0.1, got {shown(value)}; LpBall('inf', 0.1) is one."
+            f"threat must be a Threat or text such as linf:0.1, got {shown(value)}; LpBall('inf', 0.1) "
+            "is one."
         )
     word, _, number = value.partition(":")
     if word.strip().lower() != "sphere":

@@ -1,4 +1,6 @@
-"""Data on a sphere: perturbations that keep the norm of the features from growing (unit vectors with a constant feature)."""
+"""Data on a sphere: perturbations that keep the norm of the features from growing (unit vectors with a
+constant feature).
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -21,10 +23,11 @@ from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 class SphereSlice(Threat):
     """``B(x) = {x' : ||x' - x||_2 <= radius, ||x'_free||_2 <= ||x_free||_2, x' = x in the fixed features}``.
 
-    The domain of Gao et al. (NeurIPS 2019) is unit vectors whose last coordinate is 1/2: a sphere in the other features. Its
-    threat sets are caps of that sphere. This is the solid cap instead: a cap of the surface is not convex, and equality of
-    norms cannot be tested without a tolerance. It contains the surface cap, so a robust loss over it bounds that one from
-    above; where a linear maximiser over it leaves the sphere, shortening ``x`` hurts more than turning it.
+    The domain of Gao et al. (NeurIPS 2019) is unit vectors whose last coordinate is 1/2: a sphere in the
+    other features. Its threat sets are caps of that sphere. This is the solid cap instead: a cap of the
+    surface is not convex, and equality of norms cannot be tested without a tolerance. It contains the surface
+    cap, so a robust loss over it bounds that one from above; where a linear maximiser over it leaves the
+    sphere, shortening ``x`` hurts more than turning it.
 
     Args:
         radius: l2, in the data's units; 0 is the set ``{x}``.
@@ -48,7 +51,9 @@ class SphereSlice(Threat):
 
     @property
     def reach(self) -> float:
-        """``2 radius``: exact for examples of one norm (the midpoint of two is no longer than they), else an upper bound."""
+        """``2 radius``: exact for examples of one norm (the midpoint of two is no longer than they), else
+        an upper bound.
+        """
         return 2 * self.radius
 
     @property
@@ -70,7 +75,8 @@ class SphereSlice(Threat):
         size = lengths(centre, "2")
         margin = UNITS * size
         radius = (1 - SHRINK) * self.radius - margin
-        # x lies on the sphere, so outside the shrunk one: a radius that does not reach that leaves nothing but x.
+        # x lies on the sphere, so outside the shrunk one: a radius that does not reach that leaves nothing
+        # but x.
         result = projections.project_two_balls(rows, centre, radius.clamp(min=0.0), size - margin)
         stay = (radius <= 2 * margin) | (rows == centre).all(1)
         return self._whole(torch.where(stay[:, None], centre, result), x)
@@ -84,7 +90,9 @@ class SphereSlice(Threat):
         )
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
-        """Uniform in the l2 ball of the free features, then projected, so that the sphere carries mass; settled."""
+        """Uniform in the l2 ball of the free features, then projected, so that the sphere carries mass;
+        settled.
+        """
         rows = x.flatten(1)
         delta = self.radius * geometry.uniform_in_l2_ball(rows, self._limits_for(x), generator)
         return self.settle((rows + delta).reshape(x.shape), x)

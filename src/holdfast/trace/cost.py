@@ -1,4 +1,6 @@
-"""How often the trace can be written for at most a tenth of training's time: counted, not timed, so that runs repeat."""
+"""How often the trace can be written for at most a tenth of training's time: counted, not timed, so that
+runs repeat.
+"""
 
 import math
 
@@ -15,8 +17,9 @@ SHARE = 0.1
 def record_every(model: nn.Module, examples: int, batch_size: int, attack_passes: int) -> int:
     """Record one epoch in this many, so that recording stays within its share of the cost of training.
 
-    Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the weights. Recording: what the
-    network's family says, or for an estimate one more gradient and a few passes over the weights.
+    Training: ``attack_passes + 1`` forward and backward passes, each two products of the batch and the
+    weights. Recording: what the network's family says, or for an estimate one more gradient and a few passes
+    over the weights.
     """
     batch = min(batch_size, examples)
     core = exact_core(model)

@@ -1,4 +1,6 @@
-"""A number for each example that changes with it: how a recorder knows that the data it trains on are still the data it began with."""
+"""A number for each example that changes with it: how a recorder knows that the data it trains on are
+still the data it began with.
+"""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +14,8 @@ Marks = Int[Tensor, " examples"]
 
 
 def marks(x: Float[Tensor, "examples ..."]) -> Marks:
-    """``sum_j (w_j b_ij mod 2^32)``, with ``b_ij`` the bits of an example in words of 32 and ``w_j`` fixed random odd numbers.
+    """``sum_j (w_j b_ij mod 2^32)``, with ``b_ij`` the bits of an example in words of 32 and ``w_j`` fixed
+    random odd numbers.
 
     A change of one word always shows; one of several is missed for about one choice of ``w`` in 2^31.
 

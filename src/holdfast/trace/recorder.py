@@ -1,7 +1,10 @@
-"""Writes the trace: sums each round into the window's lower model, and checks that the round is what the proof needs.
+"""Writes the trace: sums each round into the window's lower model, and checks that the round is what the
+proof needs.
 
-A round is its attacked points at the weights of that moment. Gradients are computed here, in float64 where there is a proof, so that
-whatever training does with its own (clipping, scaling, another objective, hooks) cannot enter a bound. Nothing here waits for the device until a window closes. See `docs/explanations/certificate.md`, "From many rounds to one number".
+A round is its attacked points at the weights of that moment. Gradients are computed here, in float64 where
+there is a proof, so that whatever training does with its own (clipping, scaling, another objective, hooks)
+cannot enter a bound. Nothing here waits for the device until a window closes. See
+`docs/explanations/certificate.md`, "From many rounds to one number".
 """
 
 import math
@@ -30,7 +33,9 @@ from holdfast.trace.soundness import arithmetic_fault, probed_fault
 from holdfast.trace.window import Window
 
 EXAMPLES = 256
-"""Examples for which a curvature prepares what serves a whole run: the first ones, in every process and resumed run."""
+"""Examples for which a curvature prepares what serves a whole run: the first ones, in every process and
+resumed run.
+"""
 
 
 @dataclass(kw_only=True)
@@ -120,7 +125,8 @@ class TraceRecorder:
     def open(self, *, epochs: int = 1, subset: bool = False) -> None:
         """Start a window: until `close`, every example must be visited exactly ``epochs`` times.
 
-        ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only lower.
+        ``subset`` allows examples to be left out (drop_last): the bound stays valid for losses >= 0, only
+        lower.
         """
         self._reach = self._target_reach()
         lower = None if self.last is None else self.last.lower
@@ -128,11 +134,19 @@ class TraceRecorder:
         device = self.balls[0][0].device
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self._sums = _Open(
-            model=Sums.start(self.balls), loss=zero.clone(), slope=zero.clone(), size=zero.clone(),
-            input_norm=zero.clone(), distance=zero.clone(), outside=zero.clone(), changed=zero.clone(),
+            model=Sums.start(self.balls),
+            loss=zero.clone(),
+            slope=zero.clone(),
+            size=zero.clone(),
+            input_norm=zero.clone(),
+            distance=zero.clone(),
+            outside=zero.clone(),
+            changed=zero.clone(),
             overwritten=zero.clone(),
-            visits=torch.zeros(len(self.y), dtype=torch.int32, device=device), epochs=epochs, subset=subset,
-        )  # fmt: skip
+            visits=torch.zeros(len(self.y), dtype=torch.int32, device=device),
+            epochs=epochs,
+            subset=subset,
+        )
 
     @property
     def is_open(self) -> bool:
@@ -140,8 +154,8 @@ class TraceRecorder:
         return self._sums is not None
 
     def open_state(self) -> dict[str, Any] | None:
-        """The window under way as plain values, with which `reopen` goes on bit for bit; None where none is open, or where it is spread
-        over several processes, each with a share of its own."""
+        """The window under way as plain values, with which `reopen` goes on bit for bit; None where none is
+        open, or where it is spread over several processes, each with a share of its own."""
         if self._sums is None or self.processes > 1:
             return None
         return {"sums": asdict(self._sums), "reach": self._reach, "width_factor": self._width_factor}
@@ -170,8 +184,8 @@ class TraceRecorder:
 
     @torch.no_grad()
     def _target_reach(self) -> float:
-        """How far from the present weights the bound should be tightest: where the last window's lower model is smallest, that
-        is, the network it holds to be possible. At first the radius of the ball."""
+        """How far from the present weights the bound should be tightest: where the last window's lower model
+        is smallest, that is, the network it holds to be possible. At first the radius of the ball."""
         if self.last is None or self.last.lower is None or not self.curvature.uses_reach(self.model):
             return self.radius
         bound, squares = self.last.lower.bound(self.radius), 0.0
@@ -181,7 +195,8 @@ class TraceRecorder:
             for block, parameter, name in zip(ball, parameters, names, strict=True):
                 move = as_matrix(parameter - self.initial[name]).double()
                 squares += float((block.minimiser(minimum.multiplier).to(move) - move).square().sum())
-        # The geometric mean with the last reach: a short one makes the model stray far, and the next would swing back.
+        # The geometric mean with the last reach: a short one makes the model stray far, and the next would
+        # swing back.
         return min(2 * self.radius, max(0.05 * self.radius, math.sqrt(self.last.reach * math.sqrt(squares))))
 
     def skip(self) -> None:
@@ -197,13 +212,14 @@ class TraceRecorder:
         *,
         round_size: int,
     ) -> None:
-        """One round at the model's present weights: ``sum_i p_i loss(f(W, x'_i), y_i)``, ``p_i = n pi_i / round_size``.
+        """One round at the model's present weights: ``sum_i p_i loss(f(W, x'_i), y_i)``,
+        ``p_i = n pi_i / round_size``.
 
         Args:
             rows: the examples of this process's share of the round.
             points: their attacked inputs.
-            outputs: the network's outputs there, as training had them. Any outputs give a valid bound (the loss is expanded at them): good
-                ones give a tight one.
+            outputs: the network's outputs there, as training had them. Any outputs give a valid bound (the
+                loss is expanded at them): good ones give a tight one.
             round_size: examples of the round over all processes.
         """
         self.rounds += 1
@@ -225,8 +241,13 @@ class TraceRecorder:
         if self.example_weights is not None:
             p = self.example_weights[rows] * (n / round_size)
         slopes = self.loss.slope(exact, labels) * p[:, None]
-        moves = [[as_matrix(self._wide(w) - self._wide(self.initial[name])) for w, name in zip(ws, ns, strict=True)]
-                 for ws, ns in zip(self.balls, self.names, strict=True)]  # fmt: skip
+        moves = [
+            [
+                as_matrix(self._wide(w) - self._wide(self.initial[name]))
+                for w, name in zip(ws, ns, strict=True)
+            ]
+            for ws, ns in zip(self.balls, self.names, strict=True)
+        ]
         sums.drift = [
             torch.stack([move.double().square().sum() for move in ball]).sum().sqrt() for ball in moves
         ]
@@ -256,7 +277,9 @@ class TraceRecorder:
         return fixed_parts(self.model, tuple(name for ball in self.names for name in ball))
 
     def _changed(self) -> Tensor:
-        """How many of the parts that must stay differ from what they were; nothing is fetched from the device."""
+        """How many of the parts that must stay differ from what they were; nothing is fetched from the
+        device.
+        """
         now, count = self._fixed_now(), torch.zeros((), dtype=torch.float64, device=self.balls[0][0].device)
         if now.keys() != self.fixed.keys():
             return count + 1
@@ -317,21 +340,34 @@ class TraceRecorder:
         if fault:
             return self._void(sums, fault, epoch, frozen)
         window = Window(
-            first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch, rounding=rounding,
-            online_loss=online_loss, drift=tuple(float(d) for d in sums.drift),
-            lower=lower, lower_bound=float("nan"), frozen=frozen, reach=self._reach,
-        )  # fmt: skip
+            first=self.rounds - sums.rounds + 1,
+            last=self.rounds,
+            epoch=epoch,
+            rounding=rounding,
+            online_loss=online_loss,
+            drift=tuple(float(d) for d in sums.drift),
+            lower=lower,
+            lower_bound=float("nan"),
+            frozen=frozen,
+            reach=self._reach,
+        )
         self.last = window_at(window, self.radius)
         return self.last
 
     def _void(self, sums: _Open, fault: str, epoch: int, frozen: bool) -> Window:
         """A window that proves nothing."""
         return Window(
-            first=self.rounds - sums.rounds + 1, last=self.rounds, epoch=epoch,
+            first=self.rounds - sums.rounds + 1,
+            last=self.rounds,
+            epoch=epoch,
             rounding=Rounding(unit=0.0),
-            online_loss=float("nan"), drift=tuple(float(d) for d in sums.drift), lower=None,
-            lower_bound=float("nan"), void=fault, frozen=frozen,
-        )  # fmt: skip
+            online_loss=float("nan"),
+            drift=tuple(float(d) for d in sums.drift),
+            lower=None,
+            lower_bound=float("nan"),
+            void=fault,
+            frozen=frozen,
+        )
 
     def _rounding(self, sums: _Open, epochs: int) -> Rounding:
         """Figures of the window for the allowance; none for an estimate."""
@@ -352,10 +388,16 @@ class TraceRecorder:
     def _fault(self, sums: _Open, lower: LowerModel) -> str:
         overwritten = max(float(self.reduce(sums.overwritten)), float((marks(self.x) != self._marks).sum()))
         if overwritten:
-            return f"{overwritten:.0f} training examples were overwritten while training, so the rounds are of other data"
+            return (
+                f"{overwritten:.0f} training examples were overwritten while training, so the rounds "
+                "are of other data"
+            )
         outside = int(self.reduce(sums.outside))
         if outside:
-            return f"{outside} attacked points lie outside their threat sets, so the rounds are not below the robust loss"
+            return (
+                f"{outside} attacked points lie outside their threat sets, so the rounds are not "
+                "below the robust loss"
+            )
         if float(self.reduce(sums.changed)):
             parts = self._fixed_now()
             name = first_difference(fingerprints(parts), fingerprints(self.fixed)) or "a fixed part"
@@ -363,9 +405,15 @@ class TraceRecorder:
         visits = self.reduce(sums.visits)
         often, seldom = int((visits > sums.epochs).sum()), int((visits < sums.epochs).sum())
         if often:
-            return f"{often} of {len(visits)} examples were visited more than {sums.epochs} time(s), so the rounds do not weigh the data evenly"
+            return (
+                f"{often} of {len(visits)} examples were visited more than {sums.epochs} time(s), so "
+                "the rounds do not weigh the data evenly"
+            )
         if seldom and not (sums.subset and self.loss.nonnegative):
-            return f"{seldom} of {len(visits)} examples were visited fewer than {sums.epochs} time(s), so the rounds do not cover the data"
+            return (
+                f"{seldom} of {len(visits)} examples were visited fewer than {sums.epochs} time(s), "
+                "so the rounds do not cover the data"
+            )
         numbers = [t for ball in lower.balls for b in ball for t in (b.linear, b.matrices) if t is not None]
         if not math.isfinite(lower.constant) or not all(bool(t.isfinite().all()) for t in numbers):
             return "a recorded round is not finite"

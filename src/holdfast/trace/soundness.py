@@ -11,7 +11,9 @@ _BATCH_NORM = (nn.modules.batchnorm._BatchNorm,)
 
 
 def named_fault(model: nn.Module) -> str:
-    """A layer known to make outputs random or to mix the examples of a batch, in the mode the model is in; or nothing."""
+    """A layer known to make outputs random or to mix the examples of a batch, in the mode the model is in;
+    or nothing.
+    """
     for name, module in model.named_modules():
         where = f"layer '{name}'" if name else "the model"
         if isinstance(module, _DROPOUT) and module.training and module.p > 0:
@@ -22,22 +24,29 @@ def named_fault(model: nn.Module) -> str:
 
 
 def arithmetic_fault(dtypes: set[torch.dtype]) -> str:
-    """Arithmetic that the rounding allowance does not cover, seen in the dtypes of weights and outputs; or nothing."""
+    """Arithmetic that the rounding allowance does not cover, seen in the dtypes of weights and outputs; or
+    nothing.
+    """
     coarse = dtypes - {torch.float32, torch.float64}
     if coarse:
         return (
             f"the round was computed in {', '.join(sorted(map(str, coarse)))}; rounds need float32 or float64"
         )
     if torch.float32 in dtypes and torch.get_float32_matmul_precision() != "highest":
-        return "matrix products were allowed less than float32 (torch.set_float32_matmul_precision); rounds need 'highest'"
+        return (
+            "matrix products were allowed less than float32 (torch.set_float32_matmul_precision); "
+            "rounds need 'highest'"
+        )
     return ""
 
 
 @torch.no_grad()
 def probed_fault(model: nn.Module, x: Float[Tensor, "batch ..."]) -> str:
-    """The same by trial on a few examples: twice the same batch, then half of it. Leaves random states as they were.
+    """The same by trial on a few examples: twice the same batch, then half of it. Leaves random states as
+    they were.
 
-    Tolerances are loose (1e-3 of the outputs' size): rounding differs between batch sizes, randomness is far larger.
+    Tolerances are loose (1e-3 of the outputs' size): rounding differs between batch sizes, randomness is far
+    larger.
     """
     fault = named_fault(model)
     if fault or len(x) < 2:
@@ -46,7 +55,13 @@ def probed_fault(model: nn.Module, x: Float[Tensor, "batch ..."]) -> str:
         first, second, part = applied(model, x), applied(model, x), applied(model, x[: len(x) // 2])
     size = 1e-3 * (1.0 + first.abs().max())
     if bool((first - second).abs().max() > size):
-        return "the model gives different outputs for the same batch (randomness inside), so the rounds are not of one network"
+        return (
+            "the model gives different outputs for the same batch (randomness inside), so the rounds "
+            "are not of one network"
+        )
     if bool((first[: len(part)] - part).abs().max() > size):
-        return "the model's outputs depend on the rest of the batch, so the rounds are not of one network an example"
+        return (
+            "the model's outputs depend on the rest of the batch, so the rounds are not of one "
+            "network an example"
+        )
     return ""

@@ -1,4 +1,6 @@
-"""The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on loading)."""
+"""The trace: what a run leaves behind for certificates, and its folder on disk (no code is executed on
+loading).
+"""
 
 import json
 import math
@@ -41,7 +43,9 @@ class FrozenPoints(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A frozen full pass at weights inside a run: their name, the surrogate loss there (float64), the distance of each ball."""
+    """A frozen full pass at weights inside a run: their name, the surrogate loss there (float64), the
+    distance of each ball.
+    """
 
     weights: str
     surrogate_loss: float
@@ -58,7 +62,8 @@ class Trace(Shown):
         initial: ``W0`` by parameter name.
         windows: in order of training; those whose lower model was dropped for space keep their figures.
         rigorous, reason: whether the curvature bound is a proof, and why (not).
-        fixed: digests of all that the function depends on besides the trained parameters (`holdfast.families.exact.fingerprints`).
+        fixed: digests of all that the function depends on besides the trained parameters
+            (`holdfast.families.exact.fingerprints`).
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -77,7 +82,9 @@ class Trace(Shown):
 
     @property
     def void(self) -> str:
-        """Why the whole trace proves nothing: the first fault of any window. With one wrong round the others are not to be trusted."""
+        """Why the whole trace proves nothing: the first fault of any window. With one wrong round the
+        others are not to be trusted.
+        """
         for window in self.windows:
             if window.void:
                 return f"rounds {window.first} to {window.last}: {window.void}"
@@ -85,7 +92,9 @@ class Trace(Shown):
 
 
 def kept(windows: list[Window], budget: int) -> list[Window]:
-    """The windows with at most ``budget`` bytes of lower models: the highest bounds and the last one stay, others keep figures."""
+    """The windows with at most ``budget`` bytes of lower models: the highest bounds and the last one stay,
+    others keep figures.
+    """
 
     def size(window: Window) -> int:
         blocks = [b for ball in window.lower.balls for b in ball] if window.lower is not None else []
@@ -103,7 +112,8 @@ def kept(windows: list[Window], budget: int) -> list[Window]:
 
 
 def save_trace(trace: Trace, folder: Path, files: Files | None = None) -> None:
-    """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as they are.
+    """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as
+    they are.
 
     ``files``: of the run that ``folder`` lies in, which keeps a record of them; default none.
     """
@@ -116,10 +126,17 @@ def save_trace(trace: Trace, folder: Path, files: Files | None = None) -> None:
         rows = []
         for window in trace.windows:
             row: dict[str, Any] = {
-                "first": window.first, "last": window.last, "epoch": window.epoch, "online_loss": window.online_loss,
-                "drift": list(window.drift), "lower_bound": window.lower_bound, "void": window.void,
-                "frozen": window.frozen, "reach": window.reach, "rounding": vars(window.rounding),
-            }  # fmt: skip
+                "first": window.first,
+                "last": window.last,
+                "epoch": window.epoch,
+                "online_loss": window.online_loss,
+                "drift": list(window.drift),
+                "lower_bound": window.lower_bound,
+                "void": window.void,
+                "frozen": window.frozen,
+                "reach": window.reach,
+                "rounding": vars(window.rounding),
+            }
             if window.lower is not None:
                 tensors = _block_tensors(window.lower)
                 file = f"window-{window.last:08d}-{_digest(tensors):08x}.safetensors"
@@ -131,9 +148,14 @@ def save_trace(trace: Trace, folder: Path, files: Files | None = None) -> None:
                     files.put(f"{under}{file}", tensor_writer(tensors))
             rows.append(row)
         record = {
-            "format": FORMAT, "names": trace.names, "rigorous": trace.rigorous, "reason": trace.reason,
-            "initial": _digest(trace.initial), "fixed": trace.fixed, "windows": rows,
-        }  # fmt: skip
+            "format": FORMAT,
+            "names": trace.names,
+            "rigorous": trace.rigorous,
+            "reason": trace.reason,
+            "initial": _digest(trace.initial),
+            "fixed": trace.fixed,
+            "windows": rows,
+        }
         files.put(f"{under}trace.json", json_writer(record))
         # Removed after the record that no longer names them is on disk.
         wanted = {row.get("file") for row in rows}
@@ -180,25 +202,32 @@ def load_trace(folder: Path) -> Trace:
         record = json.loads(checked(folder / "trace.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise RunFolderError(
-                f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; use the version of Holdfast that "
+                f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; "
+                "use the version of Holdfast that "
                 "its summary.json names, or train again."
             )
         initial = load_file(checked(folder / "initial.safetensors"))
         _refuse_not_finite(folder / "initial.safetensors", initial)
         windows = tuple(_window(row, folder) for row in record["windows"])
         return Trace(
-            names=tuple(tuple(ball) for ball in record["names"]), initial=initial, windows=windows,
-            rigorous=record["rigorous"], reason=record["reason"], fixed=dict(record["fixed"]),
-        )  # fmt: skip
+            names=tuple(tuple(ball) for ball in record["names"]),
+            initial=initial,
+            windows=windows,
+            rigorous=record["rigorous"],
+            reason=record["reason"],
+            fixed=dict(record["fixed"]),
+        )
     except RunFolderError:
         raise
     except FileNotFoundError as error:
         raise RunFolderError(
-            f"the trace must be whole, but {error.filename or folder} is missing; train again or resume the run."
+            f"the trace must be whole, but {error.filename or folder} is missing; train again or resume "
+            "the run."
         ) from error
     except Exception as error:  # safetensors, json and key errors all mean the same to the user
         raise RunFolderError(
-            f"the trace in {folder} cannot be read ({type(error).__name__}: {error}); it was cut short, so train again or resume the run."
+            f"the trace in {folder} cannot be read ({type(error).__name__}: {error}); it was cut short, "
+            "so train again or resume the run."
         ) from error
 
 
@@ -227,18 +256,29 @@ def _window(row: dict[str, Any], folder: Path) -> Window:
         for name in row["rounding"]:
             _finite(row["rounding"], name, folder)
     return Window(
-        first=row["first"], last=row["last"], epoch=row["epoch"], online_loss=_number(row["online_loss"]),
-        drift=tuple(_number(d) for d in row["drift"]), lower=lower, lower_bound=_number(row["lower_bound"]),
-        void=row["void"], frozen=row["frozen"], reach=row["reach"], rounding=Rounding(**row["rounding"]),
-    )  # fmt: skip
+        first=row["first"],
+        last=row["last"],
+        epoch=row["epoch"],
+        online_loss=_number(row["online_loss"]),
+        drift=tuple(_number(d) for d in row["drift"]),
+        lower=lower,
+        lower_bound=_number(row["lower_bound"]),
+        void=row["void"],
+        frozen=row["frozen"],
+        reach=row["reach"],
+        rounding=Rounding(**row["rounding"]),
+    )
 
 
 def _window_file(name: Any, folder: Path) -> Path:
-    """A window's file, which has the name that windows get and lies in the trace's own folder, not behind a link."""
+    """A window's file, which has the name that windows get and lies in the trace's own folder, not behind
+    a link.
+    """
     path = folder / str(name)
     if not WINDOW.fullmatch(str(name)) or path.is_symlink():
         raise RunFolderError(
-            f"{folder / 'trace.json'} must name windows in its own folder, but names {str(name)[:80]!r}, which leads elsewhere; train again."
+            f"{folder / 'trace.json'} must name windows in its own folder, but names {str(name)[:80]!r}, "
+            "which leads elsewhere; train again."
         )
     return path
 
@@ -288,5 +328,6 @@ def load_points(folder: Path) -> FrozenPoints:
         raise
     except Exception as error:
         raise RunFolderError(
-            f"the attacked points in {folder} cannot be read ({type(error).__name__}: {error}); resume the run to write them again."
+            f"the attacked points in {folder} cannot be read ({type(error).__name__}: {error}); resume "
+            "the run to write them again."
         ) from error

@@ -9,10 +9,12 @@ from holdfast.curvature.rounding import Rounding
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Window(Shown):
-    """Rounds ``first`` to ``last`` (both counted from 1), weighted so that every example counts as often as in the data.
+    """Rounds ``first`` to ``last`` (both counted from 1), weighted so that every example counts as often as
+    in the data.
 
     Attributes:
-        lower: the lower model ``sum_t w_t phi_t(W) >= lower(W - W0)``; ``None`` when only the figures below were kept.
+        lower: the lower model ``sum_t w_t phi_t(W) >= lower(W - W0)``; ``None`` when only the figures below
+            were kept.
         online_loss: weighted mean of the batch losses. It belongs to no single ``W``: not a surrogate loss.
         drift: ``||W_t - W0||_F`` of each ball at the window's last round.
         void: why these rounds prove nothing; empty when they do.
@@ -34,7 +36,9 @@ class Window(Shown):
     reach: float = 0.0
 
     def bound_at(self, radius: Radius) -> float:
-        """Lower bound of the optimal robust loss over the ball(s) of this radius, rounding allowance taken off."""
+        """Lower bound of the optimal robust loss over the ball(s) of this radius, rounding allowance taken
+        off.
+        """
         if self.lower is None:
             raise ValueError("this window kept no lower model")
         bound = self.lower.bound(radius)

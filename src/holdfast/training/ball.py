@@ -1,4 +1,6 @@
-"""The ball(s) around the initial weights that projected gradient descent stays in (Gao et al. 2019, Algorithm 1)."""
+"""The ball(s) around the initial weights that projected gradient descent stays in (Gao et al. 2019,
+Algorithm 1).
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from holdfast._values import Shown
 
 PIECE = 2**16  # weights: with their start and their difference under a megabyte
-# Above the relative error of a sum of PIECE squares in float32 in any order (2^16 * 2^-24), and of the differences.
+# Above the relative error of a sum of PIECE squares in float32 in any order (2^16 * 2^-24), and of the
+# differences.
 ROUGH = 0.01
 
 
@@ -43,9 +46,11 @@ class ParameterBall(Shown):
 
     @cached_property
     def margins(self) -> list[Tensor]:
-        """What each ball is shrunk by, so that the weights lie in it after rounding too: ``u ||W0|| + (6 u + 1e-9) radius``.
+        """What each ball is shrunk by, so that the weights lie in it after rounding too:
+        ``u ||W0|| + (6 u + 1e-9) radius``.
 
-        With roundoff ``u``, storing ``W0 + f D`` moves it by at most ``u (||W0|| + radius)``, and forming ``f D`` by ``2 u radius``.
+        With roundoff ``u``, storing ``W0 + f D`` moves it by at most ``u (||W0|| + radius)``, and forming
+        ``f D`` by ``2 u radius``.
         """
         units = [max(torch.finfo(self.initial[name].dtype).eps for name in names) / 2 for names in self.names]
         return [
@@ -60,7 +65,8 @@ class ParameterBall(Shown):
         for names, margin in zip(self.names, self.margins, strict=True):
             pairs = [(parameters[name], self.initial[name]) for name in names]
             room = (self.radius - margin).clamp_min(0.0)
-            # On a CPU a look at a number costs nothing, and weights inside are the usual case: one pass finds them so.
+            # On a CPU a look at a number costs nothing, and weights inside are the usual case: one pass finds
+            # them so.
             waiting = margin.device.type == "cpu"
             if waiting and _length(pairs) <= (1 - ROUGH) * float(room):
                 continue
@@ -75,7 +81,9 @@ class ParameterBall(Shown):
 
 
 def _pieces(weight: Tensor, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of both that stay in a CPU's cache from one operation to the next; views, wholes on an accelerator."""
+    """Parts of both that stay in a CPU's cache from one operation to the next; views, wholes on an
+    accelerator.
+    """
     if weight.device.type != "cpu" or not (weight.is_contiguous() and start.is_contiguous()):
         yield weight, start
     else:
@@ -83,7 +91,9 @@ def _pieces(weight: Tensor, start: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _length(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """``||W - W0||`` to one part in `ROUGH`, in the weights' own dtype; infinite or NaN where that overflows."""
+    """``||W - W0||`` to one part in `ROUGH`, in the weights' own dtype; infinite or NaN where that
+    overflows.
+    """
     total = 0.0
     for weight, start in pairs:
         for part, origin in _pieces(weight, start):

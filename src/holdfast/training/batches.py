@@ -25,10 +25,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def epoch_batches(
     examples: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, processes: int = 1
 ) -> Iterator[Batch]:
-    """Every example exactly once, in an order fixed by ``seed`` and ``epoch`` alone (so that a resumed run repeats it).
+    """Every example exactly once, in an order fixed by ``seed`` and ``epoch`` alone (so that a resumed run
+    repeats it).
 
-    The last batch may be short. No example is repeated to even out processes: a share may be one row smaller, or empty.
-    One batch of all examples keeps the data's order.
+    The last batch may be short. No example is repeated to even out processes: a share may be one row smaller,
+    or empty. One batch of all examples keeps the data's order.
     """
     if batch_size >= examples:
         order = torch.arange(examples)

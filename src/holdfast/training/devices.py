@@ -1,6 +1,7 @@
 """Where training runs: one process on the CPU, or what lightning-fabric makes of the settings.
 
-Importing lightning-fabric takes twice as long as importing torch, so it is left out where it would only pass calls on.
+Importing lightning-fabric takes twice as long as importing torch, so it is left out where it would only pass
+calls on.
 """
 
 import os
@@ -71,7 +72,8 @@ class OneProcess:
 
 
 def devices_for(accelerator: str, devices: int, precision: str, strategy: str) -> Devices:
-    """What these settings name. 64-true is the model's own affair: fabric would cast its outputs back to float32.
+    """What these settings name. 64-true is the model's own affair: fabric would cast its outputs back to
+    float32.
 
     Raises:
         InputError: this machine has no such devices, or they do not go together.
@@ -85,8 +87,10 @@ def devices_for(accelerator: str, devices: int, precision: str, strategy: str) -
         return Fabric(accelerator=accelerator, devices=devices, precision=words, strategy=strategy)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise InputError(
-            f"accelerator, devices, precision and strategy must be available on this machine, got {accelerator!r}, {devices!r}, "
-            f"{precision!r} and {strategy!r} ({' '.join(str(error).split())}); leave them out for the default."
+            "accelerator, devices, precision and strategy must be available on this machine, got "
+            f"{accelerator!r}, {devices!r}, "
+            f"{precision!r} and {strategy!r} ({' '.join(str(error).split())}); leave them out for the "
+            "default."
         ) from error
 
 

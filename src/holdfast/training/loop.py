@@ -1,7 +1,8 @@
 """The main path: attack, gradient, record, step, project.
 
-Read top to bottom: `fit` is the whole of training. Data order, attacks and therefore the run are fixed by the seed, and
-the state that `fit` hands out after each epoch, and within one where it is asked to, is enough to go on from there bit for bit.
+Read top to bottom: `fit` is the whole of training. Data order, attacks and therefore the run are fixed by the
+seed, and the state that `fit` hands out after each epoch, and within one where it is asked to, is enough to
+go on from there bit for bit.
 """
 
 import time
@@ -61,7 +62,9 @@ class Within(Shown):
 
 @dataclass(repr=False)
 class TrainingState(Shown):
-    """All that changes while training; saved and loaded by checkpoints. ``epoch`` counts those that are finished."""
+    """All that changes while training; saved and loaded by checkpoints. ``epoch`` counts those that are
+    finished.
+    """
 
     epoch: int = 0
     rounds: int = 0
@@ -115,9 +118,11 @@ def fit(
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
         recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
-        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each step, which is finished all the same.
-        due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called then. What goes on from there
-            records the rest of the epoch where ``recorder`` has been given the window that was open (`TraceRecorder.reopen`).
+        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each
+            step, which is finished all the same.
+        due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called
+            then. What goes on from there records the rest of the epoch where ``recorder`` has been given the
+            window that was open (`TraceRecorder.reopen`).
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
@@ -166,13 +171,15 @@ def fit(
             if example_weights is not None:
                 share = example_weights[rows].to(outputs.dtype) * (n / batch.round_size)
             value = (share * loss(outputs, y[rows])).sum()
-            # One look at the loss a round (not within the attack): a step is never taken with a loss that is not finite, and
+            # One look at the loss a round (not within the attack): a step is never taken with a loss that is
+            # not finite, and
             # all processes end in the same round.
             both = torch.stack([value.detach().double(), torch.full_like(value, stop(), dtype=torch.float64)])
             seen, asked = summed(fabric, both).tolist()
             if not abs(seen) < float("inf"):
                 raise NonFiniteLossError(
-                    f"the training loss must stay finite, got {seen} in round {state.rounds + 1} (epoch {epoch + 1}); "
+                    f"the training loss must stay finite, got {seen} in round {state.rounds + 1} (epoch "
+                    f"{epoch + 1}); "
                     f"lower the learning rate (now {rate:.3g})."
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -206,11 +213,16 @@ def fit(
             parameter.grad = None
         observe(
             EpochRecord(
-                epoch=epoch + 1, rounds=state.rounds, seconds=state.seconds, learning_rate=rate,
-                online_loss=float(summed(fabric, total)), drift=drift, window=window,
+                epoch=epoch + 1,
+                rounds=state.rounds,
+                seconds=state.seconds,
+                learning_rate=rate,
+                online_loss=float(summed(fabric, total)),
+                drift=drift,
+                window=window,
             ),
             state,
-        )  # fmt: skip
+        )
         if asked:
             return Fit(state=state, interrupted=True)
     return Fit(state=state, interrupted=False)
@@ -219,8 +231,13 @@ def fit(
 def _within(steps: int, loss: float, seconds: float, noise: torch.Generator, device: torch.device) -> Within:
     on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return Within(
-        steps=steps, loss=loss, seconds=seconds, noise=noise.get_state(), random=torch.get_rng_state(), device_random=on_device
-    )  # fmt: skip
+        steps=steps,
+        loss=loss,
+        seconds=seconds,
+        noise=noise.get_state(),
+        random=torch.get_rng_state(),
+        device_random=on_device,
+    )
 
 
 def _set_random(within: Within, device: torch.device) -> None:
@@ -235,5 +252,7 @@ def summed(fabric: Devices, values: Tensor) -> Tensor:
 
 
 def _due(epoch: int, epochs: int, every: int) -> bool:
-    """Recorded epochs: every ``every``-th, counted back from the last; none where one alone would cost more than its share."""
+    """Recorded epochs: every ``every``-th, counted back from the last; none where one alone would cost
+    more than its share.
+    """
     return every <= epochs and (epochs - 1 - epoch) % every == 0

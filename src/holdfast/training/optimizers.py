@@ -22,8 +22,8 @@ SCHEDULES = ("constant", "cosine", "linear", "steps")
 
 
 class _Plain(Optimizer):
-    """torch's optimiser without its guards against being compiled: at their first call they import torch._dynamo, which takes longer
-    than to import torch, and nothing here compiles an optimiser."""
+    """torch's optimiser without its guards against being compiled: at their first call they import
+    torch._dynamo, which takes longer than to import torch, and nothing here compiles an optimiser."""
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
@@ -62,7 +62,9 @@ def make_optimizer(
     momentum: float | None,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """The optimiser named ``sgd`` (with momentum, by default 0.9), ``adam`` or ``adamw``, or what the factory makes of the parameters."""
+    """The optimiser named ``sgd`` (with momentum, by default 0.9), ``adam`` or ``adamw``, or what the
+    factory makes of the parameters.
+    """
     if not isinstance(choice, str):
         return choice(parameters)
     if learning_rate is None or not (learning_rate > 0 and math.isfinite(learning_rate)):
@@ -74,7 +76,8 @@ def make_optimizer(
             momentum=MOMENTUM if momentum is None else momentum,
             weight_decay=weight_decay,
         )
-    # One pass over the weights instead of a dozen: six times faster on a CPU for a million of them. SGD gains nothing.
+    # One pass over the weights instead of a dozen: six times faster on a CPU for a million of them. SGD gains
+    # nothing.
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     if choice == "adam":
         return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)

@@ -1,8 +1,10 @@
-"""How to train where nothing is said: the optimiser, the examples a step and the learning rate, chosen together for the network.
+"""How to train where nothing is said: the optimiser, the examples a step and the learning rate, chosen
+together for the network.
 
-A network whose curvature stays what it is at the start has the step of the theory (`holdfast.training.step_size`): gradient descent on all
-examples with it ends close to the optimum. For any other network that step is right at the start alone, and too small or too large
-soon after: Adam on small batches, its rate found by a few steps at each of several rates, ends many times lower
+A network whose curvature stays what it is at the start has the step of the theory
+(`holdfast.training.step_size`): gradient descent on all examples with it ends close to the optimum. For any
+other network that step is right at the start alone, and too small or too large soon after: Adam on small
+batches, its rate found by a few steps at each of several rates, ends many times lower
 (`benchmarks/RESULTS.md`).
 """
 
@@ -29,7 +31,9 @@ RATES = (0.01, 0.003, 0.001, 0.0003)
 STEPS = 24
 """At each rate; the loss of the last third of them decides."""
 CLOSE = 1.05
-"""A larger rate is kept whose loss is within this factor of the smallest: few steps say little about smaller differences."""
+"""A larger rate is kept whose loss is within this factor of the smallest: few steps say little about
+smaller differences.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +121,12 @@ def chosen_rate(
     weight_decay: float = 0.0,
     seed: int = 0,
 ) -> StepSize:
-    """The learning rate for an optimiser by name: from the theory, its usual one, or for an ordinary network from a short search.
+    """The learning rate for an optimiser by name: from the theory, its usual one, or for an ordinary network
+    from a short search.
 
-    The search trains a copy at each rate for a few steps on the same batches under a one-step attack. It depends on the model's weights,
-    the examples and the seed alone; the model and the global random state are left as they are.
+    The search trains a copy at each rate for a few steps on the same batches under a one-step attack. It
+    depends on the model's weights, the examples and the seed alone; the model and the global random state are
+    left as they are.
     """
     name = recipe.optimizer
     assert isinstance(name, str)
@@ -164,7 +170,9 @@ def _trial(
     weight_decay: float,
     seed: int,
 ) -> float:
-    """Mean loss of the last third of the steps at this rate, of which the model is another afterwards; infinite where it is not finite."""
+    """Mean loss of the last third of the steps at this rate, of which the model is another afterwards;
+    infinite where it is not finite.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(
         recipe.optimizer, parameters, learning_rate=rate, momentum=None, weight_decay=weight_decay

@@ -1,9 +1,10 @@
 """A step size from the theory, where none is given: the inverse of the curvature that gradient descent meets.
 
-The mean loss of ``n`` examples has, where the network is near its linearisation, a Hessian of at most ``s lambda`` in the weights: ``s``
-bounds the second derivative of the loss in the outputs, and ``lambda`` is the largest eigenvalue of ``J^T J / n``, which is that of the
-tangent kernel over ``n``. Gradient descent converges for steps below ``2 / (s lambda)``, with momentum 0.9 below ``3.8 / (s lambda)``; the
-step taken is ``1 / (s lambda)``.
+The mean loss of ``n`` examples has, where the network is near its linearisation, a Hessian of at most
+``s lambda`` in the weights: ``s`` bounds the second derivative of the loss in the outputs, and ``lambda`` is
+the largest eigenvalue of ``J^T J / n``, which is that of the tangent kernel over ``n``. Gradient descent
+converges for steps below ``2 / (s lambda)``, with momentum 0.9 below ``3.8 / (s lambda)``; the step taken is
+``1 / (s lambda)``.
 """
 
 import math
@@ -26,7 +27,9 @@ ADAM = 1e-3
 USUAL = 0.1
 """Of sgd, where the curvature cannot be measured."""
 CAUTION = 0.1
-"""Share of the theory's step for networks that are not close to linear in their weights, whose curvature grows as they move."""
+"""Share of the theory's step for networks that are not close to linear in their weights, whose curvature
+grows as they move.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,9 @@ def chosen_step(
     *,
     seed: int = 0,
 ) -> StepSize:
-    """The learning rate for an optimiser by name. It depends on the model's weights, the examples and the seed alone; nothing is changed.
-    Where the curvature cannot be measured the usual rate is taken, and the reason says so.
+    """The learning rate for an optimiser by name. It depends on the model's weights, the examples and the
+    seed alone; nothing is changed. Where the curvature cannot be measured the usual rate is taken, and the
+    reason says so.
     """
     if optimizer != "sgd":
         return StepSize(learning_rate=ADAM, reason=f"the usual one of {optimizer}")
@@ -63,7 +67,10 @@ def chosen_step(
     near = near_linear(model)
     share = 1.0 if near else CAUTION
     rate = float(f"{share / (smooth * top):.3g}")
-    words = f"1 / (s lambda) with the loss's smoothness s = {smooth:g} and the tangent kernel's largest eigenvalue over n, lambda = {top:.4g}"
+    words = (
+        f"1 / (s lambda) with the loss's smoothness s = {smooth:g} and the tangent kernel's largest "
+        f"eigenvalue over n, lambda = {top:.4g}"
+    )
     return StepSize(
         learning_rate=rate,
         reason=words if near else f"{CAUTION:g} x {words}, as the curvature grows while the weights move",
@@ -71,7 +78,9 @@ def chosen_step(
 
 
 def smoothness(loss: Loss, model: nn.Module, x: Float[Tensor, "examples ..."]) -> float:
-    """A bound on the second derivative of the loss in the outputs: 1/4 for the logistic loss, 1/2 for softmax, else 1, that of the squared loss."""
+    """A bound on the second derivative of the loss in the outputs: 1/4 for the logistic loss, 1/2 for
+    softmax, else 1, that of the squared loss.
+    """
     if not isinstance(loss, CrossEntropy):
         return 1.0
     with in_mode(model, "eval"), torch.no_grad():
@@ -86,13 +95,14 @@ def largest_eigenvalue(
     examples: int = EXAMPLES,
     iterations: int = ITERATIONS,
 ) -> float:
-    """Of ``J^T J / n`` by power iteration, ``J`` the derivative of all outputs in the trained weights: an estimate from below.
+    """Of ``J^T J / n`` by power iteration, ``J`` the derivative of all outputs in the trained weights: an
+    estimate from below.
 
     Args:
         examples: drawn from ``x`` at most.
 
-    Two gradients through the network an iteration; derivatives along weights are gradients of gradients, so that any module will do that
-    torch differentiates twice.
+    Two gradients through the network an iteration; derivatives along weights are gradients of gradients, so
+    that any module will do that torch differentiates twice.
     """
     noise = generator(seed)
     rows = torch.randperm(len(x), generator=noise)[:examples].sort().values.to(x.device)
@@ -118,5 +128,7 @@ def largest_eigenvalue(
 
 
 def _inner(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """The inner product, whose gradient is that of ``tensors`` along ``others``: given these as an argument, torch would import sympy."""
+    """The inner product, whose gradient is that of ``tensors`` along ``others``: given these as an
+    argument, torch would import sympy.
+    """
     return torch.stack([(one * other).sum() for one, other in zip(tensors, others, strict=True)]).sum()

@@ -1,4 +1,6 @@
-"""Affine operations as steps of a `Graph`: shapes, sums, products with constants, convolutions, batch norm."""
+"""Affine operations as steps of a `Graph`: shapes, sums, products with constants, convolutions, batch
+norm.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Optimised slopes (alpha-CROWN: Xu et al. 2021, arXiv 2011.13824).
 
-Any slope between a kink's two, and any tangent of a convex function, is a line below it. Those that raise the final bound are found by
-gradient ascent, separately for every example and every row; lines of intermediate bounds stay as CROWN chose them. Each iterate
-is itself a sound bound, so the best is kept.
+Any slope between a kink's two, and any tangent of a convex function, is a line below it. Those that raise the
+final bound are found by gradient ascent, separately for every example and every row; lines of intermediate
+bounds stay as CROWN chose them. Each iterate is itself a sound bound, so the best is kept.
 """
 
 from contextlib import suppress
@@ -30,10 +30,11 @@ def optimised_margins(
     steps: int,
     signs: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "batch rows"]:
-    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over ``steps`` steps, fewer
-    where the state's deadline comes first.
+    """Lower bounds of linear functions of the outputs, with the lines below convex functions optimised over
+    ``steps`` steps, fewer where the state's deadline comes first.
 
-    Where ``signs`` says on which side of 0 values are, the multipliers of these constraints are optimised too.
+    Where ``signs`` says on which side of 0 values are, the multipliers of these constraints are optimised
+    too.
     """
     shares = {
         number: _start(state, number, rows.shape[1])
@@ -73,7 +74,9 @@ def optimised_margins(
 
 
 def constraints(weights: dict[int, Tensor], signs: dict[int, Tensor] | None) -> dict[int, Tensor] | None:
-    """Coefficients of ``sum weight sign v >= 0``, to be subtracted (beta-CROWN: Wang et al. 2021, arXiv 2103.06624)."""
+    """Coefficients of ``sum weight sign v >= 0``, to be subtracted (beta-CROWN: Wang et al. 2021, arXiv
+    2103.06624).
+    """
     if not signs:
         return None
     return {value: weight * signs[value][:, None] for value, weight in weights.items()}
@@ -103,7 +106,9 @@ def _margins(
     shares: dict[int, Tensor],
     multipliers: dict[int, Tensor] | None,
 ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
-    """The bound as a differentiable function of the shares, and the same number with its rounding taken off."""
+    """The bound as a differentiable function of the shares, and the same number with its rounding taken
+    off.
+    """
     lines: dict[int, Lines | PoolLines] = dict(state.lines)
     for number, share in shares.items():
         lines[number] = _lines(state, number, share)

@@ -1,9 +1,10 @@
-"""Branch and bound on the sides of kinks (Bunel et al. 2020, arXiv 1909.06588; beta-CROWN: Wang et al. 2021, arXiv 2103.06624).
+"""Branch and bound on the sides of kinks (Bunel et al. 2020, arXiv 1909.06588; beta-CROWN: Wang et al. 2021,
+arXiv 2103.06624).
 
-A threat set is cut by the sign of one unit's argument into two parts that cover it, where bounds are tighter, until every part is proved or a
-point is found that refutes the claim. Where all signs are known the network is affine and a linear programme decides (for
-boxes) or the dual problem does (for other sets): the multipliers give a bound that is worked out here again, with its rounding, so
-the solver is not trusted.
+A threat set is cut by the sign of one unit's argument into two parts that cover it, where bounds are tighter,
+until every part is proved or a point is found that refutes the claim. Where all signs are known the network
+is affine and a linear programme decides (for boxes) or the dual problem does (for other sets): the
+multipliers give a bound that is worked out here again, with its rounding, so the solver is not trusted.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ PENALTIES = (1e2, 1e5)  # of a broken constraint, in units of the function's own
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A lower bound of one function over one set, and a point of the set where it is not above 0, if one was found.
+    """A lower bound of one function over one set, and a point of the set where it is not above 0, if one was
+    found.
 
     Attributes:
         out_of_time: whether more time might have told more.
@@ -63,9 +65,11 @@ def branch(
     known: float,
     deadline: Deadline = NEVER,
 ) -> Outcome:
-    """Raise a lower bound ``known`` of ``<row, outputs>`` over one set until it is above 0, a point refutes that, or the time is over.
+    """Raise a lower bound ``known`` of ``<row, outputs>`` over one set until it is above 0, a point refutes
+    that, or the time is over.
 
-    Without a kink there is nothing to cut: the bound stays, and the point where its linear function is least is tried.
+    Without a kink there is nothing to cut: the bound stays, and the point where its linear function is least
+    is tried.
 
     Args:
         x: the example; points are of its dtype and checked in it.
@@ -117,7 +121,9 @@ def refuting(
     row: Float[Tensor, " outputs"],
     points: Float[Tensor, "points ..."],
 ) -> Float[Tensor, "..."] | None:
-    """One of the points, brought into the set in the dtype of ``x``, where ``<row, outputs>`` is not above 0 in float64."""
+    """One of the points, brought into the set in the dtype of ``x``, where ``<row, outputs>`` is not above
+    0 in float64.
+    """
     around = x.expand(len(points), *x.shape[1:])
     points = points.reshape(around.shape).to(x.dtype)
     points = torch.where(
@@ -178,7 +184,9 @@ class _Part:
         )
 
     def decide(self, number: int) -> tuple[float, Tensor | None]:
-        """A bound of a part where every sign is known, as tight as can be, and the point where a solver sees the least value."""
+        """A bound of a part where every sign is known, as tight as can be, and the point where a solver
+        sees the least value.
+        """
         from scipy.optimize import linprog  # when first needed: scipy takes its time to import
 
         graph, everything = self.state.graph, self.state.region
@@ -259,7 +267,9 @@ def _affine(
 
 
 def _scores(state: State, seen: dict[int, Tensor], sizes: dict[int, int]) -> Float[Tensor, "parts units"]:
-    """How much of the bound each undecided unit may cost: its coefficient times the height of its chord above its kink."""
+    """How much of the bound each undecided unit may cost: its coefficient times the height of its chord
+    above its kink.
+    """
     count = len(state.region)
     scores = {
         value: torch.zeros(count, size, dtype=torch.float64, device=state.region.x.device)

@@ -1,11 +1,14 @@
-"""Linear bounds by back-substitution (CROWN: Zhang et al. 2018, arXiv 1811.00866; Xu et al. 2020, arXiv 2002.12920).
+"""Linear bounds by back-substitution (CROWN: Zhang et al. 2018, arXiv 1811.00866; Xu et al. 2020, arXiv
+2002.12920).
 
-A lower bound ``<a, v> >= <a', v'> + c`` of a linear function of one value is carried back to earlier values: exactly through
-affine steps, by the line below where a coefficient is positive and the line above where it is negative through scalar functions,
-until it is one of the input, whose least value over the threat set is a number. Upper bounds are those of ``-a``.
+A lower bound ``<a, v> >= <a', v'> + c`` of a linear function of one value is carried back to earlier values:
+exactly through affine steps, by the line below where a coefficient is positive and the line above where it is
+negative through scalar functions, until it is one of the input, whose least value over the threat set is a
+number. Upper bounds are those of ``-a``.
 
-Everything is in float64 and sound including its rounding: with ``|v|`` bounded by its intervals, each stage of a row is off by at most ``gamma <|a|, size>``
-(`Graph.rounding`), which is subtracted; the lines and the sets are rounded outwards where they are made.
+Everything is in float64 and sound including its rounding: with ``|v|`` bounded by its intervals, each stage
+of a row is off by at most ``gamma <|a|, size>`` (`Graph.rounding`), which is subtracted; the lines and the
+sets are rounded outwards where they are made.
 """
 
 from collections.abc import Callable
@@ -74,17 +77,20 @@ def analyse(
     signs: dict[int, Tensor] | None = None,
     deadline: Deadline = NEVER,
 ) -> State:
-    """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar function.
+    """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar
+    function.
 
-    ``signs`` keeps entries of the arguments of scalar functions on one side of 0: bounds then hold for those points of the sets only that
-    keep to them, and a lower bound above its upper one says that there is none. Raises `OutOfTime` at the deadline.
+    ``signs`` keeps entries of the arguments of scalar functions on one side of 0: bounds then hold for those
+    points of the sets only that keep to them, and a lower bound above its upper one says that there is none.
+    Raises `OutOfTime` at the deadline.
     """
     state = State(graph=graph, region=region, bounds=[], lines={}, deadline=deadline)
     for number, step in enumerate(graph.steps):
         deadline.check()
         if isinstance(step, Unit | Maximum):
             [value] = step.inputs
-            # A function's value has no bounds better than those its argument's give: its own lines stay within them.
+            # A function's value has no bounds better than those its argument's give: its own lines stay
+            # within them.
             if (
                 refines(graph, region, value)
                 and not isinstance(graph.steps[value], Unit)
@@ -109,7 +115,9 @@ def analyse(
 
 
 def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
-    """Tighten the bounds of one value where that can change the lines around a step; all where intervals follow."""
+    """Tighten the bounds of one value where that can change the lines around a step; all where intervals
+    follow.
+    """
     known, step = state.bounds[value], state.graph.steps[number]
     lower, upper = known.lower.flatten(1), known.upper.flatten(1)
     if isinstance(step, Unit) and step.scalar.kinked is not None and not everywhere:
@@ -120,7 +128,8 @@ def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
                 open_ = (lower < 0) & (upper > 0) & (positive == (above == first))
                 _tighten(state, value, open_, lower if above else upper, above=above)
         if any(isinstance(other, Maximum) and number in other.inputs for other in state.graph.steps):
-            # Which entry is largest is told by those on one side of the kink too, unless they are all 0 there.
+            # Which entry is largest is told by those on one side of the kink too, unless they are all 0
+            # there.
             settled = (lower >= 0) | ((upper <= 0) & (step.scalar.kinked[0] != 0))
             _tighten(state, value, settled, lower, above=True)
             _tighten(state, value, settled, upper, above=False)
@@ -134,7 +143,9 @@ def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
 
 
 def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: bool) -> None:
-    """Improve ``edge``, in place, in the entries wanted for any example: lower bounds where ``above``, else upper ones."""
+    """Improve ``edge``, in place, in the entries wanted for any example: lower bounds where ``above``,
+    else upper ones.
+    """
     chain = chain_to(state.graph, value)
     if chain is not None and chain.saves < WORTHWHILE:
         for example in range(len(wanted)):
@@ -195,7 +206,9 @@ def rows_minimum(
     sign: float,
     wanted: Bool[Tensor, "batch rows"],
 ) -> Float[Tensor, "batch rows"]:
-    """Lower bounds of ``sign v_i`` for entries ``i`` of a value; those not wanted may come out as low as there are numbers."""
+    """Lower bounds of ``sign v_i`` for entries ``i`` of a value; those not wanted may come out as low as
+    there are numbers.
+    """
     step = state.graph.steps[value]
     size = state.bounds[value].size.flatten(1)[:, index]
     if not isinstance(step, Affine):
@@ -262,10 +275,12 @@ def back_substitute(
     seen: dict[int, Tensor] | None = None,
     until: int = 0,
 ) -> tuple[Coefficients, Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
-    """Coefficients of the input, the constant and the size of all terms, for a lower bound of ``sum_k <pending_k, v_k>``.
+    """Coefficients of the input, the constant and the size of all terms, for a lower bound of
+    ``sum_k <pending_k, v_k>``.
 
-    ``multipliers`` are subtracted from the coefficients of values whose products with them are known to be >= 0. The coefficients
-    of each scalar function's value are put into ``seen``. With ``until`` the coefficients are those of that value, which every way to the input must pass.
+    ``multipliers`` are subtracted from the coefficients of values whose products with them are known to be >=
+    0. The coefficients of each scalar function's value are put into ``seen``. With ``until`` the coefficients
+       are those of that value, which every way to the input must pass.
     """
     lines = state.lines if lines is None else lines
     pending = dict(pending)
@@ -306,7 +321,8 @@ def back_substitute(
 
 
 def _live(graph: Graph, value: int, around: Lines) -> Int[Tensor, " columns"] | None:
-    """The entries of a dense layer's value that matter: most rectifiers of a trained network may be off in the whole set.
+    """The entries of a dense layer's value that matter: most rectifiers of a trained network may be off in
+    the whole set.
 
     ``None`` where that saves nothing, or the value also goes elsewhere.
     """
@@ -335,7 +351,9 @@ def _passed_columns(
 def substitute(
     rows: Coefficients, around: Lines, given: Float[Tensor, "batch ..."]
 ) -> tuple[Coefficients, Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
-    """Rows carried through a scalar function: coefficients of its argument, what to add to the constant, and the terms' size."""
+    """Rows carried through a scalar function: coefficients of its argument, what to add to the constant,
+    and the terms' size.
+    """
     positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
     below, above = _per_row(around.lower_slope, rows), _per_row(around.upper_slope, rows)
     passed = positive * below

@@ -1,7 +1,9 @@
-"""Is a model one function, however and however often it is run: its operations compared from run to run, and what a run may not change.
+"""Is a model one function, however and however often it is run: its operations compared from run to run, and
+what a run may not change.
 
-A trace cannot read values (`recording`), so that which operations a run performs depends on its circumstances alone: dtype, copy,
-gradients, inference mode, number of examples, earlier runs. They are varied here one at a time.
+A trace cannot read values (`recording`), so that which operations a run performs depends on its circumstances
+alone: dtype, copy, gradients, inference mode, number of examples, earlier runs. They are varied here one at a
+time.
 """
 
 import itertools
@@ -23,18 +25,22 @@ DEPTH = 4  # of the attributes of attributes that are watched
 
 
 def check_copy(copy: nn.Module, model: nn.Module) -> None:
-    """Refuse a copy that shares a tensor with the model, or has not the same numbers: converting it would change the model, or another one be judged."""
+    """Refuse a copy that shares a tensor with the model, or has not the same numbers: converting it would
+    change the model, or another one be judged.
+    """
     theirs = dict(_tensors(copy))
     shared = {id(tensor) for tensor in theirs.values()}
     for name, tensor in _tensors(model):
         if id(tensor) in shared or copy is model:
             raise InputError(
-                f"model must be copied to be verified, but its copy shares {name} with it; remove its __deepcopy__."
+                f"model must be copied to be verified, but its copy shares {name} with it; remove its "
+                "__deepcopy__."
             )
         same = name in theirs and theirs[name].shape == tensor.shape
         if not same or not torch.equal(theirs[name].nan_to_num(), tensor.nan_to_num()):
             raise InputError(
-                f"model must be equal to its copy to be verified in float64, but they differ in {name}; remove its __deepcopy__."
+                f"model must be equal to its copy to be verified in float64, but they differ in {name}; "
+                "remove its __deepcopy__."
             )
     if copy is model:
         raise InputError(
@@ -49,7 +55,8 @@ def check_same(first: Tracer, second: Tracer, dtype: torch.dtype, when: str) -> 
         if one is None or other is None or not _same(one, other, first, second, tolerance):
             names = " and ".join("nothing more" if note is None else repr(note.name) for note in (one, other))
             raise InputError(
-                f"model must be one fixed function of each example to be verified, but it computes otherwise {when} ({names}); remove what"
+                "model must be one fixed function of each example to be verified, but it computes "
+                f"otherwise {when} ({names}); remove what"
                 " depends on that, and keep all it computes with in parameters and buffers."
             )
 
@@ -79,7 +86,9 @@ def _equal(a: object, b: object, rows: tuple[int, int], tolerance: float) -> boo
 
 @contextmanager
 def unchanging(*models: nn.Module) -> Iterator[None]:
-    """Refuse models that draw random numbers or change themselves when they are run: the next run may be another function."""
+    """Refuse models that draw random numbers or change themselves when they are run: the next run may be
+    another function.
+    """
     before = [_state(model) for model in models]
     chance = _chance()
     yield
@@ -88,18 +97,21 @@ def unchanging(*models: nn.Module) -> Iterator[None]:
         changed = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
         if changed:
             raise InputError(
-                f"model must be one fixed function of each example to be verified, but running it changes its {changed[0]}; keep it as it is in"
+                "model must be one fixed function of each example to be verified, but running it "
+                f"changes its {changed[0]}; keep it as it is in"
                 " evaluation mode."
             )
     if chance != _chance():
         raise InputError(
-            "model must be one fixed function of each example to be verified, but it draws random numbers; remove randomness in evaluation"
+            "model must be one fixed function of each example to be verified, but it draws random "
+            "numbers; remove randomness in evaluation"
             " mode, or use hf.smooth for a randomised classifier."
         )
 
 
 def _chance() -> object:
-    # Python's own state moves with type checkers too, which draw the entries that they look at; torch's operations are seen as they come.
+    # Python's own state moves with type checkers too, which draw the entries that they look at; torch's
+    # operations are seen as they come.
     return _plain(np.random.get_state(), DEPTH)
 
 
@@ -129,7 +141,9 @@ _MACHINERY = frozenset(vars(nn.Module()))
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A tensor that is neither parameter nor buffer. One in place of another is no change: models keep features for their callers."""
+    """A tensor that is neither parameter nor buffer. One in place of another is no change: models keep
+    features for their callers.
+    """
 
     tensor: Tensor
     version: int
@@ -141,8 +155,8 @@ class _Held:
 
 
 def _plain(value: object, depth: int) -> object:
-    """A picture of what of a value can change a branch: its numbers and words, whether its tensors are written to, and not the modules, which are
-    seen elsewhere."""
+    """A picture of what of a value can change a branch: its numbers and words, whether its tensors are
+    written to, and not the modules, which are seen elsewhere."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
     if isinstance(value, random.Random):

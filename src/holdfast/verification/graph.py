@@ -1,4 +1,5 @@
-"""A network as a short list of steps: affine maps of earlier values, scalar functions of one, largest of a window.
+"""A network as a short list of steps: affine maps of earlier values, scalar functions of one, largest of a
+window.
 
 Values are numbered; value 0 is the input, the last one the output. Shapes are those of one example.
 """
@@ -119,10 +120,12 @@ class Graph:
 
     @cached_property
     def rounding(self) -> float:
-        """``gamma``: relative rounding of a sum of products along the longest way, in float64, with a factor 4 to spare.
+        """``gamma``: relative rounding of a sum of products along the longest way, in float64, with a factor
+        4 to spare.
 
-        A computed inner product of ``n`` terms, in any order and with or without fused operations, is off by at most
-        ``n u / (1 - n u)`` times the sum of the terms' sizes, ``u = 2^-53`` (Higham 2002, section 3.1).
+        A computed inner product of ``n`` terms, in any order and with or without fused operations, is off by
+        at most ``n u / (1 - n u)`` times the sum of the terms' sizes, ``u = 2^-53`` (Higham 2002, section
+        3.1).
         """
         terms = sum(
             max((linear.terms for _, linear in step.terms), default=1) + len(step.terms) + 1

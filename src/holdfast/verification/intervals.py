@@ -20,7 +20,8 @@ class Bounds:
     Attributes:
         lower: no value is less.
         upper: no value is more.
-        size: a bound of the sum of the sizes of the terms it is computed from; rounding is a small share of that.
+        size: a bound of the sum of the sizes of the terms it is computed from; rounding is a small share of
+            that.
     """
 
     lower: Values
@@ -64,7 +65,9 @@ def _affine(step: Affine, known: list[Bounds], rounding: float) -> Bounds:
 
 
 def box_exact(graph: Graph) -> tuple[bool, ...]:
-    """Whether interval arithmetic is exact on a box for each value: affine in the input with at most one map that mixes features."""
+    """Whether interval arithmetic is exact on a box for each value: affine in the input with at most one
+    map that mixes features.
+    """
     mixing: list[float] = []
     for step in graph.steps:
         if isinstance(step, Source):

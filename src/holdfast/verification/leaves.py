@@ -1,8 +1,9 @@
-"""The least value of a linear function over a threat set cut by linear constraints: what is left when every kink's side is known.
+"""The least value of a linear function over a threat set cut by linear constraints: what is left when every
+kink's side is known.
 
-By duality, for any multipliers ``w >= 0`` the least of ``<c, x> + k - sum_i w_i (<g_i, x> + h_i)`` over the whole set is a lower bound where all
-``<g_i, x> + h_i >= 0``, and the best multipliers attain it (the problem is convex). They are looked for here; what they prove is
-worked out elsewhere, with its rounding.
+By duality, for any multipliers ``w >= 0`` the least of ``<c, x> + k - sum_i w_i (<g_i, x> + h_i)`` over the
+whole set is a lower bound where all ``<g_i, x> + h_i >= 0``, and the best multipliers attain it (the problem
+is convex). They are looked for here; what they prove is worked out elsewhere, with its rounding.
 """
 
 import torch
@@ -53,7 +54,12 @@ def best_multipliers(
 
     if len(offset):
         minimize(
-            dual, weights.numpy(force=True), jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(offset),
-            callback=enough, options={"maxiter": ITERATIONS},
-        )  # fmt: skip
+            dual,
+            weights.numpy(force=True),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0, None)] * len(offset),
+            callback=enough,
+            options={"maxiter": ITERATIONS},
+        )
     return weights, point

@@ -1,6 +1,7 @@
 """Linear maps of one example's numbers, applied to a batch: forwards, with absolute entries, and transposed.
 
-Bounds need these three: interval arithmetic applies ``|L|`` to radii, back-substitution applies ``L^T`` to coefficients.
+Bounds need these three: interval arithmetic applies ``|L|`` to radii, back-substitution applies ``L^T`` to
+coefficients.
 """
 
 import math
@@ -60,7 +61,9 @@ class MatrixMap(LinearMap):
 
     @cached_property
     def single(self) -> list[Float[Tensor, "inputs terms"]]:
-        """The transposed matrix in float32, in pieces of `TERMS` outputs: what products of that many terms read."""
+        """The transposed matrix in float32, in pieces of `TERMS` outputs: what products of that many terms
+        read.
+        """
         return [piece.T.float().contiguous() for piece in torch.split(self.weight, TERMS)]
 
     @cached_property
@@ -157,7 +160,8 @@ class ScaleMap(LinearMap):
 
 @dataclass(frozen=True, kw_only=True)
 class MonotoneMap(LinearMap):
-    """Anything linear with entries >= 0, given as a function of a batch: reshaping, slices, sums, means, padding.
+    """Anything linear with entries >= 0, given as a function of a batch: reshaping, slices, sums, means,
+    padding.
 
     The transposed map is the function's own gradient, which does not depend on where it is taken.
     """

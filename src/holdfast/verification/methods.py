@@ -1,4 +1,6 @@
-"""Verified bounds of a classifier's margins over threat sets, by the method asked for or by several in turn."""
+"""Verified bounds of a classifier's margins over threat sets, by the method asked for or by several in
+turn.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,24 +72,30 @@ def verify(
     """Prove what can be proved of ``model``'s predictions over each threat set.
 
     Args:
-        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; taken in evaluation mode.
+        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; taken in evaluation
+            mode.
         x: examples (examples, ...), on any device; blocks go to the model's.
         y: labels ``0 .. classes-1``, (examples,).
         threat: the sets; for balls the box and fixed features count, at no loss of tightness.
-        method: ``ibp`` (intervals), ``crown-ibp`` (intervals, then one back-substitution of the margins), ``crown`` (back-substitution
-            for every layer), ``alpha`` (``crown`` with optimised slopes), ``second-order`` (a smooth `TwoLayer` with paired units:
-            bounds that do not grow with its width), ``branch`` (an attack, then branch and bound on the kinks of ReLU and the like: decides in
-            the end, if given the time, for networks without pooling and smooth functions, where without kinks these are the bounds of ``crown``;
-            for small networks), or
-            ``auto``: the cheapest first (``ibp`` and ``crown-ibp``, or ``second-order`` where it applies, then ``crown``, ``alpha`` and, where
-            ``seconds`` are given and the network is small, ``branch``), each on all examples still unverified whose clean prediction is right.
+        method: ``ibp`` (intervals), ``crown-ibp`` (intervals, then one back-substitution of the margins),
+            ``crown`` (back-substitution for every layer), ``alpha`` (``crown`` with optimised slopes),
+            ``second-order`` (a smooth `TwoLayer` with paired units: bounds that do not grow with its width),
+            ``branch`` (an attack, then branch and bound on the kinks of ReLU and the like: decides in the
+            end, if given the time, for networks without pooling and smooth functions, where without kinks
+            these are the bounds of ``crown``; for small networks), or
+            ``auto``: the cheapest first (``ibp`` and ``crown-ibp``, or ``second-order`` where it applies,
+                then ``crown``, ``alpha`` and, where
+            ``seconds`` are given and the network is small, ``branch``), each on all examples still unverified
+            whose clean prediction is right.
         steps: gradient steps of ``alpha``.
-        seconds: from the call to the answer. Bounds that are not finished by then are given up, `Verification.out_of_time` tells of which
-            examples; ``branch`` shares out what is left among its own. ``None`` for no limit.
+        seconds: from the call to the answer. Bounds that are not finished by then are given up,
+            `Verification.out_of_time` tells of which examples; ``branch`` shares out what is left among its
+            own. ``None`` for no limit.
         progress: called with (method, examples done, examples to do) after each block.
 
     Raises:
-        InputError: an unknown method, a layer without bounds (its path and type are named), or anything an attack refuses.
+        InputError: an unknown method, a layer without bounds (its path and type are named), or anything an
+            attack refuses.
     """
     deadline = Deadline.after(seconds)
     threat = as_threat(threat)
@@ -119,17 +127,23 @@ def verify(
 
 
 def check_precision(model: nn.Module, x: Tensor) -> None:
-    """Refuse half precision with an `InputError`: the bounds are of a function of real numbers, from which its outputs are far."""
+    """Refuse half precision with an `InputError`: the bounds are of a function of real numbers, from which
+    its outputs are far.
+    """
     for name, value in (*model.named_parameters(), *model.named_buffers(), ("x", x)):
         if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
             raise InputError(
-                f"model and examples must be in float32 or float64 to be verified, got {name} in {value.dtype}: what is proved holds for"
-                " real numbers, and rounding to half precision may undo it; use model.float() and x.float(), and run the model so."
+                f"model and examples must be in float32 or float64 to be verified, got {name} in "
+                f"{value.dtype}: what is proved holds for"
+                " real numbers, and rounding to half precision may undo it; use model.float() and "
+                "x.float(), and run the model so."
             )
 
 
 def _check_original(graph: Graph, model: nn.Module, x: Float[Tensor, "examples ..."], threat: Threat) -> None:
-    """Refuse a graph of another function than the model that was given, of which it was traced from a copy: at examples and within their sets."""
+    """Refuse a graph of another function than the model that was given, of which it was traced from a
+    copy: at examples and within their sets.
+    """
     few = x[:3]
     noise = _tensors.generator(0, x.device)
     for points in (few, *(threat.sample(few, generator=noise) for _ in range(DRAWN))):
@@ -137,7 +151,8 @@ def _check_original(graph: Graph, model: nn.Module, x: Float[Tensor, "examples .
         if not agrees(graph, points, outputs, ORIGINAL if outputs.dtype == torch.float32 else AGREEMENT):
             far = (graph(points.double()) - outputs.double()).abs().amax()
             raise InputError(
-                f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs differ by {float(far):.3g};"
+                f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs "
+                f"differ by {float(far):.3g};"
                 " use model.double(), and keep all that it computes with in parameters and buffers."
             )
 
@@ -191,7 +206,9 @@ class _Work:
     def _check_at_examples(
         self, method: str, chosen: Int[Tensor, " batch"], margins: Float[Tensor, "batch outputs"]
     ) -> None:
-        """Refuse bounds above the margins at the examples themselves, which lie in their balls: they are of another function."""
+        """Refuse bounds above the margins at the examples themselves, which lie in their balls: they are
+        of another function.
+        """
         if not is_ball(self.threat):
             return
         outputs, y = self.graph(self.x[chosen].double()), self.y[chosen]
@@ -199,7 +216,8 @@ class _Work:
         allowed = AGREEMENT * (1 + outputs.abs().amax())
         if bool((margins > spread(there, y, self.graph.outputs) + allowed).any()):
             raise InputError(
-                f"model must be the network that method {method!r} takes it for, but a bound lies above the margin at the example itself;"
+                f"model must be the network that method {method!r} takes it for, but a bound lies above "
+                "the margin at the example itself;"
                 " remove hooks and overridden methods, or use method='crown'."
             )
 
@@ -212,7 +230,9 @@ class _Work:
         return bounds_of(self.graph, region_of(self.threat, x), y, method, self.steps, self.deadline)
 
     def _branched(self, chosen: Int[Tensor, " batch"], left: int) -> Found:
-        """Bounds by CROWN, and by branching where they do not suffice; refuting points found on the way are kept."""
+        """Bounds by CROWN, and by branching where they do not suffice; refuting points found on the way
+        are kept.
+        """
         x, y, graph = self.x[chosen], self.y[chosen], self.graph
         region = region_of(self.threat, x)
         margins, lower, upper = bounds_of(graph, region, y, "crown", self.steps, self.deadline)

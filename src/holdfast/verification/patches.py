@@ -1,8 +1,9 @@
-"""Receptive fields: entries of one place of a convolution depend on a patch of each earlier value, not on all of it.
+"""Receptive fields: entries of one place of a convolution depend on a patch of each earlier value, not on all
+of it.
 
-Every place becomes an example of its own, of a smaller network without padding: the steps cut to the patches. Beyond the edges of an
-image bounds and lines are 0 there, which is what padding stands for; so back-substitution works as for whole values, at the cost of
-a patch. All channels of a place share one patch.
+Every place becomes an example of its own, of a smaller network without padding: the steps cut to the patches.
+Beyond the edges of an image bounds and lines are 0 there, which is what padding stands for; so
+back-substitution works as for whole values, at the cost of a patch. All channels of a place share one patch.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,9 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Entries ``start + stride * place`` and on, ``size`` of them, in each of two directions, of one value."""
+    """Entries ``start + stride * place`` and on, ``size`` of them, in each of two directions, of one
+    value.
+    """
 
     value: int
     stride: Pair
@@ -49,7 +52,9 @@ class Window:
         )
 
     def of(self, values: Tensor, places: Int[Tensor, "2 places"]) -> Tensor:
-        """Patches (batch, places, ..., height, width) of values (batch, ..., height, width), 0 beyond the edges."""
+        """Patches (batch, places, ..., height, width) of values (batch, ..., height, width), 0 beyond the
+        edges.
+        """
         grids, inside = [], []
         for side in range(2):
             extent = values.shape[values.ndim - 2 + side]
@@ -95,7 +100,8 @@ class Chain:
                         small_map = replace(small_map, padding=(0, 0))
                     if isinstance(small_map, ScaleMap):
                         small_map = replace(small_map, factor=_corner(small_map.factor))
-                    # One number a channel: out of the edges rows are 0, so the offset counts for nothing there.
+                    # One number a channel: out of the edges rows are 0, so the offset counts for nothing
+                    # there.
                     offset = None if step.offset is None else _corner(step.offset).expand(shape)
                     small.append(Affine(shape=shape, terms=((len(small) - 1, small_map),), offset=offset))
                 case Source():
@@ -114,7 +120,9 @@ def _corner(values: Tensor) -> Tensor:
 
 
 def chain_to(graph: Graph, value: int) -> Chain | None:
-    """The way to a convolution's output through two-dimensional steps that treat all places alike; ``None`` where there is none."""
+    """The way to a convolution's output through two-dimensional steps that treat all places alike;
+    ``None`` where there is none.
+    """
     if len(graph.steps[value].shape) != 3:
         return None
     window = Window(value=value, stride=(1, 1), start=(0, 0), size=(1, 1))
@@ -176,7 +184,8 @@ def _is_image(graph: Graph, value: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchRegion(Region):
-    """One set that is no box, seen through patches: rows are put back into whole images before their least value is found.
+    """One set that is no box, seen through patches: rows are put back into whole images before their least
+    value is found.
 
     Attributes:
         whole: the set.

@@ -1,7 +1,8 @@
 """Linear bounds of the largest entry of a window.
 
-Below: the entry whose least value is greatest. Above, the lower over the middle of: the greatest value any entry takes; and, with ``c``
-the greatest least value, ``c + sum_i relu(v_i - c)`` by chords, which is exact where one entry is always the largest.
+Below: the entry whose least value is greatest. Above, the lower over the middle of: the greatest value any
+entry takes; and, with ``c`` the greatest least value, ``c + sum_i relu(v_i - c)`` by chords, which is exact
+where one entry is always the largest.
 """
 
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ def pool_lines(
     chosen = torch.zeros_like(low).scatter_(2, which, 1.0)
     rising = high > floor
     width = torch.where(rising, high - torch.minimum(low, floor), 1.0)
-    # An entry that starts at the floor (the chosen one) rises with slope 1; others by the chord of relu(v - floor).
+    # An entry that starts at the floor (the chosen one) rises with slope 1; others by the chord of relu(v -
+    # floor).
     slope = torch.where(rising & (low < floor), (high - floor) / width, rising.to(low.dtype))
     begin = torch.where(rising, low, 0.0)
     height = floor - (slope * begin).sum(2, keepdim=True)

@@ -1,4 +1,6 @@
-"""Seeing what a model does: each of torch's basic operations that touches the input becomes a step, and no value leaves torch."""
+"""Seeing what a model does: each of torch's basic operations that touches the input becomes a step, and no
+value leaves torch.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +17,8 @@ from holdfast.verification.graph import Step
 from holdfast.verification.linear_maps import Shape
 
 ALLOWED = (
-    "linear, convolution, batch norm, average and max pooling, reshaping, slices, sums, concatenation, constants, dropout,"
+    "linear, convolution, batch norm, average and max pooling, reshaping, slices, sums, "
+    "concatenation, constants, dropout,"
     " ReLU, leaky ReLU, ELU, softplus, sigmoid, tanh, erf, GELU, SiLU, squares, exp, abs and clamp"
 )
 ROWS = 2  # of the traced batch; two, so that an operation across examples shows in a shape
@@ -27,11 +30,53 @@ _CONSTANTS = {"full_like", "zeros_like", "ones_like", "new_zeros", "new_ones", "
 
 # What may be read of a value: the same for all values of its shape and type.
 _METADATA = {
-    "shape", "size", "dim", "ndim", "ndimension", "numel", "nelement", "__len__", "stride", "storage_offset", "is_contiguous",
-    "element_size", "itemsize", "nbytes", "dtype", "type", "result_type", "can_cast", "device", "get_device", "layout", "names", "has_names",
-    "is_floating_point", "is_complex", "is_signed", "is_conj", "is_neg", "is_inference", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu", "is_xla",
-    "is_sparse", "is_sparse_csr", "is_mkldnn", "is_nested", "is_quantized", "requires_grad", "is_leaf", "grad_fn", "grad", "_backward_hooks", "__hash__",
-}  # fmt: skip
+    "shape",
+    "size",
+    "dim",
+    "ndim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "__len__",
+    "stride",
+    "storage_offset",
+    "is_contiguous",
+    "element_size",
+    "itemsize",
+    "nbytes",
+    "dtype",
+    "type",
+    "result_type",
+    "can_cast",
+    "device",
+    "get_device",
+    "layout",
+    "names",
+    "has_names",
+    "is_floating_point",
+    "is_complex",
+    "is_signed",
+    "is_conj",
+    "is_neg",
+    "is_inference",
+    "is_cpu",
+    "is_cuda",
+    "is_meta",
+    "is_mps",
+    "is_xpu",
+    "is_xla",
+    "is_sparse",
+    "is_sparse_csr",
+    "is_mkldnn",
+    "is_nested",
+    "is_quantized",
+    "requires_grad",
+    "is_leaf",
+    "grad_fn",
+    "grad",
+    "_backward_hooks",
+    "__hash__",
+}
 _HARMLESS = _METADATA | _CONSTANTS
 # Setting these changes no value.
 _SETTABLE = {"requires_grad", "grad", "_backward_hooks"}
@@ -97,7 +142,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return len(self.steps) - 1
 
     def number(self, value: object) -> int | None:
-        """Which value of the graph a tensor is; ``None`` for a constant, `LOST` for what depends on the input and is no value."""
+        """Which value of the graph a tensor is; ``None`` for a constant, `LOST` for what depends on the
+        input and is no value.
+        """
         known = self._known.get(id(value))
         if known is None and isinstance(value, Tensor) and _memory(value) in self._memory:
             return LOST  # the memory of a value under a name that none of torch's operations gave it
@@ -119,7 +166,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The error for values taken out of torch, where nothing is known of what becomes of them."""
         return self._noted(
             "compute in torch alone (shapes, types and devices may be read, values may not)",
-            f"takes values out of it by {self.calling!r}; write that with tensor operations, or use attacks instead.",
+            f"takes values out of it by {self.calling!r}; write that with tensor operations, or use "
+            "attacks instead.",
         )
 
     def _noted(self, what: str, but: str) -> InputError:
@@ -195,7 +243,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Watch(TorchFunctionMode):
-    """Refuses what takes values out of torch: a function of them that answers with something else than further values."""
+    """Refuses what takes values out of torch: a function of them that answers with something else than
+    further values.
+    """
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()

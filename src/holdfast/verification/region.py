@@ -1,7 +1,8 @@
 """Least values of linear functions over threat sets: what turns linear bounds of a network into numbers.
 
-Values are lower bounds also when the maximiser is not exact to the last digit: for balls they come from the dual problem, for any
-split ``g = g1 + g2``: ``<g, z> <= radius ||g1||_dual + max over the box <g2, z>``, with the split that the maximiser suggests.
+Values are lower bounds also when the maximiser is not exact to the last digit: for balls they come from the
+dual problem, for any split ``g = g1 + g2``: ``<g, z> <= radius ||g1||_dual + max over the box <g2, z>``, with
+the split that the maximiser suggests.
 """
 
 from abc import ABC, abstractmethod
@@ -50,7 +51,9 @@ class Region(ABC):
 
     @abstractmethod
     def minimum(self, rows: Rows) -> Float[Tensor, "batch rows"]:
-        """A lower bound of ``min <row, x'>`` over each set, attained up to rounding; one row may serve all examples."""
+        """A lower bound of ``min <row, x'>`` over each set, attained up to rounding; one row may serve all
+        examples.
+        """
 
     def minimiser(self, rows: Rows) -> Float[Tensor, "batch rows features"]:
         """Where the least value is attained."""

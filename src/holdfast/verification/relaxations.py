@@ -1,8 +1,9 @@
 """Lines below and above a scalar function on an interval.
 
-A line is sound whatever its slope, as its height is the minimum of ``act(x) - slope x``, found piece by piece: on a convex
-piece from a bracket of the stationary point, on a concave one at its ends. Slopes are chosen for the least area between
-line and function, that is, the greatest height over the middle of the interval.
+A line is sound whatever its slope, as its height is the minimum of ``act(x) - slope x``, found piece by
+piece: on a convex piece from a bracket of the stationary point, on a concave one at its ends. Slopes are
+chosen for the least area between line and function, that is, the greatest height over the middle of the
+interval.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ UNIT = 2.0**-53
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """``lower_slope z + lower_height <= act(z) <= upper_slope z + upper_height`` on ``[lower, upper]`` of each entry."""
+    """``lower_slope z + lower_height <= act(z) <= upper_slope z + upper_height`` on ``[lower, upper]`` of
+    each entry.
+    """
 
     lower_slope: Values
     lower_height: Values
@@ -32,9 +35,10 @@ class Lines:
 def lines(scalar: Scalar, lower: Values, upper: Values) -> Lines:
     """Lines around ``act`` on each interval ``[lower, upper]``, in float64.
 
-    Piecewise linear functions with one kink: the chord, and on the other side the slope that leaves less area (Zhang et al. 2018,
-    arXiv 1811.00866, "adaptive"). Convex ones: the chord and the tangent in the middle. Others: the best of the chord,
-    the tangent in the middle and the tangents through the ends of the interval.
+    Piecewise linear functions with one kink: the chord, and on the other side the slope that leaves less area
+    (Zhang et al. 2018, arXiv 1811.00866, "adaptive"). Convex ones: the chord and the tangent in the middle.
+    Others: the best of the chord, the tangent in the middle and the tangents through the ends of the
+    interval.
     """
     if scalar.kinked is not None:
         return _kinked_lines(scalar.kinked, lower, upper)
@@ -61,7 +65,9 @@ def _kinked_lines(slopes: tuple[float, float], lower: Values, upper: Values) -> 
 
 
 def kinked_chord(slopes: tuple[float, float], lower: Values, upper: Values) -> tuple[Values, Values]:
-    """Slope and height of the chord of a function with a kink at 0, rounded away from the function; exact off the kink."""
+    """Slope and height of the chord of a function with a kink at 0, rounded away from the function; exact
+    off the kink.
+    """
     below, above = slopes
     crossing = (lower < 0) & (upper > 0)
     width = torch.where(crossing, upper - lower, 1.0)
@@ -127,7 +133,9 @@ def _ends(scalar: Scalar, slope: Values, lower: Values, upper: Values) -> Values
 
 
 def _allowance(slope: Values, lower: Values, upper: Values, largest: Values) -> Values:
-    """For the rounding of ``act``, its slope and the height, each taken to be right to 8 units of a number of its size; ``largest`` is that of ``act``."""
+    """For the rounding of ``act``, its slope and the height, each taken to be right to 8 units of a number
+    of its size; ``largest`` is that of ``act``.
+    """
     size = 1 + lower.abs() + upper.abs()
     return 32 * UNIT * ((1 + slope.abs()) * size + largest)
 

@@ -18,20 +18,24 @@ from holdfast.losses import CrossEntropy, Hinge, Loss
 class Verification(Tabular):
     """What was proved, one row an example, on the CPU in float64.
 
-    The claims are about the network in evaluation mode as a function of real numbers with the weights as stored; float64
-    rounding of the bounds themselves is subtracted from them. A float32 forward pass may differ from that function by its own rounding.
+    The claims are about the network in evaluation mode as a function of real numbers with the weights as
+    stored; float64 rounding of the bounds themselves is subtracted from them. A float32 forward pass may
+    differ from that function by its own rounding.
 
     Attributes:
         y: the labels.
-        margins: lower bounds of ``z_y - z_j`` over the threat set for each class ``j``, 0 for ``j = y`` (examples, classes);
-            of ``sign f`` for one signed output (examples, 1).
-        outputs_lower: lower bounds of each output over the threat set, by cheaper means than the margins, so looser.
+        margins: lower bounds of ``z_y - z_j`` over the threat set for each class ``j``, 0 for ``j = y``
+            (examples, classes); of ``sign f`` for one signed output (examples, 1).
+        outputs_lower: lower bounds of each output over the threat set, by cheaper means than the margins, so
+            looser.
         outputs_upper: upper bounds likewise.
         method: what was asked for.
-        methods: what gave each example its bounds, for ``auto`` the last method it met; ``none`` where the time was over before any
-            began: such an example has margins of -infinity.
-        counterexample: where one was found, a point of the threat set whose margin is not above 0, in the examples' dtype; NaN elsewhere.
-        out_of_time: undecided examples that the time given ended too soon for; more seconds may decide these, and no others.
+        methods: what gave each example its bounds, for ``auto`` the last method it met; ``none`` where the
+            time was over before any began: such an example has margins of -infinity.
+        counterexample: where one was found, a point of the threat set whose margin is not above 0, in the
+            examples' dtype; NaN elsewhere.
+        out_of_time: undecided examples that the time given ended too soon for; more seconds may decide these,
+            and no others.
     """
 
     y: Int[Tensor, " examples"]
@@ -65,14 +69,18 @@ class Verification(Tabular):
 
     @property
     def margin_lower_bound(self) -> Float[Tensor, " examples"]:
-        """A lower bound over the threat set of ``min_(j != y) z_y - z_j``; of ``sign f`` for one signed output."""
+        """A lower bound over the threat set of ``min_(j != y) z_y - z_j``; of ``sign f`` for one signed
+        output.
+        """
         if self.margins.shape[1] == 1:
             return self.margins[:, 0]
         return self.margins.scatter(1, self.y[:, None], torch.inf).amin(1)
 
     @property
     def verified(self) -> Bool[Tensor, " examples"]:
-        """Whether every point of the threat set is classified as ``y``: the margin's lower bound is above 0."""
+        """Whether every point of the threat set is classified as ``y``: the margin's lower bound is above
+        0.
+        """
         return self.margin_lower_bound > 0
 
     @property
@@ -81,7 +89,8 @@ class Verification(Tabular):
         return float(self.verified.double().mean())
 
     def loss_upper_bound(self, loss: Loss | None = None) -> Float[Tensor, " examples"]:
-        """An upper bound of the loss over the threat set; default cross-entropy, ``log(1 + sum_j exp(-margin_j))``.
+        """An upper bound of the loss over the threat set; default cross-entropy,
+        ``log(1 + sum_j exp(-margin_j))``.
 
         Raises:
             InputError: a loss that is not an increasing function of ``z_j - z_y`` alone.
@@ -90,7 +99,8 @@ class Verification(Tabular):
         smoothed = isinstance(loss, CrossEntropy) and loss.label_smoothing > 0
         if smoothed or not any(is_value_of(type(loss), kind) for kind in (CrossEntropy, Hinge)):
             raise InputError(
-                f"loss must be cross-entropy without label smoothing or hinge to be bounded by margins, got {loss.name};"
+                "loss must be cross-entropy without label smoothing or hinge to be bounded by margins, "
+                f"got {loss.name};"
                 " use one of these."
             )
         if self.margins.shape[1] == 1:

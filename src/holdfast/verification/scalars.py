@@ -26,8 +26,10 @@ class Scalar:
         slope: ``act'(x)``; at a kink any subgradient.
         bends: where convex and concave pieces meet, in order.
         convex_first: whether the leftmost piece is convex.
-        kinked: slopes below and above 0 of a function that is linear on either side of it; then ``act(0) = 0``.
-        slack: how far ``value`` may lie below and above the function bounded (torch cuts softplus at a threshold).
+        kinked: slopes below and above 0 of a function that is linear on either side of it; then
+            ``act(0) = 0``.
+        slack: how far ``value`` may lie below and above the function bounded (torch cuts softplus at a
+            threshold).
         computed: that function, where it is not ``value``.
     """
 
@@ -53,7 +55,8 @@ class Scalar:
 
     @property
     def misdescribed(self) -> bool:
-        """Whether value, slope and bends contradict each other on a grid: no bound may be drawn for such a function.
+        """Whether value, slope and bends contradict each other on a grid: no bound may be drawn for such a
+        function.
 
         Parameters of an activation can turn its shape around: softplus with ``beta < 0`` is concave.
         """
@@ -89,7 +92,9 @@ class Scalar:
 
 
 def either(first: Tensor, one: float, other: float, like: Tensor) -> Tensor:
-    """``one`` where ``first`` holds, else ``other``, in full: `torch.where` makes float32 of two plain numbers."""
+    """``one`` where ``first`` holds, else ``other``, in full: `torch.where` makes float32 of two plain
+    numbers.
+    """
     return torch.where(first, like.new_tensor(one), like.new_tensor(other))
 
 
@@ -149,7 +154,9 @@ SILU = Scalar(
 
 
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Scalar:
-    """``log(1 + exp(beta x)) / beta``, replaced by ``x`` where ``beta x > threshold``: lower there by at most ``exp(-threshold) / beta``."""
+    """``log(1 + exp(beta x)) / beta``, replaced by ``x`` where ``beta x > threshold``: lower there by at
+    most ``exp(-threshold) / beta``.
+    """
     cut = math.exp(-threshold) / beta
     return Scalar(
         name="softplus",

@@ -1,4 +1,6 @@
-"""Margins from the value, gradient and input Hessian at the example, for networks of families that bound the rest."""
+"""Margins from the value, gradient and input Hessian at the example, for networks of families that bound
+the rest.
+"""
 
 import torch
 from jaxtyping import Float
@@ -29,11 +31,13 @@ def _expansion(model: nn.Module, threat: Threat) -> MarginExpansion:
             return expansion
     elif core is not None:
         raise InputError(
-            f"threat must be a ball for method 'second-order', got {type(threat).__name__}; use method='crown'."
+            f"threat must be a ball for method 'second-order', got {type(threat).__name__}; use "
+            "method='crown'."
         )
     why = why_not_exact(model) or f"none is known for {type(model).__name__}"
     raise InputError(
-        "model must be a TwoLayer network exactly, or one of a family with such a bound, for method 'second-order', but"
+        "model must be a TwoLayer network exactly, or one of a family with such a bound, for method "
+        "'second-order', but"
         f" {why}; use method='crown'."
     )
 

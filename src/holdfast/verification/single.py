@@ -1,8 +1,11 @@
-"""The largest products in float32: rows carried through the first dense layer onto a box, with the rounding of it all taken off.
+"""The largest products in float32: rows carried through the first dense layer onto a box, with the rounding
+of it all taken off.
 
-With ``a`` the coefficients of ``u = W x + b`` and a box of centre ``c`` and half widths ``h``, the least value is ``<a, W c + b> - sum_j |(a W)_j| h_j``.
-Only ``a W`` is worked out in float32. Its error there, for sums of ``n`` products in any order, is at most ``gamma |a| |W|`` with
-``gamma = n u / (1 - n u)``, ``u = 2^-24`` (Higham 2002, section 3.1), which costs ``gamma <|a|, |W| h>``: of the size of the box, not of the values.
+With ``a`` the coefficients of ``u = W x + b`` and a box of centre ``c`` and half widths ``h``, the least
+value is ``<a, W c + b> - sum_j |(a W)_j| h_j``. Only ``a W`` is worked out in float32. Its error there, for
+sums of ``n`` products in any order, is at most ``gamma |a| |W|`` with ``gamma = n u / (1 - n u)``,
+``u = 2^-24`` (Higham 2002, section 3.1), which costs ``gamma <|a|, |W| h>``: of the size of the box, not of
+the values.
 """
 
 from collections.abc import Sequence
@@ -26,7 +29,9 @@ Rows = Float[Tensor, "#batch rows units"]
 
 
 def closing(graph: Graph, region: Region) -> tuple[int, MatrixMap] | None:
-    """The first unit and the dense layer before it, if every way from the box to later values goes through these two."""
+    """The first unit and the dense layer before it, if every way from the box to later values goes through
+    these two.
+    """
     units = [number for number, step in enumerate(graph.steps) if isinstance(step, Unit)]
     if not units or not isinstance(region, BoxRegion) or not exact_products():
         return None
@@ -47,7 +52,9 @@ def closing(graph: Graph, region: Region) -> tuple[int, MatrixMap] | None:
 
 
 def shared(graph: Graph, region: Region, value: int) -> bool:
-    """Whether the coefficients of a value that reach `closing` are the layer's own, the same for all examples."""
+    """Whether the coefficients of a value that reach `closing` are the layer's own, the same for all
+    examples.
+    """
     first, step = closing(graph, region), graph.steps[value]
     return first is not None and isinstance(step, Affine) and set(step.inputs) == {first[0]}
 
@@ -86,7 +93,8 @@ def minimum(
     box: "Centred",
     wanted: Bool[Tensor, "batch rows"],
 ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
-    """Lower bounds of ``<row, act(W x + b)>`` over boxes by lines around ``act``, before float64's rounding; and the terms' sizes.
+    """Lower bounds of ``<row, act(W x + b)>`` over boxes by lines around ``act``, before float64's rounding;
+    and the terms' sizes.
 
     Args:
         given: sizes of the terms of ``W x + b``.
@@ -141,8 +149,8 @@ def _spread(
 ) -> Float[Tensor, "batch rows"]:
     """``sum_j |(a W)_j| h_j``; infinite where it is not wanted.
 
-    Rows that serve all examples are the same numbers every time: those wanted for an example are multiplied example by example, without
-    more copies of coefficients than the product reads.
+    Rows that serve all examples are the same numbers every time: those wanted for an example are multiplied
+    example by example, without more copies of coefficients than the product reads.
     """
     below, above, sides = around.lower_slope.float(), around.upper_slope.float(), half.float()
     if len(positive) > 1:

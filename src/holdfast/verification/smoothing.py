@@ -1,8 +1,10 @@
-"""Randomised smoothing (Cohen et al. 2019, arXiv 1902.02918): a claim about another classifier, and a probabilistic one.
+"""Randomised smoothing (Cohen et al. 2019, arXiv 1902.02918): a claim about another classifier, and a
+probabilistic one.
 
-The smoothed classifier predicts the class that the network gives most often under Gaussian noise. If that class has probability at
-least ``p > 1/2``, no change of l2 length below ``sigma Phi^(-1)(p)`` alters it. ``p`` is estimated from samples, so each claim holds with
-probability ``1 - alpha`` over the noise drawn; it says nothing of the network without noise.
+The smoothed classifier predicts the class that the network gives most often under Gaussian noise. If that
+class has probability at least ``p > 1/2``, no change of l2 length below ``sigma Phi^(-1)(p)`` alters it.
+``p`` is estimated from samples, so each claim holds with probability ``1 - alpha`` over the noise drawn; it
+says nothing of the network without noise.
 """
 
 from dataclasses import dataclass
@@ -29,16 +31,19 @@ ABSTAIN = -1
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SmoothedCertificate(Drawn):
-    """Predictions of the smoothed classifier with the radii in which they cannot change, one row an example, on the CPU.
+    """Predictions of the smoothed classifier with the radii in which they cannot change, one row an example,
+    on the CPU.
 
     Attributes:
         y: the labels.
-        predicted: the smoothed classifier's class; -1 where it abstains, as no class is found to have more than half.
+        predicted: the smoothed classifier's class; -1 where it abstains, as no class is found to have more
+            than half.
         probability: a lower bound of the predicted class's probability, by Clopper and Pearson.
         radius: l2, in the data's units; 0 where it abstains.
         sigma: standard deviation of the noise in each feature.
         samples: noise vectors behind each bound.
-        alpha: each example's claim fails with at most this probability; all ``n`` hold together with ``1 - n alpha``.
+        alpha: each example's claim fails with at most this probability; all ``n`` hold together with
+            ``1 - n alpha``.
     """
 
     y: Int[Tensor, " examples"]
@@ -124,11 +129,13 @@ def smooth(
     """Certify the classifier ``argmax_c P(model(x + sigma noise) = c)`` at each example.
 
     Args:
-        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; taken in evaluation mode.
+        model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; taken in evaluation
+            mode.
         x: examples (examples, ...); noise is not clipped to any box.
         y: labels ``0 .. classes-1``.
         sigma: standard deviation of the noise, in the data's units: larger radii, lower accuracy.
-        samples: noise vectors that bound the probability; the radius cannot exceed ``sigma Phi^(-1)(alpha^(1/samples))``.
+        samples: noise vectors that bound the probability; the radius cannot exceed
+            ``sigma Phi^(-1)(alpha^(1/samples))``.
         selection: other noise vectors, which choose the class.
         alpha: probability of a false claim, for each example.
         batch_size: noisy examples at once.
@@ -166,7 +173,9 @@ def smooth(
 
 
 def _check_rows(model: nn.Module, x: Tensor, sigma: float, outputs: Tensor) -> None:
-    """Refuse a model whose answer to one noisy example depends on the others in its batch: votes would not be independent."""
+    """Refuse a model whose answer to one noisy example depends on the others in its batch: votes would not
+    be independent.
+    """
     noise = _tensors.generator(1, x.device)
     centre = _tensors.widened(x[:1])
     drawn = torch.randn((8, *x.shape[1:]), dtype=centre.dtype, device=x.device, generator=noise)
@@ -176,7 +185,8 @@ def _check_rows(model: nn.Module, x: Tensor, sigma: float, outputs: Tensor) -> N
     size = 1e-3 * (1 + outputs.abs().amax())
     if bool(((whole - torch.cat(halves)).abs() > size).any()):
         raise InputError(
-            "model must answer each example by itself to be smoothed, but its outputs depend on the rest of the batch or on chance; use"
+            "model must answer each example by itself to be smoothed, but its outputs depend on the rest "
+            "of the batch or on chance; use"
             " evaluation mode, and no operation across examples."
         )
 

@@ -1,7 +1,8 @@
-"""Any `nn.Module` as a `Graph`: the model is run once, and each tensor operation that touches the input is translated.
+"""Any `nn.Module` as a `Graph`: the model is run once, and each tensor operation that touches the input is
+translated.
 
-What is seen are torch's own basic operations, below layers and functions alike, so it makes no difference whether a
-model is built from layers or written as tensor code.
+What is seen are torch's own basic operations, below layers and functions alike, so it makes no difference
+whether a model is built from layers or written as tensor code.
 """
 
 import copy
@@ -29,12 +30,13 @@ AGREEMENT = 1e-6
 def trace(model: nn.Module, x: Tensor) -> Graph:
     """The graph of ``model``, in evaluation mode and float64, for examples like those in ``x``.
 
-    The model itself is left as it is. Weights are taken to float64 without change, so the graph is the network as a
-    function of real numbers; its own float32 outputs may differ from that by their rounding.
+    The model itself is left as it is. Weights are taken to float64 without change, so the graph is the
+    network as a function of real numbers; its own float32 outputs may differ from that by their rounding.
 
     Raises:
-        InputError: a layer without a bound (its path and type are named), or a model whose outputs are not those of
-            its steps (it depends on the values of its input, on other rows, on how it is run or on chance).
+        InputError: a layer without a bound (its path and type are named), or a model whose outputs are not
+            those of its steps (it depends on the values of its input, on other rows, on how it is run or on
+            chance).
     """
     copied = copy.deepcopy(model)
     check_copy(copied, model)
@@ -53,7 +55,9 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
 
 
 def _check_circumstances(first: "_Run", model: nn.Module, x: Tensor) -> None:
-    """Whether the model itself does what its copy did, in its own dtype, with gradients, in inference mode and on other numbers of examples."""
+    """Whether the model itself does what its copy did, in its own dtype, with gradients, in inference mode
+    and on other numbers of examples.
+    """
     real = (value for value in (*model.parameters(), x) if value.dtype in ROUNDING)
     x = x.detach().clone().to(_tensors.device_of(model, x), next(real, x.double()).dtype)
     compare = partial(check_same, first.tracer, dtype=x.dtype)
@@ -91,7 +95,8 @@ class _Run:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
             raise tracer.refused or InputError(
-                f"model must run on {len(probe)} examples in {probe.dtype} to be verified, but does not ({str(error).strip().splitlines()[0]});"
+                f"model must run on {len(probe)} examples in {probe.dtype} to be verified, but does not "
+                f"({str(error).strip().splitlines()[0]});"
                 " keep all it computes with in parameters and buffers, and in no copy of the model."
             ) from error
         finally:
@@ -102,7 +107,8 @@ class _Run:
         number = tracer.number(outputs)
         if number is None:
             raise InputError(
-                "model must return outputs computed from its input to be verified, but they do not depend on it;"
+                "model must return outputs computed from its input to be verified, but they do not "
+                "depend on it;"
                 " return a tensor, and compute it without leaving torch."
             )
         if number == LOST:
@@ -152,13 +158,16 @@ def _check_agreement(graph: Graph, model: nn.Module, x: Tensor) -> None:
         expected = _tensors.applied(model, points).flatten(1)
         if not agrees(graph, points, expected, AGREEMENT):
             raise InputError(
-                "model must be a fixed function of each example to be verified, but its outputs differ from those of its"
+                "model must be a fixed function of each example to be verified, but its outputs differ "
+                "from those of its"
                 " recorded steps; remove branches on values, randomness and operations across examples."
             )
 
 
 def agrees(graph: Graph, points: Tensor, expected: Tensor, size: float) -> bool:
-    """Whether the graph's outputs are the expected ones up to ``size`` of each output's own: a large output hides nothing of the others."""
+    """Whether the graph's outputs are the expected ones up to ``size`` of each output's own: a large
+    output hides nothing of the others.
+    """
     if expected.shape[1] != graph.outputs:
         return False
     far = (graph(points.double()) - expected.double()).abs().amax(0)

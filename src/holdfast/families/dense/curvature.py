@@ -30,7 +30,9 @@ from holdfast.networks.dense import Dense
 MATRIX_NUMBERS = 2**27
 """Numbers in the matrices of one layer: above it units share matrices."""
 LEAST_SLOPE = 0.1
-"""Of the largest mean slope at the start: what the units with the smallest count as in norms that serve a whole run."""
+"""Of the largest mean slope at the start: what the units with the smallest count as in norms that serve a
+whole run.
+"""
 CENTRE = 0.25
 """Where rounds are expanded when curvature costs something, as a share of the way."""
 
@@ -43,9 +45,11 @@ class DeepCurvature(FamilyCurvature[Dense]):
 
     Attributes:
         start: the initial weights and their norms, once `within` has been called.
-        scaled: norms that serve every round, once `prepared` has been called; otherwise each round has its own.
+        scaled: norms that serve every round, once `prepared` has been called; otherwise each round has its
+            own.
         centre: where rounds are expanded, as a share of the way from the initial weights to the present ones.
-        tune: whether the free numbers of the bound are searched each round, where norms are; otherwise they have their usual values.
+        tune: whether the free numbers of the bound are searched each round, where norms are; otherwise they
+            have their usual values.
         safety: factor on the bound. 1 is the proof; tests set it below 1 to see the proof fail.
     """
 
@@ -111,7 +115,9 @@ class DeepCurvature(FamilyCurvature[Dense]):
         return replace(self, scaled=scaled)
 
     def recentred(self, width_factor: float) -> "DeepCurvature":
-        """Rounds are expanded where they are while curvature costs nothing there, else nearer to the start: no step is then as long."""
+        """Rounds are expanded where they are while curvature costs nothing there, else nearer to the
+        start: no step is then as long.
+        """
         return replace(self, centre=1.0 if width_factor <= 1.0 else CENTRE)
 
     @torch.no_grad()
@@ -173,11 +179,13 @@ class DeepCurvature(FamilyCurvature[Dense]):
 
     @torch.no_grad()
     def amplitude(self, model: nn.Module, initial: Mapping[str, Tensor], distance: float) -> float:
-        """How far an output can be off for inputs of norm 1, in units of roundoff: what the rounding allowance is made of.
+        """How far an output can be off for inputs of norm 1, in units of roundoff: what the rounding
+        allowance is made of.
 
-        A product of ``n`` terms errs by ``(n + 4) u`` of its absolute terms. Layer by layer, ``dx^h <= k L ((n + 4) ||W^h||_F X + ||W^h||
-        dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf) + distance``, then ``||a||`` and a factor 4 for backward
-        passes, the frozen copy and the matrices. Holds for all weights at most ``distance`` from the initial ones in every layer.
+        A product of ``n`` terms errs by ``(n + 4) u`` of its absolute terms. Layer by layer, ``dx^h <= k L
+        ((n + 4) ||W^h||_F X + ||W^h|| dx^(h-1)) + 16 (X + sqrt c)`` with ``||W|| <= sqrt(||W0||_1 ||W0||_inf)
+        + distance``, then ``||a||`` and a factor 4 for backward passes, the frozen copy and the matrices.
+        Holds for all weights at most ``distance`` from the initial ones in every layer.
         """
         net, own = self.inside(model), self.core(model).own(initial)
         act, k, error, size = net.activation, net.layer_scale, 0.0, 1.0
@@ -216,7 +224,9 @@ def input_basis(net: Dense) -> Float[Tensor, "inputs coordinates"] | None:
 
 
 def shared_groups(units: int, coordinates: int) -> int:
-    """Into how many groups layer 1's units are cut so that their matrices fit: all units apart where possible."""
+    """Into how many groups layer 1's units are cut so that their matrices fit: all units apart where
+    possible.
+    """
     return max(
         g for g in range(1, units + 1) if units % g == 0 and (g == 1 or g * coordinates**2 <= MATRIX_NUMBERS)
     )

@@ -1,8 +1,9 @@
-"""Deep networks at the centre of an expansion, and the bound of their remainders by norms (`docs/explanations/deep_certificate.md`).
+"""Deep networks at the centre of an expansion, and the bound of their remainders by norms
+(`docs/explanations/deep_certificate.md`).
 
-Legend: i example (n), h trained layer (1..H), j unit (m), G group of top units, x^h layer outputs, u^h preactivations,
-D = act'(u), b^h and g^h derivatives of ``sum_i p_i <s_i, f>`` in x^h and u^h, k layer scale, R_h radii, L and beta bounds of
-``|act'|`` and ``|act''|``, S_i = ||p_i s_i||, om weights of ``du^2``.
+Legend: i example (n), h trained layer (1..H), j unit (m), G group of top units, x^h layer outputs, u^h
+preactivations, D = act'(u), b^h and g^h derivatives of ``sum_i p_i <s_i, f>`` in x^h and u^h, k layer scale,
+R_h radii, L and beta bounds of ``|act'|`` and ``|act''|``, S_i = ||p_i s_i||, om weights of ``du^2``.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ TINY = 1e-300
 
 @dataclass(frozen=True, kw_only=True)
 class Expansion:
-    """A network at the centre ``W`` of its expansion, with the derivatives of ``sum_i p_i <s_i, f(W, x_i)>``; all in float64.
+    """A network at the centre ``W`` of its expansion, with the derivatives of ``sum_i p_i <s_i, f(W, x_i)>``;
+    all in float64.
 
     Attributes:
         inputs: ``x^0 .. x^(H-1)``, what each trained layer sees.
@@ -74,10 +76,14 @@ def expand(
         b = (k * derivatives[h] * b) @ weights[h]
         backward.append(b)
     return Expansion(
-        inputs=tuple(inputs), top=x, derivatives=tuple(derivatives), backward=tuple(reversed(backward)),
-        sizes=slopes.norm(dim=1), scale=k,
+        inputs=tuple(inputs),
+        top=x,
+        derivatives=tuple(derivatives),
+        backward=tuple(reversed(backward)),
+        sizes=slopes.norm(dim=1),
+        scale=k,
         moved=tuple(float((w - s).norm()) for w, s in zip(weights, initial, strict=True)),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -167,16 +173,21 @@ def start_of(weights: tuple[Tensor, ...], radii: tuple[float, ...], groups: int)
     """These initial weights, with norms that are proved."""
     wide = tuple(w.detach().double() for w in weights)
     return Start(
-        weights=wide, columns=tuple(float(w.norm(dim=0).max()) * (1 + 1e-12) for w in wide), radii=radii, groups=groups,
-    )  # fmt: skip
+        weights=wide,
+        columns=tuple(float(w.norm(dim=0).max()) * (1 + 1e-12) for w in wide),
+        radii=radii,
+        groups=groups,
+    )
 
 
 def reaches(
     at: Expansion, start: Start, constants: Constants, *, layers: int
 ) -> list[Float[Tensor, "batch layers"]]:
-    """Of the first so many layers ``e^h``: ``||du^h_i|| <= e^h_i . r`` for steps of norms ``r_h`` that stay in the ball.
+    """Of the first so many layers ``e^h``: ``||du^h_i|| <= e^h_i . r`` for steps of norms ``r_h`` that stay
+    in the ball.
 
-    ``e^h = ||x^(h-1)|| 1_h + k L (||W0^h|| + R_h) e^(h-1)``, from ``du^h = Delta^h x^(h-1) + W'^h dx^(h-1)`` and ``|dx| <= k L |du|``.
+    ``e^h = ||x^(h-1)|| 1_h + k L (||W0^h|| + R_h) e^(h-1)``, from ``du^h = Delta^h x^(h-1) + W'^h dx^(h-1)``
+    and ``|dx| <= k L |du|``.
     """
     result: list[Tensor] = []
     for h, x in enumerate(at.inputs[:layers]):
@@ -191,8 +202,8 @@ def reaches(
 def norms_bound(at: Expansion, start: Start, constants: Constants) -> Float[Tensor, "layers layers"]:
     """Bound 1: the matrix ``C`` of ``-remainder <= r' C r``, ``r_h = ||Delta_h||_F``; norms only.
 
-    ``C = sum_i [k/2 sum_h B_ih e_i^h e_i^h' + k L sum_{h>=2} ||g_i^h|| sym(1_h e_i^(h-1)')]`` with ``B_ih`` the largest over units of
-    ``above max(0, -b) + below max(0, b)``.
+    ``C = sum_i [k/2 sum_h B_ih e_i^h e_i^h' + k L sum_{h>=2} ||g_i^h|| sym(1_h e_i^(h-1)')]`` with ``B_ih``
+    the largest over units of ``above max(0, -b) + below max(0, b)``.
     """
     e = reaches(at, start, constants, layers=len(at.inputs))
     k, total = at.scale, e[0].new_zeros(len(e), len(e))

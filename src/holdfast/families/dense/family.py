@@ -50,9 +50,9 @@ class DenseFamily(Family[Dense]):
         return replace(seen, width=network.width, amplitude=amplitude)
 
     def recording(self, network: Dense, examples: int, batch: int, attack_passes: int) -> float:
-        """Float64 counts twice. A round: two passes forward, one backward, gradients and two products with the matrices; the matrices of
-        layer 1 and their cross terms; an eigenproblem of the batch. A window: eigenproblems and a basis. Once a run, counted as if it
-        were once an epoch: norms."""
+        """Float64 counts twice. A round: two passes forward, one backward, gradients and two products with
+        the matrices; the matrices of layer 1 and their cross terms; an eigenproblem of the batch. A window:
+        eigenproblems and a basis. Once a run, counted as if it were once an epoch: norms."""
         units, depth, inputs = network.width, network.depth, network.weights[0].shape[1]
         seen = min(inputs, network.features)
         weights = units * inputs + (depth - 1) * units**2

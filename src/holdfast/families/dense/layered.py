@@ -1,4 +1,6 @@
-"""The bound of deep remainders by matrices (`docs/explanations/deep_certificate.md`, "Bound 2"); legend in `holdfast.families.dense.expansion`."""
+"""The bound of deep remainders by matrices (`docs/explanations/deep_certificate.md`, "Bound 2"); legend in
+`holdfast.families.dense.expansion`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -34,11 +36,19 @@ class Layered:
 
 
 def layered(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, *, third: Third | None, cancelling: bool,
-) -> Layered:  # fmt: skip
+    at: Expansion,
+    start: Start,
+    scaled: Scaled,
+    constants: Constants,
+    free: FreeParameters,
+    *,
+    third: Third | None,
+    cancelling: bool,
+) -> Layered:
     """Bound 2: weights ``om^h_ij`` on ``(du^h_ij)^2`` handed down from the top.
 
-    ``cancelling`` sums the product term of layer 2 over examples before taking norms (``T_j``), else example by example.
+    ``cancelling`` sums the product term of layer 2 over examples before taking norms (``T_j``), else example
+    by example.
     """
     k, depth, sizes = at.scale, len(at.inputs), at.sizes.clamp_min(TINY)
     e = reaches(at, start, constants, layers=depth - 1)
@@ -101,10 +111,19 @@ def layered(
 
 
 def _third(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, third: Third, rho: Tensor, pulls: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:  # fmt: skip
-    """``k sum_i g_i . Delta^3 (d^2 du_i^2)`` at reference slopes ``d``, with ``du^2 = Delta^2 x^1 + W'^2 dx^1``: what it adds to layer 3's
-    eigenvalue, the factors of `Third`'s matrices, and weights of ``(du^1)^2``."""
+    at: Expansion,
+    start: Start,
+    scaled: Scaled,
+    constants: Constants,
+    free: FreeParameters,
+    third: Third,
+    rho: Tensor,
+    pulls: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """``k sum_i g_i . Delta^3 (d^2 du_i^2)`` at reference slopes ``d``, with
+    ``du^2 = Delta^2 x^1 + W'^2 dx^1``: what it adds to layer 3's eigenvalue, the factors of `Third`'s
+    matrices, and weights of ``(du^1)^2``.
+    """
     k, radius, (d1, d2) = at.scale, start.radii[1], scaled.references
     most = float(d2.abs().max())
     chain = scaled.chain + radius * most * float(d1.abs().max())
@@ -129,12 +148,25 @@ def _third(
 
 
 def _handed(
-    at: Expansion, w: Tensor, own_most: Tensor, rest: Tensor, relative: Tensor, bent: Tensor, scaled: Scaled, h: int, radius: float, d: Tensor, theta2: float,
-    lipschitz: float, start: Start,
-) -> Tensor:  # fmt: skip
-    """A bound of ``sum_G w_iG ||W'_G dx_i||^2 / k^2`` as weights of ``du_ij^2``: for each example the smallest of several.
+    at: Expansion,
+    w: Tensor,
+    own_most: Tensor,
+    rest: Tensor,
+    relative: Tensor,
+    bent: Tensor,
+    scaled: Scaled,
+    h: int,
+    radius: float,
+    d: Tensor,
+    theta2: float,
+    lipschitz: float,
+    start: Start,
+) -> Tensor:
+    """A bound of ``sum_G w_iG ||W'_G dx_i||^2 / k^2`` as weights of ``du_ij^2``: for each example the
+    smallest of several.
 
-    ``own_most`` is the largest of the units' own weights in each example, ``rest`` the largest of what was handed down to them.
+    ``own_most`` is the largest of the units' own weights in each example, ``rest`` the largest of what was
+    handed down to them.
     """
     reach = radius * float(d.max())
 
@@ -181,7 +213,9 @@ def first_matrices(
     cross: Float[Tensor, "chosen coordinates coordinates"] | None,
     third: Third | None,
 ) -> Float[Tensor, "chosen coordinates coordinates"]:
-    """``M_j = sum_i om^1_ij x_i x_i' + k / (2 tau2) T_j' T_j`` of these units of layer 1; ``cross`` is theirs."""
+    """``M_j = sum_i om^1_ij x_i x_i' + k / (2 tau2) T_j' T_j`` of these units of layer 1; ``cross`` is
+    theirs.
+    """
     weights, size = bound.weights[0][units], x.shape[1]
     if pairs is not None:  # what pairs leave out is a multiple of the identity: sum_i D_ij^2 x_i x_i'
         weights = weights + bound.cancel * pairs.rest * at.derivatives[0][:, units].T.square()

@@ -1,7 +1,7 @@
 """One frozen pass of a deep network, expanded at the best centre on the way from the initial weights.
 
-For ANY centre ``W_c`` and the outputs ``h_i`` of the pass, convexity of the loss gives a lower model of the robust loss
-(`docs/explanations/deep_certificate.md`, "The centre is free").
+For ANY centre ``W_c`` and the outputs ``h_i`` of the pass, convexity of the loss gives a lower model of the
+robust loss (`docs/explanations/deep_certificate.md`, "The centre is free").
 """
 
 from collections.abc import Callable
@@ -47,7 +47,9 @@ def deep_lower_model(
 
 
 def _expanded(net: Dense, curvature: DeepCurvature, passed: Pass, centre: float) -> LowerModel:
-    """``phi(W) >= sum_i p_i [loss(h_i) + <s_i, f(W_c) - h_i>] + <g_c, W - W_c> - q_c(W - W_c)``, in terms of ``W - W0``."""
+    """``phi(W) >= sum_i p_i [loss(h_i) + <s_i, f(W_c) - h_i>] + <g_c, W - W_c> - q_c(W - W_c)``, in terms
+    of ``W - W0``.
+    """
     outputs, labels, weights, loss = passed.outputs, passed.labels, passed.weights, passed.loss
     start: tuple[Tensor, ...] = tuple(passed.initial[f"weights.{h}"].double() for h in range(net.depth))
     moves = tuple(centre * (w.detach() - s) for w, s in zip(net.weights, start, strict=True))

@@ -1,4 +1,6 @@
-"""Spectral norms that bound 2 rests on (`docs/explanations/deep_certificate.md`); legend in `holdfast.families.dense.expansion`."""
+"""Spectral norms that bound 2 rests on (`docs/explanations/deep_certificate.md`); legend in
+`holdfast.families.dense.expansion`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,11 +21,11 @@ class Scaled:
         d: about the root mean square of ``D^(h-1)`` over examples.
         parts, whole: of ``W0_G diag(d)`` for each group, and of ``W0 diag(d)``.
         unscaled, unscaled_whole: the same with ``d = 1``.
-        envelopes: for middle layers, vectors ``v >= own^h_i / max_j own^h_ij`` of the examples on each side, with bounds of
-            ``||diag(sqrt v) W0 diag(d)||``.
+        envelopes: for middle layers, vectors ``v >= own^h_i / max_j own^h_ij`` of the examples on each side,
+            with bounds of ``||diag(sqrt v) W0 diag(d)||``.
         columns: largest column norms of ``W0_G``.
-        references: about the mean of ``D^1`` and ``D^2``, of either sign, with a bound ``chain`` of ``||diag(D^2) W0^2 diag(D^1)||``; none in
-            networks of fewer than three layers.
+        references: about the mean of ``D^1`` and ``D^2``, of either sign, with a bound ``chain`` of
+            ``||diag(D^2) W0^2 diag(D^1)||``; none in networks of fewer than three layers.
     """
 
     d: tuple[Tensor | None, ...]
@@ -40,7 +42,8 @@ class Scaled:
 def sides(at: Expansion) -> tuple[Tensor, Tensor]:
     """The examples on which the first top unit pulls up, and the others: with one output, the two classes.
 
-    Within a side the derivatives ``b^h`` have much the same signs, so that the units which can lose by curvature are the same.
+    Within a side the derivatives ``b^h`` have much the same signs, so that the units which can lose by
+    curvature are the same.
     """
     up = at.backward[-1][:, 0] > 0
     return up, ~up
@@ -85,7 +88,8 @@ def scaled_norms(
         mean = ((at.sizes[:, None] * at.derivatives[h - 1].square()).sum(0) / total).sqrt()
         mean = mean.clamp_min(least * float(mean.max()) + TINY)
         rows = start.parts(h)
-        # Of two groups a convex activation lets each example see one alone: then the sum over groups is smallest.
+        # Of two groups a convex activation lets each example see one alone: then the sum over groups is
+        # smallest.
         apart = lean and len(rows) == 2 and constants.below == 0
         d.append(mean)
         parts.append(tuple(norm_bound(w * mean) for w in rows))
@@ -104,7 +108,13 @@ def scaled_norms(
         references = tuple((at.sizes[:, None] * D).sum(0) / total for D in at.derivatives[:2])
         chain = norm_bound(references[1][:, None] * start.weights[1] * references[0])
     return Scaled(
-        d=tuple(d), parts=tuple(parts), whole=tuple(whole), unscaled=tuple(unscaled),
-        unscaled_whole=tuple(unscaled_whole), columns=tuple(columns), envelopes=tuple(envelopes),
-        references=references, chain=chain,
-    )  # fmt: skip
+        d=tuple(d),
+        parts=tuple(parts),
+        whole=tuple(whole),
+        unscaled=tuple(unscaled),
+        unscaled_whole=tuple(unscaled_whole),
+        columns=tuple(columns),
+        envelopes=tuple(envelopes),
+        references=references,
+        chain=chain,
+    )

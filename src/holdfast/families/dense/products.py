@@ -1,4 +1,6 @@
-"""Product terms summed over examples before norms are taken, so that opposite classes cancel (`docs/explanations/deep_certificate.md`)."""
+"""Product terms summed over examples before norms are taken, so that opposite classes cancel
+(`docs/explanations/deep_certificate.md`).
+"""
 
 from dataclasses import dataclass
 
@@ -15,7 +17,9 @@ KEPT = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """``G G' <= vectors diag(values) vectors' + rest``, as symmetric matrices: ``G`` holds the rows ``g_i``."""
+    """``G G' <= vectors diag(values) vectors' + rest``, as symmetric matrices: ``G`` holds the rows
+    ``g_i``.
+    """
 
     vectors: Float[Tensor, "batch kept"]
     values: Float[Tensor, " kept"]
@@ -23,8 +27,8 @@ class Pairs:
 
 
 def pairs_of(at: Expansion, layer: int) -> Pairs | None:
-    """With the pulls ``g_i`` of this layer. The largest eigenvalues of ``G G'``; what is left counts as a multiple of the identity. Nothing where
-    there is no such layer."""
+    """With the pulls ``g_i`` of this layer. The largest eigenvalues of ``G G'``; what is left counts as a
+    multiple of the identity. Nothing where there is no such layer."""
     if len(at.inputs) <= layer:
         return None
     pulls = at.pull(layer)
@@ -41,9 +45,11 @@ def pairs_of(at: Expansion, layer: int) -> Pairs | None:
 def cross_terms(
     at: Expansion, pairs: Pairs | None, x: Float[Tensor, "batch coordinates"], units: Tensor
 ) -> Float[Tensor, "chosen coordinates coordinates"] | None:
-    """The part of ``T_j' T_j`` that `Pairs` keeps, for these units of layer 1, ``x`` being ``x^0`` in some orthonormal basis.
+    """The part of ``T_j' T_j`` that `Pairs` keeps, for these units of layer 1, ``x`` being ``x^0`` in some
+    orthonormal basis.
 
-    ``T_j = sum_i D_ij g_i^2 x_i'``, so ``T_j' T_j = X' E_j (G G') E_j X``, ``E_j = diag(D_j)``; nothing in a network of one layer.
+    ``T_j = sum_i D_ij g_i^2 x_i'``, so ``T_j' T_j = X' E_j (G G') E_j X``, ``E_j = diag(D_j)``; nothing in a
+    network of one layer.
     """
     if pairs is None:
         return None
@@ -58,7 +64,8 @@ def cross_terms(
 
 @dataclass(frozen=True, kw_only=True)
 class Third:
-    """What the product term of layer 3 becomes at reference slopes: ``sum_i x_i g_i'`` of layers 1 and 2, squared.
+    """What the product term of layer 3 becomes at reference slopes: ``sum_i x_i g_i'`` of layers 1 and 2,
+    squared.
 
     Attributes:
         rows, rest: ``X^1' G G' X^1 <= rows' rows + rest X^1' X^1``.

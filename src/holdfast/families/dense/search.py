@@ -16,12 +16,21 @@ from holdfast.families.dense.products import cross_terms, pairs_of, third_of
 
 
 def tuned(
-    at: Expansion, start: Start, scaled: Scaled, constants: Constants, free: FreeParameters, *, cancelling: bool,
-    x: Float[Tensor, "batch coordinates"], slopes: tuple[float, ...], sampled: int = 24,
-) -> FreeParameters:  # fmt: skip
+    at: Expansion,
+    start: Start,
+    scaled: Scaled,
+    constants: Constants,
+    free: FreeParameters,
+    *,
+    cancelling: bool,
+    x: Float[Tensor, "batch coordinates"],
+    slopes: tuple[float, ...],
+    sampled: int = 24,
+) -> FreeParameters:
     """Coordinate search over the free on a few units: decides only how tight the bound is.
 
-    Its objective is about what curvature costs: ``sum_h R_h^2 lam_h^2 / (lam_h + ||g_h|| / (2 R_h))``, nothing where ``lam`` is small.
+    Its objective is about what curvature costs: ``sum_h R_h^2 lam_h^2 / (lam_h + ||g_h|| / (2 R_h))``,
+    nothing where ``lam`` is small.
     """
     width = at.derivatives[0].shape[1]
     units = torch.arange(0, width, max(1, width // sampled), device=x.device)
@@ -59,7 +68,9 @@ def tuned(
 
 
 def _about_largest(matrices: Float[Tensor, "some size size"], *, steps: int = 16) -> float:
-    """About the largest eigenvalue of any of these, from below, by power iteration: good enough to choose between bounds."""
+    """About the largest eigenvalue of any of these, from below, by power iteration: good enough to choose
+    between bounds.
+    """
     v = matrices.abs().sum(2, keepdim=True)
     for _ in range(steps):
         v = matrices @ (v / v.norm(dim=1, keepdim=True).clamp_min(TINY))

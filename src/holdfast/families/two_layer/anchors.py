@@ -1,9 +1,12 @@
-"""One frozen attacked pass of a two-layer network, expanded at any anchor on the way from the initial weights.
+"""One frozen attacked pass of a two-layer network, expanded at any anchor on the way from the initial
+weights.
 
-For ANY anchor ``W_c = W0 + theta D`` and ANY outputs ``h_i``, convexity of the loss gives a lower model of the robust loss
-(`docs/explanations/certificate.md`, "Lower model of one round"). This module evaluates it in float64, and how it answers to ``h`` and ``tau``.
+For ANY anchor ``W_c = W0 + theta D`` and ANY outputs ``h_i``, convexity of the loss gives a lower model of
+the robust loss (`docs/explanations/certificate.md`, "Lower model of one round"). This module evaluates it in
+float64, and how it answers to ``h`` and ``tau``.
 
-Legend: i example (n), r unit (m), g group of units (G), c output (o), z input to the first layer (d), k = m / G units a group.
+Legend: i example (n), r unit (m), g group of units (G), c output (o), z input to the first layer (d), k = m /
+G units a group.
 """
 
 import math
@@ -27,7 +30,9 @@ CHUNK_NUMBERS = 2**25
 
 @dataclass(frozen=True, kw_only=True)
 class Duals:
-    """What is free in the lower model: the outputs ``h`` at which the loss is linearised, and the kink half-widths."""
+    """What is free in the lower model: the outputs ``h`` at which the loss is linearised, and the kink
+    half-widths.
+    """
 
     h: Float[Tensor, "examples outputs"]
     tau: Float[Tensor, "groups examples"] | None = None
@@ -113,7 +118,9 @@ class Anchor:
         return TwoLayerCurvature().costs(self.network, slopes)
 
     def slack(self, costs: Tensor, tau: Tensor) -> Tensor:
-        """``k = m^(-1/2) sum_gi c_gi sum_{r in g} max(0, tau_gi - |u_ri|)``; its derivative in tau is right almost everywhere."""
+        """``k = m^(-1/2) sum_gi c_gi sum_{r in g} max(0, tau_gi - |u_ri|)``; its derivative in tau is
+        right almost everywhere.
+        """
         if self._sorted is None or self._sums is None:
             return costs.new_zeros(())
         below = torch.searchsorted(self._sorted, tau.detach()[..., None].contiguous())
@@ -121,7 +128,9 @@ class Anchor:
         return (costs * total).sum() / self.root
 
     def lower_model(self, duals: Duals) -> LowerModel:
-        """``sum_i pi_i sup loss(f(W0 + U, x'_i)) >= constant + <V, U> - sum_r U_r' M_r U_r`` for every ``U``."""
+        """``sum_i pi_i sup loss(f(W0 + U, x'_i)) >= constant + <V, U> - sum_r U_r' M_r U_r`` for every
+        ``U``.
+        """
         net, duals_h = self.network, duals.h
         slopes = self.loss.slope(duals_h, self.labels) * self.weights[:, None]
         costs = self.costs(duals_h)
@@ -170,7 +179,9 @@ class Anchor:
         return 1 / torch.maximum(u.abs(), widths)
 
     def response(self, step: Float[Tensor, "units inputs"], tau: Tensor | None) -> Response:
-        """How the lower model at ``Delta = step`` depends on ``h`` and ``tau`` (two products of examples, inputs and units)."""
+        """How the lower model at ``Delta = step`` depends on ``h`` and ``tau`` (two products of examples,
+        inputs and units).
+        """
         net, groups = self.network, self.network.groups
         tangents, squares, nears = [], [], []
         for rows, u in self._preactivations():

@@ -11,7 +11,8 @@ from holdfast.families.base import Slopes
 from holdfast.families.slopes import times_slope
 from holdfast.networks.two_layer import TwoLayer
 
-# Weights of one block: some MB, so that a block is read from main memory once and still cached when it is used again.
+# Weights of one block: some MB, so that a block is read from main memory once and still cached when it is
+# used again.
 BLOCK = 2**20
 
 
@@ -19,8 +20,9 @@ BLOCK = 2**20
 class TwoLayerForm:
     """``f = act(z W^T) a / sqrt(m)``; with one output in a single pass over ``W``.
 
-    With one output the gradient is ``s_i sum_r a_r act'(u_ir) w_r``, where only the number ``s_i`` depends on the outputs:
-    both sums are taken block by block, and neither preactivations nor activations go through main memory.
+    With one output the gradient is ``s_i sum_r a_r act'(u_ir) w_r``, where only the number ``s_i`` depends on
+    the outputs: both sums are taken block by block, and neither preactivations nor activations go through
+    main memory.
     """
 
     model: TwoLayer

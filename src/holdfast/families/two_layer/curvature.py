@@ -1,7 +1,8 @@
-"""Rigorous curvature of two-layer networks, smooth and ReLU (`docs/explanations/certificate.md`, "One round").
+"""Rigorous curvature of two-layer networks, smooth and ReLU (`docs/explanations/certificate.md`, "One
+round").
 
-Legend: i example, r hidden unit, g group of units with equal output rows, c output, u = w_r . z preactivation, m width,
-tau > 0 the half-width of the kink's smoothing (ReLU).
+Legend: i example, r hidden unit, g group of units with equal output rows, c output, u = w_r . z
+preactivation, m width, tau > 0 the half-width of the kink's smoothing (ReLU).
 """
 
 import math
@@ -27,13 +28,16 @@ CHUNK_NUMBERS = 2**25
 def kink_widths(
     magnitudes: Float[Tensor, "batch units"], inputs_norm: Float[Tensor, " batch"], reach: float
 ) -> Float[Tensor, " batch"]:
-    """A good ``tau_i`` for one group: near the minimiser of ``rho^2 / (4 tau) + sum_r max(0, tau - |u_r|)``, ``rho = 0.8 R ||z||``.
+    """A good ``tau_i`` for one group: near the minimiser of ``rho^2 / (4 tau) + sum_r max(0, tau - |u_r|)``,
+    ``rho = 0.8 R ||z||``.
 
-    Its derivative vanishes where ``rho^2 / (4 tau^2)`` equals the number of units with ``|u| < tau``. That number is nearly
-    ``density * tau``, so ``tau = (rho^2 / (4 density))^(1/3)``, with the density counted near the kink: no sort.
+    Its derivative vanishes where ``rho^2 / (4 tau^2)`` equals the number of units with ``|u| < tau``. That
+    number is nearly ``density * tau``, so ``tau = (rho^2 / (4 density))^(1/3)``, with the density counted
+    near the kink: no sort.
     """
     rho_squared = (0.8 * reach * inputs_norm).square().clamp_min(1e-30)
-    # First guess from the Gaussian law of u at the start (|u| has density 2 phi(0) / ||z|| at 0), then one recount.
+    # First guess from the Gaussian law of u at the start (|u| has density 2 phi(0) / ||z|| at 0), then one
+    # recount.
     density = magnitudes.shape[1] * math.sqrt(2 / math.pi) / inputs_norm.clamp_min(1e-12)
     # Inputs of norm 0 must not give tau = 0, by which the matrices are divided.
     tau = (rho_squared / (4 * density)).pow(1 / 3).clamp_min(1e-9)
@@ -45,9 +49,10 @@ def kink_widths(
 class TwoLayerCurvature(FamilyCurvature[TwoLayer]):
     """Curvature of a `TwoLayer` network.
 
-    Smooth activations, ``-b_minus <= act'' <= b_plus``: ``M_g = 1 / (2 sqrt m) sum_i p_i c_gi z_i z_i'``, no slack.
-    ReLU: ``M_g = 1 / (4 sqrt m) sum_i p_i (c_gi / tau_gi) z_i z_i'`` and slack ``m^(-1/2) sum_i p_i sum_r c_gi max(0, tau_gi - |u_ri|)``.
-    Trained outputs (smooth only): ``||s_i|| Lip(act) / theta`` joins ``c_gi``, and every output weight has eigenvalue
+    Smooth activations, ``-b_minus <= act'' <= b_plus``: ``M_g = 1 / (2 sqrt m) sum_i p_i c_gi z_i z_i'``, no
+    slack. ReLU: ``M_g = 1 / (4 sqrt m) sum_i p_i (c_gi / tau_gi) z_i z_i'`` and slack
+    ``m^(-1/2) sum_i p_i sum_r c_gi max(0, tau_gi - |u_ri|)``. Trained outputs (smooth only):
+    ``||s_i|| Lip(act) / theta`` joins ``c_gi``, and every output weight has eigenvalue
     ``theta Lip(act) / (2 sqrt m) sum_i p_i ||s_i||``.
 
     Attributes:
@@ -92,7 +97,9 @@ class TwoLayerCurvature(FamilyCurvature[TwoLayer]):
     def costs(
         self, net: TwoLayer, weighted_slopes: Float[Tensor, "batch outputs"]
     ) -> Float[Tensor, "groups batch"]:
-        """``c_gi``, the largest over the units of group ``g`` (all equal while the outputs are fixed and signed)."""
+        """``c_gi``, the largest over the units of group ``g`` (all equal while the outputs are fixed and
+        signed).
+        """
         bounds = curvature_bounds(net.activation)
         groups = net.output_weight.detach().to(weighted_slopes).reshape(net.groups, -1, net.outputs)
         # The rows are looked at each time: somebody may have changed them since the network was made.
@@ -134,7 +141,9 @@ class TwoLayerCurvature(FamilyCurvature[TwoLayer]):
     def _tangent(
         self, net: TwoLayer, z: Tensor, slopes: Tensor, costs: Tensor, reach: float
     ) -> tuple[Tangent, Tensor, Tensor]:
-        """The network at its present weights in closed form, a few rows at a time; with the kinks' half-widths and slack."""
+        """The network at its present weights in closed form, a few rows at a time; with the kinks'
+        half-widths and slack.
+        """
         act, root = net.activation, math.sqrt(net.width)
         weight, rows_out = net.weight.detach().double(), net.output_weight.detach().double()
         outputs, widths, slack = [], [], z.new_zeros(())

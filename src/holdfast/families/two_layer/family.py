@@ -78,8 +78,10 @@ class TwoLayerFamily(Family[TwoLayer]):
         )
 
     def recording(self, network: TwoLayer, examples: int, batch: int, attack_passes: int) -> float:
-        """Recording takes the network's gradient anew: in float64, which counts twice, with two products. To that come the product
-        ``M D`` and the matrices ``M``, passes over the weights, and an eigenproblem a window."""
+        """Recording takes the network's gradient anew: in float64, which counts twice, with two products. To
+        that come the product ``M D`` and the matrices ``M``, passes over the weights, and an eigenproblem a
+        window.
+        """
         inputs, units, groups = network.input_size, network.width, network.groups
         training = units * inputs * 4 * batch * (attack_passes + 1)
         recording: float = 2 * units * inputs**2 + PASS * units * inputs + 2 * groups * batch * inputs**2
@@ -98,12 +100,14 @@ class TwoLayerFamily(Family[TwoLayer]):
         found = best_anchor(grouped, passed.outputs, most, evaluations, search.progress)
         word, theta = "tightened" if evaluations > 1 else "as it stands", found.theta
         if search.per_unit:
-            # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where it ended.
+            # At equal duals a unit's own matrix is never above its group's, so the climb goes on from where
+            # it ended.
             anchor = anchors_of(network, passed, most, per_unit=True)(theta)
             half = max(1, evaluations // 2)
             found = tighten(anchor, found.duals, most, evaluations=half, progress=search.progress)
             word = f"{word} with a matrix a unit"
-        # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond the margin).
+        # Tightened outputs have slopes of their own (and the pass's may all be 0, as the hinge's are beyond
+        # the margin).
         how = f"{word}, expanded at {theta:.2g} of the way"
         return Expanded(lower=found.lower, outputs=found.duals.h, how=how)
 

@@ -1,20 +1,25 @@
-"""Margins of wide two-layer networks from the value, gradient and Hessian at the example, without growth in the width.
+"""Margins of wide two-layer networks from the value, gradient and Hessian at the example, without growth in
+the width.
 
-Taylor's formula with the input Hessian bounded is Singla and Feizi's certificate (2020, arXiv 2006.00731). Relaxing each unit by itself, or
-bounding each unit's Hessian, costs a factor ``sqrt(m)`` for ``f = m^(-1/2) sum_r a_r act(w_r . z)``. Here units come in
-pairs ``(w, +a)`` and ``(w', -a)`` that were equal when training began and have stayed near each other, so only their differences count:
-with ``p = w . d``, ``q = w' . d``, ``D = w - w'`` and the remainder ``R_u(p)`` of ``act(u + p)`` after its terms of degree 0 to 2, a pair leaves
+Taylor's formula with the input Hessian bounded is Singla and Feizi's certificate (2020, arXiv 2006.00731).
+Relaxing each unit by itself, or bounding each unit's Hessian, costs a factor ``sqrt(m)`` for
+``f = m^(-1/2) sum_r a_r act(w_r . z)``. Here units come in pairs ``(w, +a)`` and ``(w', -a)`` that were equal
+when training began and have stayed near each other, so only their differences count: with ``p = w . d``,
+``q = w' . d``, ``D = w - w'`` and the remainder ``R_u(p)`` of ``act(u + p)`` after its terms of degree 0 to
+2, a pair leaves
 
     ``R_u(p) - R_u'(q) = [R_u(p) - R_u'(p)] + [R_u'(p) - R_u'(q)]``.
 
-``dR_u(p)/du`` is the remainder of ``act'(u + p)`` after degree 2, so the first bracket is at most ``K4 |u - u'| |p|^3 / 6``; ``dR_u(p)/dp`` is that after
-degree 1, so the second is at most ``K3 |p^3 - q^3| / 6 <= (3/2) K3 |D . d| (p^2 + q^2) / 6``. Here ``K3`` and ``K4`` are the largest sizes of the
-third and fourth derivative of ``act``. Hence
+``dR_u(p)/du`` is the remainder of ``act'(u + p)`` after degree 2, so the first bracket is at most
+``K4 |u - u'| |p|^3 / 6``; ``dR_u(p)/dp`` is that after degree 1, so the second is at most
+``K3 |p^3 - q^3| / 6 <= (3/2) K3 |D . d| (p^2 + q^2) / 6``. Here ``K3`` and ``K4`` are the largest sizes of
+the third and fourth derivative of ``act``. Hence
 
     ``g(x + d) >= g(x) + <grad g, d> + d^T H(x) d / 2 - d^T P d / 6``
 
-with ``P`` a sum of ``w w^T`` with these small weights. The linear term is minimised exactly over ball and box, the quadratic
-ones over the ball: by eigenvalues (l2), the sum (l-inf) or the largest (l1) of the entries' sizes.
+with ``P`` a sum of ``w w^T`` with these small weights. The linear term is minimised exactly over ball and
+box, the quadratic ones over the ball: by eigenvalues (l2), the sum (l-inf) or the largest (l1) of the
+entries' sizes.
 """
 
 from dataclasses import dataclass
@@ -74,7 +79,8 @@ def pairs_of(model: TwoLayer) -> Pairs:
         ones = others = units
     if not torch.equal(output[ones], -output[others]):
         raise InputError(
-            "model must have units in pairs with opposite output weights for method 'second-order', but its output weights"
+            "model must have units in pairs with opposite output weights for method 'second-order', but "
+            "its output weights"
             " differ in more than sign; use TwoLayer(paired=True, train_output=False), or method='crown'."
         )
     weight = model.weight.detach().double()
@@ -102,7 +108,8 @@ def margin_expansion(network: TwoLayer, ball: LpBall) -> MarginExpansion:
     name = network.activation.name
     if name not in DERIVATIVES:
         raise InputError(
-            f"activation must be one of {', '.join(DERIVATIVES)} for method 'second-order', got {name!r}; use method='crown'."
+            f"activation must be one of {', '.join(DERIVATIVES)} for method 'second-order', got "
+            f"{name!r}; use method='crown'."
         )
     pairs = pairs_of(network)
     return lambda point, rows: _margins(network, pairs, point, rows, ball)
@@ -115,7 +122,9 @@ def _margins(
     rows: Float[Tensor, "rows outputs"],
     threat: LpBall,
 ) -> Float[Tensor, "rows features_and_one"]:
-    """Gradients of the functions at one example, and a lower bound of what the linear term leaves, as a last column."""
+    """Gradients of the functions at one example, and a lower bound of what the linear term leaves, as a
+    last column.
+    """
     radius, dual = threat.radius, float(threat.dual_norm)
     third, fourth = DERIVATIVES[model.activation.name]
     first, second = pairs.first, pairs.second
@@ -165,10 +174,11 @@ def _curvature(model: TwoLayer, inputs: Float[Tensor, " pairs"]) -> Float[Tensor
 
 
 def largest_quadratic(matrices: Matrices, norm: str, radius: float) -> Float[Tensor, " rows"]:
-    """An upper bound of ``max d^T M d`` over ``||d|| <= radius`` for symmetric ``M``; at least that of ``d = 0``.
+    """An upper bound of ``max d^T M d`` over ``||d|| <= radius`` for symmetric ``M``; at least that of
+    ``d = 0``.
 
-    l2: the largest eigenvalue. l1: the largest entry. l-inf: the sum of the entries' sizes or, if less, features times the
-    largest eigenvalue. Rounding of the eigenvalues is added.
+    l2: the largest eigenvalue. l1: the largest entry. l-inf: the sum of the entries' sizes or, if less,
+    features times the largest eigenvalue. Rounding of the eigenvalues is added.
     """
     rounding = matrices.shape[1] * 2.0**-48 * torch.linalg.matrix_norm(matrices)
     sizes = matrices.abs()

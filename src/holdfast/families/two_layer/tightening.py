@@ -1,7 +1,8 @@
-"""Raise the lower bound after training: choose the anchor, then the outputs ``h`` and half-widths ``tau`` by L-BFGS.
+"""Raise the lower bound after training: choose the anchor, then the outputs ``h`` and half-widths ``tau`` by
+L-BFGS.
 
-No attack is run: the attacked points stay those of the frozen pass. Every value found on the way is a valid bound, so the
-optimiser decides only how tight the result is.
+No attack is run: the attacked points stay those of the frozen pass. Every value found on the way is a valid
+bound, so the optimiser decides only how tight the result is.
 """
 
 import math
@@ -45,7 +46,8 @@ def tighten(
 ) -> Tightened:
     """Maximise the bound over ``h`` (and ``log tau``) by L-BFGS, keeping the best value seen.
 
-    The gradient is that of the lower model at its own minimiser ``U_r = -(2 (mu I - M_r))^-1 V_r`` held fixed (Danskin).
+    The gradient is that of the lower model at its own minimiser ``U_r = -(2 (mu I - M_r))^-1 V_r`` held fixed
+    (Danskin).
     """
     best = evaluate(anchor, start, radius)
     if evaluations <= 1 or not math.isfinite(best.bound.value):
@@ -102,10 +104,12 @@ def best_anchor(
     evaluations: int,
     progress: Callable[[float], None] | None = None,
 ) -> Tightened:
-    """Anchors ``W0 + theta D``: a scan at the pass's own outputs, then a climb in ``theta`` with the duals carried along.
+    """Anchors ``W0 + theta D``: a scan at the pass's own outputs, then a climb in ``theta`` with the duals
+    carried along.
 
-    The best ``theta`` after tightening lies above the best before it, and duals tightened at one anchor are a good start at
-    the next, so the climb costs few evaluations a step. With one evaluation the pass is taken as it stands.
+    The best ``theta`` after tightening lies above the best before it, and duals tightened at one anchor are a
+    good start at the next, so the climb costs few evaluations a step. With one evaluation the pass is taken
+    as it stands.
     """
 
     def at(theta: float, duals: Duals | None, budget: int) -> Tightened:

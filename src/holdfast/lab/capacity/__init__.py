@@ -1,4 +1,6 @@
-"""How wide a network must be to fit plainly and robustly: found by search with every fit proved, bounded below by theory."""
+"""How wide a network must be to fit plainly and robustly: found by search with every fit proved, bounded
+below by theory.
+"""
 
 from holdfast.lab.capacity.results import Attempt as Attempt
 from holdfast.lab.capacity.results import Bracket as Bracket

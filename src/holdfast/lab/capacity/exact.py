@@ -1,11 +1,14 @@
-"""The exact least margin of a network with one hidden layer of ReLU units over a ball: branch and bound with a tight dual.
+"""The exact least margin of a network with one hidden layer of ReLU units over a ball: branch and bound with
+a tight dual.
 
-``f(x) = c + sum_j a_j relu(<w_j, x> + b_j)`` over ``||x - x_0|| <= r``. Units that keep one sign in the whole ball are linear. Of the others those with
-``a_j >= 0`` are convex: ``a_j relu(z) >= a_j t z`` for any ``t`` in [0, 1], and the best ``t`` loses nothing. Those with ``a_j < 0`` lie above
-their chord over the ball's interval of ``z``, until a branch fixes their sign ``s_j``, whose constraint ``s_j z_j >= 0`` gets a multiplier
-``l_j >= 0``. For every choice of ``t`` and ``l`` the least value of the resulting linear function, ``<q, x_0> - r ||q||_dual + const``, is a lower
-bound of ``f`` there (rounding subtracted); its maximum over the choices is that of a convex relaxation, which is exact once
-every sign of a concave unit is known. So the search decides, and only the concave units that change sign in the ball are branched on.
+``f(x) = c + sum_j a_j relu(<w_j, x> + b_j)`` over ``||x - x_0|| <= r``. Units that keep one sign in the whole
+ball are linear. Of the others those with ``a_j >= 0`` are convex: ``a_j relu(z) >= a_j t z`` for any ``t`` in
+[0, 1], and the best ``t`` loses nothing. Those with ``a_j < 0`` lie above their chord over the ball's
+interval of ``z``, until a branch fixes their sign ``s_j``, whose constraint ``s_j z_j >= 0`` gets a
+multiplier ``l_j >= 0``. For every choice of ``t`` and ``l`` the least value of the resulting linear function,
+``<q, x_0> - r ||q||_dual + const``, is a lower bound of ``f`` there (rounding subtracted); its maximum over
+the choices is that of a convex relaxation, which is exact once every sign of a concave unit is known. So the
+search decides, and only the concave units that change sign in the ball are branched on.
 """
 
 import heapq
@@ -23,7 +26,9 @@ DUAL = {"2": 2, "1": np.inf, "inf": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Least:
-    """``bound <= f`` on the ball, proved; ``point``: where ``f <= 0`` in float64, if such a point was met; ``decided``: one or the other."""
+    """``bound <= f`` on the ball, proved; ``point``: where ``f <= 0`` in float64, if such a point was met;
+    ``decided``: one or the other.
+    """
 
     bound: float
     point: Array | None
@@ -47,7 +52,8 @@ class Hinges:
 
 
 def least(f: Hinges, centre: Array, radius: float, norm: str, parts: int) -> Least:
-    """Raise a lower bound of ``f`` over the ball until it is above 0, a point refutes that, or the ball is in ``parts`` parts.
+    """Raise a lower bound of ``f`` over the ball until it is above 0, a point refutes that, or the ball is in
+    ``parts`` parts.
 
     Args:
         norm: ``"2"``, ``"inf"`` or ``"1"``; features that may not change belong into ``b``, there is no box.
@@ -77,7 +83,9 @@ def least(f: Hinges, centre: Array, radius: float, norm: str, parts: int) -> Lea
 
 @dataclass(frozen=True, kw_only=True)
 class _Node:
-    """A bound of one part, a point of the ball where ``f`` is not above 0 if one was met, and the concave unit to branch on."""
+    """A bound of one part, a point of the ball where ``f`` is not above 0 if one was met, and the concave
+    unit to branch on.
+    """
 
     value: float
     refuting: Array | None
@@ -119,9 +127,11 @@ class _Ball:
                 np.linalg.norm(slope, ord=DUAL[self.norm])
             )
             value += constant + float(weight @ f.b)
-            lost = ROUNDING * (len(at) + count + 8) * (
-                float((np.abs(weight) + np.abs(f.a)) @ self.size) + abs(f.c)
-            )  # fmt: skip
+            lost = (
+                ROUNDING
+                * (len(at) + count + 8)
+                * (float((np.abs(weight) + np.abs(f.a)) @ self.size) + abs(f.c))
+            )
             if value - lost > best.value:
                 best.value, best.point = value - lost, at
             z = f.w @ at + f.b
@@ -159,9 +169,11 @@ class _Ball:
         cut: npt.NDArray[np.int64],
         sides: npt.NDArray[np.int8],
     ) -> tuple[Array, Array] | None:
-        """Multipliers and point of the relaxation as a linear programme, for polyhedral balls; ``None`` where it is not solved.
+        """Multipliers and point of the relaxation as a linear programme, for polyhedral balls; ``None`` where
+        it is not solved.
 
-        With ``v_j >= relu(z_j)`` for the convex units; the dual function is evaluated at what comes out, so nothing rests on the solver.
+        With ``v_j >= relu(z_j)`` for the convex units; the dual function is evaluated at what comes out, so
+        nothing rests on the solver.
         """
         f, features = self.f, len(self.centre)
         steps = np.eye(features) if self.norm == "inf" else np.hstack([np.eye(features), -np.eye(features)])
@@ -200,7 +212,9 @@ class _Ball:
 
 @dataclass(kw_only=True)
 class _Best:
-    """The best bound so far, where its linear function is least, and any point met where ``f`` is not above 0."""
+    """The best bound so far, where its linear function is least, and any point met where ``f`` is not
+    above 0.
+    """
 
     value: float
     point: Array

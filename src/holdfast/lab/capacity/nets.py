@@ -1,4 +1,6 @@
-"""Many small ReLU networks of one shape at once: a stack of restarts, trained together and taken apart at the end."""
+"""Many small ReLU networks of one shape at once: a stack of restarts, trained together and taken apart at
+the end.
+"""
 
 import math
 from dataclasses import dataclass
@@ -55,19 +57,25 @@ class Nets:
 def stacked(parts: list[Nets]) -> Nets:
     """One stack of several."""
     return Nets(
-        weights=[torch.cat(group).requires_grad_() for group in zip(*(part.weights for part in parts), strict=True)],
-        biases=[torch.cat(group).requires_grad_() for group in zip(*(part.biases for part in parts), strict=True)],
-    )  # fmt: skip
+        weights=[
+            torch.cat(group).requires_grad_() for group in zip(*(part.weights for part in parts), strict=True)
+        ],
+        biases=[
+            torch.cat(group).requires_grad_() for group in zip(*(part.biases for part in parts), strict=True)
+        ],
+    )
 
 
 def drawn(
     shape: Shape, count: int, x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], random: Generator
 ) -> Nets:
-    """``count`` networks to start from: odd ones with Gaussian weights, even ones with first units between labels.
+    """``count`` networks to start from: odd ones with Gaussian weights, even ones with first units between
+    labels.
 
-    Gaussian: variance ``2 / inputs`` about the mean of the data in units of their spread. Between labels: unit ``k`` rises along ``x_i - x_j`` from the
-    middle of the two examples, which have different labels; each example has its turn as ``x_i``, the other is drawn. Half of these networks use no more
-    units than there are examples: a narrow fit is found, and proved, in a wide network too.
+    Gaussian: variance ``2 / inputs`` about the mean of the data in units of their spread. Between labels:
+    unit ``k`` rises along ``x_i - x_j`` from the middle of the two examples, which have different labels;
+    each example has its turn as ``x_i``, the other is drawn. Half of these networks use no more units than
+    there are examples: a narrow fit is found, and proved, in a wide network too.
     """
     mean, size = x.mean(0), (x - x.mean(0)).norm(dim=1).mean().clamp(min=1e-12)
     weights: list[Tensor] = []
@@ -91,7 +99,9 @@ def drawn(
 def _between(
     x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], width: int, random: Generator
 ) -> tuple[Float[Tensor, "units features"], Float[Tensor, "units features"]]:
-    """Directions from an example of one label to one of another, of length 1 over half their distance, and their middles."""
+    """Directions from an example of one label to one of another, of length 1 over half their distance, and
+    their middles.
+    """
     order = torch.cat([torch.randperm(len(x), generator=random) for _ in range(-(-width // len(x)))])
     first = order[:width]
     rivals = (y[first][:, None] != y[None]).to(x.dtype)

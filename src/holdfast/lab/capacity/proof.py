@@ -1,4 +1,6 @@
-"""Whether one network is right on every threat set: exactly where it has one hidden layer, by verified bounds elsewhere."""
+"""Whether one network is right on every threat set: exactly where it has one hidden layer, by verified
+bounds elsewhere.
+"""
 
 from dataclasses import dataclass
 
@@ -34,13 +36,15 @@ def prove(
 ) -> Proof:
     """Prove ``model`` right on the threat sets of all examples, or find a point where it is not.
 
-    ``verified`` is a proof about the function of real numbers that the weights define, ``refuted`` a point misclassified in float64.
+    ``verified`` is a proof about the function of real numbers that the weights define, ``refuted`` a point
+    misclassified in float64.
 
     Args:
         model: ``Flatten, Linear, (ReLU, Linear) ..`` in float64, one signed output for two classes.
         x: in float64.
         threat: ``None`` for the examples themselves.
-        parts: into which one ball is cut at most, else it stays ``undecided``; bounds that are not exact get `SECONDS` for each 1,000.
+        parts: into which one ball is cut at most, else it stays ``undecided``; bounds that are not exact get
+            `SECONDS` for each 1,000.
     """
     if threat is None:
         return _summed(verify(model, x, y, LpBall("inf", 0.0), method="ibp").margin_lower_bound, refuted=True)

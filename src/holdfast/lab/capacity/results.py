@@ -1,4 +1,6 @@
-"""What a search for the smallest width found: each training with its outcome, a bracket a seed, and their spread."""
+"""What a search for the smallest width found: each training with its outcome, a bracket a seed, and their
+spread.
+"""
 
 import statistics
 from dataclasses import asdict, dataclass, fields
@@ -16,9 +18,11 @@ class Attempt:
     """Training at one width from one seed, with all its restarts.
 
     Attributes:
-        outcome: ``verified``: some restart is proved right on every point of every threat set; ``undecided``: some restart withstood the
-            attacks but was not proved in time; ``refuted``: of every restart a point that it misclassifies is known.
-        margin: least margin of the best restart (``verified``: of the one that is proved) under the attack of training, over its mean margin.
+        outcome: ``verified``: some restart is proved right on every point of every threat set; ``undecided``:
+            some restart withstood the attacks but was not proved in time; ``refuted``: of every restart a
+            point that it misclassifies is known.
+        margin: least margin of the best restart (``verified``: of the one that is proved) under the attack of
+            training, over its mean margin.
         restarts: networks trained.
         steps: of training until the outcome.
         seconds: of training and proof, shared with the other seeds trained at the same time.
@@ -38,7 +42,8 @@ class Bracket:
     """What is known of the smallest width from one seed.
 
     Attributes:
-        smallest: least width with a proved fit; every wider network fits too (add units of weight 0). ``None`` for none found.
+        smallest: least width with a proved fit; every wider network fits too (add units of weight 0).
+            ``None`` for none found.
         impossible_below: widths below this one are proved not to fit, whatever the training.
         failed: widths where no restart fitted: observed, not proved.
     """
@@ -94,7 +99,8 @@ class Widths(Tabular):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Capacity(Tabular):
-    """The smallest widths that fit these data plainly and robustly, between what is proved impossible and what is proved to fit.
+    """The smallest widths that fit these data plainly and robustly, between what is proved impossible and
+    what is proved to fit.
 
     Attributes:
         rho: radius over half the smallest distance between labels, exact.

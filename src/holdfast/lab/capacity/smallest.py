@@ -1,4 +1,6 @@
-"""The smallest width that fits, by bisection: what fits is proved to, what is too narrow by theory is not tried."""
+"""The smallest width that fits, by bisection: what fits is proved to, what is too narrow by theory is not
+tried.
+"""
 
 import math
 import time
@@ -52,12 +54,13 @@ def smallest_width(
 ) -> Capacity:
     """The least of these widths at which a ReLU network fits the training part plainly, and robustly.
 
-    From each seed the widths are bisected: ``restarts`` networks are trained at once on all examples (half of them from Gaussian weights,
-    half from units between labels), and one fits if it is *proved* right on every point of every threat set, by bounds and by branch and
-    bound; for the plain fit, on every example. So each seed gives a bracket: its least verified width holds for every training, since a
-    wider network has units of weight 0 to spare; the widths at which no restart fitted are observed, not proved, to be too narrow; and
-    those below the bound of `holdfast.theory.capacity` are proved to be, and not tried. Bisection supposes that training that fails at one width
-    fails below it.
+    From each seed the widths are bisected: ``restarts`` networks are trained at once on all examples (half of
+    them from Gaussian weights, half from units between labels), and one fits if it is *proved* right on every
+    point of every threat set, by bounds and by branch and bound; for the plain fit, on every example. So each
+    seed gives a bracket: its least verified width holds for every training, since a wider network has units
+    of weight 0 to spare; the widths at which no restart fitted are observed, not proved, to be too narrow;
+    and those below the bound of `holdfast.theory.capacity` are proved to be, and not tried. Bisection
+    supposes that training that fails at one width fails below it.
 
     Args:
         data: the training part is fitted; a few hundred examples at most are sensible.
@@ -82,19 +85,25 @@ def smallest_width(
     rho = robustness_ratio(data, threat)
     if robust and rho >= 1:
         raise InputError(
-            f"threat sets of different labels must not meet for a robust fit, got rho = {rho:.4g}; lower the radius below 1 / rho of it."
+            f"threat sets of different labels must not meet for a robust fit, got rho = {rho:.4g}; lower "
+            "the radius below 1 / rho of it."
         )
     known = bounds(data, threat, hidden_layers=NETWORKS[network])
     search = _Search(
         data=data, hidden=NETWORKS[network], restarts=restarts, steps=steps, parts=parts, progress=progress
-    )  # fmt: skip
+    )
     impossible = next(int(b.value) for b in known if b.fit == "robust" and b.of == "first hidden width")
     return Capacity(
-        data=data.name, threat=threat.spec, network=network, examples=len(data.train), dimension=data.features, rho=rho,
+        data=data.name,
+        threat=threat.spec,
+        network=network,
+        examples=len(data.train),
+        dimension=data.features,
+        rho=rho,
         plain=search.bisected(tried, chosen, None, 1),
         robust=search.bisected(tried, chosen, threat, impossible) if robust else None,
         bounds=known,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +153,8 @@ class _Search:
         """Train every restart of these seeds at this width and prove what fits."""
         if self.progress is not None:
             self.progress(
-                f"width {width}, {'plain' if threat is None else 'robust'}, seeds {', '.join(map(str, seeds))}"
+                f"width {width}, {'plain' if threat is None else 'robust'}, seeds "
+                f"{', '.join(map(str, seeds))}"
             )
         began = time.perf_counter()
         part = self.data.train
@@ -164,11 +174,16 @@ class _Search:
         seconds = time.perf_counter() - began
         return [
             Attempt(
-                width=width, seed=seed, outcome=state.outcome, margin=state.margin, restarts=self.restarts, steps=state.steps,
+                width=width,
+                seed=seed,
+                outcome=state.outcome,
+                margin=state.margin,
+                restarts=self.restarts,
+                steps=state.steps,
                 seconds=seconds,
             )
             for seed, state in zip(seeds, states, strict=True)
-        ]  # fmt: skip
+        ]
 
     def _look(self, state: "_Seed", nets: Nets, mine: range, look: Look, threat: LpBall | None) -> None:
         """Try to prove the restarts that withstood attacks, the widest margin first."""

@@ -1,4 +1,6 @@
-"""Full-batch training of a stack of small networks against attacked points that are carried along from step to step."""
+"""Full-batch training of a stack of small networks against attacked points that are carried along from
+step to step.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,8 @@ RATE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The stack in the middle of training: least margin of each network over the points it was last attacked at, over its mean margin;
-    minus infinity while the radius still grows."""
+    """The stack in the middle of training: least margin of each network over the points it was last attacked
+    at, over its mean margin; minus infinity while the radius still grows."""
 
     step: int
     margins: Float[Tensor, " nets"]
@@ -51,10 +53,11 @@ def logistic(margins: Float[Tensor, "nets rows rivals"]) -> Float[Tensor, "nets 
 def relaxed_margins(
     nets: Nets, x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], ball: LpBall
 ) -> Float[Tensor, "nets rows rivals"]:
-    """Lower bounds of the margins over balls without a box, one hidden layer: each unit that changes sign between a line through 0 and its chord.
+    """Lower bounds of the margins over balls without a box, one hidden layer: each unit that changes sign
+    between a line through 0 and its chord.
 
-    As in `holdfast.lab.capacity.exact` with no branch and ``t`` the chord's slope; differentiable, rounding left alone. Training on it gives
-    networks that are easy to prove, at the price of some width.
+    As in `holdfast.lab.capacity.exact` with no branch and ``t`` the chord's slope; differentiable, rounding
+    left alone. Training on it gives networks that are easy to prove, at the price of some width.
     """
     (w, a), (b, c) = nets.weights, nets.biases
     moved = w if ball.fixed is None else w * ~ball.fixed.reshape(-1)
@@ -90,9 +93,10 @@ def trained(
 ) -> Iterator[Look]:
     """Train ``nets`` in place, and pause now and then to be looked at; stop asking when content.
 
-    The loss of a network is the mean over classes of the mean logistic (cross-entropy) loss of each example at the worst of its attacked
-    points: a class of one example weighs as much as one of many. The radius grows to the threat's over the first half of the steps.
-    From then on half of the networks are trained on the worst that a relaxation allows, where there is one (`relaxed_margins`).
+    The loss of a network is the mean over classes of the mean logistic (cross-entropy) loss of each example
+    at the worst of its attacked points: a class of one example weighs as much as one of many. The radius
+    grows to the threat's over the first half of the steps. From then on half of the networks are trained on
+    the worst that a relaxation allows, where there is one (`relaxed_margins`).
     """
     count, n = len(nets.weights[0]), len(x)
     copies = 1 if threat is None else COPIES

@@ -1,4 +1,6 @@
-"""The contract of an experiment: the claim, what must hold stated before anything is run, what was measured, the verdict."""
+"""The contract of an experiment: the claim, what must hold stated before anything is run, what was
+measured, the verdict.
+"""
 
 import hashlib
 import math
@@ -22,7 +24,9 @@ CODE = hashlib.sha256(
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How large a run: ``quick`` for a look (tests and CI), otherwise the figures to quote; random ``seeds`` of networks and searches."""
+    """How large a run: ``quick`` for a look (tests and CI), otherwise the figures to quote; random
+    ``seeds`` of networks and searches.
+    """
 
     quick: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -58,7 +62,9 @@ class Criterion:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Of the table: its heading, how its figures are known, how they are written. A cell with a list has a figure a seed."""
+    """Of the table: its heading, how its figures are known, how they are written. A cell with a list has a
+    figure a seed.
+    """
 
     name: str
     known: Known = ""
@@ -129,26 +135,43 @@ class Experiment:
 def record(
     experiment: Experiment, setting: Setting, measured: Measured, seconds: float, processor_seconds: float
 ) -> dict[str, Any]:
-    """Claim, criteria with the numbers that met them or not, table, figures: what `reproduce.json` holds of one experiment."""
+    """Claim, criteria with the numbers that met them or not, table, figures: what `reproduce.json` holds
+    of one experiment.
+    """
     verdicts = [
         asdict(criterion)
         | {"measured": (value := float(measured.deciding[criterion.key])), "passed": criterion.holds(value)}
         for criterion in experiment.criteria
     ]
     return {
-        "name": experiment.name, "claim": experiment.claim, "source": experiment.source, "setup": experiment.setup,
-        "settings": settings(experiment, setting), "passed": all(v["passed"] for v in verdicts), "criteria": verdicts,
-        "columns": [asdict(column) for column in measured.columns], "rows": [list(row) for row in measured.rows],
-        "plots": [asdict(plot) for plot in measured.plots], "notes": list(measured.notes), "seconds": seconds, "processor_seconds": processor_seconds,
-    }  # fmt: skip
+        "name": experiment.name,
+        "claim": experiment.claim,
+        "source": experiment.source,
+        "setup": experiment.setup,
+        "settings": settings(experiment, setting),
+        "passed": all(v["passed"] for v in verdicts),
+        "criteria": verdicts,
+        "columns": [asdict(column) for column in measured.columns],
+        "rows": [list(row) for row in measured.rows],
+        "plots": [asdict(plot) for plot in measured.plots],
+        "notes": list(measured.notes),
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+    }
 
 
 def settings(experiment: Experiment, setting: Setting) -> dict[str, Any]:
-    """What a finished record must agree with, word for word, to stand for this run; ``code`` is a digest of the experiments."""
+    """What a finished record must agree with, word for word, to stand for this run; ``code`` is a digest
+    of the experiments.
+    """
     bounds = [f"{c.what} {c.relation} {c.bound:g}" for c in experiment.criteria]
     return {
-        "quick": setting.quick, "seeds": list(setting.seeds), "criteria": bounds, "code": CODE, "versions": versions(),
-    }  # fmt: skip
+        "quick": setting.quick,
+        "seeds": list(setting.seeds),
+        "criteria": bounds,
+        "code": CODE,
+        "versions": versions(),
+    }
 
 
 def tracked(items: Iterable[Item], report: Report) -> Iterator[Item]:
@@ -174,7 +197,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def log_slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Slope of the least-squares line through ``(log x, log y)``: the power ``p`` of ``y = c x^p``; NaN where a number is not above 0.
+    """Slope of the least-squares line through ``(log x, log y)``: the power ``p`` of ``y = c x^p``; NaN where
+    a number is not above 0.
 
     >>> round(log_slope([1, 4, 16], [8, 4, 2]), 6)
     -0.5

@@ -31,15 +31,22 @@ STYLES = ("s-blue", "s-vermillion", "s-green")
 
 CRITERIA = (
     Criterion(
-        key="gap", what="certified gap, greatest over attacks and seeds", relation="<=", bound=0.01,
-        why="the theorem holds for every epsilon once the network is wide enough; 0.01 is the gap that holdfast plan aims at",
+        key="gap",
+        what="certified gap, greatest over attacks and seeds",
+        relation="<=",
+        bound=0.01,
+        why="the theorem holds for every epsilon once the network is wide enough; 0.01 is the gap that "
+        "holdfast plan aims at",
     ),
     ALL_CERTIFIED,
     Criterion(
-        key="loss", what="surrogate loss reached over the loss at the start, greatest over attacks and seeds", relation="<=",
-        bound=0.5, why="so that the claim is not empty: in a ball too small to learn in every gap is small",
+        key="loss",
+        what="surrogate loss reached over the loss at the start, greatest over attacks and seeds",
+        relation="<=",
+        bound=0.5,
+        why="so that the claim is not empty: in a ball too small to learn in every gap is small",
     ),
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
@@ -100,16 +107,20 @@ def measure(setting: Setting, report: Report) -> Measured:
             Plot(title="Surrogate loss over the rounds, first seed", x="round", y="loss", lines=tuple(lines)),
         ),
         notes=(
-            f"{len(data.train)} examples, {width:,} units, parameter radius {RADIUS:g}, {rounds} rounds, step 4, momentum 0.9.",
-            "A weak attack reaches the optimum of a weaker surrogate: its gap closes, yet its robust loss is higher.",
+            f"{len(data.train)} examples, {width:,} units, parameter radius {RADIUS:g}, {rounds} rounds, "
+            "step 4, momentum 0.9.",
+            "A weak attack reaches the optimum of a weaker surrogate: its gap closes, yet its robust "
+            "loss is higher.",
         ),
     )
 
 
 EXPERIMENT = Experiment(
     name="convergence",
-    claim="With any attack, weak, strong or none, training reaches a surrogate loss within epsilon of the best robust loss in the ball.",
-    source="Gao et al. 2019, arXiv 1906.07916, Theorem 4.1 (recalled); the gap by the certificate of docs/explanations/certificate.md (proved)",
+    claim="With any attack, weak, strong or none, training reaches a surrogate loss within epsilon of "
+    "the best robust loss in the ball.",
+    source="Gao et al. 2019, arXiv 1906.07916, Theorem 4.1 (recalled); the gap by the certificate of "
+    "docs/explanations/certificate.md (proved)",
     setup=f"{DIGITS}; two layers, softplus, full batch, projected gradient descent",
     criteria=CRITERIA,
     measure=measure,

@@ -28,19 +28,31 @@ ATTACK = PGD(steps=5, start="example")
 
 CRITERIA = (
     Criterion(
-        key="unit", what="distance of the slope of the logarithm of the largest move of a unit, mean over seeds, from -1/2", relation="<=",
-        bound=0.1, why="a unit's gradient is m^(-1/2) times something that does not depend on m; 0.1 for the maximum over ever more units",
+        key="unit",
+        what="distance of the slope of the logarithm of the largest move of a unit, mean "
+        "over seeds, from -1/2",
+        relation="<=",
+        bound=0.1,
+        why="a unit's gradient is m^(-1/2) times something that does not depend on m; 0.1 for "
+        "the maximum over ever more units",
     ),
     Criterion(
-        key="kernel", what="slope of the logarithm of the relative change of the kernel, mean over seeds", relation="<=", bound=-0.4,
-        why="of order m^(-1/2) at most (Gao et al. 2019, recalled), with a tolerance of 0.1; units in pairs of opposite sign cancel the first order, "
+        key="kernel",
+        what="slope of the logarithm of the relative change of the kernel, mean over seeds",
+        relation="<=",
+        bound=-0.4,
+        why="of order m^(-1/2) at most (Gao et al. 2019, recalled), with a tolerance of 0.1; units in "
+        "pairs of opposite sign cancel the first order, "
         "so that up to m^(-1) is to be expected",
     ),
     Criterion(
-        key="ball", what="greatest mean distance of all weights from the start over the least, over widths", relation="<=", bound=1.5,
+        key="ball",
+        what="greatest mean distance of all weights from the start over the least, over widths",
+        relation="<=",
+        bound=1.5,
         why="the radius that is needed does not depend on the width",
     ),
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
@@ -55,7 +67,9 @@ def measure(setting: Setting, report: Report) -> Measured:
     for width, seed in tracked([(w, s) for w in widths for s in setting.seeds], report):
         model = network(data, width, seed)
         start = copy.deepcopy(model)
-        trained(model, data, threat, ATTACK, radius=None, rounds=rounds, momentum=0.0, seed=seed, certify=False)  # fmt: skip
+        trained(
+            model, data, threat, ATTACK, radius=None, rounds=rounds, momentum=0.0, seed=seed, certify=False
+        )
         moved = (model.weight - start.weight).detach().double()
         largest[width].append(float(moved.norm(dim=1).max()))
         all_weights[width].append(float(moved.norm()))
@@ -75,21 +89,30 @@ def measure(setting: Setting, report: Report) -> Measured:
         rows=tuple((w, largest[w], kernels[w], all_weights[w]) for w in widths),
         plots=tuple(
             Plot(
-                title=title, x="width", y=title.lower(), log_x=True, log_y=True,
+                title=title,
+                x="width",
+                y=title.lower(),
+                log_x=True,
+                log_y=True,
                 lines=(
                     *seeds_and_mean("measured", xs, list(values.values()), "s-blue"),
                     Line(
-                        label="slope -1/2", style="s-vermillion dash",
+                        label="slope -1/2",
+                        style="s-vermillion dash",
                         points=tuple((w, mean(values[widths[0]]) * (w / xs[0]) ** -0.5) for w in xs),
                     ),
                 ),
             )
-            for title, values in (("Largest move of a unit", largest), ("Relative change of the kernel", kernels))
+            for title, values in (
+                ("Largest move of a unit", largest),
+                ("Relative change of the kernel", kernels),
+            )
         ),
         notes=(
-            f"{len(data.train)} examples, {rounds} rounds, step 4, no momentum, no ball. Slopes: largest move {unit:.3f}, kernel {kernel:.3f}.",
+            f"{len(data.train)} examples, {rounds} rounds, step 4, no momentum, no ball. Slopes: largest "
+            f"move {unit:.3f}, kernel {kernel:.3f}.",
         ),
-    )  # fmt: skip
+    )
 
 
 def kernel_change(start: TwoLayer, end: TwoLayer, x: Float[Tensor, "examples features"]) -> float:
@@ -100,9 +123,12 @@ def kernel_change(start: TwoLayer, end: TwoLayer, x: Float[Tensor, "examples fea
 
 EXPERIMENT = Experiment(
     name="drift",
-    claim="The wider the network, the less each unit moves from its start and the less the tangent kernel changes: as m^(-1/2) or faster.",
-    source="Gao et al. 2019, arXiv 1906.07916: weights stay near their start, where the network is nearly linear (recalled)",
-    setup=f"{DIGITS}; two layers, softplus, 5-step PGD, full-batch gradient descent without projection or momentum",
+    claim="The wider the network, the less each unit moves from its start and the less the tangent "
+    "kernel changes: as m^(-1/2) or faster.",
+    source="Gao et al. 2019, arXiv 1906.07916: weights stay near their start, where the network is "
+    "nearly linear (recalled)",
+    setup=f"{DIGITS}; two layers, softplus, 5-step PGD, full-batch gradient descent without projection "
+    "or momentum",
     criteria=CRITERIA,
     measure=measure,
 )

@@ -1,4 +1,6 @@
-"""The smallest widths on the forced data of Kim, Moon and Yun (arXiv 2510.24643), over several dimensions: shared by two experiments."""
+"""The smallest widths on the forced data of Kim, Moon and Yun (arXiv 2510.24643), over several dimensions:
+shared by two experiments.
+"""
 
 import math
 from collections.abc import Mapping
@@ -32,9 +34,12 @@ def forced_widths(setting: Setting, report: Report, rhos: Mapping[int, float]) -
     for dimension, rho in tracked(rhos.items(), report):
         data = forced(dimension=dimension)
         capacity = smallest_width(
-            data, LpBall("2", radius_for(data, "2", rho)), seeds=setting.seeds,
-            widths=tuple(range(1, 2 * dimension + 1)), steps=600 if setting.quick else 1000,
-        )  # fmt: skip
+            data,
+            LpBall("2", radius_for(data, "2", rho)),
+            seeds=setting.seeds,
+            widths=tuple(range(1, 2 * dimension + 1)),
+            steps=600 if setting.quick else 1000,
+        )
         assert capacity.robust is not None  # asked for
         plain, robust = capacity.plain, capacity.robust
         below = float(max(bracket.impossible_below for bracket in robust.brackets))
@@ -46,9 +51,14 @@ def forced_widths(setting: Setting, report: Report, rhos: Mapping[int, float]) -
                 impossible_below=below,
                 robust=float(min(robust.smallest, default=math.inf)),
                 row=(
-                    dimension, capacity.examples, rho, [float(w) for w in plain.smallest], below,
-                    [float(w) for w in robust.smallest] or "none", ", ".join(map(str, failed)) or "none",
+                    dimension,
+                    capacity.examples,
+                    rho,
+                    [float(w) for w in plain.smallest],
+                    below,
+                    [float(w) for w in robust.smallest] or "none",
+                    ", ".join(map(str, failed)) or "none",
                 ),
             )
-        )  # fmt: skip
+        )
     return found

@@ -1,4 +1,6 @@
-"""How many rounds of plain projected gradient descent it takes to come within epsilon of the best robust loss."""
+"""How many rounds of plain projected gradient descent it takes to come within epsilon of the best robust
+loss.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,23 +24,34 @@ from holdfast.lab.reproduce.setups import DIGITS, PGD_10, RADIUS, network, pair,
 BALL = 10.0
 EPSILONS = (0.2, 0.1, 0.05, 0.02, 0.01)
 GRADIENT = 1 + RADIUS
-"""``||df/dW|| <= max |act'| ||x'||``, at most 1 times the norm of an attacked unit vector; the loss has slopes up to 1."""
+"""``||df/dW|| <= max |act'| ||x'||``, at most 1 times the norm of an attacked unit vector; the loss has
+slopes up to 1.
+"""
 
 CRITERIA = (
     Criterion(
-        key="slope", what="slope of log rounds against log 1/epsilon, greatest over seeds", relation="<=", bound=2.0,
+        key="slope",
+        what="slope of log rounds against log 1/epsilon, greatest over seeds",
+        relation="<=",
+        bound=2.0,
         why="the theorem's T is of order R^2 H^2 / epsilon^2 (recalled)",
     ),
     Criterion(
-        key="share", what="rounds over (R G / epsilon)^2, greatest over epsilons and seeds", relation="<=", bound=1.0,
-        why="projected gradient descent on convex functions with gradients up to G needs no more (Zinkevich 2003); here G = 1.1 and the network is "
+        key="share",
+        what="rounds over (R G / epsilon)^2, greatest over epsilons and seeds",
+        relation="<=",
+        bound=1.0,
+        why="projected gradient descent on convex functions with gradients up to G needs no more "
+        "(Zinkevich 2003); here G = 1.1 and the network is "
         "convex in the limit of infinite width only",
     ),
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
-    """Train, certify at the end, and read off when the best loss so far came within epsilon of the certified lower bound."""
+    """Train, certify at the end, and read off when the best loss so far came within epsilon of the
+    certified lower bound.
+    """
     data, threat = pair(setting)
     width, rounds = (512, 120) if setting.quick else (2000, 300)
     needed: list[list[float]] = []
@@ -47,8 +60,15 @@ def measure(setting: Setting, report: Report) -> Measured:
     uncertified = 0
     for seed in tracked(setting.seeds, report):
         run = trained(
-            network(data, width, seed), data, threat, PGD_10, radius=BALL, rounds=rounds, momentum=0.0, seed=seed
-        )  # fmt: skip
+            network(data, width, seed),
+            data,
+            threat,
+            PGD_10,
+            radius=BALL,
+            rounds=rounds,
+            momentum=0.0,
+            seed=seed,
+        )
         certificate = run.certificate
         uncertified += certificate.status != "certified"
         best = accumulate((row.online_loss for row in run.epochs if row.online_loss is not None), min)
@@ -62,8 +82,12 @@ def measure(setting: Setting, report: Report) -> Measured:
     styles = ("s-blue", "s-green", "s-purple", "s-sky", "s-grey")
     return Measured(
         deciding={
-            "slope": math.nan if uncertified else worst([log_slope(inverse, rounds_of) for rounds_of in needed]),
-            "share": math.nan if uncertified else worst(
+            "slope": math.nan
+            if uncertified
+            else worst([log_slope(inverse, rounds_of) for rounds_of in needed]),
+            "share": math.nan
+            if uncertified
+            else worst(
                 [t / limit for rounds_of in needed for t, limit in zip(rounds_of, limits, strict=True)]
             ),
         },
@@ -75,14 +99,26 @@ def measure(setting: Setting, report: Report) -> Measured:
         rows=tuple(zip(EPSILONS, per_epsilon, limits, strict=True)),
         plots=(
             Plot(
-                title="Rounds needed against 1 / epsilon", x="1 / epsilon", y="rounds", log_x=True, log_y=True,
+                title="Rounds needed against 1 / epsilon",
+                x="1 / epsilon",
+                y="rounds",
+                log_x=True,
+                log_y=True,
                 lines=(
                     *seeds_and_mean("rounds needed", inverse, per_epsilon, "s-blue"),
-                    Line(label="(R G / epsilon)^2, slope 2", points=tuple(zip(inverse, limits, strict=True)), style="s-vermillion dash"),
+                    Line(
+                        label="(R G / epsilon)^2, slope 2",
+                        points=tuple(zip(inverse, limits, strict=True)),
+                        style="s-vermillion dash",
+                    ),
                 ),
             ),
             Plot(
-                title="Best loss so far, above the certified lower bound", x="round", y="excess", log_x=True, log_y=True,
+                title="Best loss so far, above the certified lower bound",
+                x="round",
+                y="excess",
+                log_x=True,
+                log_y=True,
                 lines=tuple(
                     Line(label=f"seed {seed}", points=curve, style=styles[i % len(styles)])
                     for i, (seed, curve) in enumerate(zip(setting.seeds, curves, strict=True))
@@ -90,13 +126,13 @@ def measure(setting: Setting, report: Report) -> Measured:
             ),
         ),
         notes=(
-            f"{len(data.train)} examples, {width:,} units, parameter radius {BALL:g}, step 4, no momentum; gaps after {rounds} rounds: "
-            + ", ".join(f"{gap:.2g}" for gap in gaps)
-            + ".",
-            "Rounds are counted to the gap against the certified lower bound, hence never fewer than the true optimum would count.",
+            f"{len(data.train)} examples, {width:,} units, parameter radius {BALL:g}, step 4, no "
+            f"momentum; gaps after {rounds} rounds: " + ", ".join(f"{gap:.2g}" for gap in gaps) + ".",
+            "Rounds are counted to the gap against the certified lower bound, hence never fewer than the "
+            "true optimum would count.",
         )
         + ((f"{uncertified} runs were not certified: nothing can be counted.",) if uncertified else ()),
-    )  # fmt: skip
+    )
 
 
 def rounds_until(excess: Sequence[float], epsilon: float) -> float:
@@ -115,9 +151,11 @@ def worst(values: Sequence[float]) -> float:
 
 EXPERIMENT = Experiment(
     name="iterations",
-    claim="Plain projected gradient descent comes within epsilon of the best robust loss in rounds that grow no faster than 1 / epsilon^2.",
+    claim="Plain projected gradient descent comes within epsilon of the best robust loss in rounds that "
+    "grow no faster than 1 / epsilon^2.",
     source="Gao et al. 2019, arXiv 1906.07916, Theorem 4.1: T of order R^2 H^2 / epsilon^2 (recalled)",
-    setup=f"{DIGITS}; two layers, softplus, 10-step PGD, full batch, projected gradient descent without momentum",
+    setup=f"{DIGITS}; two layers, softplus, 10-step PGD, full batch, projected gradient descent without "
+    "momentum",
     criteria=CRITERIA,
     measure=measure,
 )

@@ -1,4 +1,6 @@
-"""The optimal robust loss tends to 0 with the radius, and finite networks come to what the limit of infinite width promises."""
+"""The optimal robust loss tends to 0 with the radius, and finite networks come to what the limit of
+infinite width promises.
+"""
 
 import copy
 from itertools import pairwise
@@ -34,34 +36,60 @@ STARTS = 8
 
 CRITERIA = (
     Criterion(
-        key="level", what="optimal robust loss at the largest radius, upper end", relation="<=", bound=0.02,
-        why="the space of the kernel is dense, so any level is reached at some radius; 0.02 was stated before, some 3 % of the loss at the start",
+        key="level",
+        what="optimal robust loss at the largest radius, upper end",
+        relation="<=",
+        bound=0.02,
+        why="the space of the kernel is dense, so any level is reached at some radius; 0.02 was stated "
+        "before, some 3 % of the loss at the start",
     ),
     Criterion(
-        key="positive", what="least lower end at the radii before the largest", relation=">", bound=0.0,
-        why="no function of a smaller radius fits: the radius is needed (logistic losses never vanish, but a bound may)",
+        key="positive",
+        what="least lower end at the radii before the largest",
+        relation=">",
+        bound=0.0,
+        why="no function of a smaller radius fits: the radius is needed (logistic losses never vanish, "
+        "but a bound may)",
     ),
     Criterion(
-        key="falls", what="least fall from a lower end to the upper end at the next radius", relation=">", bound=0.0,
+        key="falls",
+        what="least fall from a lower end to the upper end at the next radius",
+        relation=">",
+        bound=0.0,
         why="brackets that do not overlap show that the optimum falls, whatever was left unsolved",
     ),
     Criterion(
-        key="trained", what="distance of trained networks' robust loss from the bracket at the largest width, mean over seeds", relation="<=",
-        bound=0.01, why="the kernel of a finite network is off by the order m^(-1/2); 0.01 is the gap that holdfast plan aims at",
+        key="trained",
+        what="distance of trained networks' robust loss from the bracket at the largest "
+        "width, mean over seeds",
+        relation="<=",
+        bound=0.01,
+        why="the kernel of a finite network is off by the order m^(-1/2); 0.01 is the gap "
+        "that holdfast plan aims at",
     ),
     Criterion(
-        key="written", what="distance of written-in networks' robust loss from the bracket at the largest width, mean over seeds", relation="<=",
-        bound=0.01, why="as for the trained ones",
+        key="written",
+        what="distance of written-in networks' robust loss from the bracket at the "
+        "largest width, mean over seeds",
+        relation="<=",
+        bound=0.01,
+        why="as for the trained ones",
     ),
     Criterion(
-        key="outputs", what="slope of log root-mean-square difference of written-in networks from the limit's function against log width", relation="<=",
-        bound=-0.4, why="both the kernel's error and the linearisation's fall as m^(-1/2); 0.1 for noise",
+        key="outputs",
+        what="slope of log root-mean-square difference of written-in networks from the "
+        "limit's function against log width",
+        relation="<=",
+        bound=-0.4,
+        why="both the kernel's error and the linearisation's fall as m^(-1/2); 0.1 for noise",
     ),
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
-    """The curve, then networks trained in a ball of radius `FINITE`, then the solution of that radius written into networks."""
+    """The curve, then networks trained in a ball of radius `FINITE`, then the solution of that radius
+    written into networks.
+    """
     data, threat = pair(setting)
     radii = QUICK_RADII if setting.quick else RADII
     widths = (32, 128, 512) if setting.quick else (64, 256, 1024, 4096)
@@ -80,9 +108,7 @@ def measure(setting: Setting, report: Report) -> Measured:
         starts = (network(data, width, STARTS * seed + k) for k in range(STARTS))
         differences[width].append(mean([difference(into_network(solution, one), solution) for one in starts]))
         written[width].append(worst_loss(copied, data, threat, seed))
-        trained(
-            model, data, threat, PGD_10, radius=FINITE, rounds=rounds, seed=seed, certify=False
-        )  # fmt: skip
+        trained(model, data, threat, PGD_10, radius=FINITE, rounds=rounds, seed=seed, certify=False)
         reached[width].append(worst_loss(model, data, threat, seed))
     off, away = (
         {width: [outside(loss, low, high) for loss in losses[width]] for width in widths}
@@ -115,28 +141,45 @@ def measure(setting: Setting, report: Report) -> Measured:
         ),
         plots=(
             Plot(
-                title="Optimal robust loss against radius", x="parameter radius", y="loss", log_x=True,
+                title="Optimal robust loss against radius",
+                x="parameter radius",
+                y="loss",
+                log_x=True,
                 lines=(
                     Line(label="function found", points=points, style="s-blue"),
-                    Line(label="lower bound", points=tuple(zip(radii, lower, strict=True)), style="s-vermillion dash"),
+                    Line(
+                        label="lower bound",
+                        points=tuple(zip(radii, lower, strict=True)),
+                        style="s-vermillion dash",
+                    ),
                 ),
             ),
             Plot(
-                title=f"Robust loss of finite networks, R = {FINITE:g}", x="width", y="loss", log_x=True,
+                title=f"Robust loss of finite networks, R = {FINITE:g}",
+                x="width",
+                y="loss",
+                log_x=True,
                 lines=(
                     *seeds_and_mean("trained", xs, list(reached.values()), "s-blue"),
                     *seeds_and_mean("written in", xs, list(written.values()), "s-green"),
-                    Line(label="bracket of the limit", points=((xs[0], low),), style="s-vermillion dash", kind="level"),
+                    Line(
+                        label="bracket of the limit",
+                        points=((xs[0], low),),
+                        style="s-vermillion dash",
+                        kind="level",
+                    ),
                     Line(label="", points=((xs[0], high),), style="s-vermillion dash", kind="level"),
                 ),
             ),
         ),
         notes=(
-            f"{len(data.train)} examples, differences of outputs over {STARTS} starts a seed. Lower ends are proved on these examples, upper ends and losses are those of 40-step PGD.",
-            f"Written in: the limit's solution of radius {FINITE:g} put into a network's weights as in the existence proof, nothing trained. "
+            f"{len(data.train)} examples, differences of outputs over {STARTS} starts a seed. Lower ends "
+            "are proved on these examples, upper ends and losses are those of 40-step PGD.",
+            f"Written in: the limit's solution of radius {FINITE:g} put into a network's weights as in "
+            "the existence proof, nothing trained. "
             "Trained networks may beat the limit's bracket: they are not linear in their weights.",
         ),
-    )  # fmt: skip
+    )
 
 
 def difference(model: nn.Module, solution: Solution) -> float:
@@ -166,8 +209,10 @@ def pairwise_falls(lower: list[float], upper: list[float]) -> list[tuple[float, 
 
 EXPERIMENT = Experiment(
     name="optimal-loss",
-    claim="The best robust loss tends to 0 with the radius of the ball, and networks wide enough reach it: trained, or by the proof's own weights.",
-    source="Gao et al. 2019, arXiv 1906.07916, section 5: the space of the two-layer kernel is dense, width about R^4 / epsilon^2 (recalled)",
+    claim="The best robust loss tends to 0 with the radius of the ball, and networks wide enough reach "
+    "it: trained, or by the proof's own weights.",
+    source="Gao et al. 2019, arXiv 1906.07916, section 5: the space of the two-layer kernel is dense, "
+    "width about R^4 / epsilon^2 (recalled)",
     setup=f"{DIGITS}; kernel of infinitely wide softplus networks, and two-layer networks of finite width",
     criteria=CRITERIA,
     measure=measure,

@@ -1,4 +1,6 @@
-"""Runs experiments one after another; each is written down as soon as it is finished, and never run twice with the same settings."""
+"""Runs experiments one after another; each is written down as soon as it is finished, and never run twice
+with the same settings.
+"""
 
 import difflib
 import time
@@ -55,17 +57,20 @@ def reproduce(
     Args:
         names: of `EXPERIMENTS`; none for all.
         setting: quick or not, and the seeds; default the full runs from three seeds.
-        out: folder for ``reproduce.json`` and ``reproduce.html``, which hold every experiment finished there. One with the same settings,
-            criteria and versions is taken from the folder, not run again.
-        overwrite: run experiments again that ``out`` holds with other settings, and replace them; without it they are refused.
+        out: folder for ``reproduce.json`` and ``reproduce.html``, which hold every experiment finished there.
+            One with the same settings, criteria and versions is taken from the folder, not run again.
+        overwrite: run experiments again that ``out`` holds with other settings, and replace them; without it
+            they are refused.
         finished: called with each record as it comes.
 
     Returns:
-        A record an experiment (`holdfast.lab.reproduce.base.record`): claim, criteria with the numbers that decided, table, figures, ``passed``.
+        A record an experiment (`holdfast.lab.reproduce.base.record`): claim, criteria with the numbers that
+        decided, table, figures, ``passed``.
 
     Raises:
         InputError: an unknown name, or no seeds.
-        RunFolderError: ``out`` holds something else or these experiments with other settings, or cannot be written.
+        RunFolderError: ``out`` holds something else or these experiments with other settings, or cannot be
+            written.
     """
     experiments = chosen(names)
     setting = Setting() if setting is None else setting
@@ -103,7 +108,9 @@ def reproduce(
 def _known(
     folder: Path, experiments: Sequence[Experiment], setting: Setting, *, overwrite: bool
 ) -> dict[str, dict[str, Any]]:
-    """What is finished in the folder; it must be free, or hold these experiments with these settings, unless they are to be replaced."""
+    """What is finished in the folder; it must be free, or hold these experiments with these settings,
+    unless they are to be replaced.
+    """
     if not (folder / FILE).exists():
         check_folder(folder, FILE, what="a reproduction")
     known = read_records(folder)
@@ -112,7 +119,8 @@ def _known(
         if there is not None and there != now and not overwrite:
             what = ", ".join(key for key in now if there.get(key) != now[key])
             raise RunFolderError(
-                f"out (--out) must be a new folder or one of these settings, but {folder} holds {experiment.name} with others ({what}); choose"
+                f"out (--out) must be a new folder or one of these settings, but {folder} holds "
+                f"{experiment.name} with others ({what}); choose"
                 " another, or add overwrite=True (--overwrite) to replace it."
             )
     return known
@@ -132,7 +140,8 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         return {entry["name"]: entry for entry in listed if entry["settings"]}
     except (KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{path} must be what `holdfast reproduce` wrote, but cannot be read ({type(error).__name__}: {error}); remove it or"
+            f"{path} must be what `holdfast reproduce` wrote, but cannot be read "
+            f"({type(error).__name__}: {error}); remove it or"
             " choose another --out."
         ) from error
 

@@ -1,4 +1,6 @@
-"""What experiments share: the digits of the reference figures, two-layer networks on them, training, the worst loss known."""
+"""What experiments share: the digits of the reference figures, two-layer networks on them, training, the
+worst loss known.
+"""
 
 import math
 
@@ -19,20 +21,30 @@ RADIUS = 0.1
 LOG_2 = math.log(2)
 """The logistic loss of the network at its start, whose output is 0."""
 STEP = 4.0
-"""``1 / L`` of gradient descent: the logistic loss has curvature 1/4 at most, the network's gradient norm 1 or so at a unit vector."""
+"""``1 / L`` of gradient descent: the logistic loss has curvature 1/4 at most, the network's gradient norm
+1 or so at a unit vector.
+"""
 PGD_10 = PGD(steps=10, start="example")
 ONE_STEP = FGSM()
-DIGITS = "Digits 3 against 8, centred and scaled to the sphere, last coordinate 1/2; l2 0.1 in the other 64; logistic loss"
+DIGITS = (
+    "Digits 3 against 8, centred and scaled to the sphere, last coordinate 1/2; l2 0.1 in the other "
+    "64; logistic loss"
+)
 NOT_CENTRED = DIGITS.replace("centred and scaled", "scaled")
 
 ALL_CERTIFIED = Criterion(
-    key="uncertified", what="runs whose certificate has another status than certified", relation="<=", bound=0.0,
+    key="uncertified",
+    what="runs whose certificate has another status than certified",
+    relation="<=",
+    bound=0.0,
     why="an estimate or a void certificate proves nothing",
-)  # fmt: skip
+)
 
 
 def pair(setting: Setting, *, centred: bool = True) -> tuple[Dataset, LpBall]:
-    """Digits 3 and 8 on the sphere (`docs/explanations/certificate.md`), all 357 or the first 100, and the threat."""
+    """Digits 3 and 8 on the sphere (`docs/explanations/certificate.md`), all 357 or the first 100, and the
+    threat.
+    """
     data = digits(
         classes=(3, 8), features="centred-sphere" if centred else "sphere", validation=0.0, test=0.0
     )
@@ -66,15 +78,30 @@ def trained(
     seed: int = 0,
     certify: bool = True,
 ) -> Run:
-    """Full-batch gradient descent with step `STEP`, projected to the ball where there is one; surrogate loss with the attack of training."""
+    """Full-batch gradient descent with step `STEP`, projected to the ball where there is one; surrogate
+    loss with the attack of training.
+    """
     return train(
-        model, data, threat, attack=attack, final_attack=attack, parameter_radius=radius, epochs=rounds,
-        learning_rate=STEP, momentum=momentum, seed=seed, trace=certify, tighten=40 if certify else 1, progress=False,
-    )  # fmt: skip
+        model,
+        data,
+        threat,
+        attack=attack,
+        final_attack=attack,
+        parameter_radius=radius,
+        epochs=rounds,
+        learning_rate=STEP,
+        momentum=momentum,
+        seed=seed,
+        trace=certify,
+        tighten=40 if certify else 1,
+        progress=False,
+    )
 
 
 def worst_loss(model: torch.nn.Module, data: Dataset, threat: LpBall, seed: int = 0) -> float:
-    """Mean loss at the worst points that 40 steps of PGD find, from the example and from a random point; *observed*."""
+    """Mean loss at the worst points that 40 steps of PGD find, from the example and from a random point;
+    *observed*.
+    """
     part, strong = data.train, PGD(steps=40, restarts=2, start="example")
     points = strong.run(model, part.x, part.y, threat, seed=seed).x
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""Where the threat is small against the distance of labels, robust interpolation needs no more width than plain."""
+"""Where the threat is small against the distance of labels, robust interpolation needs no more width than
+plain.
+"""
 
 import math
 
@@ -11,10 +13,13 @@ SHARE = 0.5
 
 CRITERIA = (
     Criterion(
-        key="gap", what="least verified robust width less the least verified plain one, greatest over dimensions", relation="<=", bound=0.0,
+        key="gap",
+        what="least verified robust width less the least verified plain one, greatest over dimensions",
+        relation="<=",
+        bound=0.0,
         why="up to rho = 1 / sqrt(d) a hyperplane, one unit, is robust on these data (holdfast.data.forced)",
     ),
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
@@ -32,7 +37,8 @@ def measure(setting: Setting, report: Report) -> Measured:
 
 EXPERIMENT = Experiment(
     name="small-rho",
-    claim="Where the threat is small against the distance of labels, no such gap shows: the width that fits plainly fits robustly.",
+    claim="Where the threat is small against the distance of labels, no such gap shows: the width that "
+    "fits plainly fits robustly.",
     source="Kim, Moon and Yun 2025, arXiv 2510.24643 (recalled); the hyperplane in holdfast.data.forced",
     setup=f"{SETUP}; rho = 1 / (2 sqrt(d))",
     criteria=CRITERIA,

@@ -38,15 +38,22 @@ FLOOR = 1e-6
 
 CRITERIA = (
     Criterion(
-        key="predicted", what="certified gap at the width predicted before training, greatest over seeds", relation="<=", bound=GAP,
+        key="predicted",
+        what="certified gap at the width predicted before training, greatest over seeds",
+        relation="<=",
+        bound=GAP,
         why="the gap that the width was predicted for",
     ),
     Criterion(
-        key="slope", what="slope of the logarithm of the mean gap against that of the width", relation="<=", bound=-0.4,
-        why="curvature falls as m^(-1/2) for smooth activations, and what it costs at least as fast; 0.1 for noise and for what training leaves",
+        key="slope",
+        what="slope of the logarithm of the mean gap against that of the width",
+        relation="<=",
+        bound=-0.4,
+        why="curvature falls as m^(-1/2) for smooth activations, and what it costs at least as fast; 0.1 "
+        "for noise and for what training leaves",
     ),
     ALL_CERTIFIED,
-)  # fmt: skip
+)
 
 
 def measure(setting: Setting, report: Report) -> Measured:
@@ -85,27 +92,46 @@ def measure(setting: Setting, report: Report) -> Measured:
         rows=tuple(rows),
         plots=(
             Plot(
-                title="Certified gap against width", x="width", y="gap", log_x=True, log_y=True,
+                title="Certified gap against width",
+                x="width",
+                y="gap",
+                log_x=True,
+                log_y=True,
                 lines=(
                     *seeds_and_mean("certified gap", xs, list(gaps.values()), "s-blue"),
-                    Line(label="curvature term predicted", points=tuple((w, v) for w in xs if (v := term.at(w)) > 0), style="s-vermillion dash"),
-                    Line(label=f"gap aimed at, {GAP:g}", points=((xs[0], GAP),), style="s-ink dash", kind="level"),
+                    Line(
+                        label="curvature term predicted",
+                        points=tuple((w, v) for w in xs if (v := term.at(w)) > 0),
+                        style="s-vermillion dash",
+                    ),
+                    Line(
+                        label=f"gap aimed at, {GAP:g}",
+                        points=((xs[0], GAP),),
+                        style="s-ink dash",
+                        kind="level",
+                    ),
                 ),
             ),
         ),
         notes=(
-            f"{len(data.train)} examples, parameter radius {RADIUS:g}, {rounds} rounds, step 4, momentum 0.9. "
-            f"Predicted width {predicted:,}: where the curvature term of docs/explanations/certificate.md falls to {GAP:g}.",
-            "Pixels are not centred here: their mean dominates the curvature, so that its cost is seen at small widths.",
-            "The gap has two parts: what curvature costs the bound, which the term is about, and what training has left.",
+            f"{len(data.train)} examples, parameter radius {RADIUS:g}, {rounds} rounds, step 4, momentum "
+            "0.9. "
+            f"Predicted width {predicted:,}: where the curvature term of "
+            f"docs/explanations/certificate.md falls to {GAP:g}.",
+            "Pixels are not centred here: their mean dominates the curvature, so that its cost is seen "
+            "at small widths.",
+            "The gap has two parts: what curvature costs the bound, which the term is about, and what "
+            "training has left.",
         ),
-    )  # fmt: skip
+    )
 
 
 EXPERIMENT = Experiment(
     name="width",
-    claim="At a fixed radius the certified gap falls with the width, to what was asked for at the width predicted before training.",
-    source="Gao et al. 2019, arXiv 1906.07916: width polynomial in R and 1/epsilon (recalled); the term in docs/explanations/certificate.md",
+    claim="At a fixed radius the certified gap falls with the width, to what was asked for at the width "
+    "predicted before training.",
+    source="Gao et al. 2019, arXiv 1906.07916: width polynomial in R and 1/epsilon (recalled); the term "
+    "in docs/explanations/certificate.md",
     setup=f"{NOT_CENTRED}; two layers, softplus, 10-step PGD, full batch, projected gradient descent",
     criteria=CRITERIA,
     measure=measure,

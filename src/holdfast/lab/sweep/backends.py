@@ -1,6 +1,8 @@
-"""Where the cells of a sweep run: one after another, in processes of this machine (joblib), or on a Ray cluster.
+"""Where the cells of a sweep run: one after another, in processes of this machine (joblib), or on a Ray
+cluster.
 
-Each yields records as cells end, in any order. A process that dies takes its cell down, not the sweep: that cell is tried once more.
+Each yields records as cells end, in any order. A process that dies takes its cell down, not the sweep: that
+cell is tried once more.
 """
 
 import logging
@@ -65,7 +67,8 @@ def in_processes(processes: int) -> Backend:
 
 
 def on_ray(address: str | None) -> Backend:
-    """On a Ray cluster: the one at ``address``, one that is running, or a new one on this machine. The folder must be shared.
+    """On a Ray cluster: the one at ``address``, one that is running, or a new one on this machine. The folder
+    must be shared.
 
     Raises:
         InputError: Ray is not installed, or no cluster answers.
@@ -74,7 +77,8 @@ def on_ray(address: str | None) -> Backend:
         import ray
     except ImportError as error:
         raise InputError(
-            "--backend ray needs Ray, which is not installed; pip install 'holdfast[ray]', or use --backend joblib."
+            "--backend ray needs Ray, which is not installed; pip install 'holdfast[ray]', or use "
+            "--backend joblib."
         ) from error
 
     def run(cells: Cells, folder: str, threads: int) -> Iterator[Record]:
@@ -90,7 +94,8 @@ def on_ray(address: str | None) -> Backend:
                     )
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(
-                    f"--address must be that of a running Ray cluster, got {address!r} ({' '.join(str(error).split())}); "
+                    f"--address must be that of a running Ray cluster, got {address!r} "
+                    f"({' '.join(str(error).split())}); "
                     "start one with `ray start --head`, or leave it out."
                 ) from error
         try:
@@ -114,6 +119,11 @@ def on_ray(address: str | None) -> Backend:
 def _died(cell: dict[str, Any]) -> Record:
     """The record of a cell whose process ended without a word."""
     return {
-        "slug": cell["slug"], "place": cell["place"], "status": "failed", "figures": {}, "tries": TRIES, "seconds": None,
+        "slug": cell["slug"],
+        "place": cell["place"],
+        "status": "failed",
+        "figures": {},
+        "tries": TRIES,
+        "seconds": None,
         "reason": "its process died, perhaps for lack of memory; try fewer --processes",
-    }  # fmt: skip
+    }

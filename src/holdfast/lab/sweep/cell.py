@@ -1,4 +1,6 @@
-"""One cell of a sweep, in whatever process it falls to: a whole training run or a search for the smallest width, and its figures."""
+"""One cell of a sweep, in whatever process it falls to: a whole training run or a search for the smallest
+width, and its figures.
+"""
 
 import math
 import time
@@ -14,17 +16,25 @@ from holdfast.record.schema import Summary
 
 TRIES = 2  # of a cell that fails, for whatever else than its own settings
 FIGURES = (
-    "clean_accuracy", "robust_accuracy", "train_clean_accuracy", "train_robust_accuracy", "surrogate_loss",
-    "robust_loss_lower_bound", "robust_loss_upper_bound", "gap",
-)  # fmt: skip
+    "clean_accuracy",
+    "robust_accuracy",
+    "train_clean_accuracy",
+    "train_robust_accuracy",
+    "surrogate_loss",
+    "robust_loss_lower_bound",
+    "robust_loss_upper_bound",
+    "gap",
+)
 
 Record = dict[str, Any]
 
 
 def run_cell(cell: dict[str, Any], folder: str, threads: int) -> Record:
-    """Run one cell, a training run in ``FOLDER/SLUG``, and return its record; a failure is tried once more and then becomes the record.
+    """Run one cell, a training run in ``FOLDER/SLUG``, and return its record; a failure is tried once more
+    and then becomes the record.
 
-    The record has ``status`` (``done``, ``failed`` or ``interrupted``), ``place``, ``figures``, ``seconds``, ``tries`` and ``reason``.
+    The record has ``status`` (``done``, ``failed`` or ``interrupted``), ``place``, ``figures``, ``seconds``,
+    ``tries`` and ``reason``.
     """
     import torch
 
@@ -134,7 +144,9 @@ def _spec(config: Any, rho: float) -> str:
 
 
 def choices(cell: dict[str, Any]) -> tuple[Any, ...]:
-    """What a cell names: data, threat, network, attacks, optimiser. Cells that name the same are built from the same parts."""
+    """What a cell names: data, threat, network, attacks, optimiser. Cells that name the same are built
+    from the same parts.
+    """
     from holdfast.config.reading import SHORTHAND
 
     config = cell["config"]
@@ -142,7 +154,8 @@ def choices(cell: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def check(cell: dict[str, Any]) -> None:
-    """Refuse what cannot be had, before anything runs: data, threat, and of a cell that trains its network, attacks and optimiser.
+    """Refuse what cannot be had, before anything runs: data, threat, and of a cell that trains its network,
+    attacks and optimiser.
 
     Raises:
         InputError: what `holdfast train` would say.

@@ -1,4 +1,6 @@
-"""What a sweep consists of: the options of `holdfast train`, any of them with several values, as cells with one value each."""
+"""What a sweep consists of: the options of `holdfast train`, any of them with several values, as cells
+with one value each.
+"""
 
 import hashlib
 import itertools
@@ -90,7 +92,8 @@ class Grid:
 
 
 def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
-    """The sweep that ``[CONFIG.yaml] --option value[,value ..] ...`` describes, its own options as given, and its folder if named.
+    """The sweep that ``[CONFIG.yaml] --option value[,value ..] ...`` describes, its own options as given, and
+    its folder if named.
 
     Every cell's settings are checked here, before anything runs.
 
@@ -126,12 +129,14 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
         foreign = [option for option in options if not option.startswith(CAPACITY_SETTINGS)]
         if foreign:
             raise InputError(
-                f"{foreign[0]} is for training, got it with --capacity, which takes data, threat, width and seed; leave it out."
+                f"{foreign[0]} is for training, got it with --capacity, which takes data, threat, width "
+                "and seed; leave it out."
             )
     number = math.prod(len(axis.values) for axis in axes)
     if number > MOST_CELLS:
         raise InputError(
-            f"a sweep must have at most {MOST_CELLS:,} cells, got {number:,}; list fewer values, or split it over several folders."
+            f"a sweep must have at most {MOST_CELLS:,} cells, got {number:,}; list fewer values, or "
+            "split it over several folders."
         )
     cells = [
         _cell(
@@ -160,7 +165,9 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
 
 
 def _options(argv: Sequence[str]) -> tuple[str | None, dict[str, str], dict[str, str]]:
-    """The configuration file, the options of a run in their long form, and the sweep's own, each with its text."""
+    """The configuration file, the options of a run in their long form, and the sweep's own, each with its
+    text.
+    """
     words = spelled(argv, OWN)
     file: str | None = None
     options: dict[str, str] = {}
@@ -282,7 +289,9 @@ def _slug(place: Mapping[str, str]) -> str:
 
 
 def _shared(cells: Sequence[Cell], axes: Sequence[Axis]) -> dict[str, Any]:
-    """What tells one sweep from another: settings that are the same in all cells, axes aside; more values may be added later."""
+    """What tells one sweep from another: settings that are the same in all cells, axes aside; more values
+    may be added later.
+    """
     flat = [_flat(cell.config) for cell in cells]
     swept = {
         path for axis in axes if len(axis.values) > 1 or axis.option == SEED for path in _paths(axis.option)

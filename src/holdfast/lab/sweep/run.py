@@ -1,4 +1,6 @@
-"""``holdfast sweep``: every cell of a grid, what is done already left alone, and ``sweep.json`` with all figures."""
+"""``holdfast sweep``: every cell of a grid, what is done already left alone, and ``sweep.json`` with all
+figures.
+"""
 
 import itertools
 import json
@@ -32,11 +34,13 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Run what is not done yet and return what ``sweep.json`` says; it is written anew after every cell.
 
-    Cells that are done are not repeated; failed ones are. A cell that was training when the sweep was killed goes on from its checkpoint.
+    Cells that are done are not repeated; failed ones are. A cell that was training when the sweep was killed
+    goes on from its checkpoint.
 
     Raises:
         InputError: data or a threat that cannot be had; nothing is written then.
-        RunFolderError: ``out`` holds another sweep or something else, or a file of it is not as it was written.
+        RunFolderError: ``out`` holds another sweep or something else, or a file of it is not as it was
+            written.
         KeyboardInterrupt, SystemExit: a signal came; everything done is kept.
     """
     done = _records(grid, out)
@@ -68,7 +72,8 @@ def run_sweep(
         except (KeyboardInterrupt, SystemExit) as error:
             finished = sum(record["status"] == "done" for record in done.values())
             error.add_note(
-                f"interrupted with {finished} of {len(grid.cells)} cells done; give the same command again to go on."
+                f"interrupted with {finished} of {len(grid.cells)} cells done; give the same command "
+                "again to go on."
             )
             raise
     return _described(grid, done)
@@ -94,7 +99,8 @@ def _records(grid: Grid, out: Path) -> dict[str, Record]:
         return {}
     if not (out / FILE).exists():
         raise RunFolderError(
-            f"--out must be a new folder or that of this sweep, but {out} holds something else; choose another."
+            f"--out must be a new folder or that of this sweep, but {out} holds something else; choose "
+            "another."
         )
     held = read_values(out / FILE, "sweep")
     before, kind = held.get("shared") or {}, held.get("kind")
@@ -147,7 +153,9 @@ def _entry(cell: Cell, record: Record | None) -> dict[str, Any]:
 
 
 def _points(grid: Grid, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every combination of the swept values, its figures summed up over the seeds: median, least, greatest, how many."""
+    """Every combination of the swept values, its figures summed up over the seeds: median, least,
+    greatest, how many.
+    """
     points = []
     for values in itertools.product(*(axis.values for axis in grid.swept)):
         place = {axis.name: value for axis, value in zip(grid.swept, values, strict=True)}
@@ -160,16 +168,23 @@ def _points(grid: Grid, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
                 known = [statistics.fmean(known)] * len(known)
             if known:
                 figures[name] = {
-                    "median": statistics.median(known), "low": min(known), "high": max(known), "seeds": len(known),
-                }  # fmt: skip
+                    "median": statistics.median(known),
+                    "low": min(known),
+                    "high": max(known),
+                    "seeds": len(known),
+                }
         figures.pop("certificate_informative", None)
         status = [cell["status"] for cell in here]
         points.append(
             {
-                "place": place, "figures": figures, "done": status.count("done"), "failed": status.count("failed"), "of": len(here),
+                "place": place,
+                "figures": figures,
+                "done": status.count("done"),
+                "failed": status.count("failed"),
+                "of": len(here),
                 "unsayable": sum(cell["figures"].get("certificate_informative") is False for cell in here),
             }
-        )  # fmt: skip
+        )
     return points
 
 

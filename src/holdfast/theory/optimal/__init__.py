@@ -1,4 +1,6 @@
-"""The optimal robust loss in a kernel's space: how small it can get, and how far from the start the weights must travel."""
+"""The optimal robust loss in a kernel's space: how small it can get, and how far from the start the
+weights must travel.
+"""
 
 from holdfast.theory.optimal.curve import RobustLossCurve as RobustLossCurve
 from holdfast.theory.optimal.curve import Solution as Solution

@@ -1,4 +1,6 @@
-"""What the search for the optimal robust loss found: a bracket a radius, and everything between the radii that convexity gives."""
+"""What the search for the optimal robust loss found: a bracket a radius, and everything between the radii
+that convexity gives.
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ class Solution(Shown):
         radius: ``R``.
         points: attacked points, (points, ...).
         coefficients: (points, outputs).
-        dual: ``beta_j = p_j s_j / n``, a point's share of its example times the slope of the loss there: what proved the bound.
+        dual: ``beta_j = p_j s_j / n``, a point's share of its example times the slope of the loss there: what
+            proved the bound.
         slope: ``||beta||_K``, the slope of that bound in the radius.
         functions: the class it is taken from.
     """
@@ -54,13 +57,15 @@ class Solution(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RobustLossCurve(Drawn):
-    """Optimal robust loss against radius, ``min_{||f - f_0|| <= R} 1/n sum_i sup_{x' in B(x_i)} loss(f(x'), y_i)``, between two bounds.
+    """Optimal robust loss against radius, ``min_{||f - f_0|| <= R} 1/n sum_i sup_{x' in B(x_i)} loss(f(x'),
+    y_i)``, between two bounds.
 
     Attributes:
         radii: asked for, in the order asked.
-        lower: *bounded*: no function of norm ``R`` has a smaller robust loss on these examples (float64, rounding of the kernel taken off).
-        upper: loss of the best function found, at the worst points found; *observed*, not proved, where there is a threat; without one
-            it is this function's loss, hence a bound.
+        lower: *bounded*: no function of norm ``R`` has a smaller robust loss on these examples (float64,
+            rounding of the kernel taken off).
+        upper: loss of the best function found, at the worst points found; *observed*, not proved, where there
+            is a threat; without one it is this function's loss, hence a bound.
         clean_loss: of that function, at the examples themselves.
         accuracy: share of the examples it classifies correctly at the worst points found.
         lines: all lower bounds, each valid at every radius.
@@ -122,9 +127,11 @@ class RobustLossCurve(Drawn):
         return float((self.upper - self.lower).max())
 
     def at(self, radius: float) -> tuple[float, float]:
-        """A bracket at any radius: below by the lines, above between two radii by the chord, since the optimum is convex in ``R``.
+        """A bracket at any radius: below by the lines, above between two radii by the chord, since the
+        optimum is convex in ``R``.
 
-        Beyond the largest radius the last function still serves; below the smallest the chord starts at ``f_0``, of radius 0.
+        Beyond the largest radius the last function still serves; below the smallest the chord starts at
+        ``f_0``, of radius 0.
         """
         if not (math.isfinite(radius) and radius >= 0):
             raise InputError(f"radius must be a finite number >= 0, got {radius}; 0 is the start itself.")
@@ -137,9 +144,11 @@ class RobustLossCurve(Drawn):
         return lower, upper
 
     def radius_for(self, loss: float) -> tuple[float, float]:
-        """``R(epsilon)``: between which radii the optimal robust loss falls to ``loss``; the second is infinite if none asked for did.
+        """``R(epsilon)``: between which radii the optimal robust loss falls to ``loss``; the second is
+        infinite if none asked for did.
 
-        Below the first no function reaches it (bounded); at the second one was found that does (observed under a threat).
+        Below the first no function reaches it (bounded); at the second one was found that does (observed
+        under a threat).
         """
         known = sorted(zip(self.radii, self.upper.tolist(), strict=True))
         above = math.inf

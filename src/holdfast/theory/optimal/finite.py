@@ -1,4 +1,6 @@
-"""The problem on finitely many points: smooth, convex, and each of its iterates proves a lower bound at every radius."""
+"""The problem on finitely many points: smooth, convex, and each of its iterates proves a lower bound at
+every radius.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -46,15 +48,18 @@ class State:
 
 @dataclass(kw_only=True)
 class FiniteProblem:
-    """Minimise ``1/n sum_i max_{j in S_i} loss(f(x_j), y_i)`` over ``||f - f_0|| <= R``; ``S_i`` the points of example ``i``.
+    """Minimise ``1/n sum_i max_{j in S_i} loss(f(x_j), y_i)`` over ``||f - f_0|| <= R``; ``S_i`` the points
+    of example ``i``.
 
-    Functions are written ``f = f_0 + L theta`` with ``L L' = K``, so that the norm is Euclidean. The maximum is softened to
-    ``tau log sum exp(loss / tau)``, which gives every point a share ``p_j``. With ``s_j`` the slope of the loss at ``f(x_j)``, convexity says
-    for every ``h`` of the class and whatever the other points of the threat sets
+    Functions are written ``f = f_0 + L theta`` with ``L L' = K``, so that the norm is Euclidean. The maximum
+    is softened to ``tau log sum exp(loss / tau)``, which gives every point a share ``p_j``. With ``s_j`` the
+    slope of the loss at ``f(x_j)``, convexity says for every ``h`` of the class and whatever the other points
+    of the threat sets
 
         1/n sum_i max_j loss(h(x_j)) >= 1/n sum_j p_j [loss(f(x_j)) + <s_j, h(x_j) - f(x_j)>],
 
-    and the least value of the right side over the ball is ``level - R ||beta||_K``, ``beta_j = p_j s_j / n``: a `Line`.
+    and the least value of the right side over the ball is ``level - R ||beta||_K``, ``beta_j = p_j s_j / n``:
+    a `Line`.
     """
 
     gram: Float[Tensor, "rows rows"]
@@ -69,12 +74,14 @@ class FiniteProblem:
     def __post_init__(self) -> None:
         if self.gram.shape not in ((len(self.start),) * 2, (self.start.numel(),) * 2):
             raise InputError(
-                f"the kernel must give one number for each pair of {len(self.start)} points, got {tuple(self.gram.shape)}; see"
+                f"the kernel must give one number for each pair of {len(self.start)} points, got "
+                f"{tuple(self.gram.shape)}; see"
                 " holdfast.theory.ntk."
             )
         if not bool(self.gram.isfinite().all() and self.start.isfinite().all()):
             raise InputError(
-                "the kernel and the outputs at the start must be finite in float64 on all examples, got overflow or NaN; scale the"
+                "the kernel and the outputs at the start must be finite in float64 on all examples, got "
+                "overflow or NaN; scale the"
                 " examples down."
             )
         jitter = JITTER * float(self.gram.diagonal().mean().clamp_min(1e-300))
@@ -107,7 +114,9 @@ class FiniteProblem:
         return self.coefficients(half)
 
     def values(self, coefficients: Float[Tensor, "points outputs"]) -> Float[Tensor, "points outputs"]:
-        """``f - f_0`` at the points, by the kernel itself: the square root has a jitter, which large coefficients would show."""
+        """``f - f_0`` at the points, by the kernel itself: the square root has a jitter, which large
+        coefficients would show.
+        """
         return (self.gram @ coefficients.reshape(-1, self.columns)).reshape(self.start.shape)
 
     def norm(self, coefficients: Float[Tensor, "points outputs"]) -> Tensor:
@@ -142,8 +151,9 @@ class FiniteProblem:
     def line(self, state: State) -> Line:
         """The lower bound that this function's dual point proves, rounding taken off.
 
-        Convexity holds at any outputs, so these count as exact. A loss errs by some ``u (1 + loss + |f|)``, a slope by some ``u (1 + |s|)``,
-        which tells in the level by how far the outputs are from the start's, and by ``R sqrt(K_jj)`` in the ball.
+        Convexity holds at any outputs, so these count as exact. A loss errs by some ``u (1 + loss + |f|)``, a
+        slope by some ``u (1 + |s|)``, which tells in the level by how far the outputs are from the start's,
+        and by ``R sqrt(K_jj)`` in the ball.
         """
         share = state.shares / self.examples
         tangent = (share * state.losses).sum() - (state.dual * (state.outputs - self.start)).sum()
@@ -160,7 +170,8 @@ class FiniteProblem:
     ) -> Float[Tensor, "rows columns"]:
         """Minimise the softened loss plus ``weight / 2 ||theta||^2`` by L-BFGS (scipy's), from ``theta``.
 
-        Ends where the gradient is a hundredth of what the weight's part has at ``||theta|| = radius``: bounds lose its square.
+        Ends where the gradient is a hundredth of what the weight's part has at ``||theta|| = radius``: bounds
+        lose its square.
         """
         from scipy.optimize import minimize  # when first needed: scipy takes its time to import
 
@@ -173,18 +184,23 @@ class FiniteProblem:
 
         precision = max(1e-12, PRECISION * weight * radius / theta.numel() ** 0.5)
         found = minimize(
-            value_and_gradient, theta.cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
+            value_and_gradient,
+            theta.cpu().numpy().ravel(),
+            jac=True,
+            method="L-BFGS-B",
             options={"maxiter": ITERATIONS, "maxcor": 20, "gtol": precision, "ftol": 1e-12},
-        )  # fmt: skip
+        )
         return torch.from_numpy(found.x).to(theta).reshape(theta.shape)
 
     def solve_in_ball(
         self, theta: Float[Tensor, "rows columns"], radius: float, weight: float | None = None
     ) -> tuple[Float[Tensor, "rows columns"], float]:
-        """`solve` with the weight whose solution has about this norm, and that weight; a first guess may be given.
+        """`solve` with the weight whose solution has about this norm, and that weight; a first guess may be
+        given.
 
-        At the optimum ``weight R`` is the slope ``||beta||`` of the curve. The norm falls with the weight, about as a power of it: a
-        secant in logarithms, between the two tries nearest to the radius. A loss whose minimum lies inside the ball ends there.
+        At the optimum ``weight R`` is the slope ``||beta||`` of the curve. The norm falls with the weight,
+        about as a power of it: a secant in logarithms, between the two tries nearest to the radius. A loss
+        whose minimum lies inside the ball ends there.
         """
         if weight is None:
             weight = float(self.norm(self.state(theta).dual)) / radius

@@ -21,10 +21,11 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 class FunctionClass(ABC):
-    """Functions ``f = f_0 + sum_j K(., x_j) c_j`` with the norm ``||f - f_0||^2 = sum_jk c_j' K(x_j, x_k) c_k``.
+    """Functions ``f = f_0 + sum_j K(., x_j) c_j`` with the norm
+    ``||f - f_0||^2 = sum_jk c_j' K(x_j, x_k) c_k``.
 
-    A Gram matrix has ``n`` rows where all outputs share one scalar kernel, and ``n outputs`` rows otherwise, an example's outputs
-    together; coefficients are always (points, outputs).
+    A Gram matrix has ``n`` rows where all outputs share one scalar kernel, and ``n outputs`` rows otherwise,
+    an example's outputs together; coefficients are always (points, outputs).
 
     Attributes:
         outputs: of every function; 1 for two classes with signed outputs.
@@ -50,7 +51,9 @@ class FunctionClass(ABC):
     def predictor(
         self, points: Float[Tensor, "m ..."], coefficients: Float[Tensor, "m outputs"]
     ) -> nn.Module:
-        """``f`` as a module, differentiable in its input; ``.float()`` and ``.double()`` change its precision."""
+        """``f`` as a module, differentiable in its input; ``.float()`` and ``.double()`` change its
+        precision.
+        """
 
 
 class KernelClass(FunctionClass):
@@ -98,9 +101,11 @@ class KernelPredictor(nn.Module):
 
 
 class TangentClass(FunctionClass):
-    """A finite network made linear in its weights at their present values: ``f(x) = f(x; W0) + <df/dW(x; W0), W - W0>``.
+    """A finite network made linear in its weights at their present values:
+    ``f(x) = f(x; W0) + <df/dW(x; W0), W - W0>``.
 
-    Its norm is ``||W - W0||_F`` of the smallest step with that effect; its kernel the empirical one with all outputs apart.
+    Its norm is ``||W - W0||_F`` of the smallest step with that effect; its kernel the empirical one with all
+    outputs apart.
     """
 
     def __init__(self, model: nn.Module, x: Float[Tensor, "n ..."]) -> None:
@@ -138,7 +143,9 @@ def weight_step(
     *,
     block: int = 512,
 ) -> dict[str, Tensor]:
-    """``sum_j c_j df(x_j)/dW`` for every trained weight, by name: the step that kernel coefficients stand for."""
+    """``sum_j c_j df(x_j)/dW`` for every trained weight, by name: the step that kernel coefficients stand
+    for.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
     for at in range(0, len(points), block):
@@ -153,13 +160,16 @@ def weight_step(
 
 
 def limit_of(model: nn.Module) -> NTK | nn.Module:
-    """The kernel that networks like this one tend to as they widen, where it is known analytically; else the module, for its own tangent class."""
+    """The kernel that networks like this one tend to as they widen, where it is known analytically; else
+    the module, for its own tangent class.
+    """
     core = exact_core(model)
     return model if core is None or core.family.kernel(core.network) is None else ntk(model)
 
 
 def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> FunctionClass:
-    """What ``kernel`` stands for: a class as it is, a spec or a kernel function the space, a module its tangent class.
+    """What ``kernel`` stands for: a class as it is, a spec or a kernel function the space, a module its
+    tangent class.
 
     Raises:
         InputError: none of these.
@@ -174,6 +184,7 @@ def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> Func
     if callable(kernel):
         return KernelClass(kernel, outputs)
     raise InputError(
-        "kernel must be a KernelSpec, a function (x1, x2) -> matrix such as ntk(spec), or an nn.Module for its own tangent"
+        "kernel must be a KernelSpec, a function (x1, x2) -> matrix such as ntk(spec), or an nn.Module "
+        "for its own tangent"
         f" kernel, got {type(kernel).__name__}; see holdfast.theory."
     )

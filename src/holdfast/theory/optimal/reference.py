@@ -1,4 +1,6 @@
-"""The finite problem by a second solver, to check the first: interior points (Clarabel) through cvxpy; small cases, CPU."""
+"""The finite problem by a second solver, to check the first: interior points (Clarabel) through cvxpy;
+small cases, CPU.
+"""
 
 import torch
 
@@ -10,9 +12,11 @@ MOST_POINTS = 2000
 
 
 def reference_loss(problem: FiniteProblem, radius: float) -> float:
-    """``min 1/n sum_i max_j log-loss(f(x_j), y_i)`` over ``||f - f_0|| <= R``, as a cone program solved to about 1e-8.
+    """``min 1/n sum_i max_j log-loss(f(x_j), y_i)`` over ``||f - f_0|| <= R``, as a cone program solved to
+    about 1e-8.
 
-    Only cross-entropy without smoothing, the maximum itself instead of its soft form. Needs the extra ``holdfast[solver]``.
+    Only cross-entropy without smoothing, the maximum itself instead of its soft form. Needs the extra
+    ``holdfast[solver]``.
 
     Raises:
         InputError: another loss, more than `MOST_POINTS` points, or cvxpy is not installed.
@@ -23,7 +27,8 @@ def reference_loss(problem: FiniteProblem, radius: float) -> float:
         )
     if len(problem.owner) > MOST_POINTS:
         raise InputError(
-            f"the reference solver takes at most {MOST_POINTS:,} points, got {len(problem.owner):,}; take fewer examples."
+            f"the reference solver takes at most {MOST_POINTS:,} points, got {len(problem.owner):,}; "
+            "take fewer examples."
         )
     try:
         import cvxpy

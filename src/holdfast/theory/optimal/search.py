@@ -1,4 +1,6 @@
-"""The search: keep attacked points, solve the finite problem, attack its solution, add what hurts, until the bracket is narrow."""
+"""The search: keep attacked points, solve the finite problem, attack its solution, add what hurts, until
+the bracket is narrow.
+"""
 
 import math
 import time
@@ -66,29 +68,32 @@ def optimal_robust_loss(
     seed: int = 0,
     progress: Report | None = None,
 ) -> RobustLossCurve:
-    """How small the robust loss on these examples can get with functions of norm ``R``, for each ``R``: a bracket (theory.md; Gao et al. 2019).
+    """How small the robust loss on these examples can get with functions of norm ``R``, for each ``R``: a
+    bracket (theory.md; Gao et al. 2019).
 
-    A working set of attacked points makes the problem finite; its dual bounds the optimum from below whatever the points
-    (`FiniteProblem`), the attacked loss of its solution shows what is reached. Points where the loss is higher join, and the
-    problem is solved again from where it was, until the bracket is ``tolerance`` wide. Radii are taken in rising order, each
-    starting from the working set of the one before.
+    A working set of attacked points makes the problem finite; its dual bounds the optimum from below whatever
+    the points (`FiniteProblem`), the attacked loss of its solution shows what is reached. Points where the
+    loss is higher join, and the problem is solved again from where it was, until the bracket is ``tolerance``
+    wide. Radii are taken in rising order, each starting from the working set of the one before.
 
     Args:
-        kernel: `KernelSpec`, a kernel function ``(x1, x2) -> matrix`` (`ntk`; differentiable in ``x1`` where there is a threat), or an
-            ``nn.Module``: then the functions are that network's, linear in its weights, and ``R`` is their distance from its present ones.
+        kernel: `KernelSpec`, a kernel function ``(x1, x2) -> matrix`` (`ntk`; differentiable in ``x1`` where
+            there is a threat), or an ``nn.Module``: then the functions are that network's, linear in its
+            weights, and ``R`` is their distance from its present ones.
         threat: ``None`` for the clean problem.
         radii: ``R >= 0``.
         loss: convex; default cross-entropy.
         classes: by default the largest label + 1, and at least 2.
         tolerance: width of bracket after which a radius is done.
-        attack: judges each radius at the end; default 40 steps of PGD from the example and one from a random point.
+        attack: judges each radius at the end; default 40 steps of PGD from the example and one from a random
+            point.
         rounds: of solving and attacking, at most, a radius.
         until: radii above the first whose upper end is at most this are left out of the result.
         progress: called with the share of the work done, about.
 
     Raises:
-        InputError: no or bad radii, a loss that is not convex, examples the threat refuses or whose kernel overflows, labels that are no
-            class numbers, or a working set beyond memory.
+        InputError: no or bad radii, a loss that is not convex, examples the threat refuses or whose kernel
+            overflows, labels that are no class numbers, or a working set beyond memory.
     """
     began = time.perf_counter()
     loss = as_loss(loss)
@@ -102,14 +107,27 @@ def optimal_robust_loss(
     functions = function_class(kernel, x, classes)
     if int(y.max()) >= max(2, functions.outputs):
         raise InputError(
-            f"labels must lie in 0..{max(2, functions.outputs) - 1} for functions with {functions.outputs} output(s), got {int(y.max())};"
+            f"labels must lie in 0..{max(2, functions.outputs) - 1} for functions with "
+            f"{functions.outputs} output(s), got {int(y.max())};"
             " renumber them or give classes."
         )
     search = _Search(
-        functions=functions, x=x, y=y.long(), threat=threat, loss=loss, tolerance=tolerance, rounds=rounds,
-        attack=PGD(steps=40, restarts=2, start="example") if attack is None else as_attack(attack), seed=seed,
-        working=_Working(points=x, owner=torch.arange(len(x), device=x.device), coefficients=(none := x.new_zeros(len(x), functions.outputs)), held=none),
-    )  # fmt: skip
+        functions=functions,
+        x=x,
+        y=y.long(),
+        threat=threat,
+        loss=loss,
+        tolerance=tolerance,
+        rounds=rounds,
+        attack=PGD(steps=40, restarts=2, start="example") if attack is None else as_attack(attack),
+        seed=seed,
+        working=_Working(
+            points=x,
+            owner=torch.arange(len(x), device=x.device),
+            coefficients=(none := x.new_zeros(len(x), functions.outputs)),
+            held=none,
+        ),
+    )
     found: dict[float, _Reached] = {}
     rising = sorted(set(map(float, radii)))
     for done, radius in enumerate(rising):
@@ -140,11 +158,18 @@ def optimal_robust_loss(
 def first_slope(
     functions: FunctionClass, x: Points, y: Int[Tensor, " labels"], loss: Loss
 ) -> tuple[float, float]:
-    """The clean loss at radius 0, and how fast the optimal one begins to fall with the radius: ``||1/n sum_i s_i K(., x_i)||``."""
+    """The clean loss at radius 0, and how fast the optimal one begins to fall with the radius:
+    ``||1/n sum_i s_i K(., x_i)||``.
+    """
     problem = FiniteProblem(
-        gram=functions.gram(x, x), start=functions.start(x), owner=torch.arange(len(x), device=x.device), labels=y.long(),
-        examples=len(x), loss=loss, temperature=TOLERANCE,
-    )  # fmt: skip
+        gram=functions.gram(x, x),
+        start=functions.start(x),
+        owner=torch.arange(len(x), device=x.device),
+        labels=y.long(),
+        examples=len(x),
+        loss=loss,
+        temperature=TOLERANCE,
+    )
     state = problem.state(problem.theta(x.new_zeros(len(x), functions.outputs)))
     return float(state.value), problem.line(state).slope
 
@@ -159,16 +184,19 @@ def _check(x: Tensor, y: Tensor, loss: Loss, classes: int) -> None:
         raise InputError(f"x and y must have one row an example, got {len(x)} and {len(y)}; pair them.")
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise InputError(
-            f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}; renumber the labels or raise classes."
+            f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}; renumber the labels or "
+            "raise classes."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Working:
-    """The points, whose they are, the coefficients of the solution, and the values of the best function so far.
+    """The points, whose they are, the coefficients of the solution, and the values of the best function so
+    far.
 
-    Solutions of the finite problem jump from round to round: each serves its own points and no others. Attacking the middle between
-    the solution and the best function so far (Ben-Ameur and Neto 2007, in-out separation) takes a fraction of the rounds.
+    Solutions of the finite problem jump from round to round: each serves its own points and no others.
+    Attacking the middle between the solution and the best function so far (Ben-Ameur and Neto 2007, in-out
+    separation) takes a fraction of the rounds.
     """
 
     points: Float[Tensor, "points ..."]
@@ -178,8 +206,11 @@ class _Working:
 
     def keep(self, rows: Bool[Tensor, " points"]) -> "_Working":
         return _Working(
-            points=self.points[rows], owner=self.owner[rows], coefficients=self.coefficients[rows], held=self.held[rows]
-        )  # fmt: skip
+            points=self.points[rows],
+            owner=self.owner[rows],
+            coefficients=self.coefficients[rows],
+            held=self.held[rows],
+        )
 
     def add(
         self, points: Points, owner: Int[Tensor, " new"], held: Float[Tensor, "new outputs"]
@@ -222,7 +253,9 @@ class _Search:
         ]
 
     def at(self, radius: float) -> _Reached:
-        """Rounds of solving and attacking until the bracket is narrow: a quick search feeds them, the full attack has the last word."""
+        """Rounds of solving and attacking until the bracket is narrow: a quick search feeds them, the full
+        attack has the last word.
+        """
         weight: float | None = None
         best: _Reached | None = None
         judged, joined = False, True
@@ -241,9 +274,13 @@ class _Search:
             if best is not None and joined:
                 tried = _scaled(problem, (tried + problem.interpolant(self.working.held)) / 2, radius)
             solution = Solution(
-                radius=radius, points=self.working.points, coefficients=tried, dual=state.dual, slope=line.slope,
+                radius=radius,
+                points=self.working.points,
+                coefficients=tried,
+                dual=state.dual,
+                slope=line.slope,
                 functions=self.functions,
-            )  # fmt: skip
+            )
             values = problem.values(tried)
             points, gain, reached = self._attacked(problem, solution, values, full=False)
             if best is None or math.isnan(best.loss) or reached.loss < best.loss:
@@ -261,7 +298,8 @@ class _Search:
         assert best is not None  # rounds >= 1
         if not math.isfinite(best.loss):
             raise InputError(
-                f"the loss of the best function of norm {radius:g} must be finite, got {best.loss}; scale the examples down or take a"
+                f"the loss of the best function of norm {radius:g} must be finite, got {best.loss}; "
+                "scale the examples down or take a"
                 " smaller radius."
             )
         return best
@@ -293,9 +331,11 @@ class _Search:
         *,
         full: bool,
     ) -> tuple[Points, Float[Tensor, " examples"], _Reached]:
-        """A bad point an example, how much worse it is than the worst one known, and what the function is worth at all of them.
+        """A bad point an example, how much worse it is than the worst one known, and what the function is
+        worth at all of them.
 
-        ``values`` of ``f - f_0`` at the problem's points, which need not be those that the solution is written with.
+        ``values`` of ``f - f_0`` at the problem's points, which need not be those that the solution is
+        written with.
         """
         known = problem.start + values
         losses = self.loss(known, problem.labels)
@@ -350,7 +390,8 @@ class _Search:
         points: Points,
         gain: Float[Tensor, " examples"],
     ) -> bool:
-        """Points without weight leave, points that raise an example's loss by a share of the tolerance join; examples always stay.
+        """Points without weight leave, points that raise an example's loss by a share of the tolerance join;
+        examples always stay.
 
         Whether any joined.
         """
