@@ -39,3 +39,25 @@ def test_nothing_is_written_for_a_wrong_call(settings, tmp_path):
     with pytest.raises(HoldfastError):
         hf.train(hf.networks.TwoLayer(64, 2, 8), data, "linf:0.01", out=tmp_path / "run", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_keyword_names_the_function_and_the_argument_meant():
+    with pytest.raises(TypeError, match=r"^train\(\) has no argument 'epoch'; did you mean epochs\?$"):
+        hf.train(None, None, "l2:0.1", epoch=2)
+    with pytest.raises(TypeError, match=r"^certify\(\): missing a required argument: 'radius'$"):
+        hf.certify(None, {}, None, None, "l2:0.1", hf.PGD())
+    with pytest.raises(TypeError, match=r"^PGD\(\) has no argument 'stesp'; did you mean steps\?$"):
+        hf.PGD(stesp=3)
+
+
+def test_an_optimizer_that_makes_none_is_refused():
+    data = hf.data.digits(classes=(3, 8))
+    with pytest.raises(hf.InputError, match=r"optimizer must be a function .* but it returned NoneType"):
+        hf.train(
+            torch.nn.Linear(64, 2),
+            data,
+            "l2:0.1",
+            optimizer=lambda parameters: None,
+            epochs=1,
+            progress=False,
+        )

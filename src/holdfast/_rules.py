@@ -309,7 +309,10 @@ def _guarded(function: Any, rules: Mapping[str, Rule]) -> Any:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(_unbound(function, signature, kwargs, error)) from None
         for name, value in bound.arguments.items():
             if name in rules:
                 bound.arguments[name] = rules[name](name, value, remedies[name])
@@ -317,6 +320,18 @@ def _guarded(function: Any, rules: Mapping[str, Rule]) -> Any:
 
     guarded.rules = rules  # type: ignore[attr-defined]
     return guarded
+
+
+def _unbound(function: Any, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> str:
+    """Why the arguments do not fit the function, with its name and the argument that was likely meant."""
+    name = function.__qualname__.removesuffix(".__init__")
+    known = [word for word in signature.parameters if word != "self"]
+    for word in given:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}."
+            return f"{name}() has no argument {word!r}; {meant}"
+    return f"{name}(): {error}"
 
 
 def _remedy(parameter: inspect.Parameter) -> str:

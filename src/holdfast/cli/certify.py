@@ -9,8 +9,8 @@ from holdfast.errors import RunFolderError
 
 EXAMPLES = """\
   holdfast certify runs/wide
-  holdfast certify runs/wide --radius 10
-  holdfast certify runs/wide --radius 10 --tighten 100"""
+  holdfast certify runs/wide --radius 100
+  holdfast certify runs/wide --radius 100 --tighten 100"""
 
 
 def run(argv: Sequence[str]) -> int:

@@ -37,7 +37,7 @@ examples:
   holdfast train --data digits --threat l2:0.3 --width 8000 --epochs 60 --out runs/wide
   holdfast train runs/wide/config.yaml --seed 1
   holdfast evaluate runs/wide
-  holdfast certify runs/wide --radius 10
+  holdfast certify runs/wide --radius 100
   holdfast plan --data digits --threat l2:0.3
   holdfast sweep --data digits --threat l2:0.3 --width 256,1024,4096 --seeds 3
   holdfast reproduce all --quick

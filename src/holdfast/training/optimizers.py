@@ -66,7 +66,13 @@ def make_optimizer(
     factory makes of the parameters.
     """
     if not isinstance(choice, str):
-        return choice(parameters)
+        made = choice(parameters)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise InputError(
+                "optimizer must be a function from parameters to a torch optimiser, but it returned"
+                f" {type(made).__name__}; return one, such as torch.optim.SGD(parameters, lr=0.1)."
+            )
+        return made
     if learning_rate is None or not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise InputError(f"learning_rate must be > 0 and finite, got {learning_rate}; try 0.1.")
     if choice == "sgd":
