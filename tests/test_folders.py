@@ -100,7 +100,7 @@ def test_a_folder_with_something_in_it_is_refused_before_anything_is_spent(
         "jobs.train.check_data",
         "jobs.plan.check_data",
         "jobs.evaluate._evaluated",
-        "reproduce.run.record",
+        "lab.reproduce.run.record",
     ):
         monkeypatch.setattr(f"holdfast.{place}", killed)
     (tmp_path / "thesis.tex").write_text("years of work")

@@ -18,6 +18,7 @@ from holdfast.lab.sweep import cell as sweep_cell
 from holdfast.lab.sweep.backends import in_processes, in_turn, on_ray
 from holdfast.lab.sweep.grid import read_grid, split_values
 from holdfast.lab.sweep.run import run_sweep
+from holdfast.record.schema import Summary
 from holdfast.report.sweep import columns, rows, write_sweep_report
 
 TINY = ["--data", "forced", "--threat", "l2:0.2", "--epochs", "2", "--quiet"]
@@ -372,14 +373,14 @@ def test_bounds_are_called_what_they_are_and_trivial_ones_are_no_figures(
 
 
 def test_a_trivial_bound_of_a_cell_is_no_figure():
-    summary = {
-        "certificate_status": "estimate",
-        "certificate_informative": False,
-        "certificate_floor": 0.0,
-        "robust_loss_lower_bound": 0.0,
-        "gap": 264.2,
-        "train_fitted": True,
-    }
+    summary = Summary(
+        certificate_status="estimate",
+        certificate_informative=False,
+        certificate_floor=0.0,
+        robust_loss_lower_bound=0.0,
+        gap=264.2,
+        train_fitted=True,
+    )
     found = sweep_cell._figures(summary)
     assert found["gap"] is None
     assert found["robust_loss_lower_bound"] is None

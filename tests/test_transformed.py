@@ -62,6 +62,17 @@ def test_success_is_judged_by_the_mean_answer() -> None:
     assert judged.success.float().mean() < 0.15
 
 
+def test_a_mean_is_taken_once() -> None:
+    """Not of means: the model is called so many times a pass."""
+    model = Noisy(noise=1.0)
+    x, y = examples(model)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    attack = ExpectedGradient(attack=PGD(steps=3), samples=8)
+    attack.run(model, x, y, THREAT)
+    assert len(calls) <= (attack.attack.passes + 6) * 8
+
+
 @pytest.mark.parametrize("seed", [0, 5])
 def test_a_seed_repeats_and_torchs_own_random_state_is_left_alone(seed: int) -> None:
     model = Noisy(noise=1.0)

@@ -1,5 +1,6 @@
 """Every indicator fires on a model built to deserve it, and none on healthy ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from holdfast import data as datasets
 from holdfast.attacks import FGSM, PGD
-from holdfast.evaluation import evaluate
+from holdfast.evaluation import cascade, evaluate
 from holdfast.evaluation.warning_signs import INDICATORS, examined
 from holdfast.threats import LpBall
 
@@ -179,3 +180,23 @@ def test_progress_counts_every_indicator(net, digits):
     assert result.warnings is result.verdict is None
     examined(net, x, y, THREAT, result, progress=lambda *call: seen.append(call))
     assert [done for _, done, _ in seen] == list(range(1, len(INDICATORS) + 1))
+
+
+def test_a_bound_that_an_attack_contradicts_makes_the_figures_void(monkeypatch):
+    model, y = nn.Linear(2, 2), torch.zeros(4, dtype=torch.long)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        model.bias.zero_()
+    x = torch.full((4, 2), 0.1)
+    real = cascade.verified_bounds
+
+    def wrong(*args, **settings):
+        proof = real(*args, **settings)
+        return replace(proof, margins=torch.ones_like(proof.margins))
+
+    monkeypatch.setattr(cascade, "verified_bounds", wrong)
+    result = evaluate(model, x, y, LpBall("inf", 0.5), "fast", verify="crown")
+    assert result.verdict == "void"
+    assert "contradiction" in {sign.name for sign in result.warnings}
+    assert result.verified_accuracy == 0.0
+    assert result.loss_bound.isinf().all()

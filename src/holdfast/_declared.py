@@ -104,6 +104,11 @@ def _type(annotation: ast.expr, words: dict[str, Any]) -> Any:
 
 
 def _value(default: ast.expr) -> Any:
+    match default:
+        case ast.Call(func=ast.Name(id="field"), keywords=given):  # of a dataclass: what it says, or nothing
+            said = {word.arg: word.value for word in given}
+            own = said.get("default") or said.get("default_factory")
+            return ... if own is None else _value(own)
     try:
         return ast.literal_eval(default)
     except ValueError:  # such as torch.float32: its text

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, nn
@@ -75,8 +76,12 @@ class ExpectedGradient(Attack):
         with _seeded(generator, generator.device):
             yield self._mean(model)
 
-    def _mean(self, model: nn.Module) -> MeanOutputs:
-        return model if isinstance(model, MeanOutputs) else MeanOutputs(model, self.samples)
+    def _mean(self, model: nn.Module) -> nn.Module:
+        # `judging` has wrapped it already, and checks of the attack's may stand around that.
+        inner: Any = model
+        while not isinstance(inner, MeanOutputs) and isinstance(getattr(inner, "inner", None), nn.Module):
+            inner = inner.inner
+        return model if isinstance(inner, MeanOutputs) else MeanOutputs(model, self.samples)
 
 
 @contextmanager
