@@ -52,11 +52,14 @@ def _on_copies(method: Method) -> Method:
 class Loss(ABC):
     """``loss(f, y)`` for each example.
 
-    Attributes (read by certificates; a claim of the class that computes the loss, and not inherited by one
-        that computes another): convex: whether ``f -> loss(f, y)`` is convex for every label, with `slope` a
-        subgradient. nonnegative: whether the loss is never below 0 (then a window that misses examples still
-        gives a lower bound). lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None``
-        where there is none.
+    Certificates read these attributes. Each is a claim of the class that computes the loss, and is not
+    inherited by one that computes another.
+
+    Attributes:
+        convex: whether ``f -> loss(f, y)`` is convex for every label, with `slope` a subgradient.
+        nonnegative: whether the loss is never below 0 (then a window that misses examples still gives a lower
+            bound).
+        lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None`` where there is none.
     """
 
     convex: ClassVar[bool] = False

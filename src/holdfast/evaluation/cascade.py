@@ -94,8 +94,7 @@ def evaluate(
             most 256 on a CPU. Halved, and ``notice`` told so, where memory runs out all the same.
         drop_broken: examples that are misclassified, proved, or broken by one attack, are spared the next, as
             only success matters. False: every example meets every attack, for the highest loss; attacks that
-                drop broken
-            examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
+            drop broken examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
         sample: evaluate only this many examples, drawn at random; the result then has confidence intervals.
         radii: of each example's own ball, (examples,); default the threat's radius. Examples of one radius go
             together.

@@ -44,7 +44,7 @@ def load_model(
         source: an import path (``my_package.module:Net`` or ``my_package.module.Net``: a class or function
             that makes the network, or the network itself), which runs that code; or a file, known by its
             content and name: ONNX (``.onnx``, ``.onnx.gz``), read without executing anything; TorchScript or
-                ``torch.export`` (``.pt2``), which are programs.
+            ``torch.export`` (``.pt2``), which are programs.
         weights: for an import path: a safetensors file or a state dict saved by ``torch.save``, loaded
             without executing code (``weights_only=True``); a checkpoint that holds it under ``state_dict``,
             ``model_state_dict`` or ``model`` is understood.

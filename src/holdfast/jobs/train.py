@@ -184,7 +184,7 @@ def train(
             written.
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each
             evaluated epoch: columns ``kernel_...`` and ``weight_drift`` of ``metrics.jsonl``
-                (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
+            (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
             for each of them; refused where that does not fit into memory. Default: none.
         start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another

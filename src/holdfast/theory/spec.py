@@ -45,7 +45,7 @@ class KernelSpec(Shown):
         depth: hidden layers ``H``.
         trained: ``hidden``: the paper's kernel, only the ``W^h`` move (Gao et al. 2019, arXiv 1906.07916);
             ``hidden and output``: ``a`` too, which is what other tools compute for ``H`` hidden layers
-                without a fixed input map; ``all``: also ``A``.
+            without a fixed input map; ``all``: also ``A``.
         shift: subtracted before the activation.
         normalised: ``c = 1 / E act(z - shift)^2`` for standard Gaussian ``z``; otherwise ``c = 1``.
         output_variance: of the entries of ``a``.

@@ -84,9 +84,8 @@ def verify(
             end, if given the time, for networks without pooling and smooth functions, where without kinks
             these are the bounds of ``crown``; for small networks), or
             ``auto``: the cheapest first (``ibp`` and ``crown-ibp``, or ``second-order`` where it applies,
-                then ``crown``, ``alpha`` and, where
-            ``seconds`` are given and the network is small, ``branch``), each on all examples still unverified
-            whose clean prediction is right.
+            then ``crown``, ``alpha`` and, where ``seconds`` are given and the network is small,
+            ``branch``), each on all examples still unverified whose clean prediction is right.
         steps: gradient steps of ``alpha``.
         seconds: from the call to the answer. Bounds that are not finished by then are given up,
             `Verification.out_of_time` tells of which examples; ``branch`` shares out what is left among its
