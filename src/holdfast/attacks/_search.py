@@ -14,8 +14,8 @@ Rows = Bool[torch.Tensor, " batch"]
 def broken(
     model: nn.Module, points: Points, outputs: Outputs, x: Points, y: Labels, threat: Threat, aim: Aim
 ) -> Rows:
-    """Which points reach the aim and still do so when settled in the threat set: a hair inside its edge they
-    may not.
+    """Which points reach the goal and still do so when moved strictly inside the threat set, where they are
+    returned.
 
     One more forward pass, of the rows that seem broken; waits for the device.
     """

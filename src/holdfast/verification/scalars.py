@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -53,7 +54,7 @@ class Scalar:
         start = 0 if self.convex_first else 1
         return tuple(zip(edges[start::2], edges[start + 1 :: 2], strict=False))
 
-    @property
+    @cached_property  # the library's own functions are tried once, not at every use in every trace
     def misdescribed(self) -> bool:
         """Whether value, slope and bends contradict each other on a grid: no bound may be drawn for such a
         function.
