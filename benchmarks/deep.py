@@ -2,7 +2,7 @@
 
 Data and threat are those of `reference_table.py` (pixels / 16 scaled to norm sqrt(3)/2 with a last coordinate 1/2, l2 radius 0.1 in the
 first 64 coordinates, logistic loss). Projected momentum descent on attacked points, the same radius in every layer; the last
-pass is certified, attacked by 10 steps of PGD. The start has loss log 2 = 0.6931. "Aim" is an independent prototype's loss / gap.
+pass is certified, attacked by 10 steps of PGD. The start has loss log 2 = 0.6931. "Goal" is an independent prototype's loss / gap.
 """
 
 import time
@@ -25,7 +25,7 @@ class Row:
     depth: int
     width: int
     radius: float | tuple[float, ...]
-    aim: str = ""
+    target: str = ""
     quick: bool = False
 
     @property
@@ -137,7 +137,7 @@ def run(row: Row, *, quick: bool) -> list[str]:
         ", ".join(f"{r:g}" for r in (row.radii if isinstance(row.radius, tuple) else row.radii[:1])),
         f"{found.surrogate_loss:.4f}",
         f"{found.gap:.5f}",
-        row.aim,
+        row.target,
         f"{found.width_factor:.2f}",
         found.status,
         f"{middle - began:.0f}",
@@ -160,7 +160,7 @@ def main() -> None:
         "R",
         "surrogate loss",
         "certified gap",
-        "aim (loss / gap)",
+        "target (loss / gap)",
         "width factor",
         "status",
         "seconds of training",

@@ -2,7 +2,7 @@
 
 The set-up is that of the design's reference figures: pixels / 16 scaled to norm sqrt(3)/2 with a last coordinate 1/2, l2
 radius 0.1 in the first 64 coordinates, logistic loss, full batch, 10-step PGD, paired Gaussian start. The columns named
-"aim" are those reference figures, from an independent prototype.
+"target" are those reference figures, from an independent prototype.
 """
 
 import time
@@ -26,7 +26,7 @@ class Row:
     momentum: float
     schedule: str
     epochs: int
-    aims: tuple[str, str, str, str]  # surrogate, best round, tightened, per unit
+    targets: tuple[str, str, str, str]  # surrogate, best round, tightened, per unit
 
 
 ROWS = (
@@ -67,20 +67,20 @@ def run(row: Row, *, quick: bool) -> list[str]:
     windows = [m for m in done.metrics if m["lower_bound"] is not None]
     best = max(windows, key=lambda m: m["lower_bound"])
     per_unit = ""
-    if row.width <= 2_000 and row.aims[2] and not quick:
+    if row.width <= 2_000 and row.targets[2] and not quick:
         finer = hf.certify(
             model, initial, data.train.x, data.train.y, threat, attack, row.radius, tighten=120, per_unit=True
         )
         per_unit = f"{finer.lower_bound:.4f}"
-    aim = [f" ({text})" if text else "" for text in row.aims]
+    target = [f" ({text})" if text else "" for text in row.targets]
     cells = [
         f"{row.activation}{', centred' if row.centred else ''}",
         f"{row.width:,}",
         f"{row.radius:g}",
-        f"{certificate.surrogate_loss:.4f}{aim[0]}",
-        f"{best['lower_bound']:.4f}{aim[1]} (round {best['rounds']})",
-        f"{certificate.lower_bound:.4f}{aim[2]}",
-        f"{per_unit}{aim[3]}",
+        f"{certificate.surrogate_loss:.4f}{target[0]}",
+        f"{best['lower_bound']:.4f}{target[1]} (round {best['rounds']})",
+        f"{certificate.lower_bound:.4f}{target[2]}",
+        f"{per_unit}{target[3]}",
         f"{certificate.gap:.4f}",
         f"{certificate.width_factor:.1f}",
         certificate.status,
@@ -101,10 +101,10 @@ def main() -> None:
         "network",
         "units",
         "R",
-        "surrogate (aim)",
-        "best round (aim)",
-        "tightened (aim)",
-        "per unit (aim)",
+        "surrogate (target)",
+        "best round (target)",
+        "tightened (target)",
+        "per unit (target)",
         "gap",
         "width factor",
         "status",

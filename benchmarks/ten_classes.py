@@ -1,7 +1,7 @@
 """Ten digits, signed one-hot outputs: the certified gap against width.
 
 400 examples scaled to norm sqrt(3)/2 with a last coordinate 1/2, l2 radius 0.1, softplus, R = 60; f_c is m^(-1/2) times a sum over
-all m units. The aim is a gap of at most 0.09 at 10 x 4,000 units (an independent prototype's), then at most 0.01.
+all m units. The target is a gap of at most 0.09 at 10 x 4,000 units (an independent prototype's), then at most 0.01.
 """
 
 import time

@@ -124,7 +124,7 @@ def spread(threat: hf.LpBall, x: Tensor, side: int = 17) -> Tensor:
     tips = torch.cat([torch.eye(x.shape[1]), -torch.eye(x.shape[1])]).double()
     moves = threat.radius * torch.cat([torch.zeros(1, x.shape[1]).double(), tips, grid])
     points = (x[:, None] + moves[None]).flatten(0, 1)
-    inside = threat.settle(points, x.repeat_interleave(len(moves), 0))
+    inside = threat.project_inside(points, x.repeat_interleave(len(moves), 0))
     return inside.reshape(len(x), len(moves), -1)
 
 

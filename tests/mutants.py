@@ -41,8 +41,8 @@ LEVEL = f"{BOUNDS}::test_a_line_of_the_kernel_problem_is_below_the_exact_tangent
 SMOOTH = f"{BOUNDS}::test_smooth_curvature_is_reached"
 WINDOW = "test_saturation_windows.py"
 ALLOWED = f"{CHECKED}::test_margins_of_an_affine_network_are_below_the_exact_ones"
-SETTLED = "test_threats.py::test_settle_projects_onto_the_stated_radius"
-SLICE = "test_threats.py::test_settled_points_of_a_slice_keep_the_stated_distance_from_its_edges"
+PROJECTED = "test_threats.py::test_project_inside_projects_onto_the_stated_radius"
+SLICE = "test_threats.py::test_projected_points_of_a_slice_keep_the_stated_distance_from_its_edges"
 BALL = "test_training.py::test_projected_weights_lie_in_the_ball_after_rounding"
 NOTHING = "test_training.py::test_radii_that_float32_rounds_up_are_kept_by_weights_that_start_at_nothing"
 LENGTH = "test_training.py::test_a_rough_length_does_not_pass_for_the_exact_one"
@@ -157,19 +157,19 @@ MUTATIONS = (
         SMOOTH,
     ),
     # ---- threats and the ball of weights
-    Mutation("threats/base.py", "SHRINK = 1e-5", "SHRINK = 0.0", SETTLED),
-    Mutation("threats/base.py", "UNITS = 2.0**-22", "UNITS = 0.0", SETTLED),
+    Mutation("threats/base.py", "SHRINK = 1e-5", "SHRINK = 0.0", PROJECTED),
+    Mutation("threats/base.py", "UNITS = 2.0**-22", "UNITS = 0.0", PROJECTED),
     Mutation(
         "threats/lp.py",
         "((1 - SHRINK) * self.radius - UNITS * size)",
         "(self.radius - UNITS * size)",
-        SETTLED,
+        PROJECTED,
     ),
     Mutation(
         "threats/lp.py",
         "((1 - SHRINK) * self.radius - UNITS * size)",
         "((1 - SHRINK) * self.radius)",
-        SETTLED,
+        PROJECTED,
     ),
     Mutation(
         "threats/sphere.py",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.attacks._ascent import Halving, Sparse
 from holdfast.attacks.apgd import APGD
-from holdfast.attacks.base import Aim, Attack
+from holdfast.attacks.base import Attack, Goal
 from holdfast.attacks.margins import (
     DLR,
     Margin,
@@ -351,9 +351,9 @@ def test_the_search_starts_where_it_is_told() -> None:
     flat = nn.Linear(FEATURES, 3)
     flat.weight.data.zero_()
     y = predicted(flat, x)
-    threat, aim = LpBall("inf", 0.1), Aim(loss=CrossEntropy())
+    threat, goal = LpBall("inf", 0.1), Goal(loss=CrossEntropy())
     generator = torch.Generator().manual_seed(0)
-    stay = APGD(steps=2, start="example").search(flat, x, y, threat, aim=aim, generator=generator)
+    stay = APGD(steps=2, start="example").search(flat, x, y, threat, goal=goal, generator=generator)
     assert torch.equal(stay, x)
 
 

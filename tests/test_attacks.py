@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from holdfast.attacks import FGSM, PGD, Aim, Attack, CleanAttack, MultiTarget, RandomAttack, in_mode
+from holdfast.attacks import FGSM, PGD, Attack, CleanAttack, Goal, MultiTarget, RandomAttack, in_mode
 from holdfast.attacks.base import Scored, stronger
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge, Labels, Squared, correct
@@ -29,7 +29,7 @@ class WildAttack(Attack):
         return "wild"
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         points = x + 100 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         points[0] = torch.nan
@@ -150,10 +150,10 @@ def test_training_points_are_detached_members_of_the_set(attack: Attack) -> None
     if isinstance(attack, WildAttack):
         x[:2] = 0.5  # its rows that are not finite stay so: `points` checks nothing
     points = attack.points(model, x, y, threat, generator=torch.Generator(), loss=CrossEntropy())
-    settled = points.isfinite().all(1)
+    finite = points.isfinite().all(1)
     assert not points.requires_grad
-    assert settled[2:].all()
-    assert threat.contains(points[settled], x[settled]).all()
+    assert finite[2:].all()
+    assert threat.contains(points[finite], x[finite]).all()
 
 
 class Recorder(nn.Module):
@@ -431,12 +431,12 @@ def test_the_best_iterate_is_kept_where_the_last_one_overshoots() -> None:
     torch.testing.assert_close(best.x[0, 0], torch.tensor(0.15))
 
 
-def test_points_a_threat_fails_to_settle_are_discarded() -> None:
-    class Unsettled(LpBall):
-        def settle(self, points: Points, x: Points) -> Points:
+def test_points_a_threat_fails_to_project_are_discarded() -> None:
+    class Outside(LpBall):
+        def project_inside(self, points: Points, x: Points) -> Points:
             return points
 
-    model, (x, y), threat = network(3), examples(3), Unsettled("2", 0.4)
+    model, (x, y), threat = network(3), examples(3), Outside("2", 0.4)
     result = WildAttack().run(model, x, y, threat)
     assert torch.equal(result.x, x)
     torch.testing.assert_close(result.loss, CrossEntropy()(model(x), y).detach())

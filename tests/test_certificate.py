@@ -28,7 +28,7 @@ from certificate_cases import (
     record_round,
 )
 from holdfast.attacks import PGD, Attack
-from holdfast.attacks.base import Aim
+from holdfast.attacks.base import Goal
 from holdfast.certificates import (
     Certificate,
     FrozenPass,
@@ -63,10 +63,17 @@ class Linear(Attack):
     name = "linear"
 
     def search(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, aim: Aim, generator: torch.Generator
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        goal: Goal,
+        generator: torch.Generator,
     ) -> Tensor:
         points = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(aim.value(model(points), y).sum(), points)
+        (gradient,) = torch.autograd.grad(goal.value(model(points), y).sum(), points)
         return threat.maximise(gradient, x)
 
 
@@ -77,7 +84,14 @@ class Beyond(Attack):
     name = "beyond"
 
     def search(
-        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, aim: Aim, generator: torch.Generator
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        *,
+        goal: Goal,
+        generator: torch.Generator,
     ) -> Tensor:
         return x
 

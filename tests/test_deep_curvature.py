@@ -247,10 +247,10 @@ def test_rows_and_matrices_are_the_same_quadratic(input_layer: bool) -> None:
         once.add(block.rows, 2.0)
         for _ in range(4):  # 20 rows of 16 inputs
             twice.add(block.rows, 0.5)
-        matrices, basis = once.settled()
+        matrices, basis = once.reduced()
         assert basis is not None
         assert basis.shape[1] < 16
-        whole, none = twice.settled()
+        whole, none = twice.reduced()
         assert none is None
         for seed in range(3):
             step = normal(draws(seed), *weights.shape)

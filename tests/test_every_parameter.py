@@ -62,7 +62,7 @@ INNER = {  # what attacks, losses and families of one's own are written with: ca
     "Expanded",
     "TwoLayerCurvature",
     "DeepCurvature",
-    "Aim",
+    "Goal",
     "attacking",
     "in_mode",
     "broken_claim",

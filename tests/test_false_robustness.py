@@ -252,7 +252,7 @@ def test_a_projection_that_works_in_place_decides_membership_all_the_same() -> N
     outside = x + 0.3
     kept = outside.clone()
     assert not threat.contains(outside, x).any()
-    assert threat.contains(threat.settle(outside, x), x).all()
+    assert threat.contains(threat.project_inside(outside, x), x).all()
     assert outside.equal(kept)
 
 

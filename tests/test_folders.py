@@ -174,7 +174,7 @@ def test_a_run_that_was_to_replace_another_is_discarded_by_the_next_one(data, th
     assert (run / "mine.txt").read_text() == "stays"
 
 
-@pytest.mark.parametrize("moment", ["staging", "_settle", "_move", "clear_replacement"])
+@pytest.mark.parametrize("moment", ["staging", "_synchronise", "_move", "clear_replacement"])
 def test_a_kill_while_it_is_replaced_leaves_one_of_both_whole(data, threat, run, monkeypatch, moment):
     whole = take_over = _record.take_over
 

@@ -54,21 +54,21 @@ class Edge(nn.Module):
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.spec)
-def test_settled_and_random_points_lie_in_the_set_and_reach_its_edge(
+def test_projected_and_random_points_lie_in_the_set_and_reach_its_edge(
     threat: Threat, dtype: torch.dtype
 ) -> None:
     x = examples(dtype)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    settled = threat.settle(x + 3 * noise, x)
+    inside = threat.project_inside(x + 3 * noise, x)
     drawn = threat.sample(x, generator=torch.Generator().manual_seed(2))
-    assert settled.dtype == drawn.dtype == dtype
-    assert threat.contains(settled, x).all()
+    assert inside.dtype == drawn.dtype == dtype
+    assert threat.contains(inside, x).all()
     assert threat.contains(drawn, x).all()
     assert not (drawn == x).all(1).any()
-    wide = threat.settle(x.float() + 3 * noise.float(), x.float())
-    reached, possible = (((p.double() - x.double()).norm(dim=1)) for p in (settled, wide))
+    wide = threat.project_inside(x.float() + 3 * noise.float(), x.float())
+    reached, possible = (((p.double() - x.double()).norm(dim=1)) for p in (inside, wide))
     assert (reached > 0.8 * possible).all()
-    assert threat.settle(settled, x).equal(settled)
+    assert threat.project_inside(inside, x).equal(inside)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

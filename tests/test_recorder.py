@@ -61,7 +61,7 @@ def recorder_for(
 
 
 def attacked(x: Tensor, draw: torch.Generator) -> Tensor:
-    return THREAT.settle(x + normal(draw, *x.shape), x)
+    return THREAT.project_inside(x + normal(draw, *x.shape), x)
 
 
 def epoch(
@@ -615,7 +615,7 @@ def test_random_weights_never_pass_below_in_float32() -> None:
         recorder.open()
         points = torch.empty_like(x)
         for rows in torch.randperm(20, generator=draw).split(3):
-            points[rows] = THREAT.settle(x[rows] + normal(draw, len(rows), 3).float(), x[rows])
+            points[rows] = THREAT.project_inside(x[rows] + normal(draw, len(rows), 3).float(), x[rows])
             record_round(recorder, rows, points[rows])
             optimizer.step()
         window = recorder.close()

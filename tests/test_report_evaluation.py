@@ -65,7 +65,7 @@ def test_a_run_without_an_evaluation_has_no_such_section(tmp_path):
     assert "neither proved nor broken" not in text.lower()
 
 
-def test_the_cascade_tells_what_each_step_settled(tmp_path):
+def test_the_cascade_tells_what_each_step_decided(tmp_path):
     text = section(evaluated_run(tmp_path / "run"))
     for row in (
         "apgd-ce-100 39 36 0.5 s 3 broken observed",

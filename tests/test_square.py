@@ -136,7 +136,7 @@ def test_the_budget_is_counted_as_the_points_stand(norm: str, kind: str, rng: to
     delta = (now - x).double().flatten(1)
     power = int(norm)
     torch.testing.assert_close(windows.spent, delta.abs().pow(power).sum(1), rtol=1e-9, atol=1e-12)
-    assert torch.equal(threat.settle(now.flatten(1), x.flatten(1)), now.flatten(1))
+    assert torch.equal(threat.project_inside(now.flatten(1), x.flatten(1)), now.flatten(1))
     if kind == "none":
         torch.testing.assert_close(
             delta.norm(p=power, dim=1), torch.full((20,), threat.radius).double(), rtol=1e-4, atol=0

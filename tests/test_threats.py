@@ -81,24 +81,24 @@ def test_the_example_is_in_its_set_and_every_operation_leaves_it_there(
         threat.check(x)
         assert threat.contains(x, x).all()
         assert torch.equal(threat.project(x, x), x)
-        assert torch.equal(threat.settle(x, x), x)
+        assert torch.equal(threat.project_inside(x, x), x)
         assert (threat.distance(x, x) == 0).all()
 
 
 @threats
 @dtypes
-def test_settled_and_sampled_points_are_contained(
+def test_projected_and_sampled_points_are_contained(
     threat: Threat, dtype: torch.dtype, rng: torch.Generator
 ) -> None:
     x = examples(4000, rng, dtype)
     points = around(x, rng)
-    settled = threat.settle(points, x)
-    assert settled.dtype == dtype
-    assert threat.contains(settled, x).all()
-    assert threat.contains(threat.settle(threat.project(points, x), x), x).all()
+    inside = threat.project_inside(points, x)
+    assert inside.dtype == dtype
+    assert threat.contains(inside, x).all()
+    assert threat.contains(threat.project_inside(threat.project(points, x), x), x).all()
     assert threat.contains(threat.sample(x, generator=rng), x).all()
     step = 2e-5 * (1 + threat.step_scale)  # the shrinking, and no more
-    assert (settled - threat.project(points, x)).abs().max() <= step
+    assert (inside - threat.project(points, x)).abs().max() <= step
 
 
 @threats
@@ -118,8 +118,8 @@ def test_the_projector_of_a_batch_projects_many_points_in_turn(
         assert near.shape == x.shape
         assert torch.equal(points, before)
         assert ((near - threat.project(points, x)).flatten(1).norm(dim=1) <= tolerance).all()
-        settled = threat.settle(near, x)
-        assert threat.contains(settled, x).all()
+        inside = threat.project_inside(near, x)
+        assert threat.contains(inside, x).all()
     assert torch.equal(projector(x), x)
 
 
@@ -131,7 +131,7 @@ def test_a_point_inside_is_projected_to_itself_bit_for_bit(dtype: torch.dtype, r
     assert not torch.equal(x + (inside - x), inside)
     for threat in (*(LpBall(norm, 20, bounds=(0, 3)) for norm in ("inf", "2", "1")), SphereSlice(20)):
         assert torch.equal(threat.project(inside, x), inside)
-        assert torch.equal(threat.settle(inside, x), inside)
+        assert torch.equal(threat.project_inside(inside, x), inside)
 
 
 @threats
@@ -205,7 +205,7 @@ def test_shape_of_one_example_and_an_empty_batch_are_kept(threat: Threat, rng: t
         x = examples(rows, rng)
         for result in (
             threat.project(x + 1, x),
-            threat.settle(x + 1, x),
+            threat.project_inside(x + 1, x),
             threat.maximise(x + 1, x),
             threat.step(x, 1.0),
         ):
@@ -220,7 +220,7 @@ def test_sets_farther_apart_than_reach_do_not_meet(threat: Threat, rng: torch.Ge
     other = torch.lerp(x, x.roll(1, 0), torch.rand(400, 1, 1, generator=rng, dtype=x.dtype))
     apart = threat.distance(x, other) > threat.reach
     for _ in range(5):
-        shared = threat.settle(threat.sample(x, generator=rng), other)
+        shared = threat.project_inside(threat.sample(x, generator=rng), other)
         assert not threat.contains(shared, x)[apart].any()
 
 
@@ -251,7 +251,7 @@ def test_distance_is_infinite_between_rows_that_differ_in_a_fixed_feature() -> N
 @dtypes
 @settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), exponent=st.floats(-3.0, 3.0), radius=st.floats(0.0, 5.0))
-def test_settled_points_of_large_examples_are_contained(
+def test_projected_points_of_large_examples_are_contained(
     norm: str, dtype: torch.dtype, seed: int, exponent: float, radius: float
 ) -> None:
     """120 points of 784 features a case, features and examples of mixed scales, boxes that float32 cannot hold."""
@@ -267,24 +267,26 @@ def test_settled_points_of_large_examples_are_contained(
         points = x + 10 ** (4 * torch.rand(40, 1, generator=rng) - 3) * torch.randn(
             x.shape, generator=rng, dtype=dtype
         )
-        assert threat.contains(threat.settle(points, x), x).all()
+        assert threat.contains(threat.project_inside(points, x), x).all()
     plain = LpBall(norm, radius)
-    assert plain.contains(plain.settle(plain.project(points, x), x), x).all()
+    assert plain.contains(plain.project_inside(plain.project(points, x), x), x).all()
 
 
-def test_settled_points_of_a_slice_keep_the_stated_distance_from_its_edges(rng: torch.Generator) -> None:
+def test_projected_points_of_a_slice_keep_the_stated_distance_from_its_edges(rng: torch.Generator) -> None:
     """Of both edges: the ball around the example and the sphere that it lies on."""
     x = torch.randn(40, 6, generator=rng, dtype=torch.float64)
     size = x.norm(dim=1)
     away = torch.randn(x.shape, generator=rng, dtype=torch.float64)
     aside = away - (away * x).sum(1, keepdim=True) * x / size[:, None] ** 2
     radius, margin = 0.3, 2.0**-22 * size
-    settled = SphereSlice(radius).settle(x - 10 * x / size[:, None], x)  # into the sphere: the ball binds
-    assert torch.allclose((settled - x).norm(dim=1), (1 - 1e-5) * radius - margin, rtol=1e-12, atol=0)
-    settled = SphereSlice(3 * float(size.max())).settle(
+    inside = SphereSlice(radius).project_inside(
+        x - 10 * x / size[:, None], x
+    )  # into the sphere: the ball binds
+    assert torch.allclose((inside - x).norm(dim=1), (1 - 1e-5) * radius - margin, rtol=1e-12, atol=0)
+    inside = SphereSlice(3 * float(size.max())).project_inside(
         x + 1e-3 * aside + x, x
     )  # out of it: the sphere binds
-    assert torch.allclose(settled.norm(dim=1), size - margin, rtol=1e-12, atol=0)
+    assert torch.allclose(inside.norm(dim=1), size - margin, rtol=1e-12, atol=0)
 
 
 def test_what_a_custom_maximiser_misses_is_within_what_it_says() -> None:
@@ -300,10 +302,10 @@ def test_what_a_custom_maximiser_misses_is_within_what_it_says() -> None:
 
 @dtypes
 @pytest.mark.parametrize("rows", [500, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_settle_is_needed_and_enough_at_norm_thirty(
+def test_project_inside_is_needed_and_enough_at_norm_thirty(
     dtype: torch.dtype, rows: int, rng: torch.Generator
 ) -> None:
-    """Of plain projections a good part fails the check without tolerance; of settled points none."""
+    """Of plain projections a good part fails the check without tolerance; of inside points none."""
     balls = [LpBall("2", 0.1), LpBall("inf", 8 / 255), LpBall("1", 2), LpBall("2", 0.1, bounds=(0, 1))]
     for _ in range(rows // 500):
         x = torch.rand(500, 784, generator=rng, dtype=dtype) ** 3
@@ -312,20 +314,20 @@ def test_settle_is_needed_and_enough_at_norm_thirty(
         for threat in balls:
             centre = x.clamp(max=1.0) if threat.bounds else x
             assert threat.contains(threat.project(points, centre), centre).double().mean() < 0.99
-            assert threat.contains(threat.settle(points, centre), centre).all()
+            assert threat.contains(threat.project_inside(points, centre), centre).all()
         sphere = SphereSlice(0.1)
-        assert sphere.contains(sphere.settle(points, x), x).all()
+        assert sphere.contains(sphere.project_inside(points, x), x).all()
 
 
-def test_settle_projects_onto_the_stated_radius(rng: torch.Generator) -> None:
+def test_project_inside_projects_onto_the_stated_radius(rng: torch.Generator) -> None:
     x = examples(50, rng)
     far = x + 10 * torch.randn(x.shape, generator=rng, dtype=x.dtype)
     for norm in ("inf", "2", "1"):
         threat = LpBall(norm, 0.3)
         radius = (1 - 1e-5) * 0.3 - 2**-22 * threat.norm_of(x)
-        assert torch.allclose(threat.norm_of(threat.settle(far, x) - x), radius, rtol=1e-12)
+        assert torch.allclose(threat.norm_of(threat.project_inside(far, x) - x), radius, rtol=1e-12)
         tiny = LpBall(norm, 1e-9)
-        assert torch.equal(tiny.settle(far, x), x)
+        assert torch.equal(tiny.project_inside(far, x), x)
 
 
 @pytest.mark.parametrize("norm", ["inf", "1"])
@@ -492,7 +494,7 @@ def test_custom_threat_agrees_with_the_ball_it_imitates(rng: torch.Generator) ->
     points = around(x, rng)
     assert twin.spec == "twin"
     assert torch.equal(twin.project(points, x), ball.project(points, x))
-    assert twin.contains(twin.settle(points, x), x).all()
+    assert twin.contains(twin.project_inside(points, x), x).all()
     direction = torch.randn(x.shape, generator=rng, dtype=x.dtype)
     lost = dot(direction, ball.maximise(direction, x) - twin.maximise(direction, x))
     assert (lost.abs() <= 2e-6 * 0.4 * direction.flatten(1).norm(dim=1)).all()
@@ -574,13 +576,13 @@ def test_bad_input_is_refused_in_one_sentence(make: object, message: str) -> Non
 
 
 @pytest.mark.parametrize("norm", ["1", "2"])
-def test_what_a_projector_returns_is_settled_as_it_stands(norm: str, rng: torch.Generator) -> None:
+def test_what_a_projector_returns_is_used_as_it_stands(norm: str, rng: torch.Generator) -> None:
     """So that the last point of an attack needs no second search for its multiplier."""
     threat = LpBall(norm, 2.0, bounds=(0.0, 1.0))
     x = torch.rand(50, 784, generator=rng)
     points = x + 0.3 * torch.randn(50, 784, generator=rng)
     near = threat.projector(x)(points)
-    assert torch.equal(threat.settle(near, x), near)
+    assert torch.equal(threat.project_inside(near, x), near)
     length = threat.norm_of(near - x)
     assert (length >= 2.0 - 4e-4).all()  # rounding is allowed for in shares of the norms of the examples
 

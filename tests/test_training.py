@@ -438,9 +438,9 @@ def test_the_attack_sees_the_model_as_it_trains_and_gives_no_parameter_gradients
     seen = []
 
     class Spy(PGD):
-        def search(self, model, x, y, threat, *, aim, generator):
+        def search(self, model, x, y, threat, *, goal, generator):
             seen.append((model.training, any(p.requires_grad for p in model.parameters()), len(x)))
-            return super().search(model, x, y, threat, aim=aim, generator=generator)
+            return super().search(model, x, y, threat, goal=goal, generator=generator)
 
     x, y = toy()
     model = nn.Linear(4, 3)

@@ -289,7 +289,7 @@ class Files:
         if self.recorded:
             values = {"format": FORMAT, "digest": _own_digest(files), "files": files}
             write_text(self.folder / RECORD, json.dumps(values, indent=1) + "\n")
-            _settle(self.folder)
+            _synchronise(self.folder)
         self.digests = files
         staged, self._staged = self._staged, {}
         for name in staged:
@@ -334,7 +334,7 @@ def _move(target: Path) -> None:
             raise
 
 
-def _settle(folder: Path) -> None:
+def _synchronise(folder: Path) -> None:
     """The folder's own entries on disk, before anything that they no longer name is removed."""
     if sys.platform != "win32":
         handle = os.open(folder, os.O_RDONLY)

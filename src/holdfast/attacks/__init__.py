@@ -1,9 +1,9 @@
 """Attacks: ways to search threat sets for points where a network does badly."""
 
 from holdfast.attacks.apgd import APGD as APGD
-from holdfast.attacks.base import Aim as Aim
 from holdfast.attacks.base import Attack as Attack
 from holdfast.attacks.base import AttackResult as AttackResult
+from holdfast.attacks.base import Goal as Goal
 from holdfast.attacks.base import checked_outputs as checked_outputs
 from holdfast.attacks.black_box import Transfer as Transfer
 from holdfast.attacks.by_name import ATTACK as ATTACK

@@ -46,7 +46,7 @@ def box_around(x: Points, threat: LpBall) -> tuple[Rows, Rows] | tuple[None, Non
 
 
 def safe_radius(x: Points, threat: LpBall) -> Float[Tensor, " batch"]:
-    """The distance, in float64, up to which `Threat.settle` moves nothing: one rounding of the example
+    """The distance, in float64, up to which `Threat.project_inside` moves nothing: one rounding of the example
     less than it keeps clear.
     """
     rows = threat._limits_for(x).masked(_tensors.flatten(x))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from holdfast import _tensors, projections
-from holdfast.attacks.base import Aim
+from holdfast.attacks.base import Goal
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample, signs
 from holdfast.threats.base import Points
@@ -12,11 +12,11 @@ from holdfast.threats.base import Points
 _NEAREST = 1e-12  # keeps a distance to a hyperplane without normal finite
 
 
-def lead(outputs: Outputs, y: Labels, towards: Labels | None, aim: Aim) -> PerExample:
-    """How far the class sought is ahead of the one it must beat: above 0 the aim is reached."""
+def lead(outputs: Outputs, y: Labels, towards: Labels | None, goal: Goal) -> PerExample:
+    """How far the class sought is ahead of the one it must beat: above 0 the goal is reached."""
     if outputs.shape[1] == 1:
         ahead = (signs(y, outputs) * outputs).squeeze(1)
-        return ahead if aim.targeted else -ahead
+        return ahead if goal.targeted else -ahead
     at_label = outputs.gather(1, y[:, None]).squeeze(1)
     if towards is None:
         return at_label - outputs.scatter(1, y[:, None], -torch.inf).amax(1)

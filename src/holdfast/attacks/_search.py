@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
-from holdfast.attacks.base import Aim, Scored, score
+from holdfast.attacks.base import Goal, Scored, score
 from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
 
@@ -12,19 +12,19 @@ Rows = Bool[torch.Tensor, " batch"]
 
 
 def broken(
-    model: nn.Module, points: Points, outputs: Outputs, x: Points, y: Labels, threat: Threat, aim: Aim
+    model: nn.Module, points: Points, outputs: Outputs, x: Points, y: Labels, threat: Threat, goal: Goal
 ) -> Rows:
     """Which points reach the goal and still do so when moved strictly inside the threat set, where they are
     returned.
 
     One more forward pass, of the rows that seem broken; waits for the device.
     """
-    reached = aim.reached(outputs, y)
+    reached = goal.reached(outputs, y)
     seem = reached.nonzero().squeeze(1)
     if len(seem) == 0:
         return reached
-    settled = threat.settle(points[seem], x[seem])
-    return reached.index_copy(0, seem, score(model, settled, y[seem], aim).reached)
+    inside = threat.project_inside(points[seem], x[seem])
+    return reached.index_copy(0, seem, score(model, inside, y[seem], goal).reached)
 
 
 def finite(gradient: Points) -> Points:

@@ -125,7 +125,8 @@ class Ends(Moves):
         points = x.reshape(-1, *shape)
         up = torch.ones_like(points)
         self.ends = [
-            threat.settle(threat.maximise(sign * up, points), points).reshape(x.shape) for sign in (-1.0, 1.0)
+            threat.project_inside(threat.maximise(sign * up, points), points).reshape(x.shape)
+            for sign in (-1.0, 1.0)
         ]
 
     def start(self, generator: Generator) -> Images:
@@ -191,7 +192,7 @@ class Patterns(Moves):
         norm = self._mass(delta).sum(1, keepdim=True) ** (1 / self.power)
         delta = delta * (size / norm.clamp(min=torch.finfo(torch.float32).tiny)).to(delta.dtype)
         points, x = (values.reshape(-1, *self.shape) for values in (self.x + delta, self.x))
-        started = self.threat.settle(points, x).reshape(self.x.shape)
+        started = self.threat.project_inside(points, x).reshape(self.x.shape)
         self.spent = self._mass(started - self.x).sum((1, 2, 3))
         return started
 

@@ -12,7 +12,7 @@ from holdfast._rules import COUNT, FLAG, either, kind, maybe, real, takes, word
 from holdfast._tensors import answers
 from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
 from holdfast.attacks._search import broken, finite, put, taken
-from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
+from holdfast.attacks.base import Attack, Goal, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import DLR, Margin, TargetedDLR, difference, targeted_dlr, wrong_classes
 from holdfast.losses import LOSSES, Labels, Loss, Outputs, PerExample, loss_named
@@ -22,7 +22,7 @@ Start = Literal["random", "example", "between"]
 DEPTHS = (0.5, 1.0, 0.25)
 """Of the way from the example to a random point: where searches from `between` start, restart by restart. The
 point is one of the set, at depth 1 one of the whole box of valid examples."""
-Goal = Callable[[Outputs, Labels, Labels], PerExample]
+Height = Callable[[Outputs, Labels, Labels], PerExample]
 """What a climb maximises, from outputs, labels and the classes aimed at."""
 
 L1_RADII = (3.0, 2.0, 1.0)  # of the l1 attack, in turn, in multiples of the radius
@@ -102,13 +102,13 @@ class APGD(Attack):
         return (self.steps + 1) * self.restarts * (self.targets or 1)
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
-        best = score(model, x, y, aim)
+        best = score(model, x, y, goal)
         stages = self._stages(threat)
         # A stream of its own: searches that meet no flat point are those they would be without it.
         apart = Generator(device=generator.device).set_state(generator.get_state())
-        for goal, target in self._goals(model, x, y, aim):
+        for height, target in self._heights(model, x, y, goal):
             for restart in range(self.restarts):
                 # Drawn for all, so that what one example meets does not depend on which others are left.
                 start = self._start(stages[0][0], x, restart, generator)
@@ -121,8 +121,8 @@ class APGD(Attack):
                 climb = partial(
                     self._climb,
                     model,
+                    height=height,
                     goal=goal,
-                    aim=aim,
                     y=y[rows],
                     target=target[rows],
                     elsewhere=elsewhere[rows],
@@ -131,7 +131,7 @@ class APGD(Attack):
                 for wider, steps in stages[:-1]:
                     points = climb(points, x[rows], wider, steps, watch=False)
                 points = climb(points, x[rows], *stages[-1], watch=True)
-                found = score(model, threat.settle(points, x[rows]), y[rows], aim)
+                found = score(model, threat.project_inside(points, x[rows]), y[rows], goal)
                 best = put(best, rows, stronger(taken(best, rows), found))
         return best.x
 
@@ -152,15 +152,15 @@ class APGD(Attack):
         ]
         return [*early, (threat, self.steps - sum(steps for _, steps in early))]
 
-    def _goals(self, model: nn.Module, x: Points, y: Labels, aim: Aim) -> Iterator[tuple[Goal, Labels]]:
+    def _heights(self, model: nn.Module, x: Points, y: Labels, goal: Goal) -> Iterator[tuple[Height, Labels]]:
         """What to climb on, in turn, with the class aimed at in each row."""
         loss = self._named_loss()
-        if self.targets is None or aim.targeted:
+        if self.targets is None or goal.targeted:
             if loss is None:
-                loss = aim.loss if self.targets is None else DLR()
-            if aim.targeted and isinstance(loss, DLR):
+                loss = goal.loss if self.targets is None else DLR()
+            if goal.targeted and isinstance(loss, DLR):
                 loss = TargetedDLR()
-            own = replace(aim, loss=loss)
+            own = replace(goal, loss=loss)
             yield lambda outputs, y, target: own.value(outputs, y), y
             return
         with torch.no_grad():
@@ -176,14 +176,14 @@ class APGD(Attack):
         threat: Threat,
         steps: int,
         *,
+        height: Height,
         goal: Goal,
-        aim: Aim,
         y: Labels,
         target: Labels,
         elsewhere: Points,
         watch: bool,
     ) -> Points:
-        """The points of highest goal; if ``watch``, those that reach the aim where any does."""
+        """The points of highest height; if ``watch``, those that reach the goal where any does."""
         drop = watch and self.drop_broken
         rule: Halving | Sparse = Sparse(threat) if is_l1(threat) else Halving(threat, self.rho)
         checkpoints = rule.checkpoints(steps)
@@ -194,14 +194,14 @@ class APGD(Attack):
         strongest: Scored | None = None
         for step in range(steps + 1):
             if step < steps:
-                value = partial(_value, goal=goal, y=rows.y, target=rows.target)
+                value = partial(_value, height=height, y=rows.y, target=rows.target)
                 outputs, gradient = outputs_and_gradient(model, points, value)
             else:
                 with torch.no_grad():
                     outputs, gradient = answers(model, points), rows.gradient
-            rows.arrive(points, finite(gradient), goal(outputs, rows.y, rows.target))
+            rows.arrive(points, finite(gradient), height(outputs, rows.y, rows.target))
             if drop:
-                stay = ~broken(model, points, outputs, rows.x, rows.y, threat, aim)
+                stay = ~broken(model, points, outputs, rows.x, rows.y, threat, goal)
                 if not bool(stay.all()):
                     result = result.index_copy(0, left[~stay], points[~stay])
                     left, rows = left[stay], rows.kept(stay)
@@ -209,7 +209,7 @@ class APGD(Attack):
                 if len(left) == 0:
                     break
             elif watch:
-                here = scored(points, outputs, rows.y, aim)
+                here = scored(points, outputs, rows.y, goal)
                 strongest = here if strongest is None else stronger(strongest, here)
             if step in checkpoints:
                 rule.check(rows, checkpoints[step])
@@ -218,8 +218,8 @@ class APGD(Attack):
         return result.index_copy(0, left, rows.best) if strongest is None else strongest.x
 
 
-def _towards(loss: Loss | None) -> Goal:
-    """The goal that takes a row from its label to a target."""
+def _towards(loss: Loss | None) -> Height:
+    """The height that takes a row from its label to a target."""
     if loss is None or isinstance(loss, DLR):
         return targeted_dlr
     if isinstance(loss, Margin):
@@ -227,5 +227,5 @@ def _towards(loss: Loss | None) -> Goal:
     return lambda outputs, y, target: -loss(outputs, target)
 
 
-def _value(outputs: Outputs, goal: Goal, y: Labels, target: Labels) -> PerExample:
-    return goal(outputs, y, target)
+def _value(outputs: Outputs, height: Height, y: Labels, target: Labels) -> PerExample:
+    return height(outputs, y, target)

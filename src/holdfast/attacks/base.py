@@ -1,6 +1,6 @@
 """What an attack is: its own search, and one final function that no search gets round.
 
-`Attack.search` looks for bad points; `Attack.run` settles what it found inside the threat set, checks
+`Attack.search` looks for bad points; `Attack.run` projects what it found strictly inside the threat set, checks
 membership in float64, scores it afresh and puts the clean example in its place where that is the stronger
 one.
 """
@@ -45,7 +45,7 @@ from holdfast.threats.base import Points
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aim:
+class Goal:
     """What a search works towards, given classes ``y``: a high loss at ``y``; ``targeted``, a low loss at
     ``y``.
     """
@@ -60,7 +60,7 @@ class Aim:
 
     def judge(self, outputs: Outputs, y: Labels) -> tuple[PerExample, Bool[Tensor, " batch"]]:
         """The one judgement of points, by every attack and evaluation: the number maximised, never NaN, and
-        whether the aim is reached.
+        whether the goal is reached.
 
         That is: whether the prediction is other than ``y``; ``targeted``, whether it is ``y``. A tie is no
         prediction. Nor are outputs, their difference or a loss that are not finite: there the model is
@@ -78,30 +78,30 @@ class Aim:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Points with how well they serve an aim."""
+    """Points with how well they serve an goal."""
 
     x: Float[Tensor, "batch ..."]
     value: Float[Tensor, " batch"]
     reached: Bool[Tensor, " batch"]
 
 
-def scored(points: Points, outputs: Outputs, y: Labels, aim: Aim) -> Scored:
-    """Points with their outputs judged by ``aim``; one that is not finite itself lies in no threat set,
-    and serves no aim.
+def scored(points: Points, outputs: Outputs, y: Labels, goal: Goal) -> Scored:
+    """Points with their outputs judged by ``goal``; one that is not finite itself lies in no threat set,
+    and serves no goal.
     """
-    value, reached = aim.judge(outputs, y)
+    value, reached = goal.judge(outputs, y)
     point = _tensors.flatten(points).sum(1).isfinite()
     return Scored(x=points, value=torch.where(point, value, -torch.inf), reached=reached & point)
 
 
-def score(model: nn.Module, points: Points, y: Labels, aim: Aim) -> Scored:
+def score(model: nn.Module, points: Points, y: Labels, goal: Goal) -> Scored:
     """`scored` after one forward pass without gradients."""
     with torch.no_grad():
-        return scored(points, _tensors.answers(model, points), y, aim)
+        return scored(points, _tensors.answers(model, points), y, goal)
 
 
 def stronger(first: Scored, second: Scored) -> Scored:
-    """For each row the point that reaches the aim, else that of higher value; ``first`` on ties."""
+    """For each row the point that reaches the goal, else that of higher value; ``first`` on ties."""
     take = torch.where(first.reached == second.reached, second.value > first.value, second.reached)
     return Scored(
         x=torch.where(_tensors.per_example(take, first.x), second.x, first.x),
@@ -200,10 +200,10 @@ class Attack(ABC):
 
     @abstractmethod
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         """The method itself: points, near or in the threat set of each ``x_i``, of high
-        ``aim.value(model(x'), y)``.
+        ``goal.value(model(x'), y)``.
 
         Called with parameters frozen, the mode set and gradients on. Randomness comes from ``generator`` (on
         the device of ``x``) alone.
@@ -220,7 +220,7 @@ class Attack(ABC):
         loss: Loss,
         mode: Mode = "eval",
     ) -> Points:
-        """The search's points, settled in the threat set: the lean entry for training.
+        """The search's points, strictly inside the threat set: the lean entry for training.
 
         Nothing is validated, scored again or waited for, so that a step costs what the search costs:
         `checked_outputs` validates a model once. Use `run` for figures.
@@ -233,8 +233,10 @@ class Attack(ABC):
         with attacking(model, mode):
             # On copies: a search that works in place must not move the examples that its points are judged
             # by.
-            found = self.search(model, x.clone(), y.clone(), threat, aim=Aim(loss=loss), generator=generator)
-            return threat.settle(found.detach(), x)
+            found = self.search(
+                model, x.clone(), y.clone(), threat, goal=Goal(loss=loss), generator=generator
+            )
+            return threat.project_inside(found.detach(), x)
 
     @takes(
         model=MODEL,
@@ -264,7 +266,7 @@ class Attack(ABC):
     ) -> AttackResult:
         """Attack each example and return the strongest point known: that found, or the example itself.
 
-        A point that reaches the attack's aim is stronger than one that does not; among equals the higher loss
+        A point that reaches the attack's goal is stronger than one that does not; among equals the higher loss
         is. Points outside the threat set are discarded; one where the outputs or the loss are not finite is
         misclassified, at infinite loss. The model works on copies, and keeps its parameters' gradients, its
         training flags and its running statistics.
@@ -314,7 +316,7 @@ class Attack(ABC):
         generator: Generator | None,
     ) -> AttackResult:
         """`run`, in a dtype fine enough to search in."""
-        aim = Aim(loss=loss, targeted=targets is not None)
+        goal = Goal(loss=loss, targeted=targets is not None)
         generator = _tensors.generator(seed, x.device) if generator is None else generator
         with self.judging(model, generator) as model, attacking(model, mode):
             x, y = _plain(x), _plain(y)
@@ -324,18 +326,18 @@ class Attack(ABC):
             threat.check(x)
             y = y.long()
             wanted = y if targets is None else _checked_targets(_plain(targets), y, outputs)
-            clean = scored(x, outputs, wanted, aim)
+            clean = scored(x, outputs, wanted, goal)
             points = self.search(
-                model, x.clone(), wanted.clone(), threat, aim=aim, generator=generator
+                model, x.clone(), wanted.clone(), threat, goal=goal, generator=generator
             ).detach()
-            points = threat.settle(points, x)
+            points = threat.project_inside(points, x)
             inside = threat.contains(points, x)
             points = torch.where(_tensors.per_example(inside, x), points, x)
-            best = stronger(clean, score(model, points, wanted, aim))
+            best = stronger(clean, score(model, points, wanted, goal))
             if targets is None:
                 return AttackResult(x=best.x, loss=best.value, success=best.reached)
             return AttackResult(
-                x=best.x, loss=score(model, best.x, y, Aim(loss=loss)).value, success=best.reached
+                x=best.x, loss=score(model, best.x, y, Goal(loss=loss)).value, success=best.reached
             )
 
     def _run_by_radius(

@@ -6,7 +6,7 @@ from torch import Generator, nn
 
 from holdfast._arguments import MODEL
 from holdfast._rules import takes
-from holdfast.attacks.base import Aim, Attack, checked_outputs
+from holdfast.attacks.base import Attack, Goal, checked_outputs
 from holdfast.attacks.by_name import ATTACK
 from holdfast.attacks.modes import attacking
 from holdfast.losses import Labels
@@ -42,8 +42,8 @@ class Transfer(Attack):
         return self.attack.passes
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         with attacking(self.surrogate, "eval"):
             checked_outputs(self.surrogate, x, y)
-            return self.attack.search(self.surrogate, x, y, threat, aim=aim, generator=generator)
+            return self.attack.search(self.surrogate, x, y, threat, goal=goal, generator=generator)

@@ -17,7 +17,7 @@ from holdfast.attacks._ball import box_around, checked_ball, not_a_ball, safe_ra
 from holdfast.attacks._boundary import lead, nearest_boundary
 from holdfast.attacks._hyperplane import shortest_step
 from holdfast.attacks._search import broken, finite
-from holdfast.attacks.base import Aim, Attack
+from holdfast.attacks.base import Attack, Goal
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import wrong_classes
 from holdfast.losses import Labels, Outputs, PerExample
@@ -98,15 +98,15 @@ class FAB(Attack):
         return not_a_ball(threat)
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         ball = checked_ball(threat, "FAB", "PGD")
         with torch.no_grad():
             outputs = _tensors.answers(model, x)
             nothing = _nothing_found(x, y, ball, self.patience or 0)
             nearest = replace(nothing, found=nothing.x.clone(), distance=nothing.distance.clone())
-            left = ~aim.reached(outputs, y)
-            for towards in self._targets(outputs, y, aim):
+            left = ~goal.reached(outputs, y)
+            for towards in self._targets(outputs, y, goal):
                 for restart in range(self.restarts):
                     # Drawn for all, so that what one example meets does not depend on which others are left.
                     start = x if restart == 0 else torch.lerp(x, threat.sample(x, generator=generator), 0.5)
@@ -114,24 +114,24 @@ class FAB(Attack):
                     if len(rows) == 0:
                         break
                     front = replace(nothing, now=_tensors.flatten(start), towards=towards).take(rows)
-                    several = towards is None and outputs.shape[1] > 2 and not aim.targeted
-                    for part in self._walk(model, front, x.shape[1:], ball, aim, several):
+                    several = towards is None and outputs.shape[1] > 2 and not goal.targeted
+                    for part in self._walk(model, front, x.shape[1:], ball, goal, several):
                         nearest.put(part)
                         left[part.index] = ~part.done
         return nearest.found.reshape(x.shape)
 
-    def _targets(self, outputs: Outputs, y: Labels, aim: Aim) -> Iterator[Labels | None]:
+    def _targets(self, outputs: Outputs, y: Labels, goal: Goal) -> Iterator[Labels | None]:
         """The wrong classes to search towards, one of each row at a time; ``None`` where the outputs are
         to say.
         """
         wrong = outputs.shape[1] - 1
-        if wrong == 0 or aim.targeted or (self.targets is None and wrong > 1):
+        if wrong == 0 or goal.targeted or (self.targets is None and wrong > 1):
             yield None
         else:
             yield from wrong_classes(outputs, y)[:, : self.targets].unbind(1)
 
     def _walk(
-        self, model: nn.Module, front: "_Front", shape: torch.Size, ball: LpBall, aim: Aim, several: bool
+        self, model: nn.Module, front: "_Front", shape: torch.Size, ball: LpBall, goal: Goal, several: bool
     ) -> Iterator["_Front"]:
         """All steps of one restart; yields rows as they are done, and at last the others."""
         every = 1 if front.now.device.type == "cpu" else _LOOK
@@ -140,11 +140,11 @@ class FAB(Attack):
             if several:
                 outputs, led, gradient = nearest_boundary(model, points, front.y, ball.dual_norm)
             else:
-                value = partial(lead, y=front.y, towards=front.towards, aim=aim)
+                value = partial(lead, y=front.y, towards=front.towards, goal=goal)
                 with torch.enable_grad():
                     outputs, gradient = outputs_and_gradient(model, points, value)
                 led = value(outputs)
-            reached = _reached(model, front, outputs, shape, ball, aim)
+            reached = _reached(model, front, outputs, shape, ball, goal)
             led = led.nan_to_num(
                 nan=0.0, posinf=0.0, neginf=0.0
             )  # no boundary is known there: the way back alone
@@ -153,14 +153,14 @@ class FAB(Attack):
             leaves = front.done | front.hopeless(self.steps - step)
             if step % every == 0 and bool(leaves.any()):
                 gone, kept = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
-                yield _with_last_try(model, front.take(gone), slope[gone], shape, ball, aim)
+                yield _with_last_try(model, front.take(gone), slope[gone], shape, ball, goal)
                 if len(kept) == 0:
                     return
                 front, led, slope, reached = front.take(kept), led[kept], slope[kept], reached[kept]
             front = replace(front, now=self._step(front, led, slope, reached, ball.norm))
         outputs = _tensors.answers(model, front.now.reshape(-1, *shape))
-        reached = _reached(model, front, outputs, shape, ball, aim)
-        yield _with_last_try(model, front.with_found(reached, ball.norm), slope, shape, ball, aim)
+        reached = _reached(model, front, outputs, shape, ball, goal)
+        yield _with_last_try(model, front.with_found(reached, ball.norm), slope, shape, ball, goal)
 
     def _step(
         self,
@@ -285,29 +285,29 @@ def _nothing_found(x: Points, y: Labels, threat: LpBall, memory: int) -> _Front:
 
 
 def _reached(
-    model: nn.Module, front: _Front, outputs: Outputs, shape: torch.Size, ball: LpBall, aim: Aim
+    model: nn.Module, front: _Front, outputs: Outputs, shape: torch.Size, ball: LpBall, goal: Goal
 ) -> Bool[Tensor, " batch"]:
     """Which iterates are misclassified; in half precision those in the threat set only if they are so
-    where they will be settled.
+    where they will be projected.
     """
-    reached = aim.reached(outputs, front.y)
+    reached = goal.reached(outputs, front.y)
     if ball.coarse is None:
         return reached
     inside = projections.lengths(front.now - front.x, ball.norm) <= front.within
     points, x = (rows.reshape(-1, *shape) for rows in (front.now, front.x))
-    return torch.where(inside, broken(model, points, outputs, x, front.y, ball, aim), reached)
+    return torch.where(inside, broken(model, points, outputs, x, front.y, ball, goal), reached)
 
 
 def _with_last_try(
-    model: nn.Module, front: _Front, slope: Rows, shape: torch.Size, ball: LpBall, aim: Aim
+    model: nn.Module, front: _Front, slope: Rows, shape: torch.Size, ball: LpBall, goal: Goal
 ) -> _Front:
     """With the maximiser of the last linearisation over the threat set, where that is misclassified and
     nothing in the set was.
     """
     x = front.x.reshape(-1, *shape)
-    points = ball.settle(ball.maximise(slope.reshape(x.shape), x), x)
+    points = ball.project_inside(ball.maximise(slope.reshape(x.shape), x), x)
     outputs = _tensors.answers(model, points)
-    broken = aim.reached(outputs, front.y) & ~front.done
+    broken = goal.reached(outputs, front.y) & ~front.done
     return replace(
         front,
         found=torch.where(broken[:, None], _tensors.flatten(points), front.found),

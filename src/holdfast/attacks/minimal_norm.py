@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from holdfast import _tensors
 from holdfast._rules import COUNT, real, takes
 from holdfast.attacks._search import broken, finite, put, taken
-from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast.attacks.base import Attack, Goal, score, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import difference, margin, rivals, wrong_classes
 from holdfast.losses import Labels, Outputs, PerExample
@@ -60,9 +60,9 @@ class CarliniWagner(Attack):
         return self.steps * self.searches
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
-        best = score(model, x, y, aim)
+        best = score(model, x, y, goal)
         if threat.step_scale == 0:
             return x
         wide = threat.with_radius(WIDER * threat.radius) if isinstance(threat, LpBall) else threat
@@ -73,8 +73,8 @@ class CarliniWagner(Attack):
             left = left[~best.reached[left]]
             if len(left) == 0:
                 break
-            near, passed = self._descend(model, x[left], y[left], threat, wide, aim, constant[left])
-            found = score(model, threat.settle(near, x[left]), y[left], aim)
+            near, passed = self._descend(model, x[left], y[left], threat, wide, goal, constant[left])
+            found = score(model, threat.project_inside(near, x[left]), y[left], goal)
             best = put(best, left, stronger(taken(best, left), found))
             low[left] = torch.where(passed, low[left], constant[left])
             high[left] = torch.where(passed, constant[left], high[left])
@@ -88,7 +88,7 @@ class CarliniWagner(Attack):
         y: Labels,
         threat: Threat,
         wide: Threat,
-        aim: Aim,
+        goal: Goal,
         constant: PerExample,
     ) -> tuple[Points, Bool[Tensor, " batch"]]:
         """For each row the nearest misclassified point met, or the last one, and whether it is
@@ -102,16 +102,16 @@ class CarliniWagner(Attack):
         here, labels, weight = x, y, constant
         into_set = wide.projector(x)
         for step in range(1, self.steps + 2):
-            value = partial(self._penalty, y=labels, targeted=aim.targeted)
+            value = partial(self._penalty, y=labels, targeted=goal.targeted)
             outputs, gradient = outputs_and_gradient(model, points, value)
-            reached = aim.reached(outputs, labels)
+            reached = goal.reached(outputs, labels)
             length = torch.linalg.vector_norm(_tensors.flatten(points - here), dim=1)
             nearer = reached & (length < distance[left])
             distance[left] = torch.where(nearer, length, distance[left])
             nearest = nearest.index_copy(
                 0, left, _where(nearer | distance[left].isinf(), points, nearest[left])
             )
-            stay = ~broken(model, points, outputs, here, labels, threat, aim)
+            stay = ~broken(model, points, outputs, here, labels, threat, goal)
             if not bool(stay.all()):
                 nearest[left[~stay]] = points[~stay]
                 left, points, mean, square, gradient = (
@@ -164,16 +164,16 @@ class DeepFool(Attack):
         return self.steps * self.classes
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         with torch.no_grad():
             outputs = _tensors.answers(model, x)
-        others = wrong_classes(outputs, y)[:, : 1 if aim.targeted else self.classes]
+        others = wrong_classes(outputs, y)[:, : 1 if goal.targeted else self.classes]
         result, points = x.clone(), x
         left, centre, labels = torch.arange(len(x), device=x.device), x, y
         into_set = threat.projector(x)
         for step in range(self.steps + 1):
-            stay = ~broken(model, points, outputs, centre, labels, threat, aim)
+            stay = ~broken(model, points, outputs, centre, labels, threat, goal)
             result[left] = points
             if not bool(stay.all()):
                 left, points, centre, labels, others, outputs = (
@@ -182,7 +182,7 @@ class DeepFool(Attack):
                 into_set = threat.projector(centre)
             if len(left) == 0 or step == self.steps:
                 break
-            move = self._move(model, points, labels, others, outputs, threat, aim)
+            move = self._move(model, points, labels, others, outputs, threat, goal)
             points = into_set(points + move)
             with torch.no_grad():
                 outputs = _tensors.answers(model, points)
@@ -196,12 +196,12 @@ class DeepFool(Attack):
         others: Int[Tensor, "batch others"],
         outputs: Outputs,
         threat: Threat,
-        aim: Aim,
+        goal: Goal,
     ) -> Points:
         shortest = points.new_full((len(points),), math.inf)
         move = torch.zeros_like(points)
         for column in others.unbind(1):
-            source, target = (rivals(outputs, y), y) if aim.targeted else (y, column)
+            source, target = (rivals(outputs, y), y) if goal.targeted else (y, column)
             _, slope = outputs_and_gradient(model, points, partial(difference, y=source, target=target))
             slope = finite(slope)
             unit = threat.step(slope, 1.0)

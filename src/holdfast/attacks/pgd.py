@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from holdfast import _tensors
 from holdfast._rules import COUNT, FLAG, maybe, real, takes, word
 from holdfast.attacks._search import finite, put, taken
-from holdfast.attacks.base import Aim, Attack, Scored, score, scored, stronger
+from holdfast.attacks.base import Attack, Goal, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.losses import LOSS, Labels, Loss, Outputs
 from holdfast.threats.base import Points, Threat
@@ -42,7 +42,7 @@ class PGD(Attack):
         steps: gradient steps a restart.
         step_size: length of a step in the threat's norm, in input units; default ``2.5 radius / steps``, so
             that every point of the set can be reached from every other.
-        restarts: searches an example; the stronger end is kept: one that reaches the aim first, then the
+        restarts: searches an example; the stronger end is kept: one that reaches the goal first, then the
             higher loss.
         start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the
             way from the example to a random point, for losses whose gradient vanishes at the example.
@@ -77,25 +77,25 @@ class PGD(Attack):
         return self.steps * self.restarts
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         if self.loss is not None:
-            aim = replace(aim, loss=self.loss)
+            goal = replace(goal, loss=self.loss)
         if self.restarts == 1 and not self.keep_best:
             start = self._start(x, threat, generator, 0)
-            [(last, _)] = deque(self._climb(model, start, y, threat, aim, threat.projector(x)), maxlen=1)
+            [(last, _)] = deque(self._climb(model, start, y, threat, goal, threat.projector(x)), maxlen=1)
             return last
-        best = score(model, x, y, aim)
+        best = score(model, x, y, goal)
         for restart in range(self.restarts):
             # Drawn for all, so that what one example meets does not depend on which others are left.
             start = self._start(x, threat, generator, restart)
             if not self.drop_broken:
-                best = self._best(model, start, x, y, threat, aim, best)
+                best = self._best(model, start, x, y, threat, goal, best)
                 continue
             rows = (~best.reached).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
-            held = self._best(model, start[rows], x[rows], y[rows], threat, aim, taken(best, rows))
+            held = self._best(model, start[rows], x[rows], y[rows], threat, goal, taken(best, rows))
             best = put(best, rows, held)
         return best.x
 
@@ -108,19 +108,19 @@ class PGD(Attack):
         return drawn
 
     def _best(
-        self, model: nn.Module, start: Points, x: Points, y: Labels, threat: Threat, aim: Aim, best: Scored
+        self, model: nn.Module, start: Points, x: Points, y: Labels, threat: Threat, goal: Goal, best: Scored
     ) -> Scored:
         """The stronger of ``best`` and one restart: its last iterate, with ``keep_best`` any of them.
 
-        Iterates are settled, not just projected, so that each may be returned as it was scored.
+        Iterates are projected strictly inside, so that each may be returned as it was scored.
         """
-        start = threat.settle(start, x)
-        settled = partial(threat.settle, x=x)
-        for points, outputs in self._climb(model, start, y, threat, aim, settled):
+        start = threat.project_inside(start, x)
+        inside = partial(threat.project_inside, x=x)
+        for points, outputs in self._climb(model, start, y, threat, goal, inside):
             if outputs is None:
-                best = stronger(best, score(model, points, y, aim))
+                best = stronger(best, score(model, points, y, goal))
             elif self.keep_best:
-                best = stronger(best, scored(points, outputs, y, aim))
+                best = stronger(best, scored(points, outputs, y, goal))
         return best
 
     def _climb(
@@ -129,7 +129,7 @@ class PGD(Attack):
         points: Points,
         y: Labels,
         threat: Threat,
-        aim: Aim,
+        goal: Goal,
         into_set: Callable[[Points], Points],
     ) -> Iterator[tuple[Points, Outputs | None]]:
         """Each iterate with the model's outputs there; the last one without, as only some callers need
@@ -139,7 +139,7 @@ class PGD(Attack):
         velocity: Tensor | None = None
         for _ in range(self.steps):
             points = points.detach()
-            outputs, gradient = outputs_and_gradient(model, points, partial(aim.value, y=y))
+            outputs, gradient = outputs_and_gradient(model, points, partial(goal.value, y=y))
             yield points, outputs
             gradient = finite(gradient)
             if self.momentum > 0:
@@ -185,8 +185,8 @@ class FGSM(Attack):
         return 1
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         if threat.step_scale == 0 and self.step_size is None:
             return x  # a set of one point
-        return self._as_pgd(threat.step_scale).search(model, x, y, threat, aim=aim, generator=generator)
+        return self._as_pgd(threat.step_scale).search(model, x, y, threat, goal=goal, generator=generator)

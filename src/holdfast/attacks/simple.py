@@ -7,7 +7,7 @@ from torch import Generator, nn
 
 from holdfast._rules import COUNT, maybe, takes
 from holdfast._tensors import answers
-from holdfast.attacks.base import Aim, Attack, score, stronger
+from holdfast.attacks.base import Attack, Goal, score, stronger
 from holdfast.attacks.by_name import ATTACK
 from holdfast.attacks.margins import wrong_classes
 from holdfast.losses import Labels
@@ -27,7 +27,7 @@ class CleanAttack(Attack):
         return 0
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         return x
 
@@ -52,15 +52,15 @@ class RandomAttack(Attack):
         return self.samples
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         points = threat.sample(x, generator=generator)
         if self.samples == 1:
             return points
-        best = score(model, threat.settle(points, x), y, aim)
+        best = score(model, threat.project_inside(points, x), y, goal)
         for _ in range(self.samples - 1):
-            points = threat.settle(threat.sample(x, generator=generator), x)
-            best = stronger(best, score(model, points, y, aim))
+            points = threat.project_inside(threat.sample(x, generator=generator), x)
+            best = stronger(best, score(model, points, y, goal))
         return best.x
 
 
@@ -89,16 +89,16 @@ class MultiTarget(Attack):
         return self.attack.passes * (self.classes or 9)  # as many as targets; nine where the model decides
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         with torch.no_grad():
             outputs = answers(model, x)
         wrong = outputs.shape[1] - 1
-        if wrong == 0 or aim.targeted:
-            return self.attack.search(model, x, y, threat, aim=aim, generator=generator)
-        best = score(model, x, y, aim)
-        towards = replace(aim, targeted=True)
+        if wrong == 0 or goal.targeted:
+            return self.attack.search(model, x, y, threat, goal=goal, generator=generator)
+        best = score(model, x, y, goal)
+        towards = replace(goal, targeted=True)
         for target in wrong_classes(outputs, y)[:, : self.classes].unbind(1):
-            points = self.attack.search(model, x, target, threat, aim=towards, generator=generator).detach()
-            best = stronger(best, score(model, threat.settle(points, x), y, aim))
+            points = self.attack.search(model, x, target, threat, goal=towards, generator=generator).detach()
+            best = stronger(best, score(model, threat.project_inside(points, x), y, goal))
         return best.x

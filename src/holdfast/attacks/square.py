@@ -15,7 +15,7 @@ from holdfast.acceleration import outputs as outputs_of
 from holdfast.attacks._ball import checked_ball, not_a_ball
 from holdfast.attacks._search import broken
 from holdfast.attacks._windows import Draw, Grid, Images, Moves, Patterns, draws, moves
-from holdfast.attacks.base import Aim, Attack
+from holdfast.attacks.base import Attack, Goal
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs, PerExample, signs
 from holdfast.threats.base import Points, Threat
@@ -72,13 +72,13 @@ class Square(Attack):
         return not_a_ball(threat)
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         ball = checked_ball(threat, "Square", "RandomAttack")
         grid, shape = self._grid(x), x.shape[1:]
         found = x.clone()
         with torch.no_grad():
-            left = ~aim.reached(outputs_of(model, x), y)
+            left = ~goal.reached(outputs_of(model, x), y)
             for _ in range(self.restarts):
                 rows = left.nonzero().squeeze(1)
                 if len(rows) == 0:
@@ -89,7 +89,7 @@ class Square(Attack):
                 plan = draws(self.queries, self.share, ball.norm, grid, generator)
                 windows.take(rows)
                 for index, points, reached in _climb(
-                    model, start[rows], rows, y[rows], windows, plan, aim, shape
+                    model, start[rows], rows, y[rows], windows, plan, goal, shape
                 ):
                     found[index] = points
                     left[index] = ~reached
@@ -122,7 +122,7 @@ def _climb(
     y: Labels,
     windows: Moves,
     plan: Iterable[Draw],
-    aim: Aim,
+    goal: Goal,
     shape: torch.Size,
 ) -> Iterator[tuple[Int[Tensor, " rows"], Points, Bool[Tensor, " rows"]]]:
     """One restart. Yields rows (by ``index``), their points and whether these are broken: the broken in
@@ -131,7 +131,7 @@ def _climb(
     every = 1 if now.device.type == "cpu" else _LOOK
     outputs = outputs_of(model, now.reshape(-1, *shape))
     known = incremental(model, now, shape) if windows.single else None
-    best, reached = _value(outputs, y, aim), aim.reached(outputs, y)
+    best, reached = _value(outputs, y, goal), goal.reached(outputs, y)
     for query, draw in enumerate(plan):
         if query % every == 0:
             count = int(reached.sum())
@@ -146,10 +146,10 @@ def _climb(
                     known.take(kept, now)
         before = windows.change(now, draw)
         outputs = outputs_of(model, now.reshape(-1, *shape)) if known is None else known.propose(draw.area)
-        value, breaks = _value(outputs, y, aim), aim.reached(outputs, y)
+        value, breaks = _value(outputs, y, goal), goal.reached(outputs, y)
         if isinstance(windows, Patterns) and windows.threat.coarse is not None:
             points, x = (values.reshape(-1, *shape) for values in (now, windows.x))
-            breaks = broken(model, points, outputs, x, y, windows.threat, aim)
+            breaks = broken(model, points, outputs, x, y, windows.threat, goal)
         better = torch.where(breaks == reached, value > best, breaks)
         for window, old in before:
             now[window] = torch.where(better[:, None, None, None], now[window], old)
@@ -160,10 +160,10 @@ def _climb(
     yield index, now.reshape(-1, *shape), reached
 
 
-def _value(outputs: Outputs, y: Labels, aim: Aim) -> PerExample:
+def _value(outputs: Outputs, y: Labels, goal: Goal) -> PerExample:
     """What the search raises; lowest where it is not a number."""
-    if aim.targeted:
-        value = aim.value(outputs, y)
+    if goal.targeted:
+        value = goal.value(outputs, y)
     elif outputs.shape[1] == 1:
         value = -(signs(y, outputs) * outputs).squeeze(1)
     else:

@@ -11,7 +11,7 @@ from torch import Generator, nn
 from holdfast._arguments import MODEL
 from holdfast._rules import COUNT, takes
 from holdfast._tensors import applied
-from holdfast.attacks.base import Aim, Attack
+from holdfast.attacks.base import Attack, Goal
 from holdfast.attacks.by_name import ATTACK
 from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
@@ -65,10 +65,10 @@ class ExpectedGradient(Attack):
         return self.attack.passes * self.samples
 
     def search(
-        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, aim: Aim, generator: Generator
+        self, model: nn.Module, x: Points, y: Labels, threat: Threat, *, goal: Goal, generator: Generator
     ) -> Points:
         with _seeded(generator, x.device):
-            return self.attack.search(self._mean(model), x, y, threat, aim=aim, generator=generator)
+            return self.attack.search(self._mean(model), x, y, threat, goal=goal, generator=generator)
 
     @contextmanager
     def judging(self, model: nn.Module, generator: Generator) -> Iterator[nn.Module]:

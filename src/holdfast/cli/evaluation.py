@@ -75,7 +75,7 @@ def _cascade(record: EvaluationFigures) -> Table:
     rows = table("Cascade", "examples in", "left", "seconds", "")
     for stage in record.stages:
         done = "proved" if stage.kind == "bound" else "broken"
-        note = stage.note or f"{stage.settled:,} {done}"
+        note = stage.note or f"{stage.decided:,} {done}"
         rows.add_row(
             stage.name,
             f"{stage.entered:,}",

@@ -29,7 +29,7 @@ def show_plan(out: Console, record: Mapping[str, Any], folder: Path) -> None:
         "optimal clean loss",
         "optimal robust loss",
         "robust accuracy",
-        f"width for gap {setting(record['gap_aim'])}",
+        f"width for gap {setting(record['target_gap'])}",
     )
     clean, robust = record["clean"], record["robust"]
     for index, radius in enumerate(robust["radii"]):

@@ -63,7 +63,7 @@ class RowSums:
         self.matrices = grams if self.matrices is None else self.matrices.add_(grams)
         self.rows, self.weights = [], []
 
-    def settled(self, *, whole: bool = False) -> tuple[Tensor | None, Tensor | None]:
+    def reduced(self, *, whole: bool = False) -> tuple[Tensor | None, Tensor | None]:
         """The matrices, and the orthonormal basis of the rows in which they are given; no basis where
         ``whole`` or as large.
         """

@@ -29,7 +29,7 @@ class BlockSums:
         """The sums over processes, for one epoch. Spread over several, their rows have no basis in common."""
         matrices, basis = (self.matrices, self.basis)
         if matrices is None:
-            matrices, basis = self.rows.settled(whole=spread)
+            matrices, basis = self.rows.reduced(whole=spread)
         return Block(
             linear=reduce(self.linear) / epochs,
             matrices=None if matrices is None else reduce(matrices) / epochs,
@@ -51,7 +51,7 @@ class Sums:
         balls = [[BlockSums(linear=torch.zeros_like(as_matrix(w))) for w in ball] for ball in parameters]
         return cls(balls=balls, constant=balls[0][0].linear.new_zeros((), dtype=torch.float64))
 
-    def settled(
+    def reduced(
         self,
         reduce: Callable[[Tensor], Tensor] = lambda values: values,
         epochs: int = 1,

@@ -114,7 +114,7 @@ class Conflict(Screen):
         self.cut = -1.0
         self.high = self.low = torch.empty(0)
 
-    def _aim(self, cut: float) -> None:
+    def _goal(self, cut: float) -> None:
         ranks = torch.linspace(0, len(self.sample) - 1, 17, device=self.sample.device).long()
         levels = self.sample.sort(0).values[ranks].double()
         below = levels - cut
@@ -131,7 +131,7 @@ class Conflict(Screen):
 
     def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
         if cut != self.cut:
-            self._aim(cut)
+            self._goal(cut)
         left = torch.cat([a >= self.high, a <= self.low], 1).float()
         right = torch.cat([b <= self.low, b >= self.high], 1).float()
         return (left @ right.T < 0.5).nonzero()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from holdfast._files import Writer, tensor_writer, write_atomically
 from holdfast._record import checked
 from holdfast._tensors import chunks, device_of
-from holdfast.attacks.base import Aim, score
+from holdfast.attacks.base import Goal, score
 from holdfast.attacks.modes import in_mode
 from holdfast.errors import RunFolderError
 from holdfast.evaluation.result import Evaluation, Stage
@@ -95,7 +95,7 @@ def recheck(
         for part in chunks(len(x), batch_size):
             points, y = result.x[part].to(device), result.y[part].to(device)
             outside += int((~threat.contains(points, x[part].to(device))).sum())
-            found = score(model, points, y, Aim(loss=loss))
+            found = score(model, points, y, Goal(loss=loss))
             flags += int((found.reached.cpu() == result.robust[part]).sum())
             again, held = found.value.cpu(), result.loss[part]
             close = (again - held).abs() <= ROUNDING * held.abs().clamp_min(1e-2)

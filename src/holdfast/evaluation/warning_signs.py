@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from holdfast import _tensors
 from holdfast.attacks import PGD, Attack, MultiTarget, RandomAttack, attacking
-from holdfast.attacks.base import Aim, AttackResult, balls_by_radius
+from holdfast.attacks.base import AttackResult, Goal, balls_by_radius
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import margin
 from holdfast.attacks.square import Square
@@ -440,11 +440,11 @@ def _stopped_early(subject: Subject) -> Found | None:
     x, y, points = subject.standing
     if not subject.attacked_at_all or len(x) < 5 or not subject.differentiable:
         return None
-    aim = Aim(loss=CrossEntropy())
+    goal = Goal(loss=CrossEntropy())
     gap = _stationarity(subject, x, y, points)
     if float((gap > 0.2).float().mean()) <= MANY:
         return None
-    held, clean = (aim.loss(subject.outputs(v), y) for v in (points, x))
+    held, clean = (goal.loss(subject.outputs(v), y) for v in (points, x))
     further = subject.attacked(PGD(steps=50, step_size=subject.threat.step_scale / 10, keep_best=True), x, y)
     broken = int(further.success.sum())
     gained = float((further.loss - torch.maximum(held, clean)).clamp_min(0).mean())

@@ -157,7 +157,7 @@ class Plan(Drawn):
                 "width": "estimated",
                 "cost": "estimated",
             },
-            "loss_aim": self.loss,
+            "target_loss": self.loss,
             "parameter_radius": self.radius,
             "radius_for_loss": [
                 {
@@ -169,7 +169,7 @@ class Plan(Drawn):
                 }
                 for loss in LOSSES
             ],
-            "gap_aim": self.gap,
+            "target_gap": self.gap,
             "width": self.width,
             "width_reason": self.width_reason,
             "width_at_radii": [

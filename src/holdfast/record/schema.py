@@ -168,7 +168,7 @@ class StageFigures:
     note: str | None = about("why it was left out or made smaller; else empty")
 
     @property
-    def settled(self) -> int | None:
+    def decided(self) -> int | None:
         """Examples broken or proved here."""
         return None if self.entered is None or self.left is None else max(0, self.entered - self.left)
 

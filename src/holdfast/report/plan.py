@@ -45,8 +45,8 @@ def width_text(width: float | int | None) -> str:
 def sentences(record: Mapping[str, Any]) -> list[str]:
     """What the figures mean, most important first."""
     said = [_about_labels(record)]
-    loss, radius = setting(record["loss_aim"]), record["parameter_radius"]
-    [aim] = [row for row in record["radius_for_loss"] if row["loss"] == record["loss_aim"]] or [None]
+    loss, radius = setting(record["target_loss"]), record["parameter_radius"]
+    [goal] = [row for row in record["radius_for_loss"] if row["loss"] == record["target_loss"]] or [None]
     if radius is None:
         said.append(
             f"A robust loss of {loss} was not reached at any radius tried (observed): take larger "
@@ -55,25 +55,25 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     else:
         below = (
             ""
-            if aim is None or not aim["robust"]["above"]
-            else f"; below {setting(aim['robust']['above'])} none has it, which is bounded"
+            if goal is None or not goal["robust"]["above"]
+            else f"; below {setting(goal['robust']['above'])} none has it, which is bounded"
         )
         said.append(
             f"In the limit of infinite width a robust loss of {loss} is reached within radius "
             f"{setting(radius)}, as far as attacks tell{below}: ask "
             "for that --parameter-radius."
         )
-        if aim is not None and aim["clean"]["enough"]:
+        if goal is not None and goal["clean"]["enough"]:
             said.append(
-                f"Without an adversary radius {setting(aim['clean']['enough'])} is enough: by these, "
+                f"Without an adversary radius {setting(goal['clean']['enough'])} is enough: by these, "
                 "robustness costs "
-                f"{radius / aim['clean']['enough']:.1f} times the radius."
+                f"{radius / goal['clean']['enough']:.1f} times the radius."
             )
     if record["width"] is not None:
         said.append(
             f"From about {width_text(record['width'])} units on, by estimate, curvature costs the "
             "certificate at most "
-            f"{setting(record['gap_aim'])} ({record['width_reason']})."
+            f"{setting(record['target_gap'])} ({record['width_reason']})."
         )
         cost = record["cost"]
         if cost is not None and record["width"] <= HUGE:

@@ -35,11 +35,11 @@ def representable(contains: Contains, points: Points, x: Points, dtype: torch.dt
     """
     way = flatten(points - x).double()
     best = _nearest(points, dtype)
-    settled = contains(best, x)
-    if bool(settled.all()):
+    inside = contains(best, x)
+    if bool(inside.all()):
         return best
-    best = torch.where(per_example(settled, x), best, x)
-    reach = torch.where(settled, torch.inf, 0.0).to(way)
+    best = torch.where(per_example(inside, x), best, x)
+    reach = torch.where(inside, torch.inf, 0.0).to(way)
     for tried in (
         _inwards(points, x, dtype),
         *(_nearest(torch.lerp(x, points, share), dtype) for share in SHARES),

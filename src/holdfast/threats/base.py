@@ -19,7 +19,7 @@ from holdfast.threats._half import in_float32, representable
 
 Points = Float[Tensor, "batch ..."]
 
-SHRINK = 1e-5  # share of the radius that `settle` keeps clear of the edge
+SHRINK = 1e-5  # share of the radius that `project_inside` keeps clear of the edge
 UNITS = 2.0**-22  # and share of the example's norm: four units of float32 rounding
 
 
@@ -27,7 +27,7 @@ class Threat(Shown, ABC):
     """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
 
     coarse: torch.dtype | None = None
-    """Of `in_steps_of`: the dtype whose numbers settled points are, so that settling moves points inside
+    """Of `in_steps_of`: the dtype of the points that `project_inside` gives; its projection moves points inside
     the set too.
     """
 
@@ -39,7 +39,7 @@ class Threat(Shown, ABC):
         for name, into_set in (
             ("project", False),
             ("maximise", False),
-            ("settle", True),
+            ("project_inside", True),
             ("sample", True),
             ("sample_box", False),
         ):
@@ -54,17 +54,17 @@ class Threat(Shown, ABC):
         """The same sets for searches in a wider dtype whose points a model of this half-precision ``dtype``
         must be able to take.
 
-        What is settled is a number of ``dtype``. Examples are numbers of ``dtype``, in the wider one.
+        What `project_inside` gives is a number of ``dtype``. Examples are numbers of ``dtype``, in the wider one.
         """
 
-        def settle(points: Points, x: Points) -> Points:
+        def project_inside(points: Points, x: Points) -> Points:
             fits = (points == points.to(dtype).to(points.dtype)).flatten(1).all(1) & self.contains(points, x)
-            settled = representable(self.contains, self.settle(points, x), x, dtype)
-            return torch.where(per_example(fits, x), points, settled)
+            inside = representable(self.contains, self.project_inside(points, x), x, dtype)
+            return torch.where(per_example(fits, x), points, inside)
 
         coarse = copy.copy(self)
         object.__setattr__(coarse, "coarse", dtype)
-        object.__setattr__(coarse, "settle", settle)
+        object.__setattr__(coarse, "project_inside", project_inside)
         object.__setattr__(coarse, "check", lambda x: self.check(x.to(dtype)))
         return coarse
 
@@ -99,12 +99,12 @@ class Threat(Shown, ABC):
         """`project` onto the sets of these examples, for many points in turn: what depends on ``x`` alone is
         worked out once.
 
-        Up to rounding in the points' own dtype; what leaves an attack is settled afterwards.
+        Up to rounding in the points' own dtype; what leaves an attack is projected strictly inside afterwards.
         """
         return lambda points: self.project(points, x)
 
     @abstractmethod
-    def settle(self, points: Points, x: Points) -> Points:
+    def project_inside(self, points: Points, x: Points) -> Points:
         """Points that pass `contains`, within rounding of ``points``: projection onto the set shrunk by
         ``(1 - 1e-5) r - 2^-22 ||x||``.
         """

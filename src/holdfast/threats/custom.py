@@ -100,7 +100,7 @@ class CustomThreat(Threat):
     def project(self, points: Points, x: Points) -> Points:
         return self._nearest(points, x)
 
-    def settle(self, points: Points, x: Points) -> Points:
+    def project_inside(self, points: Points, x: Points) -> Points:
         """Projection, drawn towards ``x`` (convexity keeps it inside) by the first of the shares 1e-5,
         1e-4 ... 1/2, 1 that passes.
         """
@@ -119,11 +119,11 @@ class CustomThreat(Threat):
         return (self._nearest(p, centre) == p).flatten(1).all(1) & finite
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
-        """Uniform in the l2 ball of radius ``radius_hint``, then projected; settled."""
+        """Uniform in the l2 ball of radius ``radius_hint``, then projected strictly inside."""
         rows = x.flatten(1)
         everywhere = geometry.limits(None, None, x)
         delta = self._radius * geometry.uniform_in_l2_ball(rows, everywhere, generator)
-        return self.settle((rows + delta).reshape(x.shape), x)
+        return self.project_inside((rows + delta).reshape(x.shape), x)
 
     @property
     def maximise_error(self) -> float:

@@ -215,10 +215,10 @@ class LpBall(Threat):
             lower, upper = (edge.reshape(x.shape) for edge in self._edges(centre, self.radius, bound))
             return lambda points: torch.clamp(points, lower, upper)
         low, high = bound.around(centre)
-        # As far in as rounding may push a point out: what settles it later then finds it inside, and need not
+        # As far in as rounding may push a point out: the later projection then finds it inside, and need not
         # search.
         spare = _SPARE * self.radius + UNITS * projections.lengths(bound.masked(centre), self.norm)
-        reach = (self._settled_radius(centre, bound) - spare).clamp(min=0.0)[:, None].to(x.dtype)
+        reach = (self._inner_radius(centre, bound) - spare).clamp(min=0.0)[:, None].to(x.dtype)
 
         def project(points: Points) -> Points:
             p = bound.restored(points.flatten(1), centre)
@@ -233,8 +233,8 @@ class LpBall(Threat):
 
         return project
 
-    def settle(self, points: Points, x: Points) -> Points:
-        return self._project(points, x, self._settled_radius(x.flatten(1), self._limits_for(x)))
+    def project_inside(self, points: Points, x: Points) -> Points:
+        return self._project(points, x, self._inner_radius(x.flatten(1), self._limits_for(x)))
 
     def contains(self, points: Points, x: Points) -> Bool[Tensor, " batch"]:
         p, centre = points.flatten(1).double(), x.flatten(1).double()
@@ -243,18 +243,18 @@ class LpBall(Threat):
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
         """l-inf: uniform in ``B(x)``. l2 and l1: uniform in the ball of the free features, then projected
-        onto ``B(x)``, so that faces of the box may carry mass. The points are settled: they pass `contains`.
+        onto ``B(x)``, so that faces of the box may carry mass. The points lie strictly inside: they pass `contains`.
         """
         rows, bound = x.flatten(1), self._limits_for(x)
         if self.norm == "inf":
-            lower, upper = self._edges(rows, self._settled_radius(rows, bound)[:, None], bound)
+            lower, upper = self._edges(rows, self._inner_radius(rows, bound)[:, None], bound)
             drawn = torch.lerp(lower, upper, geometry.uniform(rows, generator))
             return torch.clamp(drawn, lower, upper).reshape(x.shape)
         if self.norm == "2":
             delta = self.radius * geometry.uniform_in_l2_ball(rows, bound, generator)
         else:
             delta = self.radius * _uniform_in_l1_ball(rows, bound, generator)
-        return self.settle(x + delta.reshape(x.shape), x)
+        return self.project_inside(x + delta.reshape(x.shape), x)
 
     def sample_box(self, x: Points, *, generator: Generator) -> Points:
         """Uniform between the bounds in the features that may change; features without two finite bounds
@@ -314,7 +314,7 @@ class LpBall(Threat):
             moved = torch.where(kept == delta, p, centre + kept)  # x + (p - x) would round
         return bound.clamp(moved, centre).reshape(points.shape)
 
-    def _settled_radius(self, x: Rows, bound: Limits) -> Float[Tensor, " batch"]:
+    def _inner_radius(self, x: Rows, bound: Limits) -> Float[Tensor, " batch"]:
         size = projections.lengths(bound.masked(x), self.norm)
         return ((1 - SHRINK) * self.radius - UNITS * size).clamp(min=0.0)
 

@@ -70,7 +70,7 @@ class SphereSlice(Threat):
         result = projections.project_two_balls(rows, centre, float(self.radius), lengths(centre, "2"))
         return self._whole(result, x)
 
-    def settle(self, points: Points, x: Points) -> Points:
+    def project_inside(self, points: Points, x: Points) -> Points:
         rows, centre = self._free(points, x), self._free(x, x)
         size = lengths(centre, "2")
         margin = UNITS * size
@@ -91,11 +91,11 @@ class SphereSlice(Threat):
 
     def sample(self, x: Points, *, generator: Generator) -> Points:
         """Uniform in the l2 ball of the free features, then projected, so that the sphere carries mass;
-        settled.
+        strictly inside.
         """
         rows = x.flatten(1)
         delta = self.radius * geometry.uniform_in_l2_ball(rows, self._limits_for(x), generator)
-        return self.settle((rows + delta).reshape(x.shape), x)
+        return self.project_inside((rows + delta).reshape(x.shape), x)
 
     def maximise(self, direction: Points, x: Points) -> Points:
         centre = self._free(x, x)

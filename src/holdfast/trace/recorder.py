@@ -331,7 +331,7 @@ class TraceRecorder:
             )
         lower = LowerModel(
             constant=float(self.reduce(sums.model.constant)) / epochs,
-            balls=sums.model.settled(self.reduce, epochs, spread=self.processes > 1),
+            balls=sums.model.reduced(self.reduce, epochs, spread=self.processes > 1),
             radii=() if self._bound is None else self._bound.radii,
         )
         rounding = self._rounding(sums, epochs)

@@ -129,7 +129,7 @@ def refuting(
     points = torch.where(
         threat.contains(points, around).reshape(-1, *([1] * (x.ndim - 1))),
         points,
-        threat.settle(points, around),
+        threat.project_inside(points, around),
     )
     low = (graph(points.double()) @ row <= 0) & threat.contains(points, around)
     return points[low.to(torch.uint8).argmax()] if bool(low.any()) else None

@@ -130,9 +130,9 @@ def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
         if any(isinstance(other, Maximum) and number in other.inputs for other in state.graph.steps):
             # Which entry is largest is told by those on one side of the kink too, unless they are all 0
             # there.
-            settled = (lower >= 0) | ((upper <= 0) & (step.scalar.kinked[0] != 0))
-            _tighten(state, value, settled, lower, above=True)
-            _tighten(state, value, settled, upper, above=False)
+            decided = (lower >= 0) | ((upper <= 0) & (step.scalar.kinked[0] != 0))
+            _tighten(state, value, decided, lower, above=True)
+            _tighten(state, value, decided, upper, above=False)
     else:
         everything = torch.ones_like(lower, dtype=torch.bool)
         _tighten(state, value, everything, lower, above=True)

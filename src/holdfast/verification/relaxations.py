@@ -56,9 +56,9 @@ def _kinked_lines(slopes: tuple[float, float], lower: Values, upper: Values) -> 
     below, above = slopes
     crossing = (lower < 0) & (upper > 0)
     chord, height = kinked_chord(slopes, lower, upper)
-    settled = either(lower >= 0, above, below, lower)
+    uncrossed = either(lower >= 0, above, below, lower)
     zero = torch.zeros_like(lower)
-    other = torch.where(crossing, either(upper >= -lower, above, below, lower), settled)
+    other = torch.where(crossing, either(upper >= -lower, above, below, lower), uncrossed)
     if below <= above:
         return Lines(lower_slope=other, lower_height=zero, upper_slope=chord, upper_height=height)
     return Lines(lower_slope=chord, lower_height=height, upper_slope=other, upper_height=zero)

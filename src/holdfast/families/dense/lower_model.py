@@ -63,4 +63,4 @@ def _expanded(net: Dense, curvature: DeepCurvature, passed: Pass, centre: float)
         constant += float((slopes[part] * (outputs_at(net, at, rows) - outputs[part])).sum())
         gradients = [[at.gradient(h)] for h in range(net.depth)]
         sums.add(gradients, curvature.at(net, at), [[move] for move in moves], 1.0)
-    return LowerModel(constant=constant + float(sums.constant), balls=sums.settled(), radii=curvature.radii)
+    return LowerModel(constant=constant + float(sums.constant), balls=sums.reduced(), radii=curvature.radii)

@@ -178,7 +178,7 @@ class _Ball:
         f, features = self.f, len(self.centre)
         steps = np.eye(features) if self.norm == "inf" else np.hstack([np.eye(features), -np.eye(features)])
         fixed = np.delete(np.arange(len(f.a)), convex)
-        aim = np.concatenate([(weight[fixed] @ f.w[fixed]) @ steps, f.a[convex]])
+        costs = np.concatenate([(weight[fixed] @ f.w[fixed]) @ steps, f.a[convex]])
         units, middle = f.w @ steps, f.w @ self.centre + f.b
         above = np.hstack([units[convex], -np.eye(len(convex))])
         kept = np.hstack([-sides[:, None] * units[cut], np.zeros((len(cut), len(convex)))])
@@ -188,7 +188,7 @@ class _Ball:
             limit = np.append(limit, self.radius)
         reach = (-self.radius if self.norm == "inf" else 0.0, self.radius)
         moves = [reach] * steps.shape[1] + [(0.0, None)] * len(convex)
-        solved = linprog(aim, A_ub=matrix, b_ub=limit, bounds=moves, method="highs")
+        solved = linprog(costs, A_ub=matrix, b_ub=limit, bounds=moves, method="highs")
         if solved.x is None:
             return None
         found = -np.asarray(solved.ineqlin.marginals)

@@ -87,7 +87,7 @@ def _exact(
         for row, height in zip(rows, heights, strict=True):
             f = Hinges(a=row, w=w[:, free], b=held, c=float(height))
             found.append(least(f, point[free], threat.radius, threat.norm, parts))
-            if not found[-1].bound > 0:  # one failure settles the matter
+            if not found[-1].bound > 0:  # one failure decides it
                 refuted = found[-1].point is not None
                 return Proof(outcome="refuted" if refuted else "undecided", margin=found[-1].bound)
     return Proof(outcome="verified", margin=min(one.bound for one in found))

@@ -380,7 +380,7 @@ class _Search:
                 points = self.attack.run(quick, x, y, self.threat, loss=self.loss, seed=self.seed).x
             else:
                 points = _ascend(quick, start[rows].float(), x, y, self.threat, self.loss)
-            found.append(self.threat.settle(points.double(), self.x[rows]))
+            found.append(self.threat.project_inside(points.double(), self.x[rows]))
         return torch.cat(found)
 
     def _renew(
