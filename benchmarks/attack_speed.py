@@ -25,7 +25,7 @@ from holdfast.attacks import PGD
 from holdfast.losses import CrossEntropy
 from holdfast.networks import MNISTConv, TwoLayer
 from holdfast.threats import LpBall, Threat
-from holdfast.training import ParameterBall, TrainingState, fit
+from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
 
 try:
     import torchattacks
@@ -117,29 +117,22 @@ def attack(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, steps: int) -
 
 def training(chosen: Case, threat: Threat) -> None:
     model, fabric = chosen.model, Fabric(accelerator="cpu", devices=1)
-    fit(
-        fabric,
-        model,
-        model,
-        chosen.optimizer,
-        chosen.x,
-        chosen.y,
-        threat,
-        PGD(steps=STEPS),
-        CrossEntropy(),
+    run = Training(
+        fabric=fabric,
+        module=model,
+        model=model,
+        optimizer=chosen.optimizer,
+        x=chosen.x,
+        y=chosen.y,
+        threat=threat,
+        attack=PGD(steps=STEPS),
+        loss=CrossEntropy(),
         epochs=1,
         batch_size=BATCH,
-        schedule="constant",
-        seed=0,
         ball=ParameterBall(names=(tuple(chosen.initial),), initial=chosen.initial, radius=20.0),
         project=True,
-        recorder=None,
-        record_every=1,
-        state=TrainingState(),
-        observe=lambda record, state: None,
-        on_step=lambda done, loss: None,
-        stop=lambda: False,
     )
+    fit(run, TrainingState(), Hooks())
 
 
 class TwoLogits(nn.Module):

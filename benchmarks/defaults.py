@@ -12,9 +12,8 @@ DATA = hf.data.digits()
 THREAT = hf.LpBall("2", 0.3, bounds=DATA.bounds)
 QUIET = {
     "progress": False,
-    "tighten": 0,
-    "trace": False,
-    "evaluate_every": 1000,
+    "certificate": hf.CertificateSettings(trace=False, tighten=0),
+    "validation": hf.ValidationSettings(every=1000),
     "final_attack": "clean",
     "allow_incompatible": True,
 }

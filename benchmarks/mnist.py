@@ -43,7 +43,7 @@ def run(folder: str, width: int, radius: float, epochs: int, examples: int | Non
         epochs=epochs,
         batch_size=500,
         schedule="cosine",
-        tighten=4,
+        certificate=hf.CertificateSettings(tighten=4),
         final_attack=hf.PGD(steps=5, start="example"),
     )
     found = done.certificate

@@ -54,11 +54,10 @@ def run(row: Row, *, quick: bool) -> list[str]:
         attack=attack,
         parameter_radius=row.radius,
         learning_rate=row.learning_rate,
-        momentum=row.momentum,
+        optimizer=hf.optimizers.SGD(momentum=row.momentum),
         schedule=row.schedule,
         epochs=20 if quick else row.epochs,
-        trace_every=1,
-        tighten=20 if quick else 200,
+        certificate=hf.CertificateSettings(trace_every=1, tighten=20 if quick else 200),
         final_attack=attack,
         progress=False,
     )

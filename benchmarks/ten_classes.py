@@ -35,7 +35,7 @@ def run(radius: float, width: int, *, quick: bool) -> list[str]:
         learning_rate=radius * 2 / 3,
         epochs=10 if quick else 50,
         schedule="cosine",
-        tighten=10 if quick else 60 if width <= 20_000 else 20,
+        certificate=hf.CertificateSettings(tighten=10 if quick else 60 if width <= 20_000 else 20),
         final_attack=hf.PGD(steps=1),
         progress=False,
     )

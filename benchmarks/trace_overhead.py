@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from harness import arguments, command, interleaved, machine, record, table
 
+from holdfast import CertificateSettings, ValidationSettings
 from holdfast.attacks import PGD, CleanAttack
 from holdfast.data import Dataset, digits, from_tensors
 from holdfast.jobs.train import train
@@ -102,11 +103,9 @@ def trained(case: Case, data: Dataset, *, trace: bool) -> float:
         parameter_radius=case.radius,
         epochs=case.epochs,
         batch_size=case.batch_size,
-        trace=trace,
         progress=False,
-        tighten=1,
-        evaluate_every=case.epochs,
-        evaluation_attack=CleanAttack(),
+        certificate=CertificateSettings(trace=trace, tighten=1),
+        validation=ValidationSettings(attack=CleanAttack(), every=case.epochs),
         final_attack=CleanAttack(),
         allow_incompatible=True,
     )

@@ -153,7 +153,8 @@ data = hf.data.from_tensors(x, (x[:, 0] > 0.5).long())
 for optimizer in ("auto", "sgd", "adam", "adamw"):
     model = hf.networks.TwoLayer(5, 2, width=16)
     hf.train(
-        model, data, hf.LpBall("2", 0.05), attack=hf.PGD(steps=2), epochs=2, optimizer=optimizer, accelerator="cpu", progress=False
+        model, data, hf.LpBall("2", 0.05), attack=hf.PGD(steps=2), epochs=2, optimizer=optimizer, progress=False,
+        device=hf.DeviceSettings(accelerator="cpu"),
     )
 """
 

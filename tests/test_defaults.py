@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from holdfast.config.build import build, build_attack
 from holdfast.config.schema import RunConfig
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge
+from holdfast.training.optimizers import SGD, Adam, AdamW, Auto, as_optimizer
 from holdfast.training.recipe import BATCH, RATES, chosen_rate, recipe_for
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
 
@@ -24,7 +26,9 @@ from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenv
 def test_training_has_the_same_defaults_from_the_command_line_and_from_python():
     options = build(RunConfig()).options
     defaults = {name: one.default for name, one in inspect.signature(hf.train).parameters.items()}
-    attacks = {"attack": "attack", "evaluation_attack": "evaluation", "final_attack": "final"}
+    attacks = {"attack": "attack", "final_attack": "final"}
+    defaults["optimizer"] = as_optimizer(defaults["optimizer"])
+    defaults["validation"] = replace(defaults["validation"], attack=build_attack(RunConfig().evaluation))
     for name, value in options.items():
         if name in attacks:
             assert defaults[name] is None
@@ -104,7 +108,7 @@ def test_training_with_nothing_else_ends_close_to_the_optimum(tmp_path):
         parameter_radius=2.0,
         epochs=15,
         progress=False,
-        tighten=5,
+        certificate=hf.CertificateSettings(tighten=5),
         out=tmp_path,
     )
     assert run.certificate.status == "certified"
@@ -145,9 +149,8 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
             attack="fgsm",
             final_attack="clean",
             epochs=20,
-            evaluate_every=20,
-            trace=False,
-            tighten=0,
+            validation=hf.ValidationSettings(every=20),
+            certificate=hf.CertificateSettings(trace=False, tighten=0),
             progress=False,
             **settings,
         )
@@ -175,21 +178,21 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
         (nn.Linear(4, 2), {"batch_size": 7}, "adam", 7, "no step"),
         (nn.Linear(4, 2), {"batch_size": 5000}, "adam", 1000, "no step"),
         (nn.Linear(4, 2), {"learning_rate": 0.1}, "sgd", 1000, "of your own"),
-        (nn.Linear(4, 2), {"momentum": 0.1}, "sgd", 1000, "of your own"),
-        (nn.Linear(4, 2), {"optimizer": "adam"}, "adam", 1000, ""),
-        (two_layer(), {"optimizer": "adamw", "batch_size": 9}, "adamw", 9, ""),
+        (nn.Linear(4, 2), {"optimizer": SGD(momentum=0.1)}, "sgd", 1000, ""),
+        (nn.Linear(4, 2), {"optimizer": Adam()}, "adam", 1000, ""),
+        (two_layer(), {"optimizer": AdamW(), "batch_size": 9}, "adamw", 9, ""),
     ],
 )
 def test_what_is_left_out_is_chosen_for_the_network(model, given, optimizer, batch, why):
-    nothing = {"optimizer": "auto", "batch_size": None, "learning_rate": None, "momentum": None}
+    nothing = {"optimizer": Auto(), "batch_size": None, "learning_rate": None}
     recipe = recipe_for(model, 1000, **nothing | given)
-    assert (recipe.optimizer, recipe.batch_size) == (optimizer, batch)
+    assert (recipe.name, recipe.batch_size) == (optimizer, batch)
     assert why in recipe.why
     assert bool(recipe.why) == bool(why)
 
 
 def test_no_step_of_the_chosen_batch_has_a_single_example():
-    nothing = {"optimizer": "auto", "batch_size": None, "learning_rate": None, "momentum": None}
+    nothing = {"optimizer": Auto(), "batch_size": None, "learning_rate": None}
     for examples in range(60, 400):
         recipe = recipe_for(nn.Linear(4, 2), examples, **nothing)
         assert examples % recipe.batch_size != 1
@@ -201,7 +204,7 @@ def test_the_search_repeats_and_changes_nothing():
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state, y, threat = torch.get_rng_state(), (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01)
-    recipe = recipe_for(model, 40, optimizer="auto", batch_size=16, learning_rate=None, momentum=None)
+    recipe = recipe_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
     first, second = (chosen_rate(model, X, y, threat, CrossEntropy(), recipe, seed=2) for _ in range(2))
     assert first == second
     assert first.learning_rate in RATES
@@ -213,7 +216,7 @@ def test_the_search_repeats_and_changes_nothing():
 
 def test_a_loss_that_is_finite_at_no_rate_gets_the_usual_one():
     model = nn.Sequential(nn.Linear(4, 2), nn.Flatten())
-    recipe = recipe_for(model, 40, optimizer="auto", batch_size=16, learning_rate=None, momentum=None)
+    recipe = recipe_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
     with torch.no_grad():
         model[0].weight.fill_(1e38)
     step = chosen_rate(model, X, (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01), CrossEntropy(), recipe)
@@ -224,10 +227,8 @@ def test_a_loss_that_is_finite_at_no_rate_gets_the_usual_one():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"optimizer": "adam", "momentum": 0.5}, "momentum is for the optimizer sgd"),
         ({"optimizer": torch.optim.Adam, "learning_rate": 0.1}, "learning_rate is for the optimizer"),
-        ({"optimizer": torch.optim.Adam, "weight_decay": 0.1}, "weight_decay is for the optimizer"),
-        ({"trace": False, "trace_every": 2}, "trace_every is for a run with a trace"),
+        ({"optimizer": hf.optimizers.SGD}, "write SGD\\(\\)"),
     ],
 )
 def test_settings_that_do_not_apply_are_refused_in_python(settings, said):

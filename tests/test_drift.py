@@ -10,6 +10,7 @@ from holdfast.errors import InputError
 from holdfast.networks import Dense, TwoLayer
 from holdfast.theory import KernelWatch, empirical_ntk, kernel_alignment, kernel_drift
 from holdfast.theory.drift import extreme_eigenvalues
+from settings import grouped
 
 COLUMNS = (
     "kernel_drift",
@@ -102,7 +103,7 @@ def trained(tmp_path, **given):
         "tighten": 0,
         "out": tmp_path,
     }
-    return hf.train(model, data, hf.threats.LpBall("l2", 0.1), **{**options, **given})
+    return hf.train(model, data, hf.threats.LpBall("l2", 0.1), **grouped(options | given))
 
 
 def test_columns_are_written_for_evaluated_epochs_only_and_a_resumed_run_repeats_them(tmp_path):

@@ -18,6 +18,7 @@ from holdfast.jobs.plan import plan
 from holdfast.lab.reproduce import Criterion, Experiment, Measured, Setting, reproduce
 from holdfast.lab.reproduce.base import Column
 from holdfast.record.run import Run, RunWriter
+from settings import grouped
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -46,7 +47,7 @@ def train(data, threat, out, *, seed=0, **options):
         "progress": False,
     }
     model = hf.networks.TwoLayer(data.features, data.classes, width=20)
-    return hf.train(model, data, threat, out=out, seed=seed, **(quick | options))
+    return hf.train(model, data, threat, out=out, seed=seed, **grouped(quick | options))
 
 
 @pytest.fixture(scope="module")

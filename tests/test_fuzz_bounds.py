@@ -13,6 +13,7 @@ import holdfast as hf
 from fuzz_cases import balls_of, descended, problem, robust_loss, spread
 from holdfast.networks import Linearised
 from holdfast.theory import capacity, optimal_robust_loss
+from settings import grouped
 
 SLACK = 1e-7  # of the loss: points between those of the grid
 
@@ -40,6 +41,7 @@ def train(case, seed: int, folder=None):
     }
     if options["optimizer"] == "sgd":
         options["momentum"] = (0.0, 0.9)[seed // 3 % 2]
+    options = grouped(options)
     net = copy.deepcopy(case.net)
     if folder is None:
         return hf.train(net, data, case.threat, epochs=3, **options), data

@@ -21,8 +21,9 @@ data = hf.data.digits(classes=(3, 8), features="sphere")
 model = hf.networks.TwoLayer(data.features, 2, 20)
 threat = hf.LpBall("2", 0.1, fixed=data.fixed)
 print("begun", flush=True)
-hf.train(model, data, threat, attack=hf.PGD(steps=1), final_attack=hf.PGD(steps=1), evaluation_attack=hf.PGD(steps=1), epochs=4,
-         batch_size=40, optimizer="adam", learning_rate=0.01, parameter_radius=2.0, tighten=1, out=sys.argv[1],
+hf.train(model, data, threat, attack=hf.PGD(steps=1), final_attack=hf.PGD(steps=1), epochs=4,
+         validation=hf.ValidationSettings(attack=hf.PGD(steps=1)), certificate=hf.CertificateSettings(tighten=1),
+         batch_size=40, optimizer="adam", learning_rate=0.01, parameter_radius=2.0, out=sys.argv[1],
          resume=sys.argv[2] == "resume", progress=False)
 print("done", flush=True)
 """

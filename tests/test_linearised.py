@@ -137,12 +137,11 @@ def test_it_trains_under_attack_and_evaluates_like_any_network():
         attack=hf.attacks.PGD(steps=2),
         epochs=2,
         learning_rate=2.0,
-        kernel_examples=12,
-        accelerator="cpu",
+        validation=hf.ValidationSettings(attack=hf.attacks.PGD(steps=2), kernel_examples=12),
+        certificate=hf.CertificateSettings(tighten=0),
+        device=hf.DeviceSettings(accelerator="cpu"),
         progress=False,
-        tighten=0,
         parameter_radius=20.0,
-        evaluation_attack=hf.attacks.PGD(steps=2),
         final_attack=hf.attacks.PGD(steps=2),
     )
     assert run.metrics[-1]["online_loss"] < run.metrics[0]["online_loss"]

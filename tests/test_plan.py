@@ -128,10 +128,9 @@ def test_the_width_keeps_its_word() -> None:
             attack=hf.PGD(steps=10, start="example"),
             parameter_radius=8.0,
             learning_rate=4.0,
-            momentum=0.9,
             epochs=60,
             progress=False,
-            tighten=0,
+            certificate=hf.CertificateSettings(tighten=0),
         )
         assert run.certificate.status == "certified"
         gaps.append(run.certificate.gap)

@@ -21,6 +21,7 @@ from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
 from holdfast.jobs.certify import certify_run
 from holdfast.record.run import Run, read_weights
 from holdfast.training.optimizers import learning_rate_factor
+from settings import grouped
 
 # torch's own forward-mode derivatives still script a function when first used
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -87,7 +88,7 @@ def train(model, data, threat, **options):
         "trace_every": 1,
         "progress": False,
     }
-    return hf.train(model, data, threat, **(quick | options))
+    return hf.train(model, data, threat, **grouped(quick | options))
 
 
 @pytest.fixture(scope="module")

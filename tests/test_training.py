@@ -20,10 +20,19 @@ from holdfast.networks import Dense, TwoLayer
 from holdfast.record.run import Run
 from holdfast.threats import LpBall
 from holdfast.trace import TraceRecorder
-from holdfast.training import ParameterBall, TrainingState, fit
+from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
 from holdfast.training.batches import epoch_batches
 from holdfast.training.devices import OneProcess, devices_for
-from holdfast.training.optimizers import SCHEDULES, learning_rate_factor, make_optimizer
+from holdfast.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    SGD,
+    Adam,
+    AdamW,
+    as_optimizer,
+    learning_rate_factor,
+    make_optimizer,
+)
 
 # ---- batches
 
@@ -200,26 +209,31 @@ def test_schedules_start_at_the_peak_and_fall():
 
 def test_optimisers_get_what_was_asked_for():
     weights = [nn.Parameter(torch.ones(2))]
-    settings = {"learning_rate": 0.3, "momentum": 0.8, "weight_decay": 0.01}
-    sgd = make_optimizer("sgd", weights, **settings)
+    sgd = make_optimizer(SGD(momentum=0.8, weight_decay=0.01), weights, 0.3)
     assert isinstance(sgd, torch.optim.SGD)
     assert {k: sgd.defaults[k] for k in ("lr", "momentum", "weight_decay")} == {
         "lr": 0.3,
         "momentum": 0.8,
         "weight_decay": 0.01,
     }
-    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
-        made = make_optimizer(name, weights, **settings)
+    for choice, kind in (
+        (Adam(weight_decay=0.01), torch.optim.Adam),
+        (AdamW(weight_decay=0.01), torch.optim.AdamW),
+    ):
+        made = make_optimizer(choice, weights, 0.3)
         assert isinstance(made, kind)
-        assert isinstance(made, torch.optim.AdamW) == (name == "adamw")  # which is an Adam, too
+        assert isinstance(made, torch.optim.AdamW) == (choice.name == "adamw")  # which is an Adam, too
         assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.3, 0.01)
-    own = make_optimizer(lambda ps: torch.optim.RMSprop(ps, lr=0.5), weights, **settings)
+    own = make_optimizer(lambda ps: torch.optim.RMSprop(ps, lr=0.5), weights, None)
     assert isinstance(own, torch.optim.RMSprop)
     assert own.defaults["lr"] == 0.5
-    with pytest.raises(InputError, match="did you mean 'adam'"):
-        make_optimizer("adan", weights, **settings)
+    assert as_optimizer("sgd") == SGD(momentum=0.9, weight_decay=0.0)
+    with pytest.raises(InputError, match="did you mean"):
+        as_optimizer("adan")
     with pytest.raises(InputError, match="learning_rate"):
-        make_optimizer("sgd", weights, **{**settings, "learning_rate": math.nan})
+        make_optimizer(SGD(), weights, math.nan)
+    with pytest.raises(InputError, match="momentum must be"):
+        SGD(momentum=1.0)
 
 
 # ---- the loop
@@ -258,7 +272,7 @@ def trained(
     fabric = fabric or devices_for("cpu", 1, "32-true", "auto")
     loss, threat = loss or CrossEntropy(), threat or LpBall("2", 0.2)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    made = made or make_optimizer(optimizer, parameters, learning_rate=rate, momentum=0.9, weight_decay=0.0)
+    made = made or make_optimizer(OPTIMIZERS[optimizer](), parameters, rate)
     recorder = TraceRecorder(
         model,
         x,
@@ -275,16 +289,16 @@ def trained(
     ball = ParameterBall(names=recorder.names, initial=recorder.initial, radius=radius or math.inf)
     wrapped, wrapped_optimizer = fabric.setup(model, made)
     model.train()
-    return fit(
-        fabric,
-        model,
-        wrapped,
-        wrapped_optimizer,
-        x,
-        y,
-        threat,
-        attack or PGD(steps=2),
-        loss,
+    training = Training(
+        fabric=fabric,
+        module=model,
+        model=wrapped,
+        optimizer=wrapped_optimizer,
+        x=x,
+        y=y,
+        threat=threat,
+        attack=attack or PGD(steps=2),
+        loss=loss,
         epochs=epochs,
         batch_size=batch_size,
         schedule=schedule,
@@ -292,15 +306,10 @@ def trained(
         ball=ball,
         project=radius is not None,
         recorder=recorder if record else None,
-        record_every=1,
-        state=state or TrainingState(),
-        observe=observe or (lambda record, state: None),
-        on_step=lambda steps, loss: None,
-        stop=stop,
         example_weights=weights,
-        due=lambda: False,
-        checkpoint=lambda: None,
     )
+    hooks = Hooks(stop=stop) if observe is None else Hooks(observe=observe, stop=stop)
+    return fit(training, state or TrainingState(), hooks)
 
 
 def test_projected_gradient_descent_reaches_the_optimum_of_a_linear_model(rng):
@@ -402,9 +411,7 @@ def test_the_loop_takes_the_steps_of_a_plain_one(optimizer):
         epochs=3,
         observe=lambda record, state: losses.append(record.online_loss),
     )
-    step = make_optimizer(
-        optimizer, list(plain.parameters()), learning_rate=0.1, momentum=0.9, weight_decay=0.0
-    )
+    step = make_optimizer(OPTIMIZERS[optimizer](), list(plain.parameters()), 0.1)
     expected, done = [], 0
     for epoch in range(3):
         total = 0.0
@@ -470,9 +477,7 @@ def test_going_on_after_an_epoch_is_the_run_that_was_never_stopped(optimizer, sc
     straight = trained(whole, x, y, **settings)
 
     def optimizer_of(model):
-        return make_optimizer(
-            optimizer, list(model.parameters()), learning_rate=0.1, momentum=0.9, weight_decay=0.0
-        )
+        return make_optimizer(OPTIMIZERS[optimizer](), list(model.parameters()), 0.1)
 
     held, file, stepper, steps = {}, io.BytesIO(), optimizer_of(first), iter(range(100))
     first.load_state_dict(start)
@@ -512,8 +517,9 @@ data = hf.data.from_tensors(x, (x[:, 0] > 0).long(), validation=0.0, test=0.0)
 model = hf.networks.TwoLayer(4, 2, 40, paired=False)
 run = hf.train(
     model, data, hf.LpBall("2", 0.1), attack=hf.PGD(steps=2, start="example"), final_attack=hf.PGD(steps=2),
-    allow_incompatible=True, parameter_radius=2.0, epochs=3, batch_size=13, learning_rate=0.5, trace_every=1, tighten=3,
-    accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", progress=False, out=sys.argv[2],
+    allow_incompatible=True, parameter_radius=2.0, epochs=3, batch_size=13, learning_rate=0.5,
+    certificate=hf.CertificateSettings(trace_every=1, tighten=3),
+    device=hf.DeviceSettings(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto"), progress=False, out=sys.argv[2],
 )
 """
 
@@ -553,7 +559,7 @@ def test_optimisers_step_as_torchs_do(rng, name):
 
         def made(weight=weight, ours=ours):
             if ours:
-                return make_optimizer(name, [weight], learning_rate=0.05, momentum=None, weight_decay=0.01)
+                return make_optimizer(OPTIMIZERS[name](weight_decay=0.01), [weight], 0.05)
             return theirs([weight], lr=0.05, weight_decay=0.01, **own)
 
         optimizer, calls = made(), []

@@ -39,7 +39,14 @@ def tangible() -> dict[str, Shown]:
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
     attack = hf.PGD(steps=2)
     run = hf.train(
-        model, data, threat, attack=attack, epochs=2, kernel_examples=4, progress=False, accelerator="cpu"
+        model,
+        data,
+        threat,
+        attack=attack,
+        epochs=2,
+        progress=False,
+        validation=hf.ValidationSettings(kernel_examples=4),
+        device=hf.DeviceSettings(accelerator="cpu"),
     )
     few = (data.test.x, data.test.y)
     found = hf.diagnose(model, *few, threat, initial=start, attack=attack, final_attack=attack)

@@ -44,6 +44,11 @@ def test_nothing_is_written_for_a_wrong_call(settings, tmp_path):
 def test_a_wrong_keyword_names_the_function_and_the_argument_meant():
     with pytest.raises(TypeError, match=r"^train\(\) has no argument 'epoch'; did you mean epochs\?$"):
         hf.train(None, None, "l2:0.1", epoch=2)
+    with pytest.raises(
+        TypeError,
+        match=r"^train\(\) has no argument 'tighten'; write certificate=CertificateSettings\(tighten=...\)\.$",
+    ):
+        hf.train(None, None, "l2:0.1", tighten=2)
     with pytest.raises(TypeError, match=r"^certify\(\): missing a required argument: 'radius'$"):
         hf.certify(None, {}, None, None, "l2:0.1", hf.PGD())
     with pytest.raises(TypeError, match=r"^PGD\(\) has no argument 'stesp'; did you mean steps\?$"):

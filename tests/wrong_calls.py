@@ -11,6 +11,7 @@ from torch import nn
 
 import holdfast as hf
 from holdfast.theory import capacity as width_bounds
+from settings import grouped
 
 Call = Callable[[], Any]
 
@@ -48,7 +49,9 @@ def train(model: Any = None, of: Any = None, threat: Any = None, **settings: Any
         "allow_incompatible": True,
     } | settings
     model = hf.networks.TwoLayer(4, 2, 8, seed=1) if model is None else model
-    return hf.train(model, data() if of is None else of, ball() if threat is None else threat, **settings)
+    return hf.train(
+        model, data() if of is None else of, ball() if threat is None else threat, **grouped(settings)
+    )
 
 
 def run(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from holdfast.attacks import Transfer as Transfer
     from holdfast.certificates import Certificate as Certificate
     from holdfast.certificates import certify as certify
+    from holdfast.config.schema import CertificateSettings as CertificateSettings
+    from holdfast.config.schema import DeviceSettings as DeviceSettings
     from holdfast.data.base import Dataset as Dataset
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import InputError as InputError
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from holdfast.threats import Threat as Threat
     from holdfast.threats import parse_threat as parse_threat
     from holdfast.trace import TraceRecorder as TraceRecorder
+    from holdfast.training import optimizers as optimizers
+    from holdfast.training.settings import ValidationSettings as ValidationSettings
     from holdfast.verification import SmoothedCertificate as SmoothedCertificate
     from holdfast.verification import Verification as Verification
     from holdfast.verification import smooth as smooth
@@ -77,6 +81,7 @@ _MODULES = {
     "families": "families",
     "losses": "losses",
     "networks": "networks",
+    "optimizers": "training.optimizers",
     "theory": "theory",
     "threats": "threats",
     "verification": "verification",
@@ -105,12 +110,15 @@ _NAMES = {
     "evaluate": "evaluation",
     "Certificate": "certificates",
     "certify": "certificates",
+    "CertificateSettings": "config.schema",
     "Dataset": "data.base",
+    "DeviceSettings": "config.schema",
     "HoldfastError": "errors",
     "InputError": "errors",
     "Diagnosis": "jobs.diagnose",
     "diagnose": "jobs.diagnose",
     "plan": "jobs.plan",
+    "ValidationSettings": "training.settings",
     "train": "jobs.train",
     "CrossEntropy": "losses",
     "Hinge": "losses",

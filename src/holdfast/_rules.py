@@ -12,7 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -328,10 +328,19 @@ def _unbound(function: Any, signature: inspect.Signature, given: Mapping[str, An
     known = [word for word in signature.parameters if word != "self"]
     for word in given:
         if word not in known:
+            for group, parameter in signature.parameters.items():
+                if _is_value(parameter.default) and word in vars(parameter.default):
+                    kind = type(parameter.default).__name__
+                    return f"{name}() has no argument {word!r}; write {group}={kind}({word}=...)."
             close = difflib.get_close_matches(word, known, n=1)
             meant = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known)}."
             return f"{name}() has no argument {word!r}; {meant}"
     return f"{name}(): {error}"
+
+
+def _is_value(default: Any) -> bool:
+    """Whether a default is a dataclass: settings that belong together."""
+    return is_dataclass(default) and not isinstance(default, type)
 
 
 def _remedy(parameter: inspect.Parameter) -> str:

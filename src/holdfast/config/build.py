@@ -1,7 +1,6 @@
 """From a `RunConfig` to what `train` takes: data, threat, network, attacks, settings."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -31,7 +30,8 @@ from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
-from holdfast.training.optimizers import AUTO, MOMENTUM
+from holdfast.training import optimizers
+from holdfast.training.settings import ValidationSettings
 
 PROBED, PROBES = 32, 4
 """Examples and directions with which a user's own threat is tried against the box and the fixed features."""
@@ -57,14 +57,19 @@ def build(config: RunConfig) -> Job:
         InputError: a name that is not known, or values that do not fit together.
     """
     data = build_data(config.data, seed=config.seed)
-    training, device = config.training, config.device
+    training = config.training
     return Job(
         data=data,
         threat=build_threat(config.threat, data),
         model=build_network(config.network, data, seed=config.seed),
         options={
             "attack": build_attack(config.attack),
-            "evaluation_attack": build_attack(config.evaluation),
+            "validation": ValidationSettings(
+                attack=build_attack(config.evaluation),
+                every=training.evaluate_every,
+                best_by=training.best_by,
+                kernel_examples=training.kernel_examples,
+            ),
             "final_attack": build_attack(config.final),
             "loss": build_loss(training),
             "parameter_radius": training.parameter_radius,
@@ -73,22 +78,13 @@ def build(config: RunConfig) -> Job:
             "epochs": training.epochs,
             "batch_size": training.batch_size,
             "optimizer": build_optimizer(training),
-            **_own_settings(training),
+            "learning_rate": None if _makes_its_own(training) else training.learning_rate,
             "schedule": training.schedule,
-            "best_by": training.best_by,
-            "evaluate_every": training.evaluate_every,
-            "kernel_examples": training.kernel_examples,
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,
-            "accelerator": device.accelerator,
-            "devices": device.devices,
-            "precision": device.precision,
-            "strategy": device.strategy,
-            "trace": config.certificate.trace,
-            "trace_every": config.certificate.trace_every,
-            "tighten": config.certificate.tighten,
-            "certificate_radius": config.certificate.radius,
+            "device": config.device,
+            "certificate": config.certificate,
         },
     )
 
@@ -282,26 +278,24 @@ def build_loss(config: TrainingConfig) -> Loss:
     return loss
 
 
-def _own_settings(training: TrainingConfig) -> dict[str, Any]:
-    """What `train` gives an optimiser it knows; one by import path, or with arguments, is made with its
-    settings (`build_optimizer`).
-    """
-    if is_path(training.optimizer) or training.optimizer_args:
-        return {}
-    own = {"learning_rate": training.learning_rate, "weight_decay": training.weight_decay}
-    return own | ({"momentum": training.momentum} if training.optimizer in (AUTO, "sgd") else {})
+def _makes_its_own(training: TrainingConfig) -> bool:
+    """Whether the optimiser is made from an import path or with arguments, its learning rate among them."""
+    return is_path(training.optimizer) or bool(training.optimizer_args)
 
 
-def build_optimizer(config: TrainingConfig) -> str | Callable[[Any], torch.optim.Optimizer]:
-    """A name `train` knows, or a factory for any torch optimiser by import path."""
-    if not is_path(config.optimizer) and not config.optimizer_args:
-        return config.optimizer
+def build_optimizer(config: TrainingConfig) -> optimizers.Auto | optimizers.Choice:
+    """A named optimiser with its settings, or a factory for any torch optimiser by import path."""
+    if not _makes_its_own(config):
+        given = {} if config.momentum is None else {"momentum": config.momentum}
+        # momentum is that of sgd: to give it is to choose it
+        name = "sgd" if given and config.optimizer == "auto" else config.optimizer
+        return optimizers.OPTIMIZERS[name](weight_decay=config.weight_decay, **given)
     named = {"sgd": "torch.optim.SGD", "adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
     path = named.get(config.optimizer, config.optimizer)
     offers: dict[str, Any] = {"weight_decay": config.weight_decay}
     offers |= {} if config.learning_rate is None else {"lr": config.learning_rate}
     if config.optimizer == "sgd":
-        offers["momentum"] = MOMENTUM if config.momentum is None else config.momentum
+        offers["momentum"] = optimizers.SGD().momentum if config.momentum is None else config.momentum
     imports.find(path)
 
     def factory(parameters: Any) -> torch.optim.Optimizer:

@@ -17,7 +17,18 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
 from holdfast._registry import ATTACKS, DATA, LOSSES, Registry
-from holdfast._rules import LARGEST_RADIUS, LARGEST_SEED, rules_of, shown
+from holdfast._rules import (
+    FLAG,
+    LARGEST_RADIUS,
+    LARGEST_SEED,
+    TEXT,
+    maybe,
+    real,
+    rules_of,
+    shown,
+    takes,
+    whole,
+)
 from holdfast.errors import InputError
 
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
@@ -533,8 +544,10 @@ class TrainingConfig(_Checked):
     )
 
 
+# The two sections that Python takes whole say what their entries are; of text, jsonargparse makes the types.
+@takes(trace=FLAG, trace_every=maybe(whole()), tighten=whole(), radius=maybe(real()))
 @dataclass(frozen=True, kw_only=True)
-class CertificateConfig(_Checked):
+class CertificateSettings(_Checked):
     """How hard the certificate is worked on."""
 
     trace: bool = _option(True, "record the rounds of training for the certificate")
@@ -553,8 +566,9 @@ class CertificateConfig(_Checked):
     )
 
 
+@takes(accelerator=TEXT, devices=whole(), precision=TEXT, strategy=TEXT)
 @dataclass(frozen=True, kw_only=True)
-class DeviceConfig(_Checked):
+class DeviceSettings(_Checked):
     """Where it runs (lightning-fabric's words)."""
 
     accelerator: str = _option(
@@ -589,8 +603,8 @@ class RunConfig(_Checked):
         AttackConfig.section("pgd", steps=40, restarts=2, keep_best=True), "attack on the finished network"
     )
     training: TrainingConfig = _section(TrainingConfig(), "training")
-    certificate: CertificateConfig = _section(CertificateConfig(), "certificate")
-    device: DeviceConfig = _section(DeviceConfig(), "device")
+    certificate: CertificateSettings = _section(CertificateSettings(), "certificate")
+    device: DeviceSettings = _section(DeviceSettings(), "device")
     seed: int = _option(
         SEED, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
     )
@@ -602,7 +616,7 @@ def to_dict(config: object) -> dict[str, Any]:
     """The configuration as YAML can hold it: mappings, lists, numbers, text; settings that do not apply are
     left out.
 
-    >>> to_dict(CertificateConfig())["tighten"]
+    >>> to_dict(CertificateSettings())["tighten"]
     40
     """
 

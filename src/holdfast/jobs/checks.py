@@ -16,7 +16,7 @@ from holdfast.data import Dataset
 from holdfast.data.separation import separation
 from holdfast.errors import InputError
 from holdfast.threats import LpBall, Threat
-from holdfast.training.optimizers import AUTO
+from holdfast.training.optimizers import Auto, Named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,35 +65,17 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         )
 
 
-def check_together(
-    optimizer: object,
-    learning_rate: float | None,
-    momentum: float | None,
-    weight_decay: float,
-    trace: bool,
-    trace_every: int | None,
-) -> None:
-    """Refuse settings that mean nothing beside the others.
+def check_together(optimizer: object, learning_rate: float | None) -> None:
+    """Refuse a learning rate beside an optimiser that has its own.
 
     Raises:
-        InputError: settings of an optimiser that has its own, momentum for another than sgd, or rounds of a
-            trace that is off.
+        InputError: there is one.
     """
-    own = not isinstance(optimizer, str)
-    given = {
-        "learning_rate": learning_rate is not None,
-        "momentum": momentum is not None,
-        "weight_decay": weight_decay != 0,
-    }
-    for name in given:
-        if given[name] and (own or (name == "momentum" and optimizer not in (AUTO, "sgd"))):
-            wanted = "sgd" if name == "momentum" else "sgd, adam and adamw"
-            came = "a function that makes an optimiser" if own else repr(optimizer)
-            raise InputError(
-                f"{name} is for the optimizer {wanted}, got it with {came}; leave it out or set it there."
-            )
-    if trace_every is not None and not trace:
-        raise InputError("trace_every is for a run with a trace, got it with trace=False; leave it out.")
+    if learning_rate is not None and not isinstance(optimizer, Auto | Named):
+        raise InputError(
+            "learning_rate is for the optimizer sgd, adam or adamw, got it with a function that makes an "
+            "optimiser; set it there."
+        )
 
 
 def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:

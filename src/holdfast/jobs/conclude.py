@@ -27,13 +27,13 @@ def save(session: Session, why: str = INTERRUPTED, *, checkpoint: bool = True) -
     return _run(session, results, summary)
 
 
-def conclude(session: Session, *, tighten: int) -> Run:
+def conclude(session: Session) -> Run:
     """Certify and evaluate the last weights."""
     with session.progress.stage("attacking every example once more, at frozen weights"):
         passed = session.frozen("the last weights", seed=session.seed + 1)
         session.writer.attacked(passed.points)
         others = _best_pass(session)
-    certificate = _certified(session, passed, others, tighten)
+    certificate = _certified(session, passed, others)
     session.writer.log(_logged(certificate))
     data = session.data
     test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
@@ -73,12 +73,10 @@ def _best_pass(session: Session) -> list[Evaluated]:
     return [] if passed.fault else [evaluated_pass(passed, max(passed.evaluated.distance), 0.0)]
 
 
-def _certified(
-    session: Session, passed: FrozenPass, others: list[Evaluated], evaluations: int
-) -> Certificate:
+def _certified(session: Session, passed: FrozenPass, others: list[Evaluated]) -> Certificate:
     # Weights that have not moved at all are in a ball of any radius.
     moved = max(passed.evaluated.distance) * (1 + 1e-6)
-    radius = session.certificate_radius or session.parameter_radius or moved or 1.0
+    radius = session.certificate.radius or session.parameter_radius or moved or 1.0
     if radius != session.recorder.radius:
         session.state.windows = at_radius(session.state.windows, radius)
         session.rows[:] = with_bounds(session.rows, session.state.windows)
@@ -88,7 +86,7 @@ def _certified(
             passed,
             radius,
             others=others,
-            evaluations=max(1, evaluations),
+            evaluations=max(1, session.certificate.tighten),
             seed=session.seed,
             networks=() if session.best.weights is None else (session.best.weights,),
             progress=report,

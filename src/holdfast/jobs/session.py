@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from holdfast._progress import Progress
 from holdfast.attacks import Attack
 from holdfast.certificates import FrozenPass, attacked_points, frozen_pass
+from holdfast.config.schema import CertificateSettings
 from holdfast.curvature import Curvature
 from holdfast.data import Dataset
 from holdfast.families.exact import fingerprints
@@ -26,6 +27,7 @@ from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
 from holdfast.training.devices import Devices
 from holdfast.training.recipe import Recipe
+from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import StepSize
 
 SAVE_EVERY = 30.0
@@ -40,8 +42,7 @@ class Session:
 
     Attributes:
         x, y: the training part, on the run's device.
-        attack: the adversary of training; ``evaluation`` that of the validation part, ``final`` that of the
-            finished network.
+        attack: the adversary of training; ``final`` that of the finished network.
         kernel: what the tangent kernel was at the start; None where it is not watched.
         recipe: the optimiser and the examples a round, and why where they were chosen.
         step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began
@@ -59,12 +60,11 @@ class Session:
     threat: Threat
     loss: Loss
     attack: Attack
-    evaluation: Attack
     final: Attack
     example_weights: Tensor | None
     parameter_radius: float | None
-    certificate_radius: float | None
-    best_by: str
+    validation: ValidationSettings
+    certificate: CertificateSettings
     compatibility: Compatibility
     fabric: Devices
     optimizer: Any

@@ -91,7 +91,7 @@ def summarise(session: Session, results: Results) -> Summary:
         epochs=session.state.epoch,
         best=BestFigures(
             epoch=best.epoch,
-            by=session.best_by,
+            by=session.validation.best_by,
             robust_accuracy=best.accuracy if best.accuracy >= 0 else None,
             robust_loss=figure(best.loss),
         ),

@@ -24,24 +24,21 @@ from holdfast._record import destination, locked, take_over
 from holdfast._rules import (
     COUNT,
     FLAG,
-    FUNCTION,
     MAPPING,
     PATH,
     RADIUS,
     SEED,
     TEXT,
-    either,
     kind,
     maybe,
     real,
     takes,
-    whole,
     word,
 )
 from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.config.build import build_attack
-from holdfast.config.schema import PRECISIONS, RunConfig
+from holdfast.config.schema import CertificateSettings, DeviceSettings, RunConfig
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
@@ -52,7 +49,7 @@ from holdfast.jobs.conclude import conclude, save
 from holdfast.jobs.rows import metrics_row, with_kernel
 from holdfast.jobs.session import Session
 from holdfast.jobs.start import STARTS, check_start, start_from
-from holdfast.jobs.validation import BEST_BY, validate
+from holdfast.jobs.validation import validate
 from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.record.folder import RUN, check_folder, process_number, written_in
 from holdfast.record.identity import FILE as IDENTITY
@@ -65,10 +62,19 @@ from holdfast.threats import Threat, as_threat
 from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
-from holdfast.training import EpochRecord, ParameterBall, TrainingState, fit, summed
+from holdfast.training import EpochRecord, Hooks, ParameterBall, Training, TrainingState, fit, summed
 from holdfast.training.devices import devices_for
-from holdfast.training.optimizers import MOMENTUM, OPTIMIZERS, SCHEDULES, OptimizerFactory, make_optimizer
+from holdfast.training.optimizers import (
+    OPTIMIZER,
+    SCHEDULES,
+    Auto,
+    Choice,
+    Named,
+    as_optimizer,
+    make_optimizer,
+)
 from holdfast.training.recipe import chosen_rate, chosen_words, recipe_for
+from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import ADAM, StepSize
 
 TRACE_BYTES = 2**28
@@ -90,30 +96,21 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     project=FLAG,
     epochs=COUNT,
     batch_size=maybe(COUNT),
-    optimizer=either(word(*OPTIMIZERS), FUNCTION),
+    optimizer=OPTIMIZER,
     learning_rate=maybe(real(above=0)),
-    momentum=maybe(real(least=0, below=1)),
-    weight_decay=real(least=0),
     schedule=word(*SCHEDULES),
+    start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
+    example_weights=maybe(TENSOR),
+    allow_incompatible=FLAG,
+    validation=kind(ValidationSettings, what="ValidationSettings such as ValidationSettings(every=5)"),
+    final_attack=maybe(ATTACK),
+    certificate=kind(
+        CertificateSettings, what="CertificateSettings such as CertificateSettings(tighten=100)"
+    ),
+    device=kind(DeviceSettings, what="DeviceSettings such as DeviceSettings(accelerator='cuda')"),
     seed=SEED,
     out=maybe(PATH),
     name=maybe(TEXT),
-    accelerator=TEXT,
-    devices=COUNT,
-    precision=word(*PRECISIONS),
-    strategy=TEXT,
-    evaluate_every=COUNT,
-    kernel_examples=maybe(whole(least=2)),
-    start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
-    evaluation_attack=maybe(ATTACK),
-    final_attack=maybe(ATTACK),
-    best_by=word(*BEST_BY),
-    example_weights=maybe(TENSOR),
-    trace=FLAG,
-    trace_every=maybe(COUNT),
-    tighten=whole(least=0),
-    certificate_radius=maybe(RADIUS),
-    allow_incompatible=FLAG,
     resume=FLAG,
     overwrite=FLAG,
     progress=FLAG,
@@ -130,30 +127,19 @@ def train(
     project: bool = DEFAULT.training.project,
     epochs: int = DEFAULT.training.epochs,
     batch_size: int | None = DEFAULT.training.batch_size,
-    optimizer: str | OptimizerFactory = DEFAULT.training.optimizer,
+    optimizer: str | Auto | Choice = DEFAULT.training.optimizer,
     learning_rate: float | None = DEFAULT.training.learning_rate,
-    momentum: float | None = DEFAULT.training.momentum,
-    weight_decay: float = DEFAULT.training.weight_decay,
     schedule: str = DEFAULT.training.schedule,
+    start: nn.Module | str = DEFAULT.training.start,
+    example_weights: Array | None = None,
+    allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
+    validation: ValidationSettings = ValidationSettings(),  # noqa: B008 - frozen
+    final_attack: Attack | str | None = None,
+    certificate: CertificateSettings = DEFAULT.certificate,
+    device: DeviceSettings = DEFAULT.device,
     seed: int = DEFAULT.seed,
     out: str | Path | None = None,
     name: str | None = None,
-    accelerator: str = DEFAULT.device.accelerator,
-    devices: int = DEFAULT.device.devices,
-    precision: str = DEFAULT.device.precision,
-    strategy: str = DEFAULT.device.strategy,
-    evaluate_every: int = DEFAULT.training.evaluate_every,
-    kernel_examples: int | None = DEFAULT.training.kernel_examples,
-    start: nn.Module | str = DEFAULT.training.start,
-    evaluation_attack: Attack | str | None = None,
-    final_attack: Attack | str | None = None,
-    best_by: str = DEFAULT.training.best_by,
-    example_weights: Array | None = None,
-    trace: bool = DEFAULT.certificate.trace,
-    trace_every: int | None = DEFAULT.certificate.trace_every,
-    tighten: int = DEFAULT.certificate.tighten,
-    certificate_radius: float | None = DEFAULT.certificate.radius,
-    allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -172,36 +158,32 @@ def train(
             weights to it after every step, as the paper does. By default there is none, since no number fits
             every network and data: the certificate's radius is then the distance that the weights moved.
         batch_size: examples a round; default all of them, or 64 where ``auto`` is adam.
-        optimizer: ``sgd``, ``adam``, ``adamw``, or a function from parameters to a torch optimiser, which has
-            its own settings. ``auto`` is sgd for two layers, for networks linear in their weights and where a
-            learning rate or momentum is given, else adam.
+        optimizer: ``sgd``, ``adam``, ``adamw``, one with settings such as
+            ``holdfast.optimizers.SGD(momentum=0.5)``, or a function from parameters to a torch optimiser,
+            which has its own. ``auto`` is sgd for two layers, for networks linear in their weights and where
+            a learning rate is given, else adam.
         learning_rate: default for sgd the inverse of the curvature at the start
             (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
             (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log
             and in the summary.
-        momentum: of sgd, default 0.9.
-        out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is
-            written.
-        kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed after each
-            evaluated epoch: columns ``kernel_...`` and ``weight_drift`` of ``metrics.jsonl``
-            (`holdfast.theory.KernelFigures`). Each look costs about a backward pass an output
-            for each of them; refused where that does not fit into memory. Default: none.
+        schedule: how the learning rate falls: ``constant``, ``cosine``, ``linear`` or ``steps``.
         start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
             network like ``model``, whose weights training starts from.
-        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches
-            and queries follow, on both parts alike.
-        best_by: which weights count as the best on the validation part: ``robust_loss`` (lowest) or
-            ``robust_accuracy`` (highest).
         example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default
             ``1 / n``.
-        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. Rounds in less than float32 are
-            not recorded: only the final pass certifies.
-        certificate_radius: radius to certify at, default ``parameter_radius``.
-        trace_every: record one epoch in so many; default: as many as cost at most a tenth of training.
-        tighten: evaluations of the bound spent on raising it after training.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier
             exists).
+        validation: what is measured while training, and which weights are the best.
+        final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches
+            and queries follow, on both parts alike.
+        certificate: which rounds are recorded for it, at which radius it is, and how long its bound is
+            tightened.
+        device: where training runs, on how many devices, and in which precision. Rounds in less than float32
+            are not recorded: only the final pass certifies.
+        out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is
+            written.
+        name: of the run, in its page; default that of its folder.
         resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what
             `docs/explanations/runs.md` names.
         overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it
@@ -218,7 +200,7 @@ def train(
         NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
     """
     check_start(start, parameter_radius)
-    check_together(optimizer, learning_rate, momentum, weight_decay, trace, trace_every)
+    check_together(as_optimizer(optimizer), learning_rate)
     if (resume or overwrite) and out is None:
         raise InputError(
             f"{'resume' if resume else 'overwrite'} needs the run's folder, got none; pass out=."
@@ -231,7 +213,7 @@ def train(
     check_data(data, threat)
     if example_weights is not None:
         example_weights = as_weights("example_weights", example_weights, len(data.train))
-    fabric = devices_for(accelerator, devices, precision, strategy)
+    fabric = devices_for(device.accelerator, device.devices, device.precision, device.strategy)
     seen = Progress(enabled=progress and fabric.is_global_zero)
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
@@ -239,48 +221,40 @@ def train(
     recipe = recipe_for(
         model,
         len(data.train),
-        optimizer=optimizer,
+        optimizer=as_optimizer(optimizer),
         batch_size=batch_size,
         learning_rate=learning_rate,
-        momentum=momentum,
     )
-    optimizer, batch = recipe.optimizer, recipe.batch_size
-    momentum = MOMENTUM if momentum is None and optimizer == "sgd" else momentum
+    batch = recipe.batch_size
     check_batches(model, data, batch)
 
     fabric.launch()
     model.to(fabric.device)
-    if precision == "64-true":
+    if device.precision == "64-true":
         model.double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
-    evaluation = (
-        build_attack(DEFAULT.evaluation) if evaluation_attack is None else as_attack(evaluation_attack)
-    )
+    if validation.attack is None:
+        validation = replace(validation, attack=build_attack(DEFAULT.evaluation))
     identity = identity_of(
         model=model,
         data=data,
         threat=threat,
         loss=loss,
         attack=attack,
-        validation_attack=evaluation,
+        validation=validation,
         example_weights=example_weights,
         epochs=epochs,
         batch_size=batch,
-        optimizer=optimizer,
+        optimizer=recipe.optimizer,
         learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
         schedule=schedule,
         seed=seed,
         parameter_radius=parameter_radius,
         project=project,
-        precision=precision,
+        precision=device.precision,
         start=start,
-        best_by=best_by,
-        evaluate_every=evaluate_every,
-        kernel_examples=kernel_examples,
-        trace=trace,
+        trace=certificate.trace,
     )
     folder = None if target is None else written_in(target, resume=resume, overwrite=overwrite)
     if resume and folder is not None:
@@ -289,21 +263,19 @@ def train(
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
     step = None
-    if learning_rate is None and isinstance(optimizer, str):
+    if learning_rate is None and isinstance(recipe.optimizer, Named):
         if resume:  # the checkpoint has it
             step = StepSize(learning_rate=ADAM, reason="the one that the run began with")
         else:
             with seen.stage("choosing a step size"):
-                step = chosen_rate(model, x, y, threat, loss, recipe, weight_decay=weight_decay, seed=seed)
+                step = chosen_rate(model, x, y, threat, loss, recipe, seed=seed)
             # one rate for all processes, whose devices may differ in the last bit
             step = replace(step, learning_rate=fabric.broadcast(step.learning_rate))
         learning_rate = step.learning_rate
     chosen = chosen_words(recipe, None if resume else step, len(data.train))
     for line in chosen:
         seen.say(line)
-    torch_optimizer = make_optimizer(
-        optimizer, parameters, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay
-    )
+    torch_optimizer = make_optimizer(recipe.optimizer, parameters, learning_rate)
     curvature, reason = curvature_for(model)
     recorder = TraceRecorder(
         model,
@@ -312,7 +284,7 @@ def train(
         threat,
         loss,
         curvature=curvature,
-        radius=certificate_radius or parameter_radius or 1.0,
+        radius=certificate.radius or parameter_radius or 1.0,
         example_weights=example_weights,
         processes=fabric.world_size,
         reduce=partial(summed, fabric),
@@ -334,7 +306,7 @@ def train(
             x,
             y,
             classes=data.classes,
-            examples=kernel_examples,
+            examples=validation.kernel_examples,
             seed=seed,
             resumed=folder if resume else None,
         )
@@ -348,12 +320,11 @@ def train(
             threat=threat,
             loss=loss,
             attack=attack,
-            evaluation=evaluation,
+            validation=validation,
             final=build_attack(DEFAULT.final) if final_attack is None else as_attack(final_attack),
             example_weights=example_weights,
             parameter_radius=parameter_radius,
-            certificate_radius=certificate_radius,
-            best_by=best_by,
+            certificate=certificate,
             compatibility=compatibility,
             fabric=fabric,
             optimizer=torch_optimizer,
@@ -378,19 +349,30 @@ def train(
             _go_on(session, identity, config or kept_config(folder, _described(locals()), epochs))
         else:
             _begin(session, identity, config or _described(locals()), start, chosen)
-        run = _fitted(
-            session,
-            wrapped,
+        recorded = certificate.trace and device.precision.endswith("-true")
+        training = Training(
+            fabric=fabric,
+            module=model,
+            model=wrapped,
+            optimizer=torch_optimizer,
+            x=x,
+            y=y,
+            threat=threat,
+            attack=attack,
+            loss=loss,
             epochs=epochs,
             batch_size=batch,
             schedule=schedule,
-            evaluate_every=evaluate_every,
+            seed=seed,
+            ball=session.ball,
             project=project and parameter_radius is not None,
-            recorded=trace and precision.endswith("-true"),
-            every=trace_every or record_every(model, len(y), batch, attack.passes),
+            recorder=recorder if recorded else None,
+            record_every=certificate.trace_every or record_every(model, len(y), batch, attack.passes),
+            example_weights=example_weights,
         )
+        run = _fitted(session, training)
         if run is None:
-            run = conclude(session, tighten=tighten)
+            run = conclude(session)
             if session.folder is not None:
                 run = replace(run, folder=take_over(session.folder))
         return run
@@ -441,18 +423,7 @@ def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None
         save(session)
 
 
-def _fitted(
-    session: Session,
-    wrapped: nn.Module,
-    *,
-    epochs: int,
-    batch_size: int,
-    schedule: str,
-    evaluate_every: int,
-    project: bool,
-    recorded: bool,
-    every: int,
-) -> Run | None:
+def _fitted(session: Session, training: Training) -> Run | None:
     """Train, and save where training ended. Nothing is returned unless it ended early and its caller is to
     go on.
     """
@@ -460,47 +431,29 @@ def _fitted(
 
     def observe(record: EpochRecord, now: TrainingState) -> None:
         row = metrics_row(record, session.recorder.names)
-        if record.epoch == epochs or record.epoch % evaluate_every == 0:
+        if record.epoch == training.epochs or record.epoch % session.validation.every == 0:
             row = validate(session, row) if len(session.data.validation) else row
             row = row if session.kernel is None else with_kernel(row, session.kernel.look(session.model))
         session.rows.append(row)
         now.windows = kept(now.windows, TRACE_BYTES)
-        if record.epoch < epochs and session.due():
+        if record.epoch < training.epochs and session.due():
             save(session)
         seen.epoch(record.epoch, record.online_loss, row.robust_accuracy)
 
     session.model.train()
-    steps = epochs * -(-len(session.y) // batch_size)
+    steps = training.epochs * -(-len(session.y) // training.batch_size)
     devices = [session.device] if session.device.type == "cuda" else []
     try:
         with stopping(at_safe_points=True) as stop:
+            hooks = Hooks(
+                observe=observe,
+                on_step=seen.step,
+                stop=stop,
+                due=session.due,
+                checkpoint=partial(save, session),
+            )
             with torch.random.fork_rng(devices), seen.training(steps, state.rounds):
-                done = fit(
-                    session.fabric,
-                    session.model,
-                    wrapped,
-                    session.optimizer,
-                    session.x,
-                    session.y,
-                    session.threat,
-                    session.attack,
-                    session.loss,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    schedule=schedule,
-                    seed=session.seed,
-                    ball=session.ball,
-                    project=project,
-                    recorder=session.recorder if recorded else None,
-                    record_every=every,
-                    state=state,
-                    observe=observe,
-                    on_step=seen.step,
-                    stop=stop,
-                    due=session.due,
-                    checkpoint=partial(save, session),
-                    example_weights=session.example_weights,
-                )
+                done = fit(training, state, hooks)
             session.model.eval()
             if session.best.weights is None:
                 session.best.weights, session.best.epoch = session.current(), state.epoch

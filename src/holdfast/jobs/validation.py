@@ -10,17 +10,16 @@ from holdfast.jobs.session import Session, attacked_at_once
 from holdfast.record.plain import figure
 from holdfast.record.schema import EpochFigures
 
-BEST_BY = ("robust_loss", "robust_accuracy")
-
 
 def validate(session: Session, row: EpochFigures) -> EpochFigures:
-    """The row with the figures of the validation part under ``session.evaluation``; keeps the weights where
+    """The row with the figures of the validation part under its attack; keeps the weights where
     they are the best so far.
 
     Best by ``robust_loss`` (what the certificate is about) or by ``robust_accuracy``, the other one deciding
     between equals.
     """
-    part, model = session.data.validation, session.model
+    part, model, attack = session.data.validation, session.model, session.validation.attack
+    assert attack is not None  # the run has its default
     model.eval()
     # Every example is attacked to the end, since its loss is wanted, in pieces that memory can hold.
     result = evaluate(
@@ -28,7 +27,7 @@ def validate(session: Session, row: EpochFigures) -> EpochFigures:
         part.x.to(session.device),
         part.y.to(session.device),
         session.threat,
-        (session.evaluation,),
+        (attack,),
         loss=session.loss,
         verify=None,
         drop_broken=False,
@@ -40,7 +39,7 @@ def validate(session: Session, row: EpochFigures) -> EpochFigures:
     best, robust, loss = session.best, result.robust_accuracy, float(result.loss.mean())
 
     def rank(accuracy: float, loss: float) -> tuple[float, float]:
-        return (accuracy, -loss) if session.best_by == "robust_accuracy" else (-loss, accuracy)
+        return (accuracy, -loss) if session.validation.best_by == "robust_accuracy" else (-loss, accuracy)
 
     if math.isfinite(loss) and rank(robust, loss) > rank(best.accuracy, best.loss):
         best.accuracy, best.loss, best.epoch, best.weights = robust, loss, row.epoch or 0, session.current()

@@ -1,8 +1,8 @@
 """What a run is: all that its figures are about, written when it begins and compared when it is resumed.
 
 Everything counts but what `docs/explanations/runs.md` lists as free to change: the number of epochs (upwards,
-and with a constant learning rate), what follows training (``final_attack``, ``tighten``,
-``certificate_radius``), how often rounds are recorded, where it runs, and its name.
+and with a constant learning rate), what follows training (``final_attack``, the certificate's radius
+and tightening), how often rounds are recorded, where it runs, and its name.
 """
 
 import json
@@ -19,6 +19,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InputError, RunFolderError
 from holdfast.losses import Loss
 from holdfast.threats import Threat
+from holdfast.training.settings import ValidationSettings
 
 FILE = "identity.json"
 
@@ -51,7 +52,7 @@ def identity_of(
     threat: Threat,
     loss: Loss,
     attack: Attack,
-    validation_attack: Attack,
+    validation: ValidationSettings,
     example_weights: Tensor | None,
     epochs: int,
     **settings: Any,
@@ -75,12 +76,12 @@ def identity_of(
         "loss": Part(says=loss.name, digest=content_digest(loss)),
         "network": Part(says=_network(model), digest=content_digest(model, weights=False)),
         "attack": Part(says=_words(attack), digest=content_digest(attack)),
-        "validation attack": Part(says=_words(validation_attack), digest=content_digest(validation_attack)),
         "example_weights": Part(
             says="none" if example_weights is None else f"{len(example_weights)} numbers",
             digest=content_digest(example_weights),
         ),
     }
+    settings |= {f"validation {name.replace('_', ' ')}": value for name, value in vars(validation).items()}
     parts |= {
         name: Part(says=_words(value), digest=content_digest(value)) for name, value in settings.items()
     }

@@ -82,64 +82,91 @@ class Fit:
     interrupted: bool
 
 
-Observer = Callable[[EpochRecord, TrainingState], None]
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Training(Shown):
+    """What is trained, on what and how: fixed from the first step to the last.
 
-
-def fit(
-    fabric: Devices,
-    module: nn.Module,
-    model: nn.Module,
-    optimizer: Any,
-    x: Float[Tensor, "examples ..."],
-    y: Int[Tensor, " examples"],
-    threat: Threat,
-    attack: Attack,
-    loss: Loss,
-    *,
-    epochs: int,
-    batch_size: int,
-    schedule: str,
-    seed: int,
-    ball: ParameterBall,
-    project: bool,
-    recorder: TraceRecorder | None,
-    record_every: int,
-    state: TrainingState,
-    observe: Observer,
-    on_step: Callable[[int, float], None],
-    stop: Callable[[], bool],
-    due: Callable[[], bool],
-    checkpoint: Callable[[], object],
-    example_weights: Float[Tensor, " examples"] | None = None,
-) -> Fit:
-    """Train ``model`` in place on the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
-
-    Args:
+    Attributes:
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
+        x, y: the training part: inputs (examples, ...) and labels (examples,), on the device of ``fabric``.
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
         recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
-        observe: called after each epoch; on_step: called with (steps done in all, loss); stop: asked in each
-            step, which is finished all the same.
+        example_weights: ``pi_i`` of the robust loss; default ``1 / n``.
+    """
+
+    fabric: Devices
+    module: nn.Module
+    model: nn.Module
+    optimizer: Any
+    x: Float[Tensor, "examples ..."]
+    y: Int[Tensor, " examples"]
+    threat: Threat
+    attack: Attack
+    loss: Loss
+    epochs: int
+    batch_size: int
+    ball: ParameterBall
+    project: bool = False
+    schedule: str = "constant"
+    seed: int = 0
+    recorder: TraceRecorder | None = None
+    record_every: int = 1
+    example_weights: Float[Tensor, " examples"] | None = None
+
+
+def _nothing(*_: object) -> None:
+    """Where nobody listens."""
+
+
+def _no() -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Who is told what happens while training, and who is asked.
+
+    Attributes:
+        observe: called after each epoch.
+        on_step: called after each step with (steps done in all, loss).
+        stop: asked in each step, which is finished all the same.
         due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called
-            then. What goes on from there records the rest of the epoch where ``recorder`` has been given the
+            then. What goes on from there records the rest of the epoch where the recorder has been given the
             window that was open (`TraceRecorder.reopen`).
+    """
+
+    observe: Callable[[EpochRecord, TrainingState], None] = _nothing
+    on_step: Callable[[int, float], None] = _nothing
+    stop: Callable[[], bool] = _no
+    due: Callable[[], bool] = _no
+    checkpoint: Callable[[], object] = _nothing
+
+
+def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
+    """Train ``training.model`` in place on the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``, from
+    ``state`` on.
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
     """
+    run, fabric, module, x, y = training, training.fabric, training.module, training.x, training.y
+    optimizer, recorder, ball, weights = run.optimizer, run.recorder, run.ball, run.example_weights
     n = len(y)
-    noise = generator(seed, x.device)
+    noise = generator(run.seed, x.device)
     if state.generator_state is not None:
         noise.set_state(state.generator_state)
-    steps_an_epoch = -(-n // batch_size)
+    steps_an_epoch = -(-n // run.batch_size)
     # Kept in the optimiser's own state, since a resumed one comes with the rates of its last step.
     base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     parameters = [p for p in module.parameters() if p.requires_grad]
-    for epoch in range(state.epoch, epochs):
+    for epoch in range(state.epoch, run.epochs):
         torch.manual_seed(
-            (epoch_seed(seed, epoch) + fabric.global_rank) % 2**63
+            (epoch_seed(run.seed, epoch) + fabric.global_rank) % 2**63
         )  # what dropout in the model draws from
-        began, recording = time.perf_counter(), recorder is not None and _due(epoch, epochs, record_every)
+        began, recording = (
+            time.perf_counter(),
+            recorder is not None and _due(epoch, run.epochs, run.record_every),
+        )
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         within, state.within = state.within, None
         if within is not None:  # an earlier process did the first steps
@@ -152,29 +179,36 @@ def fit(
             recorder.open()
         rate, asked, done = 0.0, 0.0, 0 if within is None else within.steps
         batches = epoch_batches(
-            n, batch_size, seed=seed, epoch=epoch, rank=fabric.global_rank, processes=fabric.world_size
+            n,
+            run.batch_size,
+            seed=run.seed,
+            epoch=epoch,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
         )
         for step, batch in enumerate(islice(batches, done, None), start=done + 1):
-            factor = learning_rate_factor(schedule, (state.rounds) / (epochs * steps_an_epoch))
+            factor = learning_rate_factor(run.schedule, state.rounds / (run.epochs * steps_an_epoch))
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
             points = x[rows]
             if len(rows):  # a process may have no share of a short last round
                 with fabric.autocast():
-                    points = attack.points(
-                        module, points, y[rows], threat, generator=noise, loss=loss, mode="keep"
+                    points = run.attack.points(
+                        module, points, y[rows], run.threat, generator=noise, loss=run.loss, mode="keep"
                     )
-            outputs = applied(model, points)
+            outputs = applied(run.model, points)
             # The mean over the whole round; processes average their gradients, hence the factor.
             share = torch.full((len(rows),), 1 / batch.round_size, dtype=outputs.dtype, device=x.device)
-            if example_weights is not None:
-                share = example_weights[rows].to(outputs.dtype) * (n / batch.round_size)
-            value = (share * loss(outputs, y[rows])).sum()
+            if weights is not None:
+                share = weights[rows].to(outputs.dtype) * (n / batch.round_size)
+            value = (share * run.loss(outputs, y[rows])).sum()
             # One look at the loss a round (not within the attack): a step is never taken with a loss that is
             # not finite, and
             # all processes end in the same round.
-            both = torch.stack([value.detach().double(), torch.full_like(value, stop(), dtype=torch.float64)])
+            both = torch.stack(
+                [value.detach().double(), torch.full_like(value, hooks.stop(), dtype=torch.float64)]
+            )
             seen, asked = summed(fabric, both).tolist()
             if not abs(seen) < float("inf"):
                 raise NonFiniteLossError(
@@ -190,18 +224,18 @@ def fit(
                 else:
                     recorder.skip()
             optimizer.step()
-            if project:
+            if run.project:
                 ball.project(module)
             state.rounds += 1
             total += value.detach() * (batch.round_size / n)
-            on_step(state.rounds, seen)
-            if step < steps_an_epoch and (asked or due()):
+            hooks.on_step(state.rounds, seen)
+            if step < steps_an_epoch and (asked or hooks.due()):
                 seconds = time.perf_counter() - began
                 state.within = _within(step, float(total), seconds, noise, x.device)
                 if asked:
                     optimizer.zero_grad(set_to_none=True)
                     return Fit(state=state, interrupted=True)
-                checkpoint()
+                hooks.checkpoint()
                 state.within = None
         window = recorder.close(epoch=epoch + 1) if recorder is not None and recording else None
         if window is not None:
@@ -211,7 +245,7 @@ def fit(
         drift = tuple(float(distance) for distance in ball.distances(module))
         for parameter in parameters:
             parameter.grad = None
-        observe(
+        hooks.observe(
             EpochRecord(
                 epoch=epoch + 1,
                 rounds=state.rounds,

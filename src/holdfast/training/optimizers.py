@@ -1,23 +1,24 @@
-"""Optimisers and learning-rate schedules by name; any torch optimiser through a factory."""
+"""Optimisers with their settings, by name or through a function, and learning-rate schedules.
+
+Public as ``holdfast.optimizers``.
+"""
 
 import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from holdfast._rules import Rule, real, takes, word
 from holdfast.errors import InputError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-AUTO = "auto"
-"""Chosen for the network (`holdfast.training.recipe`)."""
-OPTIMIZERS = (AUTO, "sgd", "adam", "adamw")
-MOMENTUM = 0.9
-"""Of sgd, where none is given."""
+"""From parameters to a torch optimiser with settings of its own."""
 SCHEDULES = ("constant", "cosine", "linear", "steps")
 
 
@@ -36,36 +37,147 @@ def _step(optimizer: type[Optimizer]) -> Any:
     return torch.no_grad()(inspect.unwrap(optimizer.step))
 
 
-class SGD(_Plain, torch.optim.SGD):
-    """``torch.optim.SGD``, ready at once."""
-
+class _SGD(_Plain, torch.optim.SGD):
     step = _step(torch.optim.SGD)
 
 
-class Adam(_Plain, torch.optim.Adam):
-    """``torch.optim.Adam``, ready at once."""
-
+class _Adam(_Plain, torch.optim.Adam):
     step = _step(torch.optim.Adam)
 
 
-class AdamW(_Plain, torch.optim.AdamW):
-    """``torch.optim.AdamW``, ready at once."""
-
+class _AdamW(_Plain, torch.optim.AdamW):
     step = _step(torch.optim.AdamW)
 
 
-def make_optimizer(
-    choice: str | OptimizerFactory,
-    parameters: list[nn.Parameter],
-    *,
-    learning_rate: float | None,
-    momentum: float | None,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """The optimiser named ``sgd`` (with momentum, by default 0.9), ``adam`` or ``adamw``, or what the
-    factory makes of the parameters.
+@takes(weight_decay=real(least=0))
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """The optimiser that is chosen for the network (`holdfast.training.recipe`).
+
+    Attributes:
+        weight_decay: of whichever it is.
     """
-    if not isinstance(choice, str):
+
+    name: ClassVar[str] = "auto"
+    weight_decay: float = 0.0
+
+
+@takes(momentum=real(least=0, below=1), weight_decay=real(least=0))
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent, as `torch.optim.SGD`.
+
+    Attributes:
+        momentum: of the heavy ball; 0 for none.
+        weight_decay: its factor times the weights is added to the gradient.
+
+    >>> SGD(momentum=0.0).name
+    'sgd'
+    """
+
+    name: ClassVar[str] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+    def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return _SGD(parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@takes(weight_decay=real(least=0))
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam, as `torch.optim.Adam` (Kingma and Ba 2015, arXiv 1412.6980).
+
+    Attributes:
+        weight_decay: its factor times the weights is added to the gradient.
+    """
+
+    name: ClassVar[str] = "adam"
+    weight_decay: float = 0.0
+
+    def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return _Adam(parameters, lr=learning_rate, weight_decay=self.weight_decay, fused=_fused(parameters))
+
+
+@takes(weight_decay=real(least=0))
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv 1711.05101).
+
+    Attributes:
+        weight_decay: share of the weights, times the learning rate, taken off at each step.
+    """
+
+    name: ClassVar[str] = "adamw"
+    weight_decay: float = 0.0
+
+    def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return _AdamW(parameters, lr=learning_rate, weight_decay=self.weight_decay, fused=_fused(parameters))
+
+
+def _fused(parameters: list[nn.Parameter]) -> bool:
+    """One pass over the weights instead of a dozen: six times faster on a CPU for a million of them. SGD
+    gains nothing."""
+    return all(p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+Named = SGD | Adam | AdamW
+"""An optimiser that Holdfast knows by name, with its settings."""
+Choice = Named | OptimizerFactory
+OPTIMIZERS: dict[str, type[Auto | Named]] = {kind.name: kind for kind in (Auto, SGD, Adam, AdamW)}
+
+
+def _read(value: Any) -> Auto | Choice:
+    if isinstance(value, str):
+        return OPTIMIZERS[_WORD.read(value)]()
+    if isinstance(value, Auto | Named):
+        return value
+    if not callable(value) or (isinstance(value, type) and value in OPTIMIZERS.values()):
+        raise TypeError
+    factory: OptimizerFactory = value
+    return factory
+
+
+def _other_optimizer(value: Any) -> str:
+    if isinstance(value, type) and value in OPTIMIZERS.values():
+        return f"write {value.__name__}() for one of that class"
+    return _WORD.hint(value) if isinstance(value, str) else ""
+
+
+_WORD = word(*OPTIMIZERS)
+OPTIMIZER = Rule(
+    what=f"one of {', '.join(OPTIMIZERS)}, one with settings such as SGD(momentum=0.5), or a function from parameters "
+    "to a torch optimiser",
+    read=_read,
+    hint=_other_optimizer,
+)
+
+
+def as_optimizer(value: str | Auto | Choice) -> Auto | Choice:
+    """The optimiser itself, or the one of that name with its own defaults.
+
+    >>> as_optimizer("sgd") == SGD()
+    True
+
+    Raises:
+        InputError: neither an optimiser nor the name of one.
+    """
+    chosen: Auto | Choice = OPTIMIZER("optimizer", value)
+    return chosen
+
+
+def make_optimizer(
+    choice: Choice, parameters: list[nn.Parameter], learning_rate: float | None
+) -> torch.optim.Optimizer:
+    """The torch optimiser of these parameters.
+
+    Raises:
+        InputError: a function that gave something else, or no learning rate for an optimiser that needs one.
+    """
+    if not isinstance(choice, Named):
         made = choice(parameters)
         if not isinstance(made, torch.optim.Optimizer):
             raise InputError(
@@ -75,21 +187,7 @@ def make_optimizer(
         return made
     if learning_rate is None or not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise InputError(f"learning_rate must be > 0 and finite, got {learning_rate}; try 0.1.")
-    if choice == "sgd":
-        return SGD(
-            parameters,
-            lr=learning_rate,
-            momentum=MOMENTUM if momentum is None else momentum,
-            weight_decay=weight_decay,
-        )
-    # One pass over the weights instead of a dozen: six times faster on a CPU for a million of them. SGD gains
-    # nothing.
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    if choice == "adam":
-        return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
-    if choice == "adamw":
-        return AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
-    raise unknown("optimizer", choice, OPTIMIZERS)
+    return choice.make(parameters, learning_rate)
 
 
 def learning_rate_factor(schedule: str, progress: float) -> float:

@@ -21,7 +21,7 @@ from holdfast.attacks import FGSM
 from holdfast.families.registry import step_lasts
 from holdfast.losses import Loss
 from holdfast.threats import Threat
-from holdfast.training.optimizers import AUTO, OptimizerFactory, make_optimizer
+from holdfast.training.optimizers import SGD, Adam, Auto, Choice, Named, make_optimizer
 from holdfast.training.step_size import ADAM, StepSize, chosen_step
 
 BATCH = 64
@@ -41,20 +41,20 @@ class Recipe:
     """What training goes by.
 
     Attributes:
-        optimizer: a name other than ``auto``, or a function.
+        optimizer: a named one with its settings, or a function.
         batch_size: examples a step.
         why: of the choice, in words; empty where the optimiser was given.
     """
 
-    optimizer: str | OptimizerFactory
+    optimizer: Choice
     batch_size: int
     why: str
 
     @property
     def name(self) -> str:
         """Of the optimiser, as a summary has it."""
-        if isinstance(self.optimizer, str):
-            return self.optimizer
+        if isinstance(self.optimizer, Named):
+            return self.optimizer.name
         return getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
 
 
@@ -73,33 +73,31 @@ def recipe_for(
     model: nn.Module,
     examples: int,
     *,
-    optimizer: str | OptimizerFactory,
+    optimizer: Auto | Choice,
     batch_size: int | None,
     learning_rate: float | None,
-    momentum: float | None,
 ) -> Recipe:
     """What ``auto`` and a batch size left out stand for.
 
     Args:
         examples: of the training part.
-        learning_rate, momentum: where one is given, ``auto`` is sgd, which they are for.
+        learning_rate: where one is given, ``auto`` is sgd.
     """
     everything = min(batch_size or examples, examples)
-    if optimizer != AUTO:
+    if not isinstance(optimizer, Auto):
         return Recipe(optimizer=optimizer, batch_size=everything, why="")
-    if learning_rate is not None or momentum is not None:
+    sgd, adam = SGD(weight_decay=optimizer.weight_decay), Adam(weight_decay=optimizer.weight_decay)
+    if learning_rate is not None:
         return Recipe(
-            optimizer="sgd",
-            batch_size=everything,
-            why="sgd, which a learning rate or momentum of your own is for",
+            optimizer=sgd, batch_size=everything, why="sgd, which a learning rate of your own is for"
         )
     if step_lasts(model):
         return Recipe(
-            optimizer="sgd", batch_size=everything, why="sgd, as the theory has a step for this network"
+            optimizer=sgd, batch_size=everything, why="sgd, as the theory has a step for this network"
         )
     size = everything if batch_size is not None else _small_batch(examples)
     return Recipe(
-        optimizer="adam", batch_size=size, why="adam, as the theory has no step for this network that lasts"
+        optimizer=adam, batch_size=size, why="adam, as the theory has no step for this network that lasts"
     )
 
 
@@ -118,7 +116,6 @@ def chosen_rate(
     loss: Loss,
     recipe: Recipe,
     *,
-    weight_decay: float = 0.0,
     seed: int = 0,
 ) -> StepSize:
     """The learning rate for an optimiser by name: from the theory, its usual one, or for an ordinary network
@@ -128,8 +125,7 @@ def chosen_rate(
     depends on the model's weights, the examples and the seed alone; the model and the global random state are
     left as they are.
     """
-    name = recipe.optimizer
-    assert isinstance(name, str)
+    name = recipe.name
     if not recipe.why or name == "sgd":
         return chosen_step(model, x, loss, name, seed=seed)
     devices = [x.device] if x.device.type == "cuda" else []
@@ -144,7 +140,7 @@ def chosen_rate(
                     reason="the usual one of adam: the model cannot be copied to try others",
                 )
             torch.manual_seed(seed % 2**63)
-            found[rate] = _trial(copied, x, y, threat, loss, recipe, rate, weight_decay, seed)
+            found[rate] = _trial(copied, x, y, threat, loss, recipe, rate, seed)
     least = min(found.values())
     if not math.isfinite(least):
         return StepSize(
@@ -167,16 +163,13 @@ def _trial(
     loss: Loss,
     recipe: Recipe,
     rate: float,
-    weight_decay: float,
     seed: int,
 ) -> float:
     """Mean loss of the last third of the steps at this rate, of which the model is another afterwards;
     infinite where it is not finite.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(
-        recipe.optimizer, parameters, learning_rate=rate, momentum=None, weight_decay=weight_decay
-    )
+    optimizer = make_optimizer(recipe.optimizer, parameters, rate)
     order, noise, attack, total = generator(seed), generator(seed, x.device), FGSM(), 0.0
     model.train()
     for step in range(STEPS):

@@ -7,6 +7,7 @@ import math
 import torch
 
 from holdfast.attacks import FGSM, PGD, Attack
+from holdfast.config.schema import CertificateSettings
 from holdfast.data import Dataset, digits
 from holdfast.data.selection import keep_examples
 from holdfast.jobs.train import train
@@ -16,6 +17,7 @@ from holdfast.networks import TwoLayer
 from holdfast.record.run import Run
 from holdfast.theory import RobustLossCurve, ntk, optimal_robust_loss
 from holdfast.threats import LpBall
+from holdfast.training.optimizers import SGD
 
 RADIUS = 0.1
 LOG_2 = math.log(2)
@@ -90,10 +92,9 @@ def trained(
         parameter_radius=radius,
         epochs=rounds,
         learning_rate=STEP,
-        momentum=momentum,
+        optimizer=SGD(momentum=momentum),
         seed=seed,
-        trace=certify,
-        tighten=40 if certify else 1,
+        certificate=CertificateSettings(trace=certify, tighten=40 if certify else 1),
         progress=False,
     )
 
