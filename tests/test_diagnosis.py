@@ -103,7 +103,7 @@ def test_page_terminal_doctor_and_python_say_the_same(tmp_path, build):
     rows = [
         json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line.endswith("}")
     ]
-    expected = diagnose_record(summary, rows)
+    expected = tuple(f.at_terminal() for f in diagnose_record(summary, rows))
     assert examine(folder)[-len(expected) :] == expected
     assert read_run(folder).findings == expected
     by_python = [f for f in run.findings if f.name not in OF_RUNS]
@@ -118,6 +118,20 @@ def test_page_terminal_doctor_and_python_say_the_same(tmp_path, build):
             assert plain(found.remedy) in text
         assert f"{found.level.replace('-', ' ')} {found.name} : {plain(found.sentence)}" in plain(shown)
         assert plain(found.remedy) in plain(shown)
+
+
+def test_a_run_started_from_python_has_its_remedies_in_python(tmp_path):
+    folder = interrupted_run(tmp_path / "run")
+    shown = []
+    for config in ("data: {name: digits}\n", "started_from: python\n"):
+        (folder / "config.yaml").write_text(config)
+        found, text = examine(folder), plain(Seen(page([read_run(folder)])).text)
+        assert all(plain(f.remedy) in text for f in found if f.name in RULES)
+        shown.append(" ".join(f.remedy for f in found))
+    assert "--resume" in shown[0]
+    assert "resume=True" not in shown[0]
+    assert "resume=True" in shown[1]
+    assert "--" not in shown[1]
 
 
 @pytest.mark.parametrize("build", RUNS)
@@ -198,6 +212,8 @@ def test_whatever_a_record_holds_every_trouble_has_a_remedy_and_no_figure_is_raw
         assert f.sentence
         assert bool(f.remedy) or f.level in ("good", "not-measured")
         assert f.level != "good" or not f.remedy
+        assert not re.search("--[a-z]|`holdfast", f.remedy), "an option of the command line, in Python"
+        assert not re.search(r"\w=|\bhf\.", f.at_terminal().remedy), "an argument of Python, in a command"
         assert all(math.isfinite(value.number) for value in f.values)
         assert not re.search(r"\b(nan|inf|None)\b", f.sentence + f.remedy)
 
@@ -252,10 +268,9 @@ def test_the_largest_radius_that_says_something_is_named():
         at_radii=((6.0, 0.4), (12.0, 0.1), (18.0, 0.0), (90.0, 0.3)),
     )
     found = {f.name: f for f in diagnose(known)}
-    assert "--parameter-radius 12" in found["optimisation"].remedy
-    assert (
-        "the estimated bound was 0.1000 from this run; a new run's may differ" in found["optimisation"].remedy
-    )
+    said = "at radius 12 the estimated bound was 0.1000 from this run; a new run's may differ"
+    assert f"{said} (parameter_radius=12)" in found["optimisation"].remedy
+    assert f"{said} (--parameter-radius 12)" in found["optimisation"].command
 
 
 def test_where_attacks_are_in_doubt_nothing_that_rests_on_them_is_simply_good(tmp_path):
@@ -294,7 +309,8 @@ def test_each_figure_is_marked_with_how_it_is_known_and_the_first_to_look_at_is_
     found = diagnose_record(summary, [{"online_loss": loss} for loss in FALLING])
     gap_found = next(f for f in found if f.name == "optimisation")
     assert gap_found.claims == "0.1000 proved"
-    assert "a wider network has less: --width 620" in gap_found.remedy
+    assert "a wider network has less (width=620)" in gap_found.remedy
+    assert "a wider network has less (--width 620)" in gap_found.command
     text = printed(show_findings, found)
     assert "and the loss was still falling (0.1000 proved)" in text
     assert "; start with: training." in text
@@ -319,9 +335,10 @@ def test_an_interrupted_run_is_only_told_to_resume():
         assert found["training"].level == "warning"
         assert found["training"].remedy == found["certificate"].remedy == "resume the run"
         assert "was interrupted" in found["training"].sentence
-        assert "--resume" in found["run"].remedy
-        assert "--trusted" in found["run"].remedy
-        assert not any(word in f.remedy for f in found.values() for word in ("--epochs", "train again"))
+        assert "resume=True" in found["run"].remedy
+        assert "--resume" in found["run"].command
+        assert "--trusted" in found["run"].command
+        assert not any(word in f.remedy for f in found.values() for word in ("epochs", "train again"))
     assert named(void, FALLING)["certificate"].remedy.startswith("fix that cause and train again")
 
 
@@ -342,7 +359,7 @@ def test_longer_training_stays_in_the_ball_that_its_bound_is_for(given, remedy):
         "parameter_radius": given,
     }
     found = named(summary, FALLING)
-    assert found["training"].remedy == found["optimisation"].remedy == remedy
+    assert found["training"].command == found["optimisation"].command == remedy
 
 
 @pytest.mark.parametrize(
@@ -522,11 +539,14 @@ def test_a_certificate_shown_again_says_nothing_where_nothing_can_be_said(tmp_pa
     )
     text = printed(show_certificate, silent, tmp_path / "certificate.json")
     assert text.count("nothing can be said at this radius") == 2
+    assert "nothing can be said at this radius" in repr(silent)
+    assert "gap" not in repr(silent)
+
     said = Certificate(
         status=status, reason="why", radius=20.0, surrogate_loss=1.5, lower_bound=1.1, gap=0.4, floor=0.0
     )
     text = printed(show_certificate, said, tmp_path / "certificate.json")
-    assert "nothing can be said" not in text
+    assert "nothing can be said" not in text + repr(said)
     assert ("estimated gap 0.4000" in text) == (status == "estimate")
 
 
@@ -569,6 +589,7 @@ def test_a_network_from_elsewhere_is_diagnosed(elsewhere):
     assert len(repr(found)) < 160
     table = str(found)
     assert all(f"{f.name} " in table and f.sentence in table and f.remedy in table for f in found)
+    assert "--" not in table
     with pytest.raises(KeyError):
         found["nothing of this name"]
 

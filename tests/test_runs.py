@@ -14,6 +14,7 @@ from holdfast._record import _own_digest as own_digest
 from holdfast._record import free, locked
 from holdfast.certificates import Certificate
 from holdfast.errors import RunFolderError
+from holdfast.record.identity import read_identity
 from holdfast.record.run import Run, RunWriter, read_checkpoint, read_figures, read_summary, read_weights
 from holdfast.record.schema import EpochFigures, Summary
 
@@ -148,6 +149,14 @@ def test_a_record_that_is_missing_or_damaged_is_named(folder):
         with pytest.raises(RunFolderError, match=expected):
             Run.load(folder)
         path.unlink(missing_ok=True)
+
+
+def test_to_resume_without_a_record_is_refused_whether_it_is_old_or_damaged(folder):
+    (folder / "digests.json").unlink()
+    for match in ("the folder is damaged, or version 0.1 wrote it", "last.pt is missing; start it without"):
+        with pytest.raises(RunFolderError, match=match):
+            read_identity(folder)
+        (folder / "checkpoints" / "last.pt").unlink(missing_ok=True)
 
 
 def test_a_record_leads_nowhere_else(folder, tmp_path):

@@ -371,6 +371,13 @@ def test_a_loss_that_blows_up_leaves_a_loadable_run(data, threat, tmp_path):
     assert run.summary["interrupted"]
 
 
+@pytest.mark.parametrize("digits", [10, 30])
+def test_weights_that_run_away_are_the_learning_rates_fault(data, threat, digits):
+    net = hf.networks.Dense(data.features, data.classes, width=8, depth=3)
+    with pytest.raises(NonFiniteLossError, match=rf"lower the learning rate \(now 1e\+{digits}\)"):
+        train(net, data, threat, learning_rate=10.0**digits, parameter_radius=None, epochs=3)
+
+
 # ---- stopping and going on
 
 

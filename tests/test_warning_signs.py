@@ -49,6 +49,7 @@ def signs(model: nn.Module, x: Tensor, y: Tensor, attacks="fast", threat=THREAT,
         result = examined(model, x, y, threat, result, **options)
     assert (result.verdict == "trust") == (not result.warnings)
     assert all(sign.remedy for sign in result.warnings)
+    assert not any("--" in sign.remedy or "=" in sign.at_terminal().remedy for sign in result.warnings)
     return {sign.name: sign.level for sign in result.warnings}
 
 

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 import holdfast as hf
+from holdfast.lab.reproduce.run import reproduce
+from holdfast.lab.sweep.backends import in_processes, in_turn, on_ray
+from holdfast.lab.sweep.grid import read_grid
+from holdfast.lab.sweep.run import run_sweep
 from holdfast.theory import capacity as width_bounds
 from settings import grouped
 
@@ -94,6 +98,9 @@ certify = of(
 )
 
 
+diagnose = of(hf.diagnose, initial=net())
+
+
 def optimal(
     kernel: Any = None, xs: Any = None, ys: Any = None, threat: Any = None, radii: Any = (1.0,), **more: Any
 ) -> Any:
@@ -117,6 +124,18 @@ def batch_norm() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 
 
+def halved() -> nn.Module:
+    return hf.networks.TwoLayer(4, 2, 8, seed=1).half()
+
+
+def replaced() -> nn.Module:
+    """With a forward that computes with what no copy of the module holds."""
+    net = hf.networks.TwoLayer(4, 2, 8, seed=1)
+    weight = torch.linspace(-1, 1, 4)[None]
+    net.forward = lambda x: x @ weight.T
+    return net
+
+
 def one_hot() -> torch.Tensor:
     return torch.eye(2)[y()]
 
@@ -135,6 +154,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "x has infinity": {"xs": x() / 0},
     "x has whole numbers": {"xs": torch.ones(6, 4, dtype=torch.long)},
     "x is one example": {"xs": x()[0]},
+    "x is on the meta device": {"xs": torch.empty(6, 4, device="meta")},
     "x has objects": {"xs": np.array([[object()] * 4] * 6)},
     "x is complex": {"xs": x().to(torch.complex64)},
     "x has more rows than y": {"xs": torch.cat([x(), x()])},
@@ -146,6 +166,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "y is negative": {"ys": y() - 1},
     "y is out of range": {"ys": y() + 7},
     "y is text": {"ys": ["cat", "dog"] * 3},
+    "y is on the meta device": {"ys": torch.zeros(6, dtype=torch.long, device="meta")},
     "y is too short": {"ys": y()[:4]},
 }
 MODELS: dict[str, dict[str, Any]] = {
@@ -154,6 +175,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "the model is a path": {"model": "net.onnx"},
     "the model takes other features": {"model": nn.Linear(5, 2)},
     "the model has a wrong output": {"model": nn.Flatten(0)},
+    "the model is on the meta device": {"model": nn.Linear(4, 2, device="meta")},
     "the model takes images": {"model": nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2))},
 }
 THREATS: dict[str, dict[str, Any]] = {
@@ -175,6 +197,14 @@ def everywhere() -> dict[str, Call]:
         cases = EXAMPLES | MODELS | (THREATS if function is not smooth else {})
         for what, arguments in cases.items():
             found[f"{name}: {what}"] = functools.partial(function, **arguments)
+    for name, function in {
+        "verify": verify,
+        "certify": certify,
+        "train": train,
+        "diagnose": diagnose,
+    }.items():
+        for what, model in {"has a forward of its own": replaced, "is in half precision": halved}.items():
+            found[f"{name}: the model {what}"] = lambda f=function, made=model: f(model=made())
     for what, arguments in {**EXAMPLES, **THREATS}.items():
         if what == "y is out of range":
             continue  # without a model, the labels say how many classes there are
@@ -206,7 +236,7 @@ def settings() -> dict[str, Call]:
         train,
         epochs=count,
         batch_size=[0, 1.5, "all"],
-        learning_rate=[0, -1, float("nan"), float("inf"), "fast"],
+        learning_rate=[0, -1, float("nan"), float("inf"), 1e300, 1e30, "fast"],
         momentum=[1, 2, -0.1, "some"],
         weight_decay=[-1, float("inf")],
         schedule=["cosin", 1],
@@ -285,9 +315,9 @@ def settings() -> dict[str, Call]:
         loss=[torch_loss],
         attack=["pdg", None],
         seed=seed[:2],
-        initial=[3, {}, nn.Linear(2, 2)],
+        initial=[3, {}, nn.Linear(2, 2), hf.networks.TwoLayer(4, 2, 8).to("meta")],
         batch_size=[0],
-        example_weights=[torch.ones(6), torch.ones(2) / 2],
+        example_weights=[torch.ones(6), torch.ones(2) / 2, torch.ones(6, device="meta")],
         curvature=[3],
         per_unit=["yes"],
     )
@@ -295,8 +325,8 @@ def settings() -> dict[str, Call]:
         "run",
         run,
         loss=[torch_loss, "focal"],
-        targets=[y(), y() + 5, "next"],
-        radii=[torch.ones(3)],
+        targets=[y(), y() + 5, "next", y().to("meta")],
+        radii=[torch.ones(3), torch.ones(6, device="meta")],
         mode=["test"],
         seed=seed,
         generator=[3],
@@ -376,7 +406,7 @@ def settings() -> dict[str, Call]:
         norm=["3", 3, None, [2]],
         radius=[-1, float("nan"), "small", None, torch.ones(2)],
         bounds=[1.0, (0,), (1, 0), ("a", "b"), (float("nan"), 1)],
-        fixed=[torch.ones(4), torch.ones(4).bool(), "first"],
+        fixed=[torch.ones(4), torch.ones(4).bool(), torch.ones(4, device="meta").bool(), "first"],
         sparsity=[0, 2, 0.1],
     )
     add("SphereSlice", lambda radius: hf.SphereSlice(radius), radius=[-1, "small", float("inf")])
@@ -415,7 +445,7 @@ def settings() -> dict[str, Call]:
     add(
         "from_tensors",
         lambda **more: hf.data.from_tensors(**({"x": x(), "y": y()} | more)),
-        x=[torch.ones(6), "x", with_nan(), torch.ones(0, 4)],
+        x=[torch.ones(6), "x", with_nan(), torch.ones(0, 4), torch.ones(6, 4, device="meta")],
         y=[y() - 1, one_hot(), torch.rand(6), y()[:3]],
         bounds=[(1, 0), 3, (0.4, 0.6), (0, 1, 2)],
         fixed=[torch.ones(3).bool(), "none"],
@@ -487,6 +517,28 @@ def settings() -> dict[str, Call]:
         lambda **more: width_bounds.bounds(**({"data": data(), "threat": ball()} | more)),
         hidden_layers=[0, 3],
         threat=[3],
+    )
+    add(
+        "run_sweep",
+        lambda **more: run_sweep(**({"grid": read_grid([])[0], "out": "sweep", "backend": in_turn} | more)),
+        grid=[3, "width"],
+        out=[3, ""],
+        backend=["ray", 3],
+        threads=[0],
+        progress=["bar"],
+    )
+    add("read_grid", lambda argv: read_grid(argv), argv=[3, "--width", [3]])
+    add("in_processes", lambda processes: in_processes(processes), processes=[0, -1, "all"])
+    add("on_ray", lambda address: on_ray(address), address=[3])
+    add(
+        "reproduce",
+        reproduce,
+        names=["width", ["none"], 3],
+        setting=["quick"],
+        out=[3],
+        overwrite=[1],
+        progress=["bar"],
+        finished=[3],
     )
     add("load_model", lambda source: hf.load_model(source), source=["missing.onnx", 3])
     return found

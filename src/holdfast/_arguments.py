@@ -4,6 +4,7 @@ Conversions that lose nothing a user means are made: numpy arrays and lists beco
 integer type int64, examples take the dtype of the model's parameters. The rest is refused.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         InputError: nothing that numpy makes an array of numbers of.
     """
     if isinstance(value, Tensor):
+        _check_numbers(name, [("a tensor", value)])
         if value.is_sparse or value.is_quantized or value.is_nested:
             raise InputError(
                 f"{name} must be a plain tensor, got a sparse, quantised or nested one; use .to_dense()."
@@ -45,6 +47,16 @@ def as_tensor(name: str, value: Any) -> Tensor:
         raise InputError(
             f"{name} must be a tensor or an array of numbers, got {_came(value)} ({why}); convert it."
         ) from error
+
+
+def _check_numbers(name: str, parts: Iterable[tuple[str, Any]]) -> None:
+    """Refuse what lies on torch's meta device: tensors with a shape and no numbers."""
+    for part, value in parts:
+        if isinstance(value, Tensor) and value.device.type == "meta":
+            raise InputError(
+                f"{name} must hold numbers, got {part} on the meta device, which keeps shapes alone; load its "
+                "numbers onto another device."
+            )
 
 
 def _came(value: Any) -> str:
@@ -139,6 +151,22 @@ def model_dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
     return next(found, default)
 
 
+def check_precision(model: nn.Module, x: Tensor, done: str) -> None:
+    """Refuse half precision where something is to be proved: of a function of real numbers, from which
+    outputs rounded to half precision are far.
+
+    Raises:
+        InputError: a parameter, a buffer or the examples have it.
+    """
+    for name, value in (*model.named_parameters(), *model.named_buffers(), ("x", x)):
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"model and examples must be in float32 or float64 to be {done}, got {name} in "
+                f"{value.dtype}: what is proved holds for real numbers, and rounding to half precision may "
+                "undo it; use model.float() and x.float(), and run the model so."
+            )
+
+
 def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
     """Weights of the examples: numbers >= 0 that add up to 1; in float64, where their rounding is taken out
     of the sum.
@@ -196,7 +224,26 @@ def _named(convert: Any, name: str) -> Rule:
     return Rule(what="a tensor", read=lambda value: convert(name, value))
 
 
-MODEL = kind(nn.Module, what="a torch.nn.Module", hint="wrap a function in a module with a forward")
+def _read_model(value: Any) -> nn.Module:
+    if not isinstance(value, nn.Module):
+        raise TypeError
+    _check_numbers("model", (*value.named_parameters(), *value.named_buffers()))
+    return value
+
+
+def _read_initial(value: Any) -> nn.Module | Mapping[str, Tensor]:
+    if not isinstance(value, nn.Module | Mapping):
+        raise TypeError
+    _check_numbers("initial", (value.state_dict() if isinstance(value, nn.Module) else value).items())
+    return value
+
+
+MODEL = Rule(
+    what="a torch.nn.Module",
+    read=_read_model,
+    hint=lambda value: "wrap a function in a module with a forward",
+)
+INITIAL = Rule(what="the network before training, or its state_dict()", read=_read_initial)
 GENERATOR = kind(Generator, what="a torch.Generator", hint="torch.Generator().manual_seed(0) is one")
 EXAMPLES = _named(as_examples, "x")
 LABELS = _named(as_labels, "y")

@@ -62,8 +62,9 @@ def shown(value: Any) -> str:
     elif isinstance(value, type):
         text = f"the class {value.__name__}"
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
-        shape = tuple(value.shape)
-        text = f"{value!s} ({value.dtype})" if shape == () else f"{value.dtype} of shape {shape}"
+        shape, empty = tuple(value.shape), getattr(getattr(value, "device", None), "type", "") == "meta"
+        text = f"{value.dtype} of shape {shape}{' on the meta device' if empty else ''}"
+        text = text if shape or empty else f"{value!s} ({value.dtype})"
     elif isinstance(value, list | tuple | dict | set | frozenset):
         text = repr(value) if len(value) <= 8 else f"{type(value).__name__} of {len(value)}"
     elif inspect.isroutine(value):
@@ -267,6 +268,8 @@ SEED = Rule(
 LARGEST_RADIUS = 1e15
 """Squares of larger ones overflow float32, and no weights or features move so far."""
 RADIUS = real(above=0, most=LARGEST_RADIUS)
+LEARNING_RATE = real(above=0, most=1e30)
+"""A step of a larger one overflows float32."""
 
 
 def takes(**rules: Rule) -> Callable[[Target], Target]:

@@ -18,4 +18,5 @@ class RunFolderError(HoldfastError):
 
 
 class NonFiniteLossError(HoldfastError, ArithmeticError):
-    """The training loss stopped being finite; no update was made with it."""
+    """Training diverged: its loss stopped being finite, and no update was made with it, or its weights went
+    beyond any radius."""

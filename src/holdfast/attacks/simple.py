@@ -35,13 +35,13 @@ class CleanAttack(Attack):
 @takes(samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class RandomAttack(Attack):
-    """The strongest of several random points of each threat set; one is noise, taken as it comes.
+    """The strongest of several random points of each threat set: what chance finds, without a search.
 
     Attributes:
-        samples: random points per example.
+        samples: random points per example; with 1 it is noise, taken as it comes.
     """
 
-    samples: int = 1
+    samples: int = 10
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast._formats import number, setting
 from holdfast._values import Drawn, Fact
+from holdfast.diagnosis import NOTHING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,9 +82,19 @@ class Certificate(Drawn):
             Fact("status", self.status),
             Fact("radius", setting(self.radius)),
             Fact("surrogate loss", number(self.surrogate_loss), "observed"),
-            Fact("lower bound", number(self.lower_bound), self.kind),
-            Fact("gap", number(self.gap) if self.informative else "the bound says nothing", self.kind),
+            *self.bound_facts(),
             Fact("width factor", setting(self.width_factor)),
+        ]
+
+    def bound_facts(self) -> list[Fact]:
+        """Lower bound and gap, as far as they say anything; none where it is void."""
+        if self.status == "void":
+            return []
+        if not self.informative:
+            return [Fact("lower bound", NOTHING)]
+        return [
+            Fact("lower bound", number(self.lower_bound), self.kind),
+            Fact("gap", number(self.gap), self.kind),
         ]
 
     def _columns(self) -> dict[str, list[Any]]:

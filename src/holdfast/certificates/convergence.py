@@ -9,7 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast import _defaults
-from holdfast._arguments import EXAMPLES, LABELS, MODEL, TENSOR, Array, as_weights, paired
+from holdfast._arguments import (
+    EXAMPLES,
+    INITIAL,
+    LABELS,
+    MODEL,
+    TENSOR,
+    Array,
+    as_weights,
+    check_precision,
+    paired,
+)
 from holdfast._rules import (
     COUNT,
     FLAG,
@@ -33,6 +43,7 @@ from holdfast.certificates.frozen import (
     Candidate,
     FrozenPass,
     frozen_pass,
+    in_float64,
     linearisation_error,
     pass_candidate,
     window_candidate,
@@ -314,7 +325,7 @@ RADII_OF_BALLS = either(RADIUS, several(RADIUS, what="a sequence of them, one a 
 
 @takes(
     model=MODEL,
-    initial=kind(nn.Module, Mapping, what="the network before training, or its state_dict()"),
+    initial=INITIAL,
     x=EXAMPLES,
     y=LABELS,
     threat=THREAT,
@@ -360,12 +371,14 @@ def certify(
         tighten: evaluations of the bound while it is tightened.
 
     Raises:
-        InputError: the radius, the examples, the weights or the initial network do not fit.
+        InputError: the radius, the examples, the weights or the initial network do not fit, or the model is
+            in half precision, or does not run in float64.
     """
     radius = radius if isinstance(radius, int | float) else tuple(float(r) for r in radius)
     check_radius(radius)
     threat, attack, loss = as_threat(threat), as_attack(attack), as_loss(loss)
     x, y = paired(model, x, y)
+    check_precision(model, x, "certified")
     if example_weights is not None:
         example_weights = as_weights("example_weights", example_weights, len(y))
     start = initial.state_dict() if isinstance(initial, nn.Module) else initial
@@ -393,6 +406,7 @@ def certify(
         for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True):
             checked_outputs(model, rows, labels)
     threat.check(x)
+    in_float64(model, x)  # before the attack is spent
     points = attacked_points(model, x, y, threat, attack, loss, seed=seed, batch_size=batch_size)
     passed = frozen_pass(
         model,

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast._arguments import as_labels, as_weights
+from holdfast._memory import out_of_memory
 from holdfast._tensors import batches, chunks
 from holdfast._values import Shown
 from holdfast.certificates.certificate import LowerBound
 from holdfast.curvature import Curvature
 from holdfast.curvature.lower_model import LowerModel, Radius, largest
 from holdfast.curvature.rounding import Rounding
-from holdfast.errors import InputError
+from holdfast.errors import HoldfastError, InputError
 from holdfast.families.base import Pass, Search
 from holdfast.families.exact import Core, exact_core, fingerprints, first_difference, fixed_parts
 from holdfast.families.registry import unproved
@@ -124,6 +125,35 @@ class FrozenPass(Shown):
         )
 
 
+def in_float64(model: nn.Module, x: Float[Tensor, "batch ..."]) -> nn.Module:
+    """A copy of the network in float64 and evaluation mode, tried on two examples. Leaves random states as
+    they were.
+
+    Raises:
+        InputError: it cannot be copied, or does not run in float64: it computes with what no copy of it
+            holds, or in a dtype of its own.
+    """
+    exact = copy.deepcopy(model)
+    if exact is model:
+        raise InputError(
+            f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} "
+            "is itself; remove its __deepcopy__."
+        )
+    exact = exact.double().eval()
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+            exact(x[:2].double())
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, HoldfastError) or out_of_memory(error):
+            raise
+        raise InputError(
+            "model must run in float64 to be certified, but a copy of it does not "
+            f"({' '.join(str(error).split()).rstrip('.')}); keep all it computes with in parameters and "
+            "buffers."
+        ) from error
+    return exact
+
+
 def frozen_pass(
     model: nn.Module,
     initial: Mapping[str, Tensor],
@@ -141,14 +171,8 @@ def frozen_pass(
     whole = fingerprints(fixed_parts(model, ()))
     varying = {name for ball in curvature.parameters(model) for name in ball}
     fixed = {name: digest for name, digest in whole.items() if name not in varying}
-    exact = copy.deepcopy(model)
-    if exact is model:
-        raise InputError(
-            f"model must be copied to be certified in float64, but a copy of this {type(model).__name__} "
-            "is itself; remove its __deepcopy__."
-        )
+    exact = in_float64(model, points.x)
     twin = first_difference(fingerprints(fixed_parts(exact, ())), whole)
-    exact = exact.double().eval()
     wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=as_labels("y", points.y))
     n = len(points.y)
     weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)

@@ -35,7 +35,7 @@ def show_evaluation(out: Console, record: EvaluationFigures, folder: Path) -> No
         out.print(_curve(record))
     word, style = VERDICT[record.verdict.word or "void"]
     out.print(Text(word, style=style))
-    for sign in record.verdict.warnings:
+    for sign in (warning.at_terminal() for warning in record.verdict.warnings):
         out.print(f"  {escape(sign.name)}: {escape(sign.sentence)}\n  [bold]-> {escape(sign.remedy)}[/bold]")
     if not record.recheck.sound:
         out.print(

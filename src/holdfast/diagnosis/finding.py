@@ -1,8 +1,8 @@
 """What a diagnosis says: findings, each with how it is known and what to do."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from holdfast._formats import CONTROL, NOT_MEASURED, number, points
 from holdfast._values import Fact, Shown
@@ -30,6 +30,26 @@ class Value:
         return number(self.number) if self.unit == "loss" else points(self.number)
 
 
+class Remedy(NamedTuple):
+    """What to do: with the arguments of a function in Python, or with the options of a command.
+
+    >>> Remedy.by("train longer", python="epochs=40", command="--epochs 40").command
+    'train longer (--epochs 40)'
+    """
+
+    python: str
+    command: str
+
+    @classmethod
+    def by(cls, what: str, *, python: str, command: str) -> "Remedy":
+        """The same words, and the setting as each has it."""
+        return cls(f"{what} ({python})", f"{what} ({command})")
+
+    def besides(self, other: "Remedy") -> "Remedy":
+        """Both."""
+        return Remedy(f"{self.python}; besides, {other.python}", f"{self.command}; besides, {other.command}")
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Finding(Shown):
     """One thing that was looked at.
@@ -39,7 +59,8 @@ class Finding(Shown):
         level: ``good``; ``warning``: it costs accuracy or tightness; ``bad``: figures are meaningless, or
             cannot be reached; ``not-measured``: nothing can be said.
         sentence: what was found.
-        remedy: what to do; empty where all is well.
+        remedy: what to do, in Python; empty where all is well.
+        command: the remedy on the command line, where that is said otherwise.
         values: the figures behind it, the first the one that decides; two losses are the ends of a bracket.
 
     >>> Finding(name="attack", level="good", sentence="stronger attacks find hardly more").remedy
@@ -50,11 +71,16 @@ class Finding(Shown):
     level: Level
     sentence: str
     remedy: str = ""
+    command: str = ""
     values: tuple[Value, ...] = ()
 
     def _facts(self) -> list[Fact]:
         facts = [Fact(self.name, self.level), Fact("found", self.sentence, self.claims)]
         return [*facts, Fact("remedy", self.remedy)] if self.remedy else facts
+
+    def at_terminal(self) -> "Finding":
+        """The same with the remedy as the command line has it."""
+        return replace(self, remedy=self.command or self.remedy, command="")
 
     @property
     def value(self) -> Value | None:
@@ -104,6 +130,7 @@ def from_dict(row: Mapping[str, object]) -> Finding:
         level=next((known for known in LEVELS if known == text("level")), "warning"),
         sentence=text("sentence") or "reason not recorded",
         remedy=text("remedy"),
+        command=text("command"),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from holdfast._formats import Real, count, number, percent, points, setting
-from holdfast.diagnosis.finding import Finding, Level, Value
+from holdfast.diagnosis.finding import Finding, Level, Remedy, Value
 from holdfast.diagnosis.intervals import difference
 from holdfast.diagnosis.known import Known
 from holdfast.diagnosis.thresholds import (
@@ -62,8 +62,9 @@ def _as_far_as_known(finding: Finding, known: Known) -> Finding:
     return replace(finding, sentence=f"as far as these attacks tell, {finding.sentence}")
 
 
-def _found(level: Level, sentence: str, remedy: str = "", *values: Value) -> Finding:
-    return Finding(name="", level=level, sentence=sentence, remedy=remedy, values=values)
+def _found(level: Level, sentence: str, remedy: Remedy | str = "", *values: Value) -> Finding:
+    python, command = remedy if isinstance(remedy, Remedy) else (remedy, "")
+    return Finding(name="", level=level, sentence=sentence, remedy=python, command=command, values=values)
 
 
 def _run(known: Known) -> Finding:
@@ -71,8 +72,12 @@ def _run(known: Known) -> Finding:
         return _found(
             "warning",
             "training was interrupted",
-            "go on with `holdfast train RUN/config.yaml --resume` (add --trusted where the configuration "
-            "names code of your own)",
+            Remedy.by(
+                "resume it",
+                python="the same call of hf.train, with resume=True",
+                command="`holdfast train RUN/config.yaml --resume`, with --trusted where the configuration names "
+                "code of your own",
+            ),
         )
     epochs = f" ({known.epochs} epoch{'s' if known.epochs != 1 else ''})" if known.epochs else ""
     return _found("good", f"training finished{epochs}")
@@ -96,7 +101,11 @@ def _data(known: Known) -> list[Finding]:
                 "warning",
                 f"{test:.0f} test examples: accuracies are uncertain by about "
                 f"{100 / math.sqrt(test):.0f} percentage points",
-                "keep a larger share for the test, e.g. --data.test 0.3",
+                Remedy.by(
+                    "keep a larger share for the test",
+                    python="hf.data.load(..., test=0.3)",
+                    command="--data.test 0.3",
+                ),
             )
         )
     if not sizes and test is None:
@@ -120,7 +129,11 @@ def _threat(known: Known) -> Finding:
             "bad",
             f"the threat sets of {pairs} pairs of differently labelled examples meet: no classifier is "
             "robust on both",
-            f"choose a radius{below} (--threat), or remove the mislabelled examples",
+            Remedy.by(
+                f"choose a radius{below}, or remove the mislabelled examples",
+                python="threat",
+                command="--threat",
+            ),
         )
     if distance is None or reach is None:
         return _found("not-measured", UNKNOWN)
@@ -129,13 +142,21 @@ def _threat(known: Known) -> Finding:
             "warning",
             f"the threat reaches {100 * reach / distance:.0f} % of the way between the nearest examples "
             "of different labels",
-            f"choose a radius well below {setting(distance / 2)} (--threat), unless this is the question",
+            Remedy.by(
+                f"choose a radius well below {setting(distance / 2)}, unless this is the question",
+                python="threat",
+                command="--threat",
+            ),
         )
     return _found("good", "threat sets of different labels are well apart")
 
 
 def _attack(known: Known) -> Finding:
-    more = "train against more steps or restarts (--attack.steps 20 --attack.restarts 2)"
+    more = Remedy.by(
+        "train against more steps or restarts",
+        python="attack=hf.PGD(steps=20, restarts=2)",
+        command="--attack.steps 20 --attack.restarts 2",
+    )
     against, train = known.trained_against, known.train
     if known.missed > SMALL:
         return _found(
@@ -184,7 +205,9 @@ def _evaluation(known: Known) -> list[Finding]:
         _found(
             "not-measured",
             "not yet checked for signs of failed attacks",
-            "evaluate the run: `holdfast evaluate RUN`",
+            Remedy.by(
+                "evaluate it", python="hf.evaluate(model, x, y, threat)", command="`holdfast evaluate RUN`"
+            ),
         )
     ]
 
@@ -199,7 +222,7 @@ def _training(known: Known) -> Finding:
         return _found(
             "bad",
             f"the loss rose from {number(losses[0])} to {number(losses[-1])}",
-            "lower the learning rate by 3 (--learning-rate)",
+            Remedy.by("divide the learning rate by 3", python="learning_rate", command="--learning-rate"),
             last,
         )
     if falling(losses):
@@ -212,14 +235,20 @@ def _training(known: Known) -> Finding:
     return _found("good", f"the loss has levelled off, at {number(losses[-1])}", "", last)
 
 
-def _longer(known: Known) -> str:
+def _longer(known: Known) -> Remedy:
     """More epochs, in the ball of this run: without a radius the ball would grow with the distance moved,
     and its bound weaken.
     """
     if known.interrupted:
-        return RESUME
-    ball = "" if known.ball is not None or known.radius is None else f" --parameter-radius {known.radius:.4g}"
-    return f"train longer{' in the same ball' if ball else ''} (--epochs {2 * known.epochs}{ball})"
+        return Remedy(RESUME, RESUME)
+    epochs, radius = 2 * known.epochs, known.radius
+    if known.ball is not None or radius is None:
+        return Remedy.by("train longer", python=f"epochs={epochs}", command=f"--epochs {epochs}")
+    return Remedy.by(
+        "train longer in the same ball",
+        python=f"epochs={epochs}, parameter_radius={radius:.4g}",
+        command=f"--epochs {epochs} --parameter-radius {radius:.4g}",
+    )
 
 
 def falling(losses: Sequence[float]) -> bool:
@@ -256,10 +285,14 @@ def _optimisation(known: Known) -> Finding:
     if falling(known.online):
         what, remedy = "and the loss was still falling", _longer(known)
         if _curved(known):
-            remedy += f"; besides, {_wider(known)}"
+            remedy = remedy.besides(_wider(known))
     elif known.drift is not None and known.drift < GENEROUS:
         what = f"and the weights use {100 * known.drift:.0f} % of the parameter radius"
-        remedy = "ask for a smaller ball, whose bound is tighter (--parameter-radius just above the drift)"
+        remedy = Remedy.by(
+            "ask for a smaller ball, whose bound is tighter",
+            python=f"{'parameter_radius' if known.of_run else 'radius'} just above the drift",
+            command="--parameter-radius just above the drift",
+        )
     elif kind == "proved":
         what, remedy = "and the loss no longer falls", _wider(known)
     else:
@@ -277,21 +310,21 @@ def _curved(known: Known) -> bool:
     return (known.width_factor or 0.0) > CURVED
 
 
-def _wider(known: Known) -> str:
-    if known.width_factor is None or not _curved(known):
-        return "curvature loosens the bound; a wider network has less (--width), or one with centred inputs"
+def _wider(known: Known) -> Remedy:
+    factor, less = known.width_factor, "curvature loosens the bound; a wider network has less"
+    if factor is None or not _curved(known):
+        return Remedy.by(f"{less}, or one with centred inputs", python="width", command="--width")
     if known.width is None:
-        return (
-            f"curvature loosens the bound; a network about {known.width_factor:.2g} times as wide has "
-            "less (--width)"
+        return Remedy.by(
+            f"curvature loosens the bound; a network about {factor:.2g} times as wide has less",
+            python="width",
+            command="--width",
         )
-    return (
-        "curvature loosens the bound; a wider network has less: --width "
-        f"{math.ceil(known.width_factor * known.width)}"
-    )
+    width = math.ceil(factor * known.width)
+    return Remedy.by(less, python=f"width={width}", command=f"--width {width}")
 
 
-def _tighter(known: Known) -> str:
+def _tighter(known: Known) -> Remedy:
     """How to a bound that says something, or more: the largest radius known to have one, else the network."""
     inside = [
         (radius, bound)
@@ -302,16 +335,22 @@ def _tighter(known: Known) -> str:
         return _wider(known)
     if inside:
         radius, bound = max(inside)
-        return (
-            f"train in a smaller ball (--parameter-radius {setting(radius)}): there the {known.kind} "
-            f"bound was {number(bound)} "
-            "from this run; a new run's may differ"
+        return Remedy.by(
+            f"train in a smaller ball: at radius {setting(radius)} the {known.kind} bound was {number(bound)} from "
+            "this run; a new run's may differ",
+            python=f"parameter_radius={setting(radius)}",
+            command=f"--parameter-radius {setting(radius)}",
         )
     if known.kind == "proved":
-        return "train in a smaller ball (--parameter-radius), or widen the network (--width)"
-    return (
-        "train in a much smaller ball (--parameter-radius), or a two-layer network, which has a proof "
-        "(--network two-layer)"
+        return Remedy.by(
+            "train in a smaller ball, or widen the network",
+            python="parameter_radius, width",
+            command="--parameter-radius, --width",
+        )
+    return Remedy.by(
+        "train in a much smaller ball, or a two-layer network, which has a proof",
+        python="parameter_radius, hf.networks.TwoLayer",
+        command="--parameter-radius, --network two-layer",
     )
 
 
@@ -343,12 +382,16 @@ def _capacity(known: Known) -> Finding:
             "",
             *values,
         )
-    more = "--parameter-radius" if known.drift is None or known.drift >= AT_EDGE else "--width"
+    full = known.drift is None or known.drift >= AT_EDGE
     below = "no network in this ball is" if kind == "proved" else "by the estimate no network in this ball is"
     return _found(
         "warning",
         f"the loss is {number(reached)} and {below} below {number(low)}: the ball is the limit",
-        f"give the network more room ({more}), or lower the radius of the threat",
+        Remedy.by(
+            "give the network more room, or lower the radius of the threat",
+            python="parameter_radius" if full else "width",
+            command="--parameter-radius" if full else "--width",
+        ),
         *values,
     )
 
@@ -376,9 +419,10 @@ def _generalisation(known: Known) -> Finding:
     )
     value = Value(number=over, kind="observed", unit="accuracy")
     if over > OVERFITTED and low > 0:
-        remedy = (
-            "train on more examples (--examples), in a smaller ball (--parameter-radius), or for "
-            "fewer epochs (--epochs)"
+        remedy = Remedy.by(
+            "train on more examples, in a smaller ball, or for fewer epochs",
+            python="examples of the data, parameter_radius, epochs",
+            command="--examples, --parameter-radius, --epochs",
         )
         return _found("warning", said, remedy, value)
     return _found("good", said, "", value)
@@ -418,8 +462,8 @@ def _trace(known: Known) -> Finding:
             return _found("not-measured", UNKNOWN)
         return _found(
             "not-measured",
-            "no window was recorded (too short a run, or --certificate.trace false): the bound is that "
-            "of the final pass alone",
+            "no window was recorded (too short a run, or without a trace): the bound is that of the final pass "
+            "alone",
         )
     recorded = f"{len(known.windows)} window{'s' if len(known.windows) != 1 else ''} recorded"
     telling = sum(bound > known.floor for bound in known.windows)
@@ -442,7 +486,15 @@ def _certificate(known: Known) -> Finding:
         )
     if known.status is None:
         return (
-            _found("warning", "there is no certificate", "compute it with `holdfast certify RUN`")
+            _found(
+                "warning",
+                "there is no certificate",
+                Remedy.by(
+                    "compute it",
+                    python="hf.certify(model, initial, x, y, threat, attack, radius)",
+                    command="`holdfast certify RUN`",
+                ),
+            )
             if known.of_run
             else _found("not-measured", "no initial weights were given, so there is no ball to certify in")
         )
@@ -456,7 +508,11 @@ def _certificate(known: Known) -> Finding:
         return _found(
             "warning",
             f"the lower bound is an estimate, nothing is proved: {reason}",
-            "train a two-layer network for a proof (--network two-layer)",
+            Remedy.by(
+                "train a two-layer network for a proof",
+                python="hf.networks.TwoLayer",
+                command="--network two-layer",
+            ),
         )
     if not known.informative:
         return _found("warning", f"{NOTHING}: the proved bound is the trivial one", _tighter(known))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import _defaults, _tensors
-from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, paired
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, RADII, Array, as_tensor, check_precision, paired
 from holdfast._deadline import Deadline
 from holdfast._memory import out_of_memory
 from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, SEED, maybe, real, takes, word
@@ -27,7 +27,7 @@ from holdfast.losses import LOSS, Loss, as_loss
 from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.verification import Verification
 from holdfast.verification import verify as verified_bounds
-from holdfast.verification.methods import Method, check_precision
+from holdfast.verification.methods import Method
 
 Progress = Callable[[str, int, int], None]
 
@@ -118,7 +118,7 @@ def evaluate(
         )
     verify_seconds = None if verify is None else verify_seconds
     if verify not in (None, "auto"):
-        check_precision(model, x)
+        check_precision(model, x, "verified")
     if radii is not None:
         radii = as_tensor("radii", radii)
         if sample is not None or resume_from is not None:

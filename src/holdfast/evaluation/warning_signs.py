@@ -19,7 +19,7 @@ from holdfast.attacks.base import AttackResult, Goal, balls_by_radius
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import margin
 from holdfast.attacks.square import Square
-from holdfast.diagnosis import Finding
+from holdfast.diagnosis import Finding, Remedy
 from holdfast.errors import InputError
 from holdfast.evaluation.memory import halving
 from holdfast.evaluation.result import Evaluation
@@ -71,7 +71,8 @@ def examined(
         found = indicator(subject)
         if found is not None:
             level, what, remedy = found
-            signs.append(Finding(name=name, level=level, sentence=what, remedy=remedy))
+            python, command = remedy if isinstance(remedy, Remedy) else (remedy, "")
+            signs.append(Finding(name=name, level=level, sentence=what, remedy=python, command=command))
         if progress is not None:
             progress("signs of failed attacks", number + 1, len(INDICATORS))
     if any(sign.name == "contradiction" for sign in signs):
@@ -83,7 +84,7 @@ def examined(
     return replace(result, warnings=tuple(signs))
 
 
-Found = tuple[Literal["warning", "bad"], str, str]
+Found = tuple[Literal["warning", "bad"], str, Remedy | str]
 
 
 class Subject:
@@ -236,7 +237,11 @@ def _contradiction(subject: Subject) -> Found | None:
         "bad",
         f"{both} examples were proved robust and yet broken, so the bounds are wrong and nothing counts "
         "as proved",
-        "evaluate with verify=None, and report this as a fault of Holdfast",
+        Remedy.by(
+            "report this as a fault of Holdfast, and evaluate without bounds",
+            python="verify=None",
+            command="--verify none",
+        ),
     )
 
 
@@ -258,7 +263,9 @@ def _no_attack(subject: Subject) -> Found | None:
     return (
         "warning",
         "no attack was run, so the robust accuracy is the accuracy without an adversary",
-        "evaluate with the suite standard",
+        Remedy.by(
+            "evaluate with the suite standard", python="attacks='standard'", command="--attacks standard"
+        ),
     )
 
 
@@ -294,7 +301,11 @@ def _batches(subject: Subject) -> Found | None:
     return (
         "warning",
         "the output of an example depends on the others in its batch",
-        "make the model treat rows apart (batch norm in evaluation mode), or evaluate with batch_size=1",
+        Remedy.by(
+            "make the model treat rows apart, as batch norm does in evaluation mode, or evaluate them one by one",
+            python="batch_size=1",
+            command="--batch-size 1",
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from holdfast._memory import out_of_memory
 from holdfast._progress import Progress
 from holdfast.attacks.base import checked_model
+from holdfast.certificates.frozen import in_float64
 from holdfast.data import Dataset
 from holdfast.data.separation import separation
 from holdfast.errors import InputError
@@ -57,7 +58,9 @@ def check_model(model: nn.Module, data: Dataset) -> None:
             f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and "
             "precision= for speed."
         )
-    outputs = checked_model(model, data.train.x[:4].to(device, dtype), data.train.y.to(device))
+    few = data.train.x[:4].to(device, dtype)
+    outputs = checked_model(model, few, data.train.y.to(device))
+    in_float64(model, few)  # as the final pass will
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
         raise InputError(
             f"model must return an output for each of {data.classes} classes (two classes: one will do), "

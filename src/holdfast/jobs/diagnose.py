@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import _tensors, diagnosis
-from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, as_examples, paired
+from holdfast._arguments import EXAMPLES, INITIAL, LABELS, MODEL, Array, as_examples, check_precision, paired
 from holdfast._rules import FUNCTION, SEED, kind, maybe, real, takes
 from holdfast._tensors import batches
 from holdfast._values import Fact, Tabular
@@ -19,6 +19,7 @@ from holdfast.attacks import PGD, Attack, as_attack, attacking
 from holdfast.attacks.by_name import ATTACK
 from holdfast.certificates import Certificate, certify
 from holdfast.certificates.convergence import attacked_points
+from holdfast.certificates.frozen import in_float64
 from holdfast.data.separation import separation
 from holdfast.diagnosis import Finding, Known, summed_up
 from holdfast.diagnosis.known import ClassKnown, Counted
@@ -99,7 +100,7 @@ class Diagnosis(Tabular):
     x=EXAMPLES,
     y=LABELS,
     threat=THREAT,
-    initial=maybe(kind(nn.Module, Mapping, what="the network before training, or its state_dict()")),
+    initial=maybe(INITIAL),
     attack=maybe(ATTACK),
     radius=maybe(real(above=0)),
     test=maybe(kind(tuple, list, what="a pair of examples and labels")),
@@ -158,6 +159,9 @@ def diagnose(
     final = PGD(steps=40, restarts=2, keep_best=True) if final_attack is None else as_attack(final_attack)
     report = progress or (lambda share: None)
     x, y = paired(model, x, y)
+    if initial is not None:
+        check_precision(model, x, "certified")
+        in_float64(model, x)
     training, device = model.training, _tensors.device_of(model, x)
     x, y = x.to(device), y.to(device)
     held_out: Examples | None = None

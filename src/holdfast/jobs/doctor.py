@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from holdfast._record import differing
 from holdfast.diagnosis import Finding
-from holdfast.report.collect import Run, read_run
+from holdfast.report.collect import Run, read_run, said
 
 NEEDED = (
     "last.safetensors",
@@ -29,7 +29,7 @@ def examine(folder: Path) -> tuple[Finding, ...]:
         RunFolderError: no run there, or its summary is cut short.
     """
     run = read_run(folder)
-    return (*_files(run), *run.findings)
+    return (*(said(finding, run.config) for finding in _files(run)), *run.findings)
 
 
 def _files(run: Run) -> list[Finding]:
@@ -42,7 +42,8 @@ def _files(run: Run) -> list[Finding]:
                 level="bad",
                 sentence=f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: the run "
                 "cannot be certified again",
-                remedy="restore what is missing, or train again with `holdfast train RUN/config.yaml`",
+                remedy="restore what is missing, or train again",
+                command="restore what is missing, or train again (`holdfast train RUN/config.yaml`)",
             )
         )
     cut = [str(path.relative_to(run.folder)) for path in _kept(run.folder) if not _whole(path)]
@@ -53,7 +54,8 @@ def _files(run: Run) -> list[Finding]:
                 name="files",
                 level="bad",
                 sentence=f"{', '.join(damaged)} cannot be read: cut short, damaged or exchanged",
-                remedy="restore what is damaged, or train again with `holdfast train RUN/config.yaml`",
+                remedy="restore what is damaged, or train again",
+                command="restore what is damaged, or train again (`holdfast train RUN/config.yaml`)",
             )
         )
     if run.unread_lines:

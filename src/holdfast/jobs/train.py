@@ -24,6 +24,7 @@ from holdfast._record import destination, locked, take_over
 from holdfast._rules import (
     COUNT,
     FLAG,
+    LEARNING_RATE,
     MAPPING,
     PATH,
     RADIUS,
@@ -31,7 +32,6 @@ from holdfast._rules import (
     TEXT,
     kind,
     maybe,
-    real,
     takes,
     word,
 )
@@ -97,7 +97,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     epochs=COUNT,
     batch_size=maybe(COUNT),
     optimizer=OPTIMIZER,
-    learning_rate=maybe(real(above=0)),
+    learning_rate=maybe(LEARNING_RATE),
     schedule=word(*SCHEDULES),
     start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
     example_weights=maybe(TENSOR),
@@ -197,7 +197,8 @@ def train(
             the state reached.
         InputError: data, model, threat or a setting is not as allowed. Nothing has been written then.
         RunFolderError: ``out`` is occupied, holds nothing to resume, or cannot be written.
-        NonFiniteLossError: the loss stopped being finite; the folder holds the weights from before.
+        NonFiniteLossError: training diverged: the loss stopped being finite, or the weights went beyond any radius.
+            The folder holds the last weights.
     """
     check_start(start, parameter_radius)
     check_together(as_optimizer(optimizer), learning_rate)

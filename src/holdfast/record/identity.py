@@ -114,11 +114,12 @@ def read_identity(folder: Path) -> Identity:
     if not (folder / RECORD).is_file():
         before = (folder / "checkpoints" / "last.pt").is_file()
         why = (
-            f"but {folder} holds none of what it began with (no {RECORD}): version 0.1 wrote it"
+            f"but {folder / RECORD}, by which it is checked, is missing (the folder is damaged, or version 0.1 "
+            "wrote it); restore it, or"
             if before
-            else f"but {folder / 'checkpoints' / 'last.pt'} is missing"
+            else f"but {folder / 'checkpoints' / 'last.pt'} is missing;"
         )
-        raise RunFolderError(f"a run is resumed from its checkpoint, {why}; start it without resume.")
+        raise RunFolderError(f"a run is resumed from its checkpoint, {why} start it without resume.")
     try:
         values = json.loads(checked(path).read_text(encoding="utf-8"))
         parts = {name: Part(**part) for name, part in values["parts"].items()}

@@ -216,7 +216,6 @@ class Run(Drawn):
         except RunFolderError:  # figures put together by hand: a value shows itself all the same
             seen = Summary()
         proof, robust = self.certificate, percent(seen.robust_accuracy)
-        gap = number(proof.gap) if proof.informative else "the bound says nothing"
         return [
             Fact("network", seen.network.name or "not recorded"),
             Fact("data", seen.data.name or "not recorded"),
@@ -227,11 +226,7 @@ class Run(Drawn):
             ),
             Fact("surrogate loss", number(proof.surrogate_loss), "observed"),
             *([Fact("certificate", "void")] if proof.status == "void" else []),
-            *(
-                [Fact("lower bound", number(proof.lower_bound), proof.kind), Fact("gap", gap, proof.kind)]
-                if proof.kind
-                else []
-            ),
+            *proof.bound_facts(),
         ]
 
     def _columns(self) -> dict[str, list[Any]]:
@@ -289,7 +284,7 @@ class Run(Drawn):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The diagnosis: what held this run back, most urgent first, as its page, the terminal and
-        ``holdfast doctor`` have it.
+        ``holdfast doctor`` have it; remedies are in Python.
         """
         return diagnose(known_of(self.figures, self.epochs))
 

@@ -24,6 +24,7 @@ from holdfast.record.schema import BoundFigures, ClassFigures, DriftFigures, Epo
 LOG_BYTES = 16_384
 LOG_LINES = 40
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+PYTHON = re.compile("^started_from: python$", re.MULTILINE)
 STATUSES = ("certified", "estimate", "void")
 
 
@@ -135,6 +136,11 @@ class Run:
         return self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
 
 
+def said(finding: Finding, config: str | None) -> Finding:
+    """The finding with its remedy as the run of this configuration was started: in Python, or by a command."""
+    return finding if config is not None and PYTHON.search(config) else finding.at_terminal()
+
+
 def read_run(folder: Path) -> Run:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing
     or cut short.
@@ -142,6 +148,7 @@ def read_run(folder: Path) -> Run:
     figures = read_figures(folder)
     summary, known = figures.summary, known_of(figures.summary, figures.epochs)
     gallery, problem = _gallery(checked(folder / "gallery.safetensors"))
+    config = _text(checked(folder / "config.yaml"))
     status = summary.certificate_status
     return Run(
         folder=folder,
@@ -152,7 +159,7 @@ def read_run(folder: Path) -> Run:
         upper=summary.robust_loss_upper_bound,
         surrogate=summary.surrogate_loss,
         known=known,
-        findings=diagnose(known),
+        findings=tuple(said(finding, config) for finding in diagnose(known)),
         bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
         drift=summary.drift,
         per_class=named(summary.per_class),
@@ -161,7 +168,7 @@ def read_run(folder: Path) -> Run:
         unread_lines=figures.unread,
         gallery=gallery,
         gallery_problem=problem,
-        config=_text(checked(folder / "config.yaml")),
+        config=config,
         log=_log_tail(folder / "log.txt"),
     )
 

@@ -21,7 +21,7 @@ from holdfast.record.schema import (
     Intervals,
     StageFigures,
 )
-from holdfast.report.collect import Gallery, Run, named
+from holdfast.report.collect import Gallery, Run, named, said
 
 VERDICTS = {
     "trust": "No sign that the attacks failed was found. That is no proof.",
@@ -89,7 +89,7 @@ def read_evaluation(run: Run) -> Evaluated | None:
         pictures=pictures,
         pictures_problem=problem,
         verdict=record.verdict.word,
-        warnings=record.verdict.warnings,
+        warnings=tuple(said(sign, run.config) for sign in record.verdict.warnings),
         faults=_faults(record, verified),
     )
 

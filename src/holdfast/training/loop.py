@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from holdfast._rules import LARGEST_RADIUS
 from holdfast._tensors import applied, generator
 from holdfast._values import Shown
 from holdfast.attacks import Attack
@@ -147,7 +148,8 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
     ``state`` on.
 
     Raises:
-        NonFiniteLossError: the loss of a batch is not finite. The weights are those before that batch.
+        NonFiniteLossError: the loss of a batch is not finite, and the weights are those before that batch; or
+            an epoch has led them further away than any certificate's radius.
     """
     run, fabric, module, x, y = training, training.fabric, training.module, training.x, training.y
     optimizer, recorder, ball, weights = run.optimizer, run.recorder, run.ball, run.example_weights
@@ -243,6 +245,11 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
         state.epoch, state.generator_state = epoch + 1, noise.get_state()
         state.seconds += time.perf_counter() - began
         drift = tuple(float(distance) for distance in ball.distances(module))
+        if not all(distance <= LARGEST_RADIUS for distance in drift):
+            raise NonFiniteLossError(
+                f"the weights must stay within {LARGEST_RADIUS:g} of their start, got {max(drift):.3g} after "
+                f"epoch {epoch + 1}; lower the learning rate (now {rate:.3g})."
+            )
         for parameter in parameters:
             parameter.grad = None
         hooks.observe(

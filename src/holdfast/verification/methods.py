@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from holdfast import _tensors
-from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, paired
+from holdfast._arguments import EXAMPLES, LABELS, MODEL, Array, check_precision, paired
 from holdfast._deadline import NEVER, Deadline, OutOfTime
 from holdfast._rules import COUNT, FUNCTION, maybe, real, takes, word
 from holdfast.attacks import PGD, checked_outputs, in_mode
@@ -99,7 +99,7 @@ def verify(
     deadline = Deadline.after(seconds)
     threat = as_threat(threat)
     x, y = paired(model, x, y)
-    check_precision(model, x)
+    check_precision(model, x, "verified")
     device = _tensors.device_of(model, x)
     with torch.inference_mode(False), torch.no_grad(), in_mode(model, "eval"):
         # Copies of tensors made in inference mode, which slopes could not be optimised for.
@@ -123,20 +123,6 @@ def verify(
                 wanted = (least(work.margins, y) <= 0) & (right | (one == cascade[0]))
             work.run(one, wanted, progress)
     return work.result(method)
-
-
-def check_precision(model: nn.Module, x: Tensor) -> None:
-    """Refuse half precision with an `InputError`: the bounds are of a function of real numbers, from which
-    its outputs are far.
-    """
-    for name, value in (*model.named_parameters(), *model.named_buffers(), ("x", x)):
-        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
-            raise InputError(
-                f"model and examples must be in float32 or float64 to be verified, got {name} in "
-                f"{value.dtype}: what is proved holds for"
-                " real numbers, and rounding to half precision may undo it; use model.float() and "
-                "x.float(), and run the model so."
-            )
 
 
 def _check_original(graph: Graph, model: nn.Module, x: Float[Tensor, "examples ..."], threat: Threat) -> None:

@@ -26,7 +26,11 @@ from holdfast.lab.reproduce.setups import (
 from holdfast.record.run import Run
 
 RADIUS = 20.0
-ATTACKS = {"PGD, 10 steps (strong)": PGD_10, "FGSM (weak)": ONE_STEP, "random points (none)": RandomAttack()}
+ATTACKS = {
+    "PGD, 10 steps (strong)": PGD_10,
+    "FGSM (weak)": ONE_STEP,
+    "random points (none)": RandomAttack(samples=1),
+}
 STYLES = ("s-blue", "s-vermillion", "s-green")
 
 CRITERIA = (

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast._files import json_writer
 from holdfast._progress import Progress
 from holdfast._record import RECORD, RECORDED, Files, locked, read_values
+from holdfast._rules import FLAG, FUNCTION, PATH, TEXT, kind, maybe, several, takes
 from holdfast._signals import stopping
 from holdfast.errors import InputError, RunFolderError
 from holdfast.lab.reproduce import capacity, convergence, drift, iterations, optimal_loss, small_rho, width
@@ -43,6 +44,14 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
 
 
 @stopping()
+@takes(
+    names=several(TEXT, least=0),
+    setting=maybe(kind(Setting, what="a Setting such as Setting(quick=True)")),
+    out=maybe(PATH),
+    overwrite=FLAG,
+    progress=FLAG,
+    finished=maybe(FUNCTION),
+)
 def reproduce(
     names: Sequence[str] = (),
     *,

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from holdfast._rules import COUNT, TEXT, maybe, takes
 from holdfast._signals import keeping_handlers
 from holdfast.errors import InputError
 from holdfast.lab.sweep.cell import TRIES, Record, run_cell
@@ -27,6 +28,7 @@ def in_turn(cells: Cells, folder: str, threads: int) -> Iterator[Record]:
         yield record
 
 
+@takes(processes=COUNT)
 def in_processes(processes: int) -> Backend:
     """In processes of this machine, each limited to its threads."""
 
@@ -66,6 +68,7 @@ def in_processes(processes: int) -> Backend:
     return run
 
 
+@takes(address=maybe(TEXT))
 def on_ray(address: str | None) -> Backend:
     """On a Ray cluster: the one at ``address``, one that is running, or a new one on this machine. The folder
     must be shared.

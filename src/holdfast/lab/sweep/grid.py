@@ -13,6 +13,7 @@ from typing import Any
 
 from holdfast._defaults import BACKEND, HIDDEN_LAYERS, PROCESSES
 from holdfast._registry import DATA
+from holdfast._rules import TEXT, several, takes
 from holdfast.config.options import LONG, SHORT, spelled
 from holdfast.config.schema import RunConfig, to_dict
 from holdfast.errors import InputError
@@ -91,6 +92,7 @@ class Grid:
         return tuple(axis for axis in self.axes if axis.option != SEED and len(axis.values) > 1)
 
 
+@takes(argv=several(TEXT, least=0))
 def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     """The sweep that ``[CONFIG.yaml] --option value[,value ..] ...`` describes, its own options as given, and
     its folder if named.

@@ -18,6 +18,7 @@ from holdfast._files import json_writer
 from holdfast._formats import duration
 from holdfast._progress import Progress
 from holdfast._record import RECORD, RECORDED, Files, checked, locked, read_record, read_values
+from holdfast._rules import COUNT, FLAG, FUNCTION, PATH, kind, takes
 from holdfast._signals import stopping
 from holdfast.errors import RunFolderError
 from holdfast.jobs.summary import versions
@@ -29,8 +30,15 @@ FILE, CELLS = "sweep.json", "cells"
 
 
 @stopping()
+@takes(
+    grid=kind(Grid, what="a Grid", hint="read_grid(['--width', '8,16']) makes one"),
+    out=PATH,
+    backend=FUNCTION,
+    threads=COUNT,
+    progress=FLAG,
+)
 def run_sweep(
-    grid: Grid, out: Path, backend: Backend, *, threads: int = 1, progress: bool = True
+    grid: Grid, out: str | Path, backend: Backend, *, threads: int = 1, progress: bool = True
 ) -> dict[str, Any]:
     """Run what is not done yet and return what ``sweep.json`` says; it is written anew after every cell.
 
@@ -43,6 +51,7 @@ def run_sweep(
             written.
         KeyboardInterrupt, SystemExit: a signal came; everything done is kept.
     """
+    out = Path(out)
     done = _records(grid, out)
     todo = [cell for cell in grid.cells if cell.slug not in done]
     for cell in {choices(asdict(c)): c for c in reversed(todo)}.values():
