@@ -131,5 +131,25 @@ def test_every_option_on_a_page_is_one_of_the_command(command, capsys):
     assert commands()[command] - known == set()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "code"), [("README.md", "README.md"), ("docs/get-started.md", "examples/digits_certificate.py")]
+)
+def test_the_last_command_of_a_page_is_the_run_of_its_python(page, code, tmp_path, monkeypatch, capsys):
+    """Trained twice: nothing less tells that the defaults of both are the same."""
+    import re
+
+    from holdfast.cli.main import main
+
+    text = (ROOT / code).read_text()
+    python = re.search(r"^import holdfast as hf\n.*?^run = hf\.train\(.*?\)$", text, re.MULTILINE | re.DOTALL)
+    command = re.findall(r"^holdfast (train .*)$", (ROOT / page).read_text(), re.MULTILINE)[-1]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python[0], code, "exec"), namespace := {})
+    main([*command.split(), "--out", "run", "--quiet"])
+    ours, theirs = namespace["run"].certificate, holdfast.Run.load(tmp_path / "run").certificate
+    assert (ours.lower_bound, ours.gap) == (theirs.lower_bound, theirs.gap)
+
+
 def test_the_pages_show_most_commands():
     assert set(commands()) >= {"train", "evaluate", "certify", "plan", "sweep", "report", "doctor", "verify"}
