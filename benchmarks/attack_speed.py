@@ -26,6 +26,7 @@ from holdfast.losses import CrossEntropy
 from holdfast.networks import MNISTConv, TwoLayer
 from holdfast.threats import LpBall, Threat
 from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
+from holdfast.training.objectives import RobustLoss
 
 try:
     import torchattacks
@@ -127,6 +128,7 @@ def training(chosen: Case, threat: Threat) -> None:
         threat=threat,
         attack=PGD(steps=STEPS),
         loss=CrossEntropy(),
+        objective=RobustLoss(),
         epochs=1,
         batch_size=BATCH,
         ball=ParameterBall(names=(tuple(chosen.initial),), initial=chosen.initial, radius=20.0),

@@ -20,7 +20,7 @@ from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
 from holdfast.jobs.certify import certify_run
 from holdfast.record.run import Run, read_weights
-from holdfast.training.optimizers import learning_rate_factor
+from holdfast.training.schedules import ScheduleSettings
 from settings import grouped
 
 # torch's own forward-mode derivatives still script a function when first used
@@ -386,13 +386,15 @@ def signal_at(monkeypatch):
     """Raises a signal in this process at the ``count``-th round of training from now on."""
     left, came = [0], [signal.SIGINT]
 
-    def factor(schedule, progress):
+    factor = ScheduleSettings.rate_factor
+
+    def counted(schedule, progress):
         left[0] -= 1
         if left[0] == 0:
             signal.raise_signal(came[0])
-        return learning_rate_factor(schedule, progress)
+        return factor(schedule, progress)
 
-    monkeypatch.setattr("holdfast.training.loop.learning_rate_factor", factor)
+    monkeypatch.setattr(ScheduleSettings, "rate_factor", counted)
 
     def at(count, number=signal.SIGINT):
         left[0], came[0] = count, number

@@ -23,16 +23,16 @@ from holdfast.trace import TraceRecorder
 from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
 from holdfast.training.batches import epoch_batches
 from holdfast.training.devices import OneProcess, devices_for
+from holdfast.training.objectives import RobustLoss
 from holdfast.training.optimizers import (
     OPTIMIZERS,
-    SCHEDULES,
     SGD,
     Adam,
     AdamW,
     as_optimizer,
-    learning_rate_factor,
     make_optimizer,
 )
+from holdfast.training.schedules import SCHEDULES, as_schedule
 
 # ---- batches
 
@@ -194,9 +194,17 @@ def test_a_ball_for_each_layer_projects_each_for_itself(rng):
 # ---- optimisers and schedules
 
 
+def learning_rate_factor(schedule, progress):
+    return as_schedule(schedule).rate_factor(progress)
+
+
 def test_schedules_start_at_the_peak_and_fall():
     for schedule in SCHEDULES:
         factors = [learning_rate_factor(schedule, k / 100) for k in range(100)]
+        if schedule == "one-cycle":  # which rises first
+            assert (factors[0], factors[40]) == (0.0, 1.0)
+            assert factors[:41] == sorted(factors[:41])
+            factors = factors[40:]
         assert factors[0] == 1.0
         assert factors == sorted(factors, reverse=True)
         assert min(factors) > 0
@@ -301,7 +309,8 @@ def trained(
         loss=loss,
         epochs=epochs,
         batch_size=batch_size,
-        schedule=schedule,
+        schedule=as_schedule(schedule),
+        objective=RobustLoss(),
         seed=seed,
         ball=ball,
         project=radius is not None,

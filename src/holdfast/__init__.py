@@ -61,7 +61,12 @@ if TYPE_CHECKING:
     from holdfast.threats import Threat as Threat
     from holdfast.threats import parse_threat as parse_threat
     from holdfast.trace import TraceRecorder as TraceRecorder
+    from holdfast.training import objectives as objectives
     from holdfast.training import optimizers as optimizers
+    from holdfast.training.averaging import EMA as EMA
+    from holdfast.training.averaging import SWA as SWA
+    from holdfast.training.perturbation import AWP as AWP
+    from holdfast.training.schedules import ScheduleSettings as ScheduleSettings
     from holdfast.training.settings import ValidationSettings as ValidationSettings
     from holdfast.verification import SmoothedCertificate as SmoothedCertificate
     from holdfast.verification import Verification as Verification
@@ -81,6 +86,7 @@ _MODULES = {
     "families": "families",
     "losses": "losses",
     "networks": "networks",
+    "objectives": "training.objectives",
     "optimizers": "training.optimizers",
     "theory": "theory",
     "threats": "threats",
@@ -118,6 +124,10 @@ _NAMES = {
     "Diagnosis": "jobs.diagnose",
     "diagnose": "jobs.diagnose",
     "plan": "jobs.plan",
+    "AWP": "training.perturbation",
+    "EMA": "training.averaging",
+    "SWA": "training.averaging",
+    "ScheduleSettings": "training.schedules",
     "ValidationSettings": "training.settings",
     "train": "jobs.train",
     "CrossEntropy": "losses",

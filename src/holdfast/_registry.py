@@ -39,6 +39,8 @@ class Registry(Mapping[str, Any]):
 ATTACKS = Registry(
     pgd="attacks.pgd:PGD",
     fgsm="attacks.pgd:FGSM",
+    fgsm_rs="attacks.single_step:RandomStartFGSM",
+    n_fgsm="attacks.single_step:NoiseFGSM",
     apgd="attacks.apgd:APGD",
     fab="attacks.fab:FAB",
     square="attacks.square:Square",
@@ -49,6 +51,18 @@ ATTACKS = Registry(
     multi_target="attacks.simple:MultiTarget",
     expected_gradient="attacks.transformed:ExpectedGradient",
     transfer="attacks.black_box:Transfer",
+)
+OBJECTIVES = Registry(
+    robust_loss="training.objectives.robust:RobustLoss",
+    mixed="training.objectives.robust:Mixed",
+    trades="training.objectives.trades:TRADES",
+    mart="training.objectives.mart:MART",
+    logit_pairing="training.objectives.pairing:LogitPairing",
+    grad_align="training.objectives.grad_align:GradAlign",
+)
+PERTURBATIONS = Registry(none="training.perturbation:NoPerturbation", awp="training.perturbation:AWP")
+AVERAGING = Registry(
+    none="training.averaging:NoAveraging", ema="training.averaging:EMA", swa="training.averaging:SWA"
 )
 LOSSES = Registry(
     cross_entropy="losses:CrossEntropy",

@@ -21,6 +21,8 @@ from holdfast.attacks.pgd import PGD as PGD
 from holdfast.attacks.simple import CleanAttack as CleanAttack
 from holdfast.attacks.simple import MultiTarget as MultiTarget
 from holdfast.attacks.simple import RandomAttack as RandomAttack
+from holdfast.attacks.single_step import NoiseFGSM as NoiseFGSM
+from holdfast.attacks.single_step import RandomStartFGSM as RandomStartFGSM
 from holdfast.attacks.square import Square as Square
 from holdfast.attacks.transformed import ExpectedGradient as ExpectedGradient
 from holdfast.attacks.transformed import MeanOutputs as MeanOutputs

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -173,7 +173,14 @@ class _Steady(nn.Module):
 
 
 class Attack(ABC):
-    """A way to search threat sets for points where a model does badly."""
+    """A way to search threat sets for points where a model does badly.
+
+    Attributes:
+        leaves: whether its points for training may lie outside the threat set, as the published method has it.
+            Such a step of training is no round of the robust loss.
+    """
+
+    leaves: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -219,24 +226,27 @@ class Attack(ABC):
         generator: Generator,
         loss: Loss,
         mode: Mode = "eval",
+        inside: bool = True,
     ) -> Points:
         """The search's points, strictly inside the threat set: the lean entry for training.
 
         Nothing is validated, scored again or waited for, so that a step costs what the search costs:
-        `checked_outputs` validates a model once. Use `run` for figures.
+        `checked_outputs` validates a model once. Use `run` for figures. With ``inside`` false they are left where
+        the search left them, for training with an attack that `leaves`.
         """
         if x.dtype in _tensors.COARSE:
             wide, grid = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
-            return self.points(wide, x.float(), y, grid, generator=generator, loss=loss, mode=mode).to(
-                x.dtype
+            found = self.points(
+                wide, x.float(), y, grid, generator=generator, loss=loss, mode=mode, inside=inside
             )
+            return found.to(x.dtype)
         with attacking(model, mode):
             # On copies: a search that works in place must not move the examples that its points are judged
             # by.
             found = self.search(
                 model, x.clone(), y.clone(), threat, goal=Goal(loss=loss), generator=generator
             )
-            return threat.project_inside(found.detach(), x)
+            return threat.project_inside(found.detach(), x) if inside else found.detach()
 
     @takes(
         model=MODEL,

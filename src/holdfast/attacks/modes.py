@@ -36,29 +36,36 @@ def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
 
 
 @contextmanager
-def attacking(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """`in_mode`, with gradients on for the input and off for every parameter, also under ``no_grad`` or
-    ``inference_mode``.
+def still(model: nn.Module) -> Iterator[None]:
+    """Batch norm in training mode normalises by the batch it sees and does not move its running statistics."""
+    tracking = [
+        module
+        for module in model.modules()
+        if isinstance(module, _NormBase) and module.training and module.track_running_stats
+    ]
+    try:
+        for module in tracking:
+            module.track_running_stats = False
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
-    Batch norm in training mode normalises by the batch it sees and does not move its running statistics.
+
+@contextmanager
+def attacking(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """`in_mode` and `still`, with gradients on for the input and off for every parameter, also under
+    ``no_grad`` or ``inference_mode``.
+
     Other state that a module changes in its own ``forward`` (spectral norm's power iteration) is the module's
     affair.
     """
-    with in_mode(model, mode), torch.inference_mode(False), torch.enable_grad():
+    with in_mode(model, mode), still(model), torch.inference_mode(False), torch.enable_grad():
         live = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        tracking = [
-            module
-            for module in model.modules()
-            if isinstance(module, _NormBase) and module.training and module.track_running_stats
-        ]
         try:
             for parameter in live:
                 parameter.requires_grad_(False)
-            for module in tracking:
-                module.track_running_stats = False
             yield
         finally:
             for parameter in live:
                 parameter.requires_grad_(True)
-            for module in tracking:
-                module.track_running_stats = True

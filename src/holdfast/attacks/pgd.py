@@ -17,10 +17,11 @@ from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.losses import LOSS, Labels, Loss, Outputs
 from holdfast.threats.base import Points, Threat
 
-Start = Literal["random", "example", "near"]
+Start = Literal["random", "example", "near", "gaussian"]
 StepRule = Literal["steepest", "gradient"]
 
 NEAR = 0.01  # how far towards a random point of its set an example moves for a "near" start
+NOISE = 0.001  # standard deviation of a "gaussian" start, in input units
 
 
 @takes(
@@ -45,7 +46,8 @@ class PGD(Attack):
         restarts: searches an example; the stronger end is kept: one that reaches the goal first, then the
             higher loss.
         start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the
-            way from the example to a random point, for losses whose gradient vanishes at the example.
+            way from the example to a random point, for losses whose gradient vanishes at the example; ``gaussian``:
+            the example and noise of standard deviation 0.001, as in Zhang et al. 2019 (arXiv 1901.08573).
             Restarts after the first are ``random``.
         loss: leads the search; default: whatever scores the attack (cross-entropy, or the training loss).
         momentum: ``v <- momentum v + gradient / mean |gradient|`` replaces the gradient where > 0 (Dong et
@@ -102,6 +104,9 @@ class PGD(Attack):
     def _start(self, x: Points, threat: Threat, generator: Generator, restart: int) -> Points:
         if restart == 0 and self.start == "example":
             return x
+        if restart == 0 and self.start == "gaussian":
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            return threat.project(x + NOISE * noise, x)
         drawn = threat.sample(x, generator=generator)
         if restart == 0 and self.start == "near":
             drawn = torch.lerp(x, drawn, NEAR)

@@ -9,17 +9,20 @@ from torch import Tensor, nn
 
 from holdfast import _imports as imports
 from holdfast import data as datasets
-from holdfast._registry import ATTACKS, LOSSES
+from holdfast._registry import LOSSES
 from holdfast._tensors import flatten, generator
 from holdfast.attacks import Attack
 from holdfast.config.schema import (
     AttackConfig,
     DataConfig,
     NetworkConfig,
+    ObjectiveConfig,
     RunConfig,
+    Tagged,
     ThreatConfig,
     TrainingConfig,
     is_path,
+    with_recipe,
 )
 from holdfast.data.base import Dataset
 from holdfast.data.selection import keep_examples
@@ -31,6 +34,10 @@ from holdfast.networks.linearised import Linearised
 from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
 from holdfast.training import optimizers
+from holdfast.training.averaging import Averaging
+from holdfast.training.objectives import Objective, as_objective
+from holdfast.training.perturbation import WeightPerturbation
+from holdfast.training.schedules import ScheduleSettings
 from holdfast.training.settings import ValidationSettings
 
 PROBED, PROBES = 32, 4
@@ -79,7 +86,11 @@ def build(config: RunConfig) -> Job:
             "batch_size": training.batch_size,
             "optimizer": build_optimizer(training),
             "learning_rate": None if _makes_its_own(training) else training.learning_rate,
-            "schedule": training.schedule,
+            "schedule": build_schedule(training),
+            "objective": build_objective(config.objective),
+            "weight_perturbation": build_tagged(config.weight_perturbation, WeightPerturbation),
+            "averaging": build_tagged(config.averaging, Averaging),
+            "recipe": config.recipe,
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,
@@ -255,19 +266,68 @@ def _conv(data: Dataset, seed: int) -> nn.Module:
 
 def build_attack(config: AttackConfig) -> Attack:
     """The attack."""
-    if config.name in ATTACKS:
+    attack: Attack = build_tagged(config, Attack)
+    return attack
+
+
+def build_tagged(config: Tagged, kind: type) -> Any:
+    """What a section of several alternatives names: the library's own with its settings, or the user's by import
+    path.
+    """
+    if config.name in config.registry:
         settings = {
             entry.name: getattr(config, entry.name) for entry in fields(config) if entry.metadata["declared"]
         }
-        return ATTACKS[config.name](  # type: ignore[no-any-return]
+        return config.registry[config.name](
             **{
-                key: build_attack(value) if isinstance(value, AttackConfig) else value
+                key: build_tagged(value, Attack) if isinstance(value, AttackConfig) else value
                 for key, value in settings.items()
             }
         )
-    attack: Attack = imports.call(config.name, config.init_args, {})  # type: ignore[attr-defined]
-    _refuse_other(attack, Attack, config.name)
-    return attack
+    made = imports.call(config.name, config.init_args, {})  # type: ignore[attr-defined]
+    _refuse_other(made, kind, config.name)
+    return made
+
+
+def build_objective(config: ObjectiveConfig) -> Objective:
+    """The objective; an import path may name a class, or a function ``(model, clean, attacked, y)``."""
+    if config.name in config.registry:
+        objective: Objective = build_tagged(config, Objective)
+        return objective
+    found = imports.find(config.name)
+    if isinstance(found, type):
+        found = imports.made(config.name, found, config.init_args, {})  # type: ignore[attr-defined]
+    return as_objective(found)
+
+
+def build_schedule(training: TrainingConfig) -> ScheduleSettings:
+    """How the learning rate and the threat's radius change."""
+    return ScheduleSettings(
+        learning_rate=training.schedule, warm_up=training.warm_up, radius_ramp=training.radius_ramp
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What stands for the parts of training that a caller left out."""
+
+    attack: Attack
+    objective: Objective
+    perturbation: WeightPerturbation
+    averaging: Averaging
+    schedule: ScheduleSettings
+
+
+def build_recipe(name: str | None) -> Recipe:
+    """The parts of a recipe by name; without one, the defaults."""
+    config = with_recipe(name)
+    return Recipe(
+        attack=build_attack(config.attack),
+        objective=build_objective(config.objective),
+        perturbation=build_tagged(config.weight_perturbation, WeightPerturbation),
+        averaging=build_tagged(config.averaging, Averaging),
+        schedule=build_schedule(config.training),
+    )
 
 
 def build_loss(config: TrainingConfig) -> Loss:
@@ -289,7 +349,9 @@ def build_optimizer(config: TrainingConfig) -> optimizers.Auto | optimizers.Choi
         given = {} if config.momentum is None else {"momentum": config.momentum}
         # momentum is that of sgd: to give it is to choose it
         name = "sgd" if given and config.optimizer == "auto" else config.optimizer
-        return optimizers.OPTIMIZERS[name](weight_decay=config.weight_decay, **given)
+        return optimizers.OPTIMIZERS[name](
+            weight_decay=config.weight_decay, clip_norm=config.clip_norm, **given
+        )
     named = {"sgd": "torch.optim.SGD", "adam": "torch.optim.Adam", "adamw": "torch.optim.AdamW"}
     path = named.get(config.optimizer, config.optimizer)
     offers: dict[str, Any] = {"weight_decay": config.weight_decay}

@@ -82,7 +82,8 @@ def _read_over(filed: dict[str, Any], options: dict[str, Any]) -> RunConfig:
     Raises:
         InputError: a setting of either that does not apply.
     """
-    base = from_dict(filed)
+    recipe = {"recipe": options["recipe"]} if "recipe" in options else {}
+    base = from_dict(filed | recipe)
     sections: dict[str, Any] = {}
     for key, value in options.items():
         held = getattr(base, key)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
-from holdfast._registry import ATTACKS, DATA, LOSSES, Registry
+from holdfast._registry import ATTACKS, AVERAGING, DATA, LOSSES, OBJECTIVES, PERTURBATIONS, Registry
 from holdfast._rules import (
     FLAG,
     LARGEST_RADIUS,
@@ -29,6 +29,7 @@ from holdfast._rules import (
     takes,
     whole,
 )
+from holdfast.config.recipes import RECIPES
 from holdfast.errors import InputError
 
 # ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
@@ -470,6 +471,45 @@ class AttackConfig(Tagged):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Tagged):
+    """What a step minimises; the settings of each objective are those of its class."""
+
+    registry: ClassVar[Registry] = OBJECTIVES
+    name: str = _option(
+        "robust-loss",
+        f"{', '.join(OBJECTIVES)}, or my_package.module:objective",
+        names=tuple(OBJECTIVES),
+        what="objective",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationConfig(Tagged):
+    """The weights at which each step's gradient is taken."""
+
+    registry: ClassVar[Registry] = PERTURBATIONS
+    name: str = _option(
+        "none",
+        f"{', '.join(PERTURBATIONS)}, or my_package.module:Perturbation",
+        names=tuple(PERTURBATIONS),
+        what="weight-perturbation",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragingConfig(Tagged):
+    """The average of the weights that stands for the network."""
+
+    registry: ClassVar[Registry] = AVERAGING
+    name: str = _option(
+        "none",
+        f"{', '.join(AVERAGING)}, or my_package.module:Averaging",
+        names=tuple(AVERAGING),
+        what="averaging",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig(_Checked):
     """How the weights are found."""
 
@@ -526,8 +566,20 @@ class TrainingConfig(_Checked):
         None, "momentum of sgd; left out, 0.9", least=0, below=1, of={"optimizer": ("auto", "sgd")}
     )
     weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
-    schedule: Literal["constant", "cosine", "linear", "steps"] = _option(
-        "constant", "how the learning rate falls"
+    schedule: Literal["constant", "cosine", "linear", "steps", "one-cycle"] = _option(
+        "constant", "how the learning rate changes"
+    )
+    warm_up: float = _option(
+        0.0, "share of training over which the learning rate rises from 0 first", least=0, below=1
+    )
+    radius_ramp: float = _option(
+        0.0, "share of training over which the threat's radius rises from 0 to its own", least=0, most=1.0
+    )
+    clip_norm: float | None = _option(
+        None,
+        "largest length of a step's gradient; left out, any",
+        above=0,
+        of={"optimizer": ("auto", "sgd", "adam", "adamw")},
     )
     best_by: Literal["robust_loss", "robust_accuracy"] = _option(
         "robust_loss",
@@ -602,6 +654,11 @@ class RunConfig(_Checked):
     final: AttackConfig = _section(
         AttackConfig.section("pgd", steps=40, restarts=2, keep_best=True), "attack on the finished network"
     )
+    objective: ObjectiveConfig = _section(ObjectiveConfig.section("robust-loss"), "what a step minimises")
+    weight_perturbation: PerturbationConfig = _section(
+        PerturbationConfig.section("none"), "weights at which gradients are taken"
+    )
+    averaging: AveragingConfig = _section(AveragingConfig.section("none"), "average of the weights")
     training: TrainingConfig = _section(TrainingConfig(), "training")
     certificate: CertificateSettings = _section(CertificateSettings(), "certificate")
     device: DeviceSettings = _section(DeviceSettings(), "device")
@@ -609,6 +666,13 @@ class RunConfig(_Checked):
         SEED, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
     )
     out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
+    recipe: str | None = _option(
+        None,
+        f"a published recipe, whose settings stand where you give none: {', '.join(RECIPES)}",
+        names=tuple(RECIPES),
+        own=False,
+        short="recipe",
+    )
     name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
 
 
@@ -639,9 +703,21 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: a number outside its limits, or a setting that does not apply beside the others.
     """
-    defaults = RunConfig()
+    defaults = with_recipe(values.get("recipe"))
     sections = {key: _over(getattr(defaults, key), value, key) for key, value in values.items()}
     return replace(defaults, **sections)
+
+
+def with_recipe(name: Any) -> RunConfig:
+    """The defaults, with the settings of the recipe over them where one is named."""
+    defaults = RunConfig()
+    if not isinstance(name, str):
+        return defaults
+    chosen = replace(defaults, recipe=name)  # which refuses a name that is none
+    return replace(
+        chosen,
+        **{key: with_entries(getattr(chosen, key), given, key) for key, given in RECIPES[name].items()},
+    )
 
 
 def _over(default: Any, value: Any, key: str) -> Any:

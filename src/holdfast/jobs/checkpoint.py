@@ -11,6 +11,7 @@ from holdfast.record.run import RunWriter, read_checkpoint, read_config_file, re
 from holdfast.record.schema import EpochFigures
 from holdfast.trace import TraceRecorder, load_trace
 from holdfast.training import TrainingState, Within
+from holdfast.training.averaging import Average
 
 Rows = list[EpochFigures]
 
@@ -41,6 +42,7 @@ def save_state(
         "rounds": state.rounds,
         "seconds": state.seconds,
         "generator": state.generator_state,
+        "average": vars(state.average),
         "recorded_rounds": recorder.rounds,
         "within": None if state.within is None else vars(state.within),
         "best": vars(best),
@@ -70,6 +72,7 @@ def resume_state(
             rounds=saved["rounds"],
             seconds=saved["seconds"],
             generator_state=saved["generator"],
+            average=Average(**saved["average"]),
             windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
             within=None if saved["within"] is None else Within(**saved["within"]),
         )

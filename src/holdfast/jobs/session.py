@@ -1,6 +1,8 @@
 """One run under way: what is fixed from its beginning, what changes, and how both are written down."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +27,10 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.averaging import Averaging, refresh_statistics
 from holdfast.training.devices import Devices
+from holdfast.training.objectives import Objective
+from holdfast.training.perturbation import WeightPerturbation
 from holdfast.training.recipe import Recipe
 from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import StepSize
@@ -60,6 +65,9 @@ class Session:
     threat: Threat
     loss: Loss
     attack: Attack
+    objective: Objective
+    weight_perturbation: WeightPerturbation
+    averaging: Averaging
     final: Attack
     example_weights: Tensor | None
     parameter_radius: float | None
@@ -105,7 +113,9 @@ class Session:
 
     def save(self, summary: Summary, *, checkpoint: bool = True) -> None:
         """All that a reader of an unfinished run finds, and what a resumed one needs, in one step."""
-        writer, current = self.writer, self.model.state_dict()
+        writer = self.writer
+        with self.averaged():
+            current = self.current()
         with writer.together():
             writer.trace(self.trace())
             writer.metrics(self.rows)
@@ -125,6 +135,30 @@ class Session:
         within = self.state.within
         steps = "" if within is None else f" and {within.steps} steps of epoch {self.state.epoch + 1}"
         return f"after {self.state.epoch} epochs{steps} (round {self.state.rounds})"
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While open, the model has the average of the weights where there is one, with statistics of batch norm of
+        its own; afterwards its own weights again.
+        """
+        held = None if not self.state.average.weights else self.current()
+        if held is not None:
+            self.take_average()
+        try:
+            yield
+        finally:
+            if held is not None:
+                self.model.load_state_dict(held)
+
+    def take_average(self) -> None:
+        """Give the model the average of the weights, where there is one."""
+        average = self.state.average.weights
+        if not average:
+            return
+        self.model.load_state_dict(average, strict=False)
+        if self.parameter_radius is not None:
+            self.ball.project(self.model)
+        refresh_statistics(self.model, self.x, self.recipe.batch_size)
 
     def current(self) -> Weights:
         """A copy of the weights as they are."""

@@ -37,7 +37,8 @@ from holdfast._rules import (
 )
 from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, Attack, as_attack
-from holdfast.config.build import build_attack
+from holdfast.config.build import build_attack, build_recipe
+from holdfast.config.recipes import RECIPES
 from holdfast.config.schema import CertificateSettings, DeviceSettings, RunConfig
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
@@ -63,17 +64,14 @@ from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, Hooks, ParameterBall, Training, TrainingState, fit, summed
+from holdfast.training.averaging import Averaging
 from holdfast.training.devices import devices_for
-from holdfast.training.optimizers import (
-    OPTIMIZER,
-    SCHEDULES,
-    Auto,
-    Choice,
-    Named,
-    as_optimizer,
-    make_optimizer,
-)
+from holdfast.training.loop import ramped
+from holdfast.training.objectives.base import OBJECTIVE, Function, Objective, as_objective
+from holdfast.training.optimizers import OPTIMIZER, Auto, Choice, Named, as_optimizer, make_optimizer
+from holdfast.training.perturbation import NoPerturbation, WeightPerturbation
 from holdfast.training.recipe import chosen_rate, chosen_words, recipe_for
+from holdfast.training.schedules import SCHEDULE, Factor, ScheduleSettings, as_schedule
 from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import ADAM, StepSize
 
@@ -98,7 +96,11 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     batch_size=maybe(COUNT),
     optimizer=OPTIMIZER,
     learning_rate=maybe(LEARNING_RATE),
-    schedule=word(*SCHEDULES),
+    schedule=maybe(SCHEDULE),
+    objective=maybe(OBJECTIVE),
+    weight_perturbation=maybe(kind(WeightPerturbation, what="a WeightPerturbation such as AWP(0.005)")),
+    averaging=maybe(kind(Averaging, what="an Averaging such as EMA(0.999)")),
+    recipe=maybe(word(*RECIPES)),
     start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
     example_weights=maybe(TENSOR),
     allow_incompatible=FLAG,
@@ -129,7 +131,11 @@ def train(
     batch_size: int | None = DEFAULT.training.batch_size,
     optimizer: str | Auto | Choice = DEFAULT.training.optimizer,
     learning_rate: float | None = DEFAULT.training.learning_rate,
-    schedule: str = DEFAULT.training.schedule,
+    schedule: ScheduleSettings | Factor | str | None = None,
+    objective: Objective | Function | str | None = None,
+    weight_perturbation: WeightPerturbation | None = None,
+    averaging: Averaging | None = None,
+    recipe: str | None = None,
     start: nn.Module | str = DEFAULT.training.start,
     example_weights: Array | None = None,
     allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
@@ -166,7 +172,18 @@ def train(
             (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
             (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log
             and in the summary.
-        schedule: how the learning rate falls: ``constant``, ``cosine``, ``linear`` or ``steps``.
+        schedule: how the learning rate changes: ``constant`` (default), ``cosine``, ``linear``, ``steps``,
+            ``one-cycle``, a function from the share of training done to a share of the peak, or
+            `ScheduleSettings` with warm-up and a ramp of the threat's radius.
+        objective: what is minimised: default the robust loss; another of ``holdfast.objectives``, such as
+            ``TRADES(beta=6)``, its name, or a function ``(model, clean, attacked, y) -> per-example loss``.
+            Steps of another objective than the robust loss are not recorded: only the final pass certifies.
+        weight_perturbation: weights at which each step's gradient is taken, such as `AWP`; default the present
+            ones.
+        averaging: an average of the weights, such as `EMA` or `SWA`, that is validated, kept and returned in
+            place of the last iterate; statistics of batch norm are worked out afresh for it. Default: none.
+        recipe: a published recipe by name (`holdfast.config.recipes`): its settings stand for those of
+            ``attack``, ``objective``, ``weight_perturbation``, ``averaging`` and ``schedule`` left out.
         start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
             network like ``model``, whose weights training starts from.
@@ -209,7 +226,13 @@ def train(
     target = None if out is None else destination(Path(out))
     if target is not None and process_number() == 0:
         check_folder(target, RUN, resume=resume, overwrite=overwrite)
-    attack = build_attack(DEFAULT.attack) if attack is None else as_attack(attack)
+    usual = build_recipe(recipe)
+    attack = usual.attack if attack is None else as_attack(attack)
+    objective = usual.objective if objective is None else as_objective(objective)
+    weight_perturbation = weight_perturbation or usual.perturbation
+    averaging = averaging or usual.averaging
+    schedule = usual.schedule if schedule is None else as_schedule(schedule)
+    ramped(threat if isinstance(threat, Threat) else as_threat(threat), schedule, 0.0)
     loss, threat = as_loss(loss), as_threat(threat, bounds=data.bounds, fixed=data.fixed)
     check_data(data, threat)
     if example_weights is not None:
@@ -219,14 +242,14 @@ def train(
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
-    recipe = recipe_for(
+    choice = recipe_for(
         model,
         len(data.train),
         optimizer=as_optimizer(optimizer),
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
-    batch = recipe.batch_size
+    batch = choice.batch_size
     check_batches(model, data, batch)
 
     fabric.launch()
@@ -247,9 +270,12 @@ def train(
         example_weights=example_weights,
         epochs=epochs,
         batch_size=batch,
-        optimizer=recipe.optimizer,
+        optimizer=choice.optimizer,
         learning_rate=learning_rate,
         schedule=schedule,
+        objective=objective,
+        weight_perturbation=weight_perturbation,
+        averaging=averaging,
         seed=seed,
         parameter_radius=parameter_radius,
         project=project,
@@ -264,19 +290,19 @@ def train(
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
     step = None
-    if learning_rate is None and isinstance(recipe.optimizer, Named):
+    if learning_rate is None and isinstance(choice.optimizer, Named):
         if resume:  # the checkpoint has it
             step = StepSize(learning_rate=ADAM, reason="the one that the run began with")
         else:
             with seen.stage("choosing a step size"):
-                step = chosen_rate(model, x, y, threat, loss, recipe, seed=seed)
+                step = chosen_rate(model, x, y, threat, loss, choice, seed=seed)
             # one rate for all processes, whose devices may differ in the last bit
             step = replace(step, learning_rate=fabric.broadcast(step.learning_rate))
         learning_rate = step.learning_rate
-    chosen = chosen_words(recipe, None if resume else step, len(data.train))
+    chosen = chosen_words(choice, None if resume else step, len(data.train))
     for line in chosen:
         seen.say(line)
-    torch_optimizer = make_optimizer(recipe.optimizer, parameters, learning_rate)
+    torch_optimizer = make_optimizer(choice.optimizer, parameters, learning_rate)
     curvature, reason = curvature_for(model)
     recorder = TraceRecorder(
         model,
@@ -321,6 +347,9 @@ def train(
             threat=threat,
             loss=loss,
             attack=attack,
+            objective=objective,
+            weight_perturbation=weight_perturbation,
+            averaging=averaging,
             validation=validation,
             final=build_attack(DEFAULT.final) if final_attack is None else as_attack(final_attack),
             example_weights=example_weights,
@@ -336,7 +365,7 @@ def train(
                 names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf
             ),
             kernel=kernel,
-            recipe=recipe,
+            recipe=choice,
             step=step,
             learning_rate=learning_rate,
             writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),
@@ -350,7 +379,10 @@ def train(
             _go_on(session, identity, config or kept_config(folder, _described(locals()), epochs))
         else:
             _begin(session, identity, config or _described(locals()), start, chosen)
-        recorded = certificate.trace and device.precision.endswith("-true")
+        unrecorded = _unrecorded(session, device.precision)
+        recorded = certificate.trace and not unrecorded
+        if certificate.trace and unrecorded:
+            session.writer.log(f"no round is recorded: {unrecorded}; the pass after training certifies")
         training = Training(
             fabric=fabric,
             module=model,
@@ -361,6 +393,10 @@ def train(
             threat=threat,
             attack=attack,
             loss=loss,
+            objective=objective,
+            perturbation=weight_perturbation,
+            averaging=averaging,
+            clip_norm=getattr(choice.optimizer, "clip_norm", None),
             epochs=epochs,
             batch_size=batch,
             schedule=schedule,
@@ -459,6 +495,7 @@ def _fitted(session: Session, training: Training) -> Run | None:
             if session.best.weights is None:
                 session.best.weights, session.best.epoch = session.current(), state.epoch
             run = save(session)
+            session.take_average()
             if done.interrupted:
                 session.writer.log(f"interrupted {session.position()}")
     except NonFiniteLossError as error:
@@ -480,6 +517,19 @@ def _fitted(session: Session, training: Training) -> Run | None:
     if done.interrupted and not stop():  # another process of the run got the signal
         raise KeyboardInterrupt
     return run if done.interrupted else None
+
+
+def _unrecorded(session: Session, precision: str) -> str:
+    """Why rounds are not recorded for the certificate, in words; empty where they are."""
+    if not precision.endswith("-true"):
+        return f"training in {precision} is not what the proof is about"
+    if not session.objective.robust:
+        return f"a step of {session.objective.name} is not one of the robust loss"
+    if not isinstance(session.weight_perturbation, NoPerturbation):
+        return f"with {session.weight_perturbation.name} a step's gradient is taken at other weights"
+    if session.attack.leaves:
+        return f"points of {session.attack.name} may lie outside the threat set"
+    return ""
 
 
 def _kernel(

@@ -18,6 +18,11 @@ def validate(session: Session, row: EpochFigures) -> EpochFigures:
     Best by ``robust_loss`` (what the certificate is about) or by ``robust_accuracy``, the other one deciding
     between equals.
     """
+    with session.averaged():
+        return _validated(session, row)
+
+
+def _validated(session: Session, row: EpochFigures) -> EpochFigures:
     part, model, attack = session.data.validation, session.model, session.validation.attack
     assert attack is not None  # the run has its default
     model.eval()

@@ -19,6 +19,7 @@ from holdfast.data import Dataset
 from holdfast.errors import InputError, RunFolderError
 from holdfast.losses import Loss
 from holdfast.threats import Threat
+from holdfast.training.schedules import ScheduleSettings
 from holdfast.training.settings import ValidationSettings
 
 FILE = "identity.json"
@@ -41,8 +42,8 @@ class Identity:
 
     @property
     def constant(self) -> bool:
-        """Whether the learning rate depends on how many epochs there will be."""
-        return self.parts["schedule"].says == repr("constant")
+        """Whether the schedule is the same however many epochs there will be."""
+        return self.parts["schedule"].says == repr(ScheduleSettings())
 
 
 def identity_of(

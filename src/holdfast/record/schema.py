@@ -297,6 +297,13 @@ class Summary:
     parameter_radius: float | None = about(
         "radius of the ball that training kept to; null for none", "weight norm"
     )
+    objective: str | None = about("what was minimised: `robust-loss`, `trades`, ...", optional=True)
+    weight_perturbation: str | None = about(
+        "weights at which gradients were taken: `none` for the present ones, or `awp`", optional=True
+    )
+    averaging: str | None = about(
+        "average that stands for the network: `none`, `ema` or `swa`", optional=True
+    )
     optimizer: str | None = about("name of the optimiser")
     optimizer_reason: str | None = about("why it was chosen, or `given`")
     batch_size: int | None = about("size of a batch", "examples")

@@ -8,6 +8,7 @@ go on from there bit for bit.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -16,17 +17,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast._rules import LARGEST_RADIUS
-from holdfast._tensors import applied, generator
+from holdfast._tensors import generator
 from holdfast._values import Shown
 from holdfast.attacks import Attack
-from holdfast.errors import NonFiniteLossError
+from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.losses import Loss
-from holdfast.threats import Threat
+from holdfast.threats import LpBall, Threat
 from holdfast.trace import TraceRecorder, Window
+from holdfast.training.averaging import Average, Averaging, NoAveraging
 from holdfast.training.ball import ParameterBall
 from holdfast.training.batches import epoch_batches, epoch_seed
 from holdfast.training.devices import Devices
-from holdfast.training.optimizers import learning_rate_factor
+from holdfast.training.objectives import Batch, Objective
+from holdfast.training.perturbation import NoPerturbation, WeightPerturbation
+from holdfast.training.schedules import ScheduleSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,7 @@ class TrainingState(Shown):
     rounds: int = 0
     seconds: float = 0.0
     generator_state: Tensor | None = None
+    average: Average = field(default_factory=lambda: Average(weights={}))
     windows: list[Window] = field(default_factory=list)
     within: Within | None = None
 
@@ -90,6 +95,10 @@ class Training(Shown):
     Attributes:
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
         x, y: the training part: inputs (examples, ...) and labels (examples,), on the device of ``fabric``.
+        attack, loss: those of the robust loss; ``objective`` says what is minimised with them.
+        perturbation: of the weights, at which each step's gradient is taken.
+        averaging: which average of the weights is kept in the state.
+        clip_norm: largest length of a step's gradient; None for any.
         ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
         recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
         example_weights: ``pi_i`` of the robust loss; default ``1 / n``.
@@ -104,11 +113,15 @@ class Training(Shown):
     threat: Threat
     attack: Attack
     loss: Loss
+    objective: Objective
     epochs: int
     batch_size: int
     ball: ParameterBall
     project: bool = False
-    schedule: str = "constant"
+    schedule: ScheduleSettings = ScheduleSettings()  # noqa: RUF009 - frozen
+    perturbation: WeightPerturbation = NoPerturbation()  # noqa: RUF009 - frozen
+    averaging: Averaging = NoAveraging()  # noqa: RUF009 - frozen
+    clip_norm: float | None = None
     seed: int = 0
     recorder: TraceRecorder | None = None
     record_every: int = 1
@@ -144,8 +157,8 @@ class Hooks:
 
 
 def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
-    """Train ``training.model`` in place on the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``, from
-    ``state`` on.
+    """Train ``training.model`` in place on its objective, from ``state`` on; by default that is the robust loss
+    ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite, and the weights are those before that batch; or
@@ -189,22 +202,35 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             processes=fabric.world_size,
         )
         for step, batch in enumerate(islice(batches, done, None), start=done + 1):
-            factor = learning_rate_factor(run.schedule, state.rounds / (run.epochs * steps_an_epoch))
+            progress = state.rounds / (run.epochs * steps_an_epoch)
+            factor, threat = run.schedule.rate_factor(progress), ramped(run.threat, run.schedule, progress)
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
             points = x[rows]
             if len(rows):  # a process may have no share of a short last round
                 with fabric.autocast():
-                    points = run.attack.points(
-                        module, points, y[rows], run.threat, generator=noise, loss=run.loss, mode="keep"
+                    points = run.objective.attacked(
+                        module, points, y[rows], threat, run.attack, loss=run.loss, generator=noise
                     )
-            outputs = applied(run.model, points)
             # The mean over the whole round; processes average their gradients, hence the factor.
-            share = torch.full((len(rows),), 1 / batch.round_size, dtype=outputs.dtype, device=x.device)
+            share = torch.full((len(rows),), 1 / batch.round_size, dtype=torch.float64, device=x.device)
             if weights is not None:
-                share = weights[rows].to(outputs.dtype) * (n / batch.round_size)
-            value = (share * run.loss(outputs, y[rows])).sum()
+                share = weights[rows] * (n / batch.round_size)
+            taken = partial(
+                Batch,
+                clean=x[rows],
+                attacked=points,
+                y=y[rows],
+                threat=threat,
+                loss=run.loss,
+                generator=noise,
+            )
+            value_at = partial(_value, run.objective, taken, share)
+            optimizer.zero_grad(set_to_none=True)
+            with run.perturbation.moved(module, lambda: value_at(module)[0], partial(summed, fabric)):  # noqa: B023
+                value, attacked = value_at(run.model)
+                fabric.backward(value * fabric.world_size)
             # One look at the loss a round (not within the attack): a step is never taken with a loss that is
             # not finite, and
             # all processes end in the same round.
@@ -218,17 +244,19 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                     f"{epoch + 1}); "
                     f"lower the learning rate (now {rate:.3g})."
                 )
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(value * fabric.world_size)
             if recorder is not None:
                 if recording:
-                    recorder.record(rows, points, outputs.detach(), round_size=batch.round_size)
+                    recorder.record(rows, points, attacked.outputs.detach(), round_size=batch.round_size)
                 else:
                     recorder.skip()
+            if run.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, run.clip_norm)
             optimizer.step()
             if run.project:
                 ball.project(module)
             state.rounds += 1
+            done_now = state.rounds / (run.epochs * steps_an_epoch)
+            run.averaging.update(state.average, module, done_now, epoch_ends=step == steps_an_epoch)
             total += value.detach() * (batch.round_size / n)
             hooks.on_step(state.rounds, seen)
             if step < steps_an_epoch and (asked or hooks.due()):
@@ -267,6 +295,31 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
         if asked:
             return Fit(state=state, interrupted=True)
     return Fit(state=state, interrupted=False)
+
+
+def _value(
+    objective: Objective, taken: Callable[..., Batch], share: Tensor, model: nn.Module
+) -> tuple[Tensor, Batch]:
+    """The objective over this process's share of a round, at the model's weights of this moment."""
+    batch = taken(model=model)
+    losses = objective.losses(batch)
+    return (share.to(losses.dtype) * losses).sum(), batch
+
+
+def ramped(threat: Threat, schedule: ScheduleSettings, progress: float) -> Threat:
+    """The threat at its radius of this moment.
+
+    Raises:
+        InputError: a ramp for a threat that has no radius.
+    """
+    factor = schedule.radius_factor(progress)
+    if factor == 1.0:
+        return threat
+    if not isinstance(threat, LpBall):
+        raise InputError(
+            f"radius_ramp needs a threat with a radius, an LpBall, got {type(threat).__name__}; leave it out."
+        )
+    return threat.with_radius(factor * threat.radius)
 
 
 def _within(steps: int, loss: float, seconds: float, noise: torch.Generator, device: torch.device) -> Within:

@@ -1,9 +1,8 @@
-"""Optimisers with their settings, by name or through a function, and learning-rate schedules.
+"""Optimisers with their settings, by name or through a function.
 
 Public as ``holdfast.optimizers``.
 """
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -14,12 +13,11 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from holdfast._rules import Rule, real, takes, word
+from holdfast._rules import Rule, maybe, real, takes, word
 from holdfast.errors import InputError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """From parameters to a torch optimiser with settings of its own."""
-SCHEDULES = ("constant", "cosine", "linear", "steps")
 
 
 class _Plain(Optimizer):
@@ -49,20 +47,22 @@ class _AdamW(_Plain, torch.optim.AdamW):
     step = _step(torch.optim.AdamW)
 
 
-@takes(weight_decay=real(least=0))
+@takes(weight_decay=real(least=0), clip_norm=maybe(real(above=0)))
 @dataclass(frozen=True, kw_only=True)
 class Auto:
     """The optimiser that is chosen for the network (`holdfast.training.recipe`).
 
     Attributes:
         weight_decay: of whichever it is.
+        clip_norm: largest length of a step\'s gradient; None for any.
     """
 
     name: ClassVar[str] = "auto"
     weight_decay: float = 0.0
+    clip_norm: float | None = None
 
 
-@takes(momentum=real(least=0, below=1), weight_decay=real(least=0))
+@takes(momentum=real(least=0, below=1), weight_decay=real(least=0), clip_norm=maybe(real(above=0)))
 @dataclass(frozen=True, kw_only=True)
 class SGD:
     """Stochastic gradient descent, as `torch.optim.SGD`.
@@ -70,6 +70,7 @@ class SGD:
     Attributes:
         momentum: of the heavy ball; 0 for none.
         weight_decay: its factor times the weights is added to the gradient.
+        clip_norm: largest length of a step\'s gradient; None for any.
 
     >>> SGD(momentum=0.0).name
     'sgd'
@@ -78,40 +79,45 @@ class SGD:
     name: ClassVar[str] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
         return _SGD(parameters, lr=learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
 
-@takes(weight_decay=real(least=0))
+@takes(weight_decay=real(least=0), clip_norm=maybe(real(above=0)))
 @dataclass(frozen=True, kw_only=True)
 class Adam:
     """Adam, as `torch.optim.Adam` (Kingma and Ba 2015, arXiv 1412.6980).
 
     Attributes:
         weight_decay: its factor times the weights is added to the gradient.
+        clip_norm: largest length of a step\'s gradient; None for any.
     """
 
     name: ClassVar[str] = "adam"
     weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
         return _Adam(parameters, lr=learning_rate, weight_decay=self.weight_decay, fused=_fused(parameters))
 
 
-@takes(weight_decay=real(least=0))
+@takes(weight_decay=real(least=0), clip_norm=maybe(real(above=0)))
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
     """Adam with decoupled weight decay, as `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Attributes:
         weight_decay: share of the weights, times the learning rate, taken off at each step.
+        clip_norm: largest length of a step\'s gradient; None for any.
     """
 
     name: ClassVar[str] = "adamw"
     weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def make(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
@@ -188,22 +194,3 @@ def make_optimizer(
     if learning_rate is None or not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise InputError(f"learning_rate must be > 0 and finite, got {learning_rate}; try 0.1.")
     return choice.make(parameters, learning_rate)
-
-
-def learning_rate_factor(schedule: str, progress: float) -> float:
-    """Share of the peak learning rate after ``progress`` in [0, 1) of training."""
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if schedule == "linear":
-        return 1.0 - progress
-    if schedule == "steps":  # a tenth after a half and again after three quarters
-        return 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
-    raise unknown("schedule", schedule, SCHEDULES)
-
-
-def unknown(what: str, came: str, allowed: tuple[str, ...]) -> InputError:
-    close = difflib.get_close_matches(came, allowed, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"use {allowed[0]!r}."
-    return InputError(f"{what} must be one of {', '.join(allowed)}, got {came!r}; {hint}")

@@ -11,6 +11,7 @@ batches, its rate found by a few steps at each of several rates, ends many times
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -86,7 +87,8 @@ def recipe_for(
     everything = min(batch_size or examples, examples)
     if not isinstance(optimizer, Auto):
         return Recipe(optimizer=optimizer, batch_size=everything, why="")
-    sgd, adam = SGD(weight_decay=optimizer.weight_decay), Adam(weight_decay=optimizer.weight_decay)
+    shared: dict[str, Any] = {"weight_decay": optimizer.weight_decay, "clip_norm": optimizer.clip_norm}
+    sgd, adam = SGD(**shared), Adam(**shared)
     if learning_rate is not None:
         return Recipe(
             optimizer=sgd, batch_size=everything, why="sgd, which a learning rate of your own is for"

@@ -1,0 +1,36 @@
+"""Recipes by name: published ways of adversarial training, each a set of settings that any option overrides.
+
+Only the standard library is imported here, so that help and refusals come at once.
+"""
+
+from typing import Any
+
+Settings = dict[str, dict[str, Any]]
+
+PGD: dict[str, Any] = {"name": "pgd", "steps": 10}
+ONE_CYCLE = {"schedule": "one-cycle"}
+RECIPES: dict[str, Settings] = {
+    # Madry et al. 2018, arXiv 1706.06083
+    "pgd": {"attack": PGD},
+    # Zhang et al. 2019, arXiv 1901.08573
+    "trades": {"attack": PGD | {"start": "gaussian"}, "objective": {"name": "trades", "beta": 6.0}},
+    # Wang et al. 2020, ICLR
+    "mart": {"attack": PGD, "objective": {"name": "mart", "weight": 5.0}},
+    # Wu et al. 2020, arXiv 2004.05884
+    "awp": {"attack": PGD, "weight_perturbation": {"name": "awp", "size": 0.01}},
+    "trades-awp": {
+        "attack": PGD | {"start": "gaussian"},
+        "objective": {"name": "trades", "beta": 6.0},
+        "weight_perturbation": {"name": "awp", "size": 0.005},
+    },
+    # Wong et al. 2020, arXiv 2001.03994
+    "fgsm-rs": {"attack": {"name": "fgsm-rs", "step": 1.25}, "training": ONE_CYCLE},
+    # de Jorge et al. 2022, arXiv 2202.01181
+    "n-fgsm": {"attack": {"name": "n-fgsm", "noise": 2.0, "step": 1.0}, "training": ONE_CYCLE},
+    # Andriushchenko and Flammarion 2020, arXiv 2007.02617
+    "grad-align": {
+        "attack": {"name": "fgsm"},
+        "objective": {"name": "grad-align", "weight": 0.2},
+        "training": ONE_CYCLE,
+    },
+}

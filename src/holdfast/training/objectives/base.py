@@ -1,0 +1,173 @@
+"""What a training step minimises: the contract of an objective, and a user's own function as one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from holdfast._registry import OBJECTIVES
+from holdfast._rules import Rule, nearest_word
+from holdfast._tensors import applied
+from holdfast.attacks import Attack
+from holdfast.errors import InputError
+from holdfast.losses import Labels, Loss, Outputs, PerExample
+from holdfast.threats import Threat
+from holdfast.threats.base import Points
+
+AttackMode = Literal["keep", "eval"]
+"""The network's mode while it is attacked: as in training, or evaluation mode, in which batch norm goes by its
+running statistics. They never move during an attack, and the mode is restored.
+"""
+LogProbabilities = Float[Tensor, "batch classes"]
+Function = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""``(model, clean, attacked, y) -> per-example loss``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The examples of one step, attacked.
+
+    Attributes:
+        model: as it is set up for the devices; its outputs carry gradients for the weights.
+        clean, attacked: inputs (batch, ...); y: labels (batch,).
+        loss: that of training, for objectives that build on it.
+        generator: of the run, for objectives that draw points.
+    """
+
+    model: nn.Module
+    clean: Float[Tensor, "batch ..."]
+    attacked: Float[Tensor, "batch ..."]
+    y: Int[Tensor, " batch"]
+    threat: Threat
+    loss: Loss
+    generator: Generator
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The model's outputs at the attacked points, worked out once."""
+        return applied(self.model, self.attacked)
+
+    @cached_property
+    def clean_outputs(self) -> Outputs:
+        """The model's outputs at the examples, worked out once."""
+        return applied(self.model, self.clean)
+
+
+class Objective(ABC):
+    """A per-example loss that training minimises, and the inner attack that belongs to it.
+
+    Attributes:
+        robust: whether a step of it is a round of the robust loss ``loss(f(x'), y)`` itself, which the trace
+            of a certificate may record. Of any other objective the pass after training certifies.
+    """
+
+    robust: ClassVar[bool] = False
+    mode: AttackMode = "keep"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The word for it on the command line and in run folders."""
+
+    def attacked(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Labels,
+        threat: Threat,
+        attack: Attack,
+        *,
+        loss: Loss,
+        generator: Generator,
+    ) -> Points:
+        """The points that the step trains on; here those of highest ``loss``."""
+        return attack.points(
+            model, x, y, threat, generator=generator, loss=loss, mode=self.mode, inside=not attack.leaves
+        )
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> PerExample:
+        """The loss of each example of the batch."""
+
+
+@dataclass(frozen=True)
+class OwnObjective(Objective):
+    """A user's function as an objective.
+
+    Attributes:
+        function: ``(model, clean, attacked, y) -> per-example loss``.
+    """
+
+    function: Function
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def losses(self, batch: Batch) -> PerExample:
+        found: Any = self.function(batch.model, batch.clean, batch.attacked, batch.y)
+        if not isinstance(found, Tensor) or found.shape != batch.y.shape:
+            came = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"objective must return a loss per example, of shape {tuple(batch.y.shape)}, got {came}; "
+                "leave out the mean over the batch."
+            )
+        return found
+
+
+def log_probabilities(outputs: Outputs) -> LogProbabilities:
+    """``log p`` of each class; one signed output ``f`` is the pair ``(0, f)``.
+
+    >>> log_probabilities(torch.zeros(1, 1)).exp().tolist()
+    [[0.5, 0.5]]
+    """
+    if outputs.shape[1] == 1:
+        outputs = torch.cat([torch.zeros_like(outputs), outputs], 1)
+    return outputs.log_softmax(1)
+
+
+def divergence(p: LogProbabilities, q: LogProbabilities) -> PerExample:
+    """``KL(p || q)`` of each example, from log-probabilities."""
+    return (p.exp() * (p - q)).sum(1)
+
+
+def _read(value: Any) -> Objective:
+    if isinstance(value, Objective):
+        return value
+    if isinstance(value, str):
+        if value not in OBJECTIVES:
+            raise ValueError
+        made: Objective = OBJECTIVES[value]()
+        return made
+    if not callable(value) or isinstance(value, type):
+        raise TypeError
+    return OwnObjective(value)
+
+
+def _other(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, Objective):
+        return f"write {value.__name__}() for one of that class"
+    return nearest_word(value, tuple(OBJECTIVES)) if isinstance(value, str) else ""
+
+
+OBJECTIVE = Rule(
+    what="an objective such as TRADES(beta=6), the name of one such as 'trades', or a function "
+    "(model, clean, attacked, y) -> per-example loss",
+    read=_read,
+    hint=_other,
+)
+
+
+def as_objective(value: Objective | Function | str) -> Objective:
+    """The objective itself, that of this name with its own defaults, or a function as one.
+
+    Raises:
+        InputError: none of these.
+    """
+    found: Objective = OBJECTIVE("objective", value)
+    return found
