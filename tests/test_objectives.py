@@ -247,6 +247,48 @@ def test_rounds_that_are_none_of_the_robust_loss_are_not_recorded_and_the_record
     assert any(row["lower_bound"] is not None for row in plain.metrics)
 
 
+# ---- a loop of one's own
+
+
+def test_a_called_attack_is_fresh_each_time_and_repeats_where_asked():
+    model, (x, y), threat = conv().eval(), examples(), hf.LpBall("inf", 0.1, bounds=(0.0, 1.0))
+    attack = hf.PGD(steps=1)
+    torch.manual_seed(3)
+    first, second = attack(model, x, y, threat), attack(model, x, y, threat)
+    assert not torch.equal(first, second)
+    torch.manual_seed(3)
+    assert torch.equal(attack(model, x, y, threat), first)
+    assert torch.equal(
+        attack(model, x, y, threat, seed=4), attack(model, x.numpy(), y.numpy(), threat, seed=4)
+    )
+    again = [attack(model, x, y, threat, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(*again)
+    assert threat.contains(first, x).all()
+    assert not attack(model, x, y, "linf:0.1").requires_grad
+    with pytest.raises(InputError, match="outside"):
+        attack(model, x + 2, y, threat)
+    with pytest.raises(InputError, match="must be"):
+        attack(model, x, y.double(), threat)
+
+
+def test_a_loop_of_ones_own_trains_with_trades():
+    model, (x, y), threat = conv().train(), examples(), hf.LpBall("inf", 0.1, bounds=(0.0, 1.0))
+    trades = objectives.TRADES(beta=6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(0)
+    losses = []
+    for _ in range(20):
+        loss = trades(model, x, y, threat).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+    assert torch.equal(trades(model, x, y, threat, seed=1), trades(model, x, y, threat, seed=1))
+    robust = objectives.RobustLoss()(model, x, y, threat, hf.attacks.CleanAttack())
+    torch.testing.assert_close(robust, F.cross_entropy(model(x), y, reduction="none"))
+
+
 # ---- perturbations of the weights
 
 

@@ -89,6 +89,11 @@ def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
+def fresh(device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that goes on from torch's global one: another at each call, the same after ``torch.manual_seed``."""
+    return generator(int(torch.randint(2**62, ())), device)
+
+
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
     """Where the model's parameters are; where ``x`` is, for a model without any."""
     return next((parameter.device for parameter in model.parameters()), x.device)

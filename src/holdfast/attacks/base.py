@@ -254,6 +254,70 @@ class Attack(ABC):
         y=LABELS,
         threat=THREAT,
         loss=maybe(LOSS),
+        mode=word(*get_args(Mode)),
+        seed=maybe(SEED),
+        generator=maybe(GENERATOR),
+    )
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Array,
+        y: Array,
+        threat: Threat | str,
+        *,
+        loss: Loss | str | None = None,
+        mode: Mode = "eval",
+        seed: int | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Attacked points for a training loop of your own: `points`, with the arguments checked.
+
+        Randomness is fresh at each call: it goes on from torch's global generator, which ``torch.manual_seed``
+        sets, unless a ``seed`` or a ``generator`` is given. The search's points are returned as they are;
+        `run` scores them again and puts the example in the place of a weaker one.
+
+        Args:
+            model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for two classes.
+            x: examples (batch, ...), in the data's units; taken in the dtype of the model's parameters.
+            y: labels ``0 .. classes-1``, (batch,).
+            threat: or text such as ``linf:0.1``, which has no box.
+            loss: leads the search where the attack has no loss of its own; default cross-entropy.
+            mode: the model during the attack: ``eval``, ``train`` or ``keep``.
+            seed, generator: to repeat a call.
+
+        Returns:
+            Points of the threat sets, shaped like ``x``.
+
+        Raises:
+            InputError: examples, labels or mode are not as stated, or the threat refuses the examples.
+
+        >>> from holdfast import PGD
+        >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+        >>> PGD(steps=2)(model, x, y, "linf:0.1").shape
+        torch.Size([4, 3])
+        """
+        threat = as_threat(threat)
+        x, y = paired(model, x, y)
+        threat.check(x)
+        if generator is None:
+            generator = _tensors.fresh(x.device) if seed is None else _tensors.generator(seed, x.device)
+        return self.points(
+            model,
+            x,
+            y.long(),
+            threat,
+            generator=generator,
+            loss=as_loss(loss),
+            mode=mode,
+            inside=not self.leaves,
+        )
+
+    @takes(
+        model=MODEL,
+        x=EXAMPLES,
+        y=LABELS,
+        threat=THREAT,
+        loss=maybe(LOSS),
         targets=maybe(TARGETS),
         radii=maybe(RADII),
         mode=word(*get_args(Mode)),

@@ -10,13 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from holdfast._arguments import EXAMPLES, GENERATOR, LABELS, MODEL, paired
 from holdfast._registry import OBJECTIVES
-from holdfast._rules import Rule, nearest_word
-from holdfast._tensors import applied
-from holdfast.attacks import Attack
+from holdfast._rules import SEED, Rule, maybe, nearest_word, takes
+from holdfast._tensors import applied, fresh
+from holdfast._tensors import generator as seeded
+from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.errors import InputError
-from holdfast.losses import Labels, Loss, Outputs, PerExample
-from holdfast.threats import Threat
+from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss
+from holdfast.threats import THREAT, Threat, as_threat
 from holdfast.threats.base import Points
 
 AttackMode = Literal["keep", "eval"]
@@ -93,6 +95,57 @@ class Objective(ABC):
     @abstractmethod
     def losses(self, batch: Batch) -> PerExample:
         """The loss of each example of the batch."""
+
+    @takes(
+        model=MODEL,
+        x=EXAMPLES,
+        y=LABELS,
+        threat=THREAT,
+        attack=maybe(ATTACK),
+        loss=maybe(LOSS),
+        seed=maybe(SEED),
+        generator=maybe(GENERATOR),
+    )
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat | str,
+        attack: Attack | str | None = None,
+        *,
+        loss: Loss | str | None = None,
+        seed: int | None = None,
+        generator: Generator | None = None,
+    ) -> PerExample:
+        """The loss of each example of a batch in a training loop of your own; its mean is what to differentiate.
+
+        Args:
+            model: in the mode it is trained in.
+            x, y: examples (batch, ...) and labels (batch,).
+            threat: or text such as ``linf:0.1``, which has no box.
+            attack: the inner attack, default ``PGD(steps=10)``.
+            loss: default cross-entropy; TRADES and MART have their own.
+            seed, generator: to repeat a call; by default randomness goes on from torch's global generator.
+
+        Raises:
+            InputError: examples, labels or threat are not as stated.
+
+        >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
+        >>> OBJECTIVES["trades"](beta=6)(model, x, y, "linf:0.1").shape
+        torch.Size([4])
+        """
+        threat, loss = as_threat(threat), as_loss(loss)
+        x, y = paired(model, x, y)
+        threat.check(x)
+        if generator is None:
+            generator = fresh(x.device) if seed is None else seeded(seed, x.device)
+        attack = PGD(steps=10) if attack is None else as_attack(attack)
+        y = y.long()
+        points = self.attacked(model, x, y, threat, attack, loss=loss, generator=generator)
+        return self.losses(
+            Batch(model=model, clean=x, attacked=points, y=y, threat=threat, loss=loss, generator=generator)
+        )
 
 
 @dataclass(frozen=True)
