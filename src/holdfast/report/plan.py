@@ -12,10 +12,13 @@ from holdfast.report.pages import render
 
 HUGE = 1e9  # beyond any machine: said in words instead
 GIB = 2**30
+EARLIER = {"loss_aim": "target_loss", "gap_aim": "target_gap"}
+"""Names that entries of ``plan.json`` had in earlier versions."""
 
 
 def write_plan_page(record: Mapping[str, Any], out: Path) -> Path:
     """The self-contained page about the record of ``plan.json``, whole or not at all."""
+    record = {EARLIER.get(name, name): value for name, value in record.items()}
     widths = {row["radius"]: row["width"] for row in record["width_at_radii"]}
     clean, robust = record["clean"], record["robust"]
     rows = [
