@@ -18,8 +18,8 @@ from holdfast.config.build import build, build_attack
 from holdfast.config.schema import RunConfig
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge
+from holdfast.training.automatic import BATCH, RATES, chosen_for, chosen_rate
 from holdfast.training.optimizers import SGD, Adam, AdamW, Auto, as_optimizer
-from holdfast.training.recipe import BATCH, RATES, chosen_rate, recipe_for
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
 
 
@@ -185,7 +185,7 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
 )
 def test_what_is_left_out_is_chosen_for_the_network(model, given, optimizer, batch, why):
     nothing = {"optimizer": Auto(), "batch_size": None, "learning_rate": None}
-    recipe = recipe_for(model, 1000, **nothing | given)
+    recipe = chosen_for(model, 1000, **nothing | given)
     assert (recipe.name, recipe.batch_size) == (optimizer, batch)
     assert why in recipe.why
     assert bool(recipe.why) == bool(why)
@@ -194,7 +194,7 @@ def test_what_is_left_out_is_chosen_for_the_network(model, given, optimizer, bat
 def test_no_step_of_the_chosen_batch_has_a_single_example():
     nothing = {"optimizer": Auto(), "batch_size": None, "learning_rate": None}
     for examples in range(60, 400):
-        recipe = recipe_for(nn.Linear(4, 2), examples, **nothing)
+        recipe = chosen_for(nn.Linear(4, 2), examples, **nothing)
         assert examples % recipe.batch_size != 1
         assert min(examples, BATCH) <= recipe.batch_size <= BATCH + 2
 
@@ -204,7 +204,7 @@ def test_the_search_repeats_and_changes_nothing():
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state, y, threat = torch.get_rng_state(), (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01)
-    recipe = recipe_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
+    recipe = chosen_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
     first, second = (chosen_rate(model, X, y, threat, CrossEntropy(), recipe, seed=2) for _ in range(2))
     assert first == second
     assert first.learning_rate in RATES
@@ -216,7 +216,7 @@ def test_the_search_repeats_and_changes_nothing():
 
 def test_a_loss_that_is_finite_at_no_rate_gets_the_usual_one():
     model = nn.Sequential(nn.Linear(4, 2), nn.Flatten())
-    recipe = recipe_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
+    recipe = chosen_for(model, 40, optimizer=Auto(), batch_size=16, learning_rate=None)
     with torch.no_grad():
         model[0].weight.fill_(1e38)
     step = chosen_rate(model, X, (X[:, 0] > 0.5).long(), hf.LpBall("inf", 0.01), CrossEntropy(), recipe)

@@ -15,7 +15,7 @@ from holdfast.data.selection import keep_examples
 from holdfast.errors import HoldfastError, RunFolderError
 from holdfast.jobs.evaluate import Plan, evaluate_model
 from holdfast.jobs.plan import plan
-from holdfast.lab.reproduce import Criterion, Experiment, Measured, Setting, reproduce
+from holdfast.lab.reproduce import Criterion, Experiment, Measured, Scale, reproduce
 from holdfast.lab.reproduce.base import Column
 from holdfast.record.run import Run, RunWriter
 from settings import grouped
@@ -79,7 +79,7 @@ JOBS = {
         data, threat, radii=[2.0], examples=20, out=out, progress=False, **how
     ),
     "reproduce": lambda data, threat, out, **how: reproduce(
-        ["width"], setting=Setting(quick=True, seeds=(0,)), out=out, **how
+        ["width"], scale=Scale(quick=True, seeds=(0,)), out=out, **how
     ),
     "evaluate": lambda data, threat, out, **how: evaluate_model(
         hf.networks.Dense(data.features, data.classes, 4, 1),
@@ -381,7 +381,7 @@ def test_a_sweep_that_another_sweep_holds_or_that_names_code_it_may_not_run_stop
 
 
 def test_a_reproduction_with_other_settings_is_refused_unless_it_is_to_be_replaced(tmp_path, at_once):
-    one, two = (Setting(quick=True, seeds=tuple(range(n))) for n in (1, 2))
+    one, two = (Scale(quick=True, seeds=tuple(range(n))) for n in (1, 2))
     [first] = reproduce(setting=one, out=tmp_path, progress=False)
     assert reproduce(setting=one, out=tmp_path, progress=False) == [json.loads(json.dumps(first))]
     before = content(tmp_path)

@@ -9,7 +9,7 @@ import yaml
 
 import holdfast as hf
 from holdfast._imports import Trusted
-from holdfast._registry import ATTACKS, LOSSES
+from holdfast._registry import ATTACKS, AVERAGING, LOSSES, OBJECTIVES, PERTURBATIONS
 from holdfast.cli.main import main
 from holdfast.config.build import build_threat
 from holdfast.config.options import LEAVES
@@ -45,6 +45,14 @@ ALTERNATIVES = {
     **{
         (section, "name"): {name: name for name in ATTACKS if name != "transfer"} | {OWN: "my_package:Attack"}
         for section in ("attack", "evaluation", "final")
+    },
+    **{
+        (section, "name"): {name: name for name in registry} | {OWN: "my_package:Own"}
+        for section, registry in (
+            ("objective", OBJECTIVES),
+            ("weight_perturbation", PERTURBATIONS),
+            ("averaging", AVERAGING),
+        )
     },
     ("training", "loss"): {name: name for name in LOSSES} | {OWN: "my_package:Loss"},
     ("training", "optimizer"): {

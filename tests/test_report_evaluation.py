@@ -15,14 +15,14 @@ from safetensors.numpy import save_file
 from holdfast.report import page, read_run
 from holdfast.report.accuracy import accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE
-from holdfast.report.evaluated import Evaluated, read_evaluation
+from holdfast.report.evaluated import EvaluatedPart, read_evaluation
 from report_folders import digits_run, evaluated_run, write_summary
 from test_report import ANYTHING, EVIL, check_labels, raw_words, seen
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def found_in(folder: Path) -> Evaluated:
+def found_in(folder: Path) -> EvaluatedPart:
     found = read_evaluation(read_run(folder))
     assert found is not None
     return found

@@ -17,11 +17,20 @@ from holdfast.lab.reproduce import (
     Criterion,
     Experiment,
     Measured,
-    Setting,
+    Scale,
     convergence,
     reproduce,
 )
-from holdfast.lab.reproduce.base import Column, Line, Plot, log_slope, record, seeds_and_mean, tracked, within
+from holdfast.lab.reproduce.base import (
+    Column,
+    Plot,
+    PlotLine,
+    log_slope,
+    record,
+    seeds_and_mean,
+    tracked,
+    within,
+)
 from holdfast.lab.reproduce.drift import kernel_change
 from holdfast.lab.reproduce.iterations import rounds_until
 from holdfast.lab.reproduce.optimal_loss import outside
@@ -29,13 +38,13 @@ from holdfast.lab.reproduce.run import FILE, PAGE, chosen
 from holdfast.networks import TwoLayer
 from holdfast.report.reproduced import cell, decided, draw, figure, write_reproduced_page
 
-QUICK = Setting(quick=True, seeds=(0, 1))
-ONE_SEED = Setting(quick=True, seeds=(0,))  # half of the time
+QUICK = Scale(quick=True, seeds=(0, 1))
+ONE_SEED = Scale(quick=True, seeds=(0,))  # half of the time
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_claim_shows_in_its_quick_run(name, tmp_path):
-    [found] = reproduce([name], setting=ONE_SEED, out=tmp_path, progress=False)
+    [found] = reproduce([name], scale=ONE_SEED, out=tmp_path, progress=False)
     failed = [f"{c['what']}: {c['measured']}" for c in found["criteria"] if not c["passed"]]
     assert found["passed"], failed
     assert all(math.isfinite(c["measured"]) for c in found["criteria"])
@@ -46,12 +55,12 @@ def test_every_claim_shows_in_its_quick_run(name, tmp_path):
     assert page.count('<svg class="chart"') == len(found["plots"])
 
 
-def made(value: float, *, calls: list[Setting] | None = None, name: str = "made-up") -> Experiment:
+def made(value: float, *, calls: list[Scale] | None = None, name: str = "made-up") -> Experiment:
     """An experiment that takes no time: its number must be at most 1."""
 
-    def measure(setting, report):
+    def measure(scale, report):
         if calls is not None:
-            calls.append(setting)
+            calls.append(scale)
         report(0.5)
         return Measured(
             deciding={"number": value},
@@ -59,7 +68,10 @@ def made(value: float, *, calls: list[Setting] | None = None, name: str = "made-
             rows=(("a", [value, value]),),
             plots=(
                 Plot(
-                    title="Number", x="x", y="y", lines=(Line(label="it", points=((1.0, 1.0), (2.0, 3.0))),)
+                    title="Number",
+                    x="x",
+                    y="y",
+                    lines=(PlotLine(label="it", points=((1.0, 1.0), (2.0, 3.0))),),
                 ),
             ),
             notes=("A note.",),
@@ -123,21 +135,21 @@ def test_training_cut_short_fails_the_claim_of_convergence(monkeypatch):
     monkeypatch.setattr(convergence, "trained", lambda *a, **k: whole(*a, **(k | {"rounds": 3})))
     monkeypatch.setattr(convergence, "ATTACKS", {"FGSM (weak)": convergence.ONE_STEP})
     monkeypatch.setattr(convergence, "STYLES", ("s-blue",))
-    [found] = reproduce(["convergence"], setting=Setting(quick=True, seeds=(0,)), progress=False)
+    [found] = reproduce(["convergence"], scale=Scale(quick=True, seeds=(0,)), progress=False)
     verdicts = {c["key"]: c["passed"] for c in found["criteria"]}
     assert not verdicts["gap"]
     assert verdicts["uncertified"]
 
 
 def test_the_same_experiment_is_not_run_twice_in_a_folder(tmp_path, instead):
-    calls: list[Setting] = []
+    calls: list[Scale] = []
     instead(made(0.5, calls=calls), made(2.0, name="other"))
-    first = reproduce(setting=QUICK, out=tmp_path, progress=False)
-    again = reproduce(["made-up"], setting=QUICK, out=tmp_path, progress=False)
+    first = reproduce(scale=QUICK, out=tmp_path, progress=False)
+    again = reproduce(["made-up"], scale=QUICK, out=tmp_path, progress=False)
     assert len(calls) == 1
     assert again == [json.loads(json.dumps(first[0]))]
-    other = Setting(quick=True, seeds=(0,))
-    reproduce(["made-up"], setting=other, out=tmp_path, overwrite=True, progress=False)
+    other = Scale(quick=True, seeds=(0,))
+    reproduce(["made-up"], scale=other, out=tmp_path, overwrite=True, progress=False)
     assert calls == [QUICK, other]
     kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     assert [entry["name"] for entry in kept["experiments"]] == ["made-up", "other"]
@@ -145,23 +157,23 @@ def test_the_same_experiment_is_not_run_twice_in_a_folder(tmp_path, instead):
 
 
 def test_another_criterion_runs_the_experiment_again(tmp_path, instead):
-    calls: list[Setting] = []
+    calls: list[Scale] = []
     before = made(0.5, calls=calls)
     instead(before)
-    reproduce(setting=QUICK, out=tmp_path, progress=False)
+    reproduce(scale=QUICK, out=tmp_path, progress=False)
     instead(replace(before, criteria=(replace(before.criteria[0], bound=0.1),)))
-    [found] = reproduce(setting=QUICK, out=tmp_path, overwrite=True, progress=False)
+    [found] = reproduce(scale=QUICK, out=tmp_path, overwrite=True, progress=False)
     assert len(calls) == 2
     assert not found["passed"]
 
 
 def test_what_is_finished_outlives_a_failure(tmp_path, instead):
-    def stopped(setting, report):
+    def stopped(scale, report):
         raise KeyboardInterrupt
 
     instead(made(0.5), replace(made(0.5, name="later"), measure=stopped))
     with pytest.raises(KeyboardInterrupt):
-        reproduce(setting=QUICK, out=tmp_path, progress=False)
+        reproduce(scale=QUICK, out=tmp_path, progress=False)
     kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     assert [entry["name"] for entry in kept["experiments"]] == ["made-up"]
     assert (tmp_path / PAGE).exists()
@@ -171,7 +183,7 @@ def test_what_is_finished_outlives_a_failure(tmp_path, instead):
 def test_a_damaged_file_is_refused_in_a_sentence(tmp_path, text):
     (tmp_path / FILE).write_text(text, encoding="utf-8")
     with pytest.raises(RunFolderError, match="remove it or choose another"):
-        reproduce(["width"], setting=QUICK, out=tmp_path, progress=False)
+        reproduce(["width"], scale=QUICK, out=tmp_path, progress=False)
 
 
 def test_names():
@@ -180,7 +192,7 @@ def test_names():
     with pytest.raises(InputError, match="did you mean width"):
         chosen(["widht"])
     with pytest.raises(InputError, match="seeds"):
-        reproduce(["width"], setting=Setting(seeds=()), progress=False)
+        reproduce(["width"], scale=Scale(seeds=()), progress=False)
 
 
 def test_criteria_are_complete():

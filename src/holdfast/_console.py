@@ -9,7 +9,7 @@ from rich.console import Console
 from holdfast._signals import silence
 
 
-class Screen(Console):
+class Output(Console):
     """Standard output: a reader that has gone is a `BrokenPipeError`, as it is for ``print``."""
 
     def on_broken_pipe(self) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from holdfast._products import product
 from holdfast.acceleration.layers import (
-    Affine,
+    AffineLayer,
     Convolution,
     Flat,
     Layer,
@@ -110,7 +110,7 @@ class Incremental:
     _proposed: Float[Tensor, "batch units"]
 
     def __init__(
-        self, stages: Sequence[_Stage], first: Affine, rest: Sequence[Layer], images: Images
+        self, stages: Sequence[_Stage], first: AffineLayer, rest: Sequence[Layer], images: Images
     ) -> None:
         self._stages, self._first, self._rest = tuple(stages), first, tuple(rest)
         self._images = images
@@ -210,7 +210,7 @@ def incremental(model: nn.Module, images: Images, shape: torch.Size) -> Incremen
                 stages.append(_Stage(mixing=layer, bends=tuple(bends)))
             case Flat():
                 continue
-            case Affine():
+            case AffineLayer():
                 return Incremental(stages, layer, [*map(_afresh, layers[:1]), *layers[1:]], images)
             case _:
                 return None

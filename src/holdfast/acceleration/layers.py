@@ -67,7 +67,7 @@ def run_backward(layers: Sequence[Layer], gradient: Tensor, kept: Sequence[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Affine(Layer):
+class AffineLayer(Layer):
     """``x W^T + b``."""
 
     weight: Tensor

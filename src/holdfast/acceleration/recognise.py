@@ -14,7 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from holdfast import _tensors
 from holdfast.acceleration.layers import (
-    Affine,
+    AffineLayer,
     Convolution,
     Flat,
     Layer,
@@ -219,7 +219,7 @@ def _layer(part: nn.Module, dimensions: int) -> Layer | None:
         case nn.ReLU():
             return Rectifier()
         case nn.Linear() if dimensions == 2:
-            return Affine(weight=part.weight, bias=part.bias)
+            return AffineLayer(weight=part.weight, bias=part.bias)
         case nn.Flatten(start_dim=1, end_dim=-1):
             return Flat()
         case nn.Conv2d(padding_mode="zeros", padding=tuple() as padding) if dimensions == 4:
@@ -263,7 +263,7 @@ def _arranged(layers: list[Layer]) -> Iterator[Layer]:
         match layer, before:
             case (
                 Rectifier(),
-                Affine() | Convolution() | MaxPooling(),
+                AffineLayer() | Convolution() | MaxPooling(),
             ):  # which need nothing of what they put out
                 yield replace(layer, in_place=True)
             case MaxPooling(), Convolution(native_backward=True):

@@ -32,7 +32,7 @@ def _pick(mask: Bool[Tensor, " batch"], first: Tensor, second: Tensor) -> Tensor
 
 
 @dataclass(kw_only=True)
-class Rows:
+class AscentRows:
     """All that a climb knows of the rows still in it; the rows of every tensor belong together."""
 
     x: Float[Tensor, "batch ..."]
@@ -62,7 +62,7 @@ class Rows:
         target: Labels,
         size: PerExample,
         changed: PerExample,
-    ) -> "Rows":
+    ) -> "AscentRows":
         """Before the first gradient: nothing is known of the start, so that whatever arrives is better."""
         nothing = torch.full_like(size, -torch.inf)
         return cls(
@@ -109,8 +109,8 @@ class Rows:
         self.elsewhere = _pick(flat, torch.lerp(self.x, self.points, 0.5), self.elsewhere)
         return moved
 
-    def kept(self, stay: Bool[Tensor, " batch"]) -> "Rows":
-        return Rows(**{field.name: getattr(self, field.name)[stay] for field in fields(self)})
+    def kept(self, stay: Bool[Tensor, " batch"]) -> "AscentRows":
+        return AscentRows(**{field.name: getattr(self, field.name)[stay] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Halving:
             done += gap
         return found
 
-    def move(self, rows: Rows, into_set: Callable[[Points], Points], *, first: bool) -> Points:
+    def move(self, rows: AscentRows, into_set: Callable[[Points], Points], *, first: bool) -> Points:
         step = self.threat.step(rows.gradient, 1.0).mul_(_tensors.per_example(rows.size, rows.x))
         ahead = into_set(step.add_(rows.points))
         if first:
@@ -145,7 +145,7 @@ class Halving:
         moved: Tensor = torch.lerp(rows.points, ahead, 0.75)
         return moved.add_(rows.points, alpha=0.25).sub_(rows.before, alpha=0.25)
 
-    def check(self, rows: Rows, gap: int) -> None:
+    def check(self, rows: AscentRows, gap: int) -> None:
         idle = ~rows.halved & (rows.best_value <= rows.checked_value)
         halve = (rows.rises <= self.rho * gap) | idle
         rows.size = torch.where(halve, rows.size / 2, rows.size)
@@ -178,7 +178,7 @@ class Sparse:
         low, high = self._edges(points)
         return _tensors.flatten((points != x) & (points > low) & (points < high)).sum(1).to(x.dtype)
 
-    def move(self, rows: Rows, into_set: Callable[[Points], Points], *, first: bool) -> Points:
+    def move(self, rows: AscentRows, into_set: Callable[[Points], Points], *, first: bool) -> Points:
         low, high = self._edges(rows.x)
         stopped = torch.where(rows.gradient > 0, rows.points >= high, rows.points <= low)
         free = _tensors.flatten(~stopped).to(rows.x.dtype)
@@ -190,7 +190,7 @@ class Sparse:
         step = push * gradient.sign() * (rows.size / count)[:, None]
         return step.reshape(rows.x.shape).add_(rows.points)
 
-    def check(self, rows: Rows, gap: int) -> None:
+    def check(self, rows: AscentRows, gap: int) -> None:
         largest = self.threat.step_scale
         changed = self.changed(rows.best, rows.x)
         fewer = changed < 0.95 * rows.changed

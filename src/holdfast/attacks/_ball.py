@@ -7,10 +7,9 @@ from torch import Tensor
 
 from holdfast import _tensors, projections
 from holdfast.errors import InputError
+from holdfast.projections import Rows
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 from holdfast.threats.lp import LpBall
-
-Rows = Float[Tensor, "batch features"]
 
 
 def not_a_ball(threat: Threat) -> str:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Rows = Float[Tensor, "batch features"]
+from holdfast.projections import Rows
+
 Column = Float[Tensor, "batch 1"]
 Limit = Float[Tensor, "#batch #features"] | None
 

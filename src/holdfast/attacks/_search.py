@@ -8,12 +8,12 @@ from holdfast.attacks.base import Goal, Scored, score
 from holdfast.losses import Labels, Outputs
 from holdfast.threats.base import Points, Threat
 
-Rows = Bool[torch.Tensor, " batch"]
+Mask = Bool[torch.Tensor, " batch"]
 
 
 def broken(
     model: nn.Module, points: Points, outputs: Outputs, x: Points, y: Labels, threat: Threat, goal: Goal
-) -> Rows:
+) -> Mask:
     """Which points reach the goal and still do so when moved strictly inside the threat set, where they are
     returned.
 

@@ -113,10 +113,10 @@ class Moves(ABC):
 
 def moves(x: Images, threat: LpBall, shape: torch.Size) -> Moves:
     """The moves in the threat's norm; ``shape`` is that of one example as the threat knows it."""
-    return Ends(x, threat, shape) if threat.norm == "inf" else Patterns(x, threat, shape)
+    return WindowEnds(x, threat, shape) if threat.norm == "inf" else Patterns(x, threat, shape)
 
 
-class Ends(Moves):
+class WindowEnds(Moves):
     """l-inf: every feature at one end of its range; a window of each channel goes to the same end."""
 
     single = True

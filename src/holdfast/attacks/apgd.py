@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from holdfast._rules import COUNT, FLAG, either, kind, maybe, real, takes, word
 from holdfast._tensors import answers
-from holdfast.attacks._ascent import Halving, Rows, Sparse, is_l1
+from holdfast.attacks._ascent import AscentRows, Halving, Sparse, is_l1
 from holdfast.attacks._search import broken, finite, put, taken
 from holdfast.attacks.base import Attack, Goal, Scored, score, scored, stronger
 from holdfast.attacks.gradient import outputs_and_gradient
@@ -189,7 +189,7 @@ class APGD(Attack):
         checkpoints = rule.checkpoints(steps)
         into_set = threat.projector(x)
         points = start = into_set(start)
-        rows = Rows.at(start, elsewhere, x, y, target, rule.first_size(start), rule.changed(start, x))
+        rows = AscentRows.at(start, elsewhere, x, y, target, rule.first_size(start), rule.changed(start, x))
         result, left = start, torch.arange(len(x), device=x.device)
         strongest: Scored | None = None
         for step in range(steps + 1):

@@ -137,7 +137,7 @@ class AttackResult(Tabular):
         return {"loss": self.loss.tolist(), "success": self.success.tolist()}
 
 
-class Rounding(nn.Module):
+class RoundedInputs(nn.Module):
     """A half-precision model as searches in float32 see it: points are rounded to its dtype, outputs widened.
 
     Steps shorter than half precision's own would leave an iterate where it is, and the model would look
@@ -235,7 +235,7 @@ class Attack(ABC):
         the search left them, for training with an attack that `leaves`.
         """
         if x.dtype in _tensors.COARSE:
-            wide, grid = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
+            wide, grid = RoundedInputs(model, x.dtype), threat.in_steps_of(x.dtype)
             found = self.points(
                 wide, x.float(), y, grid, generator=generator, loss=loss, mode=mode, inside=inside
             )
@@ -373,7 +373,7 @@ class Attack(ABC):
             )
         if x.dtype not in _tensors.COARSE:
             return self._attacked(model, x, y, threat, loss, targets, mode, seed, generator)
-        wide, steps = Rounding(model, x.dtype), threat.in_steps_of(x.dtype)
+        wide, steps = RoundedInputs(model, x.dtype), threat.in_steps_of(x.dtype)
         found = self._attacked(wide, x.float(), y, steps, loss, targets, mode, seed, generator)
         return replace(found, x=found.x.to(x.dtype))
 

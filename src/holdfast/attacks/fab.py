@@ -21,10 +21,9 @@ from holdfast.attacks.base import Attack, Goal
 from holdfast.attacks.gradient import outputs_and_gradient
 from holdfast.attacks.margins import wrong_classes
 from holdfast.losses import Labels, Outputs, PerExample
+from holdfast.projections import Rows
 from holdfast.threats.base import Points, Threat
 from holdfast.threats.lp import LpBall
-
-Rows = Float[Tensor, "batch features"]
 
 _LOOK = 10  # steps between looks at which rows are done, where looking waits for an accelerator
 

@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> int:
 
     from holdfast.cli.reproduced import show_experiment, show_list, show_summary
     from holdfast.cli.terminal import console
-    from holdfast.lab.reproduce import Setting, reproduce
+    from holdfast.lab.reproduce import Scale, reproduce
     from holdfast.lab.reproduce.run import PAGE, chosen
 
     experiments, screen = chosen(given.names), console()
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
 
     records = reproduce(
         given.names,
-        setting=Setting(quick=given.quick, seeds=tuple(range(seeds))),
+        scale=Scale(quick=given.quick, seeds=tuple(range(seeds))),
         out=out,
         overwrite=given.overwrite,
         progress=not given.quiet,

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from holdfast._console import Screen
+from holdfast._console import Output
 from holdfast._formats import NOT_MEASURED, count, duration, number, percent, setting
 from holdfast.diagnosis import NOTHING, Finding, summed_up
-from holdfast.report.collect import BoundAtRadius, Run, read_run
+from holdfast.report.collect import BoundAtRadius, RunPage, read_run
 
 if TYPE_CHECKING:
     from holdfast.certificates import Certificate
@@ -38,7 +38,7 @@ def console(*, error: bool = False) -> Console:
     window.
     """
     stream = sys.stderr if error else sys.stdout
-    return Screen(file=stream, highlight=False, width=None if stream.isatty() else 110)
+    return Output(file=stream, highlight=False, width=None if stream.isatty() else 110)
 
 
 def show_run(out: Console, folder: Path, page: Path | None) -> None:
@@ -99,7 +99,7 @@ def show_findings(out: Console, findings: Sequence[Finding]) -> None:
     out.print(Text(f"{summed_up(findings)}{more}."))
 
 
-def _heading(run: Run) -> Text:
+def _heading(run: RunPage) -> Text:
     summary = run.summary
     network = summary.network
     width = network.width
@@ -117,7 +117,7 @@ def _heading(run: Run) -> Text:
     return heading
 
 
-def _bracket_table(run: Run) -> Table:
+def _bracket_table(run: RunPage) -> Table:
     """lower bound <= surrogate loss <= upper bound, and what stands behind the two ends."""
     words, style = STATUS.get(run.status or "", ("not computed", ""))
     rows = table("Robust loss", "", "")
@@ -151,7 +151,7 @@ def _bracket_table(run: Run) -> Table:
     return rows
 
 
-def _accuracy_table(run: Run) -> Table:
+def _accuracy_table(run: RunPage) -> Table:
     summary, train, test = run.summary, run.known.train, run.known.test
     rows = table("Accuracy", f"{summary.accuracy_on or 'test'} part", "train part")
     rows.add_row("clean", percent(summary.clean_accuracy), percent(summary.train_clean_accuracy))

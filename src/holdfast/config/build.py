@@ -308,7 +308,7 @@ def build_schedule(training: TrainingConfig) -> ScheduleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class RecipeParts:
     """What stands for the parts of training that a caller left out."""
 
     attack: Attack
@@ -318,10 +318,10 @@ class Recipe:
     schedule: ScheduleSettings
 
 
-def build_recipe(name: str | None) -> Recipe:
+def build_recipe(name: str | None) -> RecipeParts:
     """The parts of a recipe by name; without one, the defaults."""
     config = with_recipe(name)
-    return Recipe(
+    return RecipeParts(
         attack=build_attack(config.attack),
         objective=build_objective(config.objective),
         perturbation=build_tagged(config.weight_perturbation, WeightPerturbation),

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Rows = Float[Tensor, "rows features"]
+DataRows = Float[Tensor, "rows features"]
 Others = Float[Tensor, "others features"]
 
 
@@ -20,7 +20,7 @@ class Screen(ABC):
     """Finds a superset of the pairs of rows nearer than ``cut``."""
 
     @abstractmethod
-    def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
+    def near(self, a: DataRows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
         """Positions ``(i, j)`` of a superset of the pairs with ``||a_i - b_j|| < cut``, the distance
         evaluated in float64.
         """
@@ -31,7 +31,7 @@ def product_dtype() -> torch.dtype:
     return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
 
 
-def gram_near(a: Rows, b: Others, limit: float) -> Int[Tensor, "pairs 2"]:
+def gram_near(a: DataRows, b: Others, limit: float) -> Int[Tensor, "pairs 2"]:
     """Superset of the pairs with ``||a_i - b_j||^2 <= limit``, for rows of norm at most about 1 in the
     product's dtype.
 
@@ -52,7 +52,7 @@ def gram_near(a: Rows, b: Others, limit: float) -> Int[Tensor, "pairs 2"]:
 class Euclidean(Screen):
     """``||a - b||^2 = ||a||^2 + ||b||^2 - 2 <a, b>``, after centring."""
 
-    def __init__(self, x: Rows) -> None:
+    def __init__(self, x: DataRows) -> None:
         self.centre = x.mean(0, dtype=torch.float64)
         spread = float((x.amax(0).double() - x.amin(0).double()).norm())
         self.scale = 1 / spread if spread > 0 else 1.0
@@ -60,7 +60,7 @@ class Euclidean(Screen):
     def _centred(self, v: Tensor) -> Tensor:
         return (v.double() - self.centre).mul_(self.scale).to(product_dtype())
 
-    def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
+    def near(self, a: DataRows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
         return gram_near(self._centred(a), self._centred(b), (self.scale * cut) ** 2)
 
 
@@ -76,7 +76,7 @@ class Thermometer(Screen):
 
     most_segments = 16
 
-    def __init__(self, x: Rows) -> None:
+    def __init__(self, x: DataRows) -> None:
         low, high = x.amin(0).double(), x.amax(0).double()
         self.varies = high > low
         self.low, self.range = low[self.varies], (high - low)[self.varies]
@@ -90,7 +90,7 @@ class Thermometer(Screen):
         width = 1 / self.segments
         return torch.cat([(unit - j * width).clamp_(0, width).mul_(weight) for j in range(self.segments)], 1)
 
-    def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
+    def near(self, a: DataRows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
         while True:
             dust = (
                 2.0**-22
@@ -109,7 +109,7 @@ class Conflict(Screen):
     feature's threshold is the one that parts most pairs of a sample.
     """
 
-    def __init__(self, x: Rows) -> None:
+    def __init__(self, x: DataRows) -> None:
         self.sample = x[:: max(1, len(x) // 512)]
         self.cut = -1.0
         self.high = self.low = torch.empty(0)
@@ -129,7 +129,7 @@ class Conflict(Screen):
         pick = parted.argmax(0, keepdim=True)
         self.high, self.low, self.cut = levels.gather(0, pick)[0], below.gather(0, pick)[0], cut
 
-    def near(self, a: Rows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
+    def near(self, a: DataRows, b: Others, cut: float) -> Int[Tensor, "pairs 2"]:
         if cut != self.cut:
             self._goal(cut)
         left = torch.cat([a >= self.high, a <= self.low], 1).float()

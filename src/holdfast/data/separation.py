@@ -20,7 +20,7 @@ from holdfast._arguments import EXAMPLES, LABELS, MASK, Array, as_tensor
 from holdfast._rules import COUNT, FUNCTION, Rule, maybe, real, takes
 from holdfast._tensors import chunks, flatten, generator
 from holdfast._values import Shown
-from holdfast.data.screens import SCREENS, Others, Rows, Screen
+from holdfast.data.screens import SCREENS, DataRows, Others, Screen
 from holdfast.errors import InputError
 
 Pairs = Int[Tensor, "pairs 2"]
@@ -66,7 +66,7 @@ class Separation(Shown):
 LARGEST = 1e150  # of a number in the data: the squares of larger ones overflow
 
 
-def paired_distances(a: Rows, b: Rows, norm: str) -> Float[Tensor, " rows"]:
+def paired_distances(a: DataRows, b: DataRows, norm: str) -> Float[Tensor, " rows"]:
     """Distance of each row of ``a`` from the same row of ``b``, in float64; norm ``"1"``, ``"2"`` or
     ``"inf"``.
     """
@@ -148,7 +148,7 @@ def separation(
             f"x must be numbers of at most {LARGEST:g} in size, whose distances do not overflow, got "
             f"{float(x.abs().max()):g}; scale the data down."
         )
-    search = _Search(flatten(x), y, norm, 2 * radius, listed, counted, block)
+    search = _PairSearch(flatten(x), y, norm, 2 * radius, listed, counted, block)
     groups = _groups(flatten(x), y, None if fixed is None else fixed.reshape(-1))
     search.run(list(groups), None if fixed is None else ~fixed.reshape(-1), progress)
     return Separation(
@@ -162,7 +162,7 @@ def separation(
     )
 
 
-def _groups(x: Rows, y: Tensor, fixed: Tensor | None) -> Iterator[Tensor]:
+def _groups(x: DataRows, y: Tensor, fixed: Tensor | None) -> Iterator[Tensor]:
     """Row numbers that agree on all fixed features, sorted by label; only groups of two labels or more."""
     if fixed is None or not bool(fixed.any()):
         if len(y) and bool((y != y[0]).any()):
@@ -175,11 +175,11 @@ def _groups(x: Rows, y: Tensor, fixed: Tensor | None) -> Iterator[Tensor]:
             yield rows
 
 
-class _Search:
+class _PairSearch:
     """The best pair so far and the meeting pairs, while blocks of pairs go by."""
 
     def __init__(
-        self, x: Rows, y: Tensor, norm: str, reach: float, listed: int, counted: int, block: int
+        self, x: DataRows, y: Tensor, norm: str, reach: float, listed: int, counted: int, block: int
     ) -> None:
         self.x, self.y, self.norm, self.reach = x, y, norm, reach
         self.listed, self.counted = listed, counted
@@ -236,7 +236,7 @@ class _Search:
 class _Block:
     """The rows of one group with the screen fitted to them."""
 
-    def __init__(self, search: _Search, x: Rows, members: Tensor) -> None:
+    def __init__(self, search: _PairSearch, x: DataRows, members: Tensor) -> None:
         self.search, self.x, self.members = search, x, members
         self.budget = 16 * search.block
         self.screen: Screen | None = None
@@ -290,7 +290,7 @@ class _Block:
         self.measure(near[:, 0] + rows.start, near[:, 1] + cols.start)
 
 
-def _near_dense(a: Rows, b: Others, norm: str, cut: float) -> Pairs:
+def _near_dense(a: DataRows, b: Others, norm: str, cut: float) -> Pairs:
     """Pairs nearer than ``cut``, give or take rounding in float64."""
     mode = "donot_use_mm_for_euclid_dist"
     lengths = torch.cdist(a.double(), b.double(), p=float(norm), compute_mode=mode)

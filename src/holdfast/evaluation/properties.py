@@ -55,7 +55,7 @@ class Answer:
     why: str = ""
 
 
-class Part(nn.Module):
+class PropertyPart(nn.Module):
     """``A_k f(x) - b_k`` for one row of a condition: positive where the row is not met."""
 
     def __init__(self, model: nn.Module, row: Float[Tensor, " outputs"], limit: float) -> None:
@@ -317,7 +317,7 @@ def _proved(
     )  # the box itself is then the ball's box, whatever rounding did to the centre
     threat = LpBall("inf", radius, bounds=(lower, upper))
     return verify(
-        Part(model, row, limit),
+        PropertyPart(model, row, limit),
         centre[None],
         torch.ones(1, dtype=torch.long),
         threat,

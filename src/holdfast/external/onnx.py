@@ -21,7 +21,7 @@ from holdfast.external.onnx_comparison import Step, alone, compared, unsure_of
 from holdfast.external.onnx_functions import FUNCTIONS
 from holdfast.external.onnx_graph import assembled, ends_in_softmax, mixes_rows
 from holdfast.external.onnx_layers import LAYERS
-from holdfast.external.onnx_node import Attributes, Function, Layer, Node
+from holdfast.external.onnx_node import Attributes, Function, Node, OnnxLayer
 
 TRANSLATIONS = {**LAYERS, **FUNCTIONS}
 OLDEST = 7  # opset from which arithmetic broadcasts as it does today
@@ -86,7 +86,7 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
         raise InputError(f"{path} must put out floating-point numbers, got {last.dtype}; export it so.")
     if last.ndim != 2:
         module = nn.Flatten() if last.ndim > 2 else Function("Unsqueeze", lambda x: x[:, None], (None,))
-        layers.append(Layer(name=f"{len(layers)}_outputs", module=module, sources=(output,)))
+        layers.append(OnnxLayer(name=f"{len(layers)}_outputs", module=module, sources=(output,)))
         output = len(layers)
     network = assembled(layers, output).eval()
     shape = tuple(probe.shape[1:])
@@ -108,12 +108,12 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
 
 def _translated(
     onnx: Any, model: Any, values: dict[str, Tensor], source: str, opset: int
-) -> tuple[list[Layer], list[Step], int]:
+) -> tuple[list[OnnxLayer], list[Step], int]:
     """All layers, the nodes that they are of, and the number of the output; the nodes' values at the probe
     go into ``values``.
     """
     graph, batch = model.graph, len(values[source])
-    numbers, layers, steps = {source: 0}, list[Layer](), list[Step]()
+    numbers, layers, steps = {source: 0}, list[OnnxLayer](), list[Step]()
     wanted = {name for entry in graph.node for name in entry.input} | {graph.output[0].name}
     for entry in graph.node:
         node = _node(onnx, entry, values, numbers, wanted, opset, batch)
@@ -158,7 +158,7 @@ def _translated(
             if values[name].numel() == 0:
                 raise node.refuse("must put out numbers, but puts out none; export it again")
             layers.append(
-                Layer(
+                OnnxLayer(
                     name=f"{len(layers)}_{node.op}",
                     module=module,
                     sources=tuple(numbers[part] for part in live),

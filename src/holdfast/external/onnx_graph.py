@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.external.onnx_node import Layer
+from holdfast.external.onnx_node import OnnxLayer
 from holdfast.external.onnx_patterns import recognised
 
 
@@ -19,7 +19,7 @@ class GraphNetwork(nn.Module):
             returned.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[OnnxLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({layer.name: layer.module for layer in layers})
         self.sources = [layer.sources for layer in layers]
@@ -35,7 +35,7 @@ class GraphNetwork(nn.Module):
         return values[len(self.sources)]
 
 
-def assembled(layers: Sequence[Layer], output: int) -> nn.Module:
+def assembled(layers: Sequence[OnnxLayer], output: int) -> nn.Module:
     """The simplest module of these layers: `nn.Sequential` for a plain chain, which the closed forms of
     attacks know.
     """
@@ -70,7 +70,7 @@ def ends_in_softmax(network: nn.Module) -> bool:
     return isinstance(last_layer(network), nn.Softmax)
 
 
-def _needed(layers: Sequence[Layer], output: int) -> list[Layer]:
+def _needed(layers: Sequence[OnnxLayer], output: int) -> list[OnnxLayer]:
     """The layers that the output needs, which the last of them makes, without those that do nothing,
     renumbered.
     """

@@ -153,7 +153,7 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class OnnxLayer:
     """A module and the numbers of the values it is called with; layer ``k`` makes value ``k + 1``, value 0
     is the input.
     """

@@ -12,19 +12,19 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from holdfast.external.onnx_node import Function, Layer
+from holdfast.external.onnx_node import Function, OnnxLayer
 
 Argument = int | Tensor  # the number of a value, or a constant
 CLOSE = 1e-6  # relative: float32 rounding of a constant
 
 
-def recognised(layers: Sequence[Layer], output: int) -> list[Layer]:
+def recognised(layers: Sequence[OnnxLayer], output: int) -> list[OnnxLayer]:
     """The layers with each known group replaced by one module at the place of its last."""
     found = [_known(layers, place) for place in range(len(layers))]
     return _with_biases(found, output)
 
 
-def _known(layers: Sequence[Layer], place: int) -> Layer:
+def _known(layers: Sequence[OnnxLayer], place: int) -> OnnxLayer:
     layer = layers[place]
     match layer.module:
         case Function(name="Mul"):
@@ -34,7 +34,7 @@ def _known(layers: Sequence[Layer], place: int) -> Layer:
     return layer
 
 
-def _arguments(layers: Sequence[Layer], value: Argument, op: str) -> list[Argument] | None:
+def _arguments(layers: Sequence[OnnxLayer], value: Argument, op: str) -> list[Argument] | None:
     """What a value was computed from, if by this operation."""
     if not isinstance(value, int) or value == 0:
         return None
@@ -44,14 +44,14 @@ def _arguments(layers: Sequence[Layer], value: Argument, op: str) -> list[Argume
     return list(layer.module.arguments(layer.sources))
 
 
-def _of_module(layers: Sequence[Layer], value: Argument, kind: type[nn.Module]) -> int | None:
+def _of_module(layers: Sequence[OnnxLayer], value: Argument, kind: type[nn.Module]) -> int | None:
     """The argument of a layer of this type."""
     if not isinstance(value, int) or value == 0 or not isinstance(layers[value - 1].module, kind):
         return None
     return layers[value - 1].sources[0]
 
 
-def _factors(layers: Sequence[Layer], value: Argument) -> Iterator[Argument]:
+def _factors(layers: Sequence[OnnxLayer], value: Argument) -> Iterator[Argument]:
     arguments = _arguments(layers, value, "Mul")
     if arguments is None:
         yield value
@@ -74,7 +74,7 @@ def _parts(arguments: list[Argument] | None) -> tuple[list[int], list[Tensor]]:
     return [a for a in known if isinstance(a, int)], [a for a in known if isinstance(a, Tensor)]
 
 
-def _gelu_or_silu(layers: Sequence[Layer], layer: Layer, value: int) -> Layer:
+def _gelu_or_silu(layers: Sequence[OnnxLayer], layer: OnnxLayer, value: int) -> OnnxLayer:
     """``x (1 + erf(x / sqrt(2))) / 2`` and ``x sigmoid(x)``, factors in any order."""
     values, constants = _parts(list(_factors(layers, value)))
     if len(values) != 2:
@@ -89,7 +89,7 @@ def _gelu_or_silu(layers: Sequence[Layer], layer: Layer, value: int) -> Layer:
     return layer
 
 
-def _erf_argument(layers: Sequence[Layer], value: int) -> int | None:
+def _erf_argument(layers: Sequence[OnnxLayer], value: int) -> int | None:
     """``x`` where the value is ``erf(x / sqrt(2))``."""
     inner = _arguments(layers, value, "Erf")
     if not inner:
@@ -104,7 +104,7 @@ def _erf_argument(layers: Sequence[Layer], value: int) -> int | None:
     return None
 
 
-def _softplus(layers: Sequence[Layer], layer: Layer, value: int) -> Layer:
+def _softplus(layers: Sequence[OnnxLayer], layer: OnnxLayer, value: int) -> OnnxLayer:
     """``x`` above a threshold and ``softplus(x)`` below, as torch's own softplus has it."""
     match _arguments(layers, value, "Where"):
         case [int(test), int(x), int(below)] if _of_module(layers, below, nn.Softplus) == x:
@@ -116,7 +116,7 @@ def _softplus(layers: Sequence[Layer], layer: Layer, value: int) -> Layer:
     return layer
 
 
-def _with_biases(layers: Sequence[Layer], output: int) -> list[Layer]:
+def _with_biases(layers: Sequence[OnnxLayer], output: int) -> list[OnnxLayer]:
     """A sum of a linear layer without bias and one constant vector becomes that layer's bias."""
     result = list(layers)
     uses = Counter(source for layer in layers for source in layer.sources)

@@ -5,7 +5,7 @@ here.
 from holdfast.families.base import Expanded as Expanded
 from holdfast.families.base import Factor as Factor
 from holdfast.families.base import Family as Family
-from holdfast.families.base import Known as Known
+from holdfast.families.base import NetworkFacts as NetworkFacts
 from holdfast.families.base import Pass as Pass
 from holdfast.families.base import Search as Search
 from holdfast.families.base import Sizes as Sizes

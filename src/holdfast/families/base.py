@@ -133,7 +133,7 @@ class Expanded(Shown):
     how: str
 
 
-class Known(Generic[N]):
+class NetworkFacts(Generic[N]):
     """A class of networks with what is known of it without any proof.
 
     Attributes:
@@ -141,7 +141,7 @@ class Known(Generic[N]):
         network: the class.
         near_linear: whether its networks stay near their linearisation, so that the step size of theory fits.
         step_lasts: whether that step serves to the end of training, so that gradient descent is what such
-            networks are trained by where nothing is said; for others it is Adam (`holdfast.training.recipe`).
+            networks are trained by where nothing is said; for others it is Adam (`holdfast.training.automatic`).
     """
 
     name: ClassVar[str]
@@ -170,7 +170,7 @@ class Known(Generic[N]):
         return network
 
 
-class Family(Known[N], ABC):
+class Family(NetworkFacts[N], ABC):
     """A class of networks with a proof: a rigorous bound of their curvature in the weights, and an allowance
     for rounding.
 

@@ -4,11 +4,11 @@ of its tangent for ever.
 
 from torch import nn
 
-from holdfast.families.base import Known
+from holdfast.families.base import NetworkFacts
 from holdfast.networks.linearised import Linearised
 
 
-class LinearisedNetworks(Known[Linearised]):
+class LinearisedNetworks(NetworkFacts[Linearised]):
     name = "linearised"
     network = Linearised
     near_linear = True

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import nn
 
-from holdfast.families.base import Known, Settings
+from holdfast.families.base import NetworkFacts, Settings
 from holdfast.networks.conv import MNISTConv
 
 
-class MNISTConvNetworks(Known[MNISTConv]):
+class MNISTConvNetworks(NetworkFacts[MNISTConv]):
     name = "mnist-conv"
     network = MNISTConv
 

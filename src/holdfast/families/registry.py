@@ -9,7 +9,7 @@ from holdfast._rules import TEXT, kind, takes
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.linearity import LocalLinearity
 from holdfast.errors import InputError
-from holdfast.families.base import Family, Known, Settings
+from holdfast.families.base import Family, NetworkFacts, Settings
 from holdfast.families.curvature import FamilyCurvature
 from holdfast.families.dense import DenseFamily
 from holdfast.families.exact import exact_core, forget, note, origin, why_not_exact
@@ -17,8 +17,8 @@ from holdfast.families.linearised import LinearisedNetworks
 from holdfast.families.mnist_conv import MNISTConvNetworks
 from holdfast.families.two_layer import TwoLayerFamily
 
-_KNOWN: dict[str, Known[Any]] = {}
-_LIBRARY: tuple[Known[Any], ...] = (
+_KNOWN: dict[str, NetworkFacts[Any]] = {}
+_LIBRARY: tuple[NetworkFacts[Any], ...] = (
     TwoLayerFamily(),
     DenseFamily(),
     LinearisedNetworks(),
@@ -26,8 +26,8 @@ _LIBRARY: tuple[Known[Any], ...] = (
 )
 
 
-@takes(family=kind(Known, what="a holdfast.families.Family", hint="make an instance of yours"))
-def register(family: Known[Any]) -> None:
+@takes(family=kind(NetworkFacts, what="a holdfast.families.Family", hint="make an instance of yours"))
+def register(family: NetworkFacts[Any]) -> None:
     """Add a family. Its networks are certified by its bound from now on, and the certificate says by whose.
 
     Raises:
@@ -70,7 +70,7 @@ for _family in _LIBRARY:
     register(_family)
 
 
-def registered() -> tuple[Known[Any], ...]:
+def registered() -> tuple[NetworkFacts[Any], ...]:
     """All of them, the library's first."""
     return tuple(_KNOWN.values())
 
@@ -98,7 +98,7 @@ def unproved(curvature: Curvature, model: nn.Module) -> str:
     return Curvature.unproved(curvature, model)
 
 
-def known_as(model: nn.Module) -> Known[Any] | None:
+def known_as(model: nn.Module) -> NetworkFacts[Any] | None:
     """What is known of networks of this class, whether or not this one is exactly as written."""
     return next((known for known in registered() if isinstance(model, known.network)), None)
 

@@ -13,7 +13,7 @@ from holdfast.trace import TraceRecorder, load_trace
 from holdfast.training import TrainingState, Within
 from holdfast.training.averaging import Average
 
-Rows = list[EpochFigures]
+Epochs = list[EpochFigures]
 
 
 @dataclass
@@ -53,7 +53,7 @@ def save_state(
 
 def resume_state(
     folder: Path, model: nn.Module, optimizer: Any, recorder: TraceRecorder
-) -> tuple[TrainingState, Best, Rows]:
+) -> tuple[TrainingState, Best, Epochs]:
     """Put model, optimiser and recorder back to the last checkpoint in ``folder``.
 
     Raises:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from holdfast._record import differing
 from holdfast.diagnosis import Finding
-from holdfast.report.collect import Run, read_run, said
+from holdfast.report.collect import RunPage, read_run, said
 
 NEEDED = (
     "last.safetensors",
@@ -32,7 +32,7 @@ def examine(folder: Path) -> tuple[Finding, ...]:
     return (*(said(finding, run.config) for finding in _files(run)), *run.findings)
 
 
-def _files(run: Run) -> list[Finding]:
+def _files(run: RunPage) -> list[Finding]:
     found = []
     missing = [name for name in NEEDED if not (run.folder / name).exists()]
     if missing and not run.known.interrupted:

@@ -27,11 +27,11 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.automatic import Chosen
 from holdfast.training.averaging import Averaging, refresh_statistics
 from holdfast.training.devices import Devices
 from holdfast.training.objectives import Objective
 from holdfast.training.perturbation import WeightPerturbation
-from holdfast.training.recipe import Recipe
 from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import StepSize
 
@@ -49,7 +49,7 @@ class Session:
         x, y: the training part, on the run's device.
         attack: the adversary of training; ``final`` that of the finished network.
         kernel: what the tangent kernel was at the start; None where it is not watched.
-        recipe: the optimiser and the examples a round, and why where they were chosen.
+        chosen: the optimiser and the examples a round, and why where they were chosen.
         step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began
             with, None of an optimiser with its own.
         radius: at which windows are bounded while training; the certificate may be asked for another.
@@ -81,7 +81,7 @@ class Session:
     recorder: TraceRecorder
     ball: ParameterBall
     kernel: KernelWatch | None
-    recipe: Recipe
+    chosen: Chosen
     step: StepSize | None
     learning_rate: float | None
     writer: RunWriter
@@ -158,7 +158,7 @@ class Session:
         self.model.load_state_dict(average, strict=False)
         if self.parameter_radius is not None:
             self.ball.project(self.model)
-        refresh_statistics(self.model, self.x, self.recipe.batch_size)
+        refresh_statistics(self.model, self.x, self.chosen.batch_size)
 
     def current(self) -> Weights:
         """A copy of the weights as they are."""

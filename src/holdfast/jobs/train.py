@@ -64,13 +64,13 @@ from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, Hooks, ParameterBall, Training, TrainingState, fit, summed
+from holdfast.training.automatic import chosen_for, chosen_rate, chosen_words
 from holdfast.training.averaging import Averaging
 from holdfast.training.devices import devices_for
 from holdfast.training.loop import ramped
 from holdfast.training.objectives.base import OBJECTIVE, Function, Objective, as_objective
 from holdfast.training.optimizers import OPTIMIZER, Auto, Choice, Named, as_optimizer, make_optimizer
 from holdfast.training.perturbation import NoPerturbation, WeightPerturbation
-from holdfast.training.recipe import chosen_rate, chosen_words, recipe_for
 from holdfast.training.schedules import SCHEDULE, Factor, ScheduleSettings, as_schedule
 from holdfast.training.settings import ValidationSettings
 from holdfast.training.step_size import ADAM, StepSize
@@ -170,7 +170,7 @@ def train(
             a learning rate is given, else adam.
         learning_rate: default for sgd the inverse of the curvature at the start
             (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
-            (`holdfast.training.recipe`), else its usual 0.001. What was chosen, and why, stands in the log
+            (`holdfast.training.automatic`), else its usual 0.001. What was chosen, and why, stands in the log
             and in the summary.
         schedule: how the learning rate changes: ``constant`` (default), ``cosine``, ``linear``, ``steps``,
             ``one-cycle``, a function from the share of training done to a share of the peak, or
@@ -242,7 +242,7 @@ def train(
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
-    choice = recipe_for(
+    choice = chosen_for(
         model,
         len(data.train),
         optimizer=as_optimizer(optimizer),
@@ -365,7 +365,7 @@ def train(
                 names=recorder.names, initial=recorder.initial, radius=parameter_radius or math.inf
             ),
             kernel=kernel,
-            recipe=choice,
+            chosen=choice,
             step=step,
             learning_rate=learning_rate,
             writer=RunWriter(folder if fabric.is_global_zero else None, fresh=not resume),

@@ -26,7 +26,7 @@ FILE = "identity.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class IdentityPart:
     """One thing a run is made of: in words, and by its content."""
 
     says: str
@@ -37,7 +37,7 @@ class Part:
 class Identity:
     """A run's parts by name, and how long it was to be."""
 
-    parts: dict[str, Part]
+    parts: dict[str, IdentityPart]
     epochs: int
 
     @property
@@ -72,19 +72,20 @@ def identity_of(
     )
     sizes = f"{len(split.train)} training examples of {data.features} features in {data.classes} classes"
     parts = {
-        "data": Part(says=f"{data.name} ({sizes})", digest=content_digest(content)),
-        "threat": Part(says=threat.spec, digest=content_digest(threat)),
-        "loss": Part(says=loss.name, digest=content_digest(loss)),
-        "network": Part(says=_network(model), digest=content_digest(model, weights=False)),
-        "attack": Part(says=_words(attack), digest=content_digest(attack)),
-        "example_weights": Part(
+        "data": IdentityPart(says=f"{data.name} ({sizes})", digest=content_digest(content)),
+        "threat": IdentityPart(says=threat.spec, digest=content_digest(threat)),
+        "loss": IdentityPart(says=loss.name, digest=content_digest(loss)),
+        "network": IdentityPart(says=_network(model), digest=content_digest(model, weights=False)),
+        "attack": IdentityPart(says=_words(attack), digest=content_digest(attack)),
+        "example_weights": IdentityPart(
             says="none" if example_weights is None else f"{len(example_weights)} numbers",
             digest=content_digest(example_weights),
         ),
     }
     settings |= {f"validation {name.replace('_', ' ')}": value for name, value in vars(validation).items()}
     parts |= {
-        name: Part(says=_words(value), digest=content_digest(value)) for name, value in settings.items()
+        name: IdentityPart(says=_words(value), digest=content_digest(value))
+        for name, value in settings.items()
     }
     return Identity(parts=parts, epochs=epochs)
 
@@ -123,7 +124,7 @@ def read_identity(folder: Path) -> Identity:
         raise RunFolderError(f"a run is resumed from its checkpoint, {why} start it without resume.")
     try:
         values = json.loads(checked(path).read_text(encoding="utf-8"))
-        parts = {name: Part(**part) for name, part in values["parts"].items()}
+        parts = {name: IdentityPart(**part) for name, part in values["parts"].items()}
         return Identity(parts=parts, epochs=int(values["epochs"]))
     except RunFolderError:
         raise

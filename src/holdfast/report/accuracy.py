@@ -7,7 +7,7 @@ from markupsafe import Markup
 from holdfast._formats import count, percent, setting
 from holdfast.record.schema import Interval
 from holdfast.report.bracket import AXIS, BAND_HEIGHT, BAND_TOP, PAD, dimension, end_mark, label, labels_below
-from holdfast.report.evaluated import AtRadius, Evaluated
+from holdfast.report.evaluated import AtRadius, EvaluatedPart
 from holdfast.report.figures import Figure, Point, Series, chart, thinned
 from holdfast.report.svg import Scale, Svg
 
@@ -16,7 +16,7 @@ FEWEST_RADII = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class AccuracyPart:
     """A part of the examples: every example is in one of them."""
 
     name: str
@@ -25,7 +25,7 @@ class Part:
     examples: str
 
 
-def parts(found: Evaluated) -> tuple[Part, ...]:
+def parts(found: EvaluatedPart) -> tuple[AccuracyPart, ...]:
     """Proved, open, broken, wrong: how the examples divide; nothing where the figures do not divide them."""
     clean, verified, standing = found.clean, found.verified, found.not_broken
     if standing is None:
@@ -43,7 +43,7 @@ def parts(found: Evaluated) -> tuple[Part, ...]:
         return ()
     total = found.record.examples
     return tuple(
-        Part(
+        AccuracyPart(
             name=name,
             style=style,
             share=max(0.0, share),
@@ -53,7 +53,7 @@ def parts(found: Evaluated) -> tuple[Part, ...]:
     )
 
 
-def accuracy_bracket(found: Evaluated, width: float) -> Markup:
+def accuracy_bracket(found: EvaluatedPart, width: float) -> Markup:
     """The bar of all examples, ``width`` pixels wide: proved from the left, not broken, correct
     unattacked; empty if not measured.
     """
@@ -103,7 +103,7 @@ def ends_text(span: Interval | None) -> str:
     return "" if span is None else f"{percent(span[0])} to {percent(span[1])}"
 
 
-def describe(found: Evaluated) -> str:
+def describe(found: EvaluatedPart) -> str:
     """The bracket in words."""
     named = (
         ("verified, proved", found.verified, found.verified_span),
@@ -127,7 +127,7 @@ def _whisker(svg: Svg, scale: Scale, span: Interval | None, y: float) -> None:
         svg.line(x, y - 4, x, y + 4, "whisker")
 
 
-def curve_figure(found: Evaluated, run: str) -> Figure | None:
+def curve_figure(found: EvaluatedPart, run: str) -> Figure | None:
     """Both sides of the bracket against the radius, what is open shaded; ``None`` where fewer than two
     radii were evaluated.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from holdfast._formats import Real, number
-from holdfast.report.collect import Run
+from holdfast.report.collect import RunPage
 from holdfast.report.svg import Scale, Svg, text_width
 
 WIDE, NARROW = 940.0, 343.0
@@ -19,7 +19,7 @@ AXIS = 176.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ends:
+class BracketEnds:
     """The figures drawn: whatever is claimed or measured."""
 
     lower: float | None
@@ -35,8 +35,8 @@ class Ends:
         return [value for value in (self.lower, self.surrogate, self.upper) if value is not None]
 
 
-def ends(run: Run) -> Ends:
-    return Ends(
+def ends(run: RunPage) -> BracketEnds:
+    return BracketEnds(
         lower=run.claimed_lower,
         upper=run.upper,
         surrogate=run.surrogate,
@@ -47,7 +47,7 @@ def ends(run: Run) -> Ends:
     )
 
 
-def full_scale(runs: list[Run]) -> float:
+def full_scale(runs: list[RunPage]) -> float:
     """The top of the loss axis shared by these runs: 0 to here holds every figure and the first epoch's loss.
 
     A start far above the rest (a diverging first epoch) is left out rather than flatten all else.
@@ -58,7 +58,7 @@ def full_scale(runs: list[Run]) -> float:
     return max(1.06 * max([top, *starts]), SMALLEST_TOP) if found else 1.0
 
 
-def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
+def bracket(run: RunPage, width: float, top: float, *, magnify: bool) -> Markup:
     """The number line of one run, ``width`` pixels wide, on the loss scale 0 to ``top``; empty if nothing
     was measured.
     """
@@ -82,7 +82,7 @@ def bracket(run: Run, width: float, top: float, *, magnify: bool) -> Markup:
     return svg.render(describe(run), "bracket")
 
 
-def describe(run: Run) -> str:
+def describe(run: RunPage) -> str:
     """The picture in words."""
     shown = ends(run)
     lower = "lower bound" if shown.proved_lower or shown.lower is None else "estimated lower bound"
@@ -95,7 +95,7 @@ def describe(run: Run) -> str:
     )
 
 
-def _detail(svg: Svg, shown: Ends, scale: Scale) -> None:
+def _detail(svg: Svg, shown: BracketEnds, scale: Scale) -> None:
     middle = BAND_TOP + BAND_HEIGHT / 2
     svg.line(scale.start, AXIS, scale.stop, AXIS, "axis")
     for value, text in scale.ticks(max(3, int(svg.width / 150))):
@@ -161,7 +161,7 @@ def labels_below(svg: Svg, found: list[tuple[Real, str, str, str, str]]) -> None
         label(svg, place, BAND_TOP + BAND_HEIGHT + 27, name, value, style, aside)
 
 
-def _end_labels(svg: Svg, shown: Ends, scale: Scale) -> None:
+def _end_labels(svg: Svg, shown: BracketEnds, scale: Scale) -> None:
     lower_name = "lower bound" if shown.proved_lower else "lower estimate"
     upper_name = "upper bound" if shown.proved_upper else "strongest attack"
     ends = ((shown.lower, lower_name, "lower-text"), (shown.upper, upper_name, "upper-text"))
@@ -171,7 +171,7 @@ def _end_labels(svg: Svg, shown: Ends, scale: Scale) -> None:
     )
 
 
-def _gap(svg: Svg, shown: Ends, scale: Scale) -> None:
+def _gap(svg: Svg, shown: BracketEnds, scale: Scale) -> None:
     """The dimension line between the lower bound and the network."""
     if shown.lower is None or shown.surrogate is None or shown.surrogate <= shown.lower:
         return
@@ -198,7 +198,7 @@ def dimension(svg: Svg, left: Real, right: Real, text: str) -> None:
         )
 
 
-def _overview(svg: Svg, shown: Ends, detail: Scale, scale: Scale) -> None:
+def _overview(svg: Svg, shown: BracketEnds, detail: Scale, scale: Scale) -> None:
     """The same figures on the whole loss scale, and the wedge that magnifies them."""
     y = 236.0
     low, high = max(detail.low, 0.0), detail.high

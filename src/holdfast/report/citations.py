@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from holdfast.record.schema import EvaluationFigures
-from holdfast.report.collect import Run
+from holdfast.report.collect import RunPage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ BOUNDS = {
 }
 
 
-def citations(runs: list[Run]) -> tuple[Citation, ...]:
+def citations(runs: list[RunPage]) -> tuple[Citation, ...]:
     """The works these runs used, the theorem first."""
     said = " ".join(_said(run) for run in runs).lower()
     return (*ALWAYS, *(work for words, work in BY_WORD if any(_met(word, said) for word in words)))
@@ -196,7 +196,7 @@ def _met(word: str, said: str) -> bool:
     return re.search(rf"(?<![a-z]){re.escape(word)}(?![a-z])", said) is not None
 
 
-def _said(run: Run) -> str:
+def _said(run: RunPage) -> str:
     told = (run.summary.attack, run.summary.data.name)
     return " ".join([*(text for text in told if text), *_evaluated(run.summary.evaluation)])
 

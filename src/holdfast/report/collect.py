@@ -83,7 +83,7 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunPage:
     """Everything the page shows of one run folder."""
 
     folder: Path
@@ -141,7 +141,7 @@ def said(finding: Finding, config: str | None) -> Finding:
     return finding if config is not None and PYTHON.search(config) else finding.at_terminal()
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunPage:
     """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing
     or cut short.
     """
@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run:
     gallery, problem = _gallery(checked(folder / "gallery.safetensors"))
     config = _text(checked(folder / "config.yaml"))
     status = summary.certificate_status
-    return Run(
+    return RunPage(
         folder=folder,
         name=summary.name or folder.resolve().name,
         summary=summary,

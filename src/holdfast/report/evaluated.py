@@ -21,7 +21,7 @@ from holdfast.record.schema import (
     Intervals,
     StageFigures,
 )
-from holdfast.report.collect import Gallery, Run, named, said
+from holdfast.report.collect import Gallery, RunPage, named, said
 
 VERDICTS = {
     "trust": "No sign that the attacks failed was found. That is no proof.",
@@ -42,7 +42,7 @@ class AtRadius:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class EvaluatedPart:
     """What an evaluation found. ``verified`` is proved, ``not_broken`` observed; spans are 95 % intervals
     of a sample.
     """
@@ -65,7 +65,7 @@ class Evaluated:
     faults: tuple[str, ...]
 
 
-def read_evaluation(run: Run) -> Evaluated | None:
+def read_evaluation(run: RunPage) -> EvaluatedPart | None:
     """The evaluation recorded in the run's summary; ``None`` where there is none."""
     record = run.summary.evaluation
     if record is None or record == EvaluationFigures():
@@ -74,7 +74,7 @@ def read_evaluation(run: Run) -> Evaluated | None:
     hardest = record.hardest[:MOST_HARDEST]
     pictures, problem = _pictures(run.folder / "evaluation" / POINTS, hardest)
     verified = record.robust_accuracy_verified if bounded else None
-    return Evaluated(
+    return EvaluatedPart(
         record=record,
         clean=record.clean_accuracy,
         verified=verified,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from holdfast._formats import number, percent, setting
-from holdfast.report.collect import BoundAtRadius, Epoch, Run
+from holdfast.report.collect import BoundAtRadius, Epoch, RunPage
 from holdfast.report.svg import Scale, Svg
 
 WIDTH, HEIGHT = 420.0, 258.0
@@ -127,14 +127,14 @@ def _level(label: str, value: float | None, style: str, over: tuple[Point, ...])
     )
 
 
-def loss_top(runs: Sequence[Run]) -> float:
+def loss_top(runs: Sequence[RunPage]) -> float:
     """Top of the loss axis, shared by the runs."""
     found = [v for run in runs for v in (run.surrogate, run.upper, run.claimed_lower) if v is not None]
     found += [e.online_loss for run in runs for e in run.epochs if e.online_loss is not None]
     return 1.05 * max(found, default=0.0) or 1.0
 
 
-def loss_figure(run: Run, runs: Sequence[Run]) -> Figure:
+def loss_figure(run: RunPage, runs: Sequence[RunPage]) -> Figure:
     top = loss_top(runs)
     title = "Loss and its bounds over rounds"
     online = tuple((e.rounds, e.online_loss) for e in run.epochs if e.online_loss is not None)
@@ -198,7 +198,7 @@ def loss_figure(run: Run, runs: Sequence[Run]) -> Figure:
     )
 
 
-def drift_figure(run: Run, runs: Sequence[Run]) -> Figure:
+def drift_figure(run: RunPage, runs: Sequence[RunPage]) -> Figure:
     title = "Drift from the initial weights, by layer"
     layers = list(dict.fromkeys(layer for e in run.epochs for layer in e.drift))
     radii = {d.layer: d.radius for d in run.drift}
@@ -234,7 +234,7 @@ def drift_figure(run: Run, runs: Sequence[Run]) -> Figure:
     )
 
 
-def kernel_figure(run: Run, runs: Sequence[Run]) -> Figure | None:
+def kernel_figure(run: RunPage, runs: Sequence[RunPage]) -> Figure | None:
     """How the tangent kernel moved on a few training examples; on pages with a run that watched it."""
     if not any(epoch.kernel for one in runs for epoch in one.epochs):
         return None
@@ -289,7 +289,7 @@ def _spectrum(looks: list[Epoch]) -> tuple[str, ...]:
     )
 
 
-def accuracy_figure(run: Run, runs: Sequence[Run]) -> Figure:
+def accuracy_figure(run: RunPage, runs: Sequence[RunPage]) -> Figure:
     title = "Accuracy on the validation part"
 
     def over(pick: str) -> tuple[Point, ...]:
@@ -321,7 +321,7 @@ def accuracy_figure(run: Run, runs: Sequence[Run]) -> Figure:
     )
 
 
-def radius_figure(run: Run, runs: Sequence[Run]) -> Figure:
+def radius_figure(run: RunPage, runs: Sequence[RunPage]) -> Figure:
     title = "Lower bound against the radius of the ball"
     rows = [row for row in run.bounds_at_radii if row.lower_bound is not None]
     if not rows:
@@ -379,7 +379,7 @@ def radius_figure(run: Run, runs: Sequence[Run]) -> Figure:
     )
 
 
-FIGURES: tuple[Callable[[Run, Sequence[Run]], Figure | None], ...] = (
+FIGURES: tuple[Callable[[RunPage, Sequence[RunPage]], Figure | None], ...] = (
     loss_figure,
     drift_figure,
     accuracy_figure,

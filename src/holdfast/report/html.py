@@ -15,13 +15,13 @@ from holdfast._record import check_whole
 from holdfast._rules import PATH, several, takes
 from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.errors import InputError, RunFolderError
-from holdfast.report.accuracy import Part, accuracy_bracket, curve_figure, parts
+from holdfast.report.accuracy import AccuracyPart, accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
 from holdfast.report.citations import citations
-from holdfast.report.collect import Run, read_run
-from holdfast.report.evaluated import VERDICTS, Evaluated, read_evaluation
+from holdfast.report.collect import RunPage, read_run
+from holdfast.report.evaluated import VERDICTS, EvaluatedPart, read_evaluation
 from holdfast.report.figures import FIGURES, Figure
-from holdfast.report.images import Drawn, draw
+from holdfast.report.images import Picture, draw
 from holdfast.report.pages import render
 
 MOST_EPOCH_ROWS = 60
@@ -48,15 +48,15 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class EvaluationPage:
     """A run's evaluation with everything drawn; ``hardest`` only where the examples are images."""
 
-    found: Evaluated
+    found: EvaluatedPart
     wide: Markup
     narrow: Markup
-    parts: tuple[Part, ...]
+    parts: tuple[AccuracyPart, ...]
     curve: Figure | None
-    hardest: Drawn | None
+    hardest: Picture | None
     own_classes: bool
 
 
@@ -65,14 +65,14 @@ class View:
     """One run with everything drawn."""
 
     label: str
-    run: Run
+    run: RunPage
     wide: Markup
     narrow: Markup
     cards: tuple[Card, ...]
     figures: tuple[Figure, ...]
-    gallery: Drawn | None
+    gallery: Picture | None
     config: Markup | None
-    evaluation: Evaluation | None
+    evaluation: EvaluationPage | None
     summed_up: str
 
 
@@ -100,7 +100,7 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     return Path(out)
 
 
-def page(runs: Sequence[Run]) -> str:
+def page(runs: Sequence[RunPage]) -> str:
     """The page as text."""
     top, alone = full_scale(list(runs)), len(runs) == 1
     views = [
@@ -129,13 +129,13 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
-def evaluation(run: Run) -> Evaluation | None:
+def evaluation(run: RunPage) -> EvaluationPage | None:
     """The run's evaluation, drawn; ``None`` where it has none."""
     found = read_evaluation(run)
     if found is None:
         return None
     hardest = draw(run, found.pictures)
-    return Evaluation(
+    return EvaluationPage(
         found=found,
         wide=accuracy_bracket(found, WIDE),
         narrow=accuracy_bracket(found, NARROW),
@@ -146,7 +146,7 @@ def evaluation(run: Run) -> Evaluation | None:
     )
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(runs: Sequence[RunPage]) -> list[str]:
     """A distinct name for each run: its own, with the folder's, and at last a number, where names repeat."""
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
@@ -159,7 +159,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def cards(run: Run) -> tuple[Card, ...]:
+def cards(run: RunPage) -> tuple[Card, ...]:
     """The three gaps, with each one's share of the robust loss: lower bound + optimisation + attack."""
     shares = loss_shares(run)
     largest = max(shares, key=lambda key: shares[key]) if len(shares) > 1 else None
@@ -187,7 +187,7 @@ def cards(run: Run) -> tuple[Card, ...]:
     )
 
 
-def _figure(run: Run, key: str) -> str:
+def _figure(run: RunPage, key: str) -> str:
     finding = run.finding(key)
     if key == "optimisation" and run.unsayable:
         return NOTHING
@@ -196,7 +196,7 @@ def _figure(run: Run, key: str) -> str:
     return finding.figure
 
 
-def loss_shares(run: Run) -> dict[str, float]:
+def loss_shares(run: RunPage) -> dict[str, float]:
     """Shares of the robust loss of this network: what no network in the ball avoids (the lower bound), what
     the optimiser leaves, and what the training attack misses. Empty where nothing is claimed or measured."""
     lower, gap, missed = run.claimed_lower, run.gap, run.finding("attack").value

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from holdfast._formats import setting
-from holdfast.report.collect import Gallery, Run
+from holdfast.report.collect import Gallery, RunPage
 from holdfast.report.svg import Svg
 
 MOST_ITEMS = 24
@@ -45,7 +45,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Picture:
     """The gallery of one run; ``reach`` is the end of the symmetric colour scale."""
 
     items: tuple[Item, ...]
@@ -131,7 +131,7 @@ def _bars(values: Values, reach: float, words: str, style: str) -> Markup:
     return svg.render(words, "bars")
 
 
-def draw(run: Run, gallery: Gallery | None) -> Drawn | None:
+def draw(run: RunPage, gallery: Gallery | None) -> Picture | None:
     """A gallery with one grey scale and one colour scale for all its examples; the run names the classes."""
     if gallery is None or not len(gallery.x) or not gallery.x[0].size:
         return None
@@ -177,7 +177,7 @@ def draw(run: Run, gallery: Gallery | None) -> Drawn | None:
                 size=setting(float(f"{np.abs(attacked[i] - x[i]).max():.4g}")),
             )
         )
-    return Drawn(
+    return Picture(
         items=tuple(items),
         left_out=len(gallery.x) - len(items),
         reach=setting(float(f"{reach:.4g}")),
@@ -188,7 +188,7 @@ def draw(run: Run, gallery: Gallery | None) -> Drawn | None:
     )
 
 
-def _names(run: Run, gallery: Gallery, i: int) -> tuple[str, str | None, str | None]:
+def _names(run: RunPage, gallery: Gallery, i: int) -> tuple[str, str | None, str | None]:
     """Names of the label, the clean prediction and the prediction under attack."""
     before, after = gallery.predicted_clean, gallery.predicted_attacked
     return (

@@ -14,7 +14,7 @@ from holdfast._rules import kind, takes
 from holdfast._tensors import chunks
 from holdfast.errors import InputError
 from holdfast.theory.angular import polynomial, power_series
-from holdfast.theory.duals import Rows, floored, root
+from holdfast.theory.duals import DualRows, floored, root
 from holdfast.theory.spec import KernelSpec, spec_of
 
 TILE = (1024, 128)
@@ -153,7 +153,7 @@ class NTK:
             )
         return scaled.mul_(left.last[rows, None]).mul_(right.last[columns])
 
-    def _scaled(self, u: Tensor, left: Sequence[Rows], right: Sequence[Rows]) -> Tensor:
+    def _scaled(self, u: Tensor, left: Sequence[DualRows], right: Sequence[DualRows]) -> Tensor:
         """The kernel over both points' deviations in the last layer, from the correlations ``u`` of the
         inputs.
         """
@@ -216,7 +216,7 @@ class _Points:
     """Unit vectors, what each layer does to each point alone, and the deviations in the last layer."""
 
     unit: Tensor
-    layers: tuple[Rows, ...]
+    layers: tuple[DualRows, ...]
     last: Tensor
 
 

@@ -23,7 +23,7 @@ Pair = tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class DualRows:
     """What a layer does to each point alone.
 
     Attributes:
@@ -40,8 +40,8 @@ class Rows:
     factors: tuple[Tensor, ...] = ()
     degree: int = 0
 
-    def __getitem__(self, part: slice) -> "Rows":
-        return Rows(
+    def __getitem__(self, part: slice) -> "DualRows":
+        return DualRows(
             input=self.input[part],
             value=self.value[part],
             slope=self.slope[part],
@@ -66,11 +66,11 @@ class Dual(ABC):
     homogeneous: bool = False
 
     @abstractmethod
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
         """Each point alone, from the variances ``p >= 0`` of its preactivations."""
 
     @abstractmethod
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         """``v(u)`` and ``v'(u)`` for correlations in [-1, 1]; differentiable, with finite derivatives also
         at -1 and 1.
         """
@@ -102,10 +102,10 @@ class PiecewiseLinear(Dual):
         self.linear = leak / self.mean_square
         self.curved = (1 - leak) ** 2 / (2 * math.pi) / self.mean_square
 
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
-        return Rows(input=p, value=self.mean_square * p, slope=torch.full_like(p, self.mean_square))
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
+        return DualRows(input=p, value=self.mean_square * p, slope=torch.full_like(p, self.mean_square))
 
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         if self.leak == 1:
             return u, torch.ones_like(u)
         value, slope = arc_cosine(u)
@@ -121,10 +121,10 @@ class SquaredReLU(Dual):
 
     homogeneous = True
 
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
-        return Rows(input=p, value=1.5 * p.square(), slope=2 * p)
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
+        return DualRows(input=p, value=1.5 * p.square(), slope=2 * p)
 
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         second, first = _ArcCosine.apply(u, 2)  # type: ignore[no-untyped-call]
         return second / (3 * math.pi), first * (4 / (3 * math.pi))
 
@@ -132,17 +132,17 @@ class SquaredReLU(Dual):
 class Erf(Dual):
     """``E[erf(s) erf(t)] = (2 / pi) asin(2 cov / sqrt((1 + 2 p)(1 + 2 q)))``."""
 
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
         shrink = root(2 * p / (1 + 2 * p))  # of one point's own correlation; sqrt for a factor a side
         value = (2 / math.pi) * torch.asin(shrink.square())
-        return Rows(
+        return DualRows(
             input=p,
             value=value,
             slope=(4 / math.pi) / (1 + 4 * p).sqrt(),
             factors=(shrink, value.clamp_min(torch.finfo(p.dtype).tiny).rsqrt()),
         )
 
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         shrink, scale = (outer(a, b) for a, b in zip(left.factors, right.factors, strict=True))
         inner = u * shrink
         slope = shrink * scale * (1 - inner.square()).rsqrt()

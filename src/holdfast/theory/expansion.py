@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.errors import InputError
 from holdfast.networks.activations import QUADRATURE_NODES, QUADRATURE_REACH, Activation
-from holdfast.theory.duals import Dual, Pair, Rows, floored, inverse_sine, root
+from holdfast.theory.duals import Dual, DualRows, Pair, floored, inverse_sine, root
 
 DEGREES = 256
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-7}
@@ -21,7 +21,7 @@ ANGLES = 20  # nodes in each of the four sectors between kinks
 RADII = 64
 
 
-class Expanded(Dual):
+class HermiteDual(Dual):
     """``V = sum_k a_k(p) a_k(q) u^k`` with ``a_k(p) = E[act(sqrt(p) z - b) h_k(z)]``, ``h_k`` the normalised
     Hermite polynomials.
 
@@ -34,7 +34,7 @@ class Expanded(Dual):
     def __init__(self, activation: Activation, shift: float = 0.0) -> None:
         self.activation, self.shift = activation, shift
 
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
         kind, p = p.dtype, p.double()  # in float32 rounding would hide the tail
         z, mass, hermite = (part.to(p.device) for part in _basis())
         deviation = root(p)
@@ -47,11 +47,11 @@ class Expanded(Dual):
         )
         # all of them: the other set of points may need more terms than this one
         kept = (coefficients.to(kind),) if degree else ()
-        return Rows(
+        return DualRows(
             input=p.to(kind), value=square.to(kind), slope=slope.to(kind), factors=kept, degree=degree
         )
 
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         if not (left.factors and right.factors):
             return self._polar(u, left, right)
         a, b = left.factors[0], right.factors[0]
@@ -63,7 +63,7 @@ class Expanded(Dual):
             value = torch.addcmul(a[:, k, None] * b[None, :, k], value, u)
         return value, slope
 
-    def _polar(self, u: Tensor, left: Rows, right: Rows) -> Pair:
+    def _polar(self, u: Tensor, left: DualRows, right: DualRows) -> Pair:
         """``s = sqrt(p) r cos phi``, ``t = sqrt(q) r cos(phi - theta)``; kinks where either cosine is 0."""
         if self.shift:
             raise InputError(

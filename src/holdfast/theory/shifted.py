@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.theory.duals import Dual, Pair, Rows, floored, inverse_sine, outer, root
+from holdfast.theory.duals import Dual, DualRows, Pair, floored, inverse_sine, outer, root
 
 OWEN_NODES = 32  # the integrand is entire on [0, 1] and bounded by 1: rounding in float64
 FARTHEST = 37.0  # beyond it the normal tail is 0 in float64
@@ -25,13 +25,13 @@ class ShiftedReLU(Dual):
     def __init__(self, shift: float) -> None:
         self.shift = shift
 
-    def rows(self, p: Float[Tensor, " n"]) -> Rows:
+    def rows(self, p: Float[Tensor, " n"]) -> DualRows:
         h = (self.shift / floored(p).sqrt()).clamp(-FARTHEST, FARTHEST)
         tail = torch.special.ndtr(-h)
         value = p * ((1 + h.square()) * tail - h * _density(h)).clamp_min(0)
-        return Rows(input=p, value=value, slope=tail, factors=(h, root(p / floored(value))))
+        return DualRows(input=p, value=value, slope=tail, factors=(h, root(p / floored(value))))
 
-    def pair(self, u: Float[Tensor, "n m"], left: Rows, right: Rows) -> Pair:
+    def pair(self, u: Float[Tensor, "n m"], left: DualRows, right: DualRows) -> Pair:
         h, k = left.factors[0][:, None], right.factors[0][None, :]
         value, slope = _Orthant.apply(u, h, k)  # type: ignore[no-untyped-call]
         scale = outer(left.factors[1], right.factors[1])

@@ -18,7 +18,7 @@ from holdfast.families.exact import exact_core, why_not_exact
 from holdfast.networks import Activation, activation_named
 from holdfast.networks.activations import ACTIVATION, ERF, IDENTITY, LEAK, LEAKY_RELU, RELU, SQUARED_RELU
 from holdfast.theory.duals import Dual, Erf, PiecewiseLinear, SquaredReLU
-from holdfast.theory.expansion import Expanded
+from holdfast.theory.expansion import HermiteDual
 from holdfast.theory.shifted import ShiftedReLU
 
 Trained = Literal["hidden", "hidden and output", "all"]
@@ -77,13 +77,13 @@ class KernelSpec(Shown):
     def dual(self) -> Dual:
         """Closed form where there is one, else by expansion or quadrature."""
         if self.shift:
-            return ShiftedReLU(self.shift) if self.act is RELU else Expanded(self.act, self.shift)
+            return ShiftedReLU(self.shift) if self.act is RELU else HermiteDual(self.act, self.shift)
         leaks = {RELU: 0.0, LEAKY_RELU: LEAK, IDENTITY: 1.0}
         if self.act in leaks:
             return PiecewiseLinear(leaks[self.act])
         if self.act is SQUARED_RELU:
             return SquaredReLU()
-        return Erf() if self.act is ERF else Expanded(self.act)
+        return Erf() if self.act is ERF else HermiteDual(self.act)
 
     @property
     def factor(self) -> float:

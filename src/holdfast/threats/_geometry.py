@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 
 from holdfast import projections
 from holdfast.errors import InputError
+from holdfast.projections import Rows
 from holdfast.threats._half import neighbour
 
-Rows = Float[Tensor, "batch features"]
 Limit = Float[Tensor, "#batch #features"]
 Edge = float | Tensor
 Box = tuple[Edge, Edge]

@@ -15,8 +15,9 @@ from holdfast._arguments import BOUNDS, MASK
 from holdfast._overrides import is_value_of
 from holdfast._rules import Rule, maybe, real, takes
 from holdfast.errors import InputError
+from holdfast.projections import Rows
 from holdfast.threats import _geometry as geometry
-from holdfast.threats._geometry import Limits, Rows
+from holdfast.threats._geometry import Limits
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
 _MAXIMISE = {"inf": projections.maximise_linf, "2": projections.maximise_l2, "1": projections.maximise_l1}

@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 from holdfast import projections
 from holdfast._arguments import MASK
 from holdfast._rules import maybe, real, takes
-from holdfast.projections import lengths
+from holdfast.projections import Rows, lengths
 from holdfast.threats import _geometry as geometry
-from holdfast.threats._geometry import Limits, Rows
+from holdfast.threats._geometry import Limits
 from holdfast.threats.base import SHRINK, UNITS, Points, Threat
 
 

@@ -10,7 +10,7 @@ from holdfast._tensors import chunks, generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class RoundShare:
     """This process's share of one round: its rows, and how many examples the round has over all processes."""
 
     rows: Tensor
@@ -24,7 +24,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def epoch_batches(
     examples: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, processes: int = 1
-) -> Iterator[Batch]:
+) -> Iterator[RoundShare]:
     """Every example exactly once, in an order fixed by ``seed`` and ``epoch`` alone (so that a resumed run
     repeats it).
 
@@ -37,4 +37,4 @@ def epoch_batches(
         order = torch.randperm(examples, generator=generator(epoch_seed(seed, epoch)))
     for part in chunks(examples, batch_size):
         rows = order[part]
-        yield Batch(rows=rows[rank::processes], round_size=len(rows))
+        yield RoundShare(rows=rows[rank::processes], round_size=len(rows))

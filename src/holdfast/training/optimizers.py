@@ -50,7 +50,7 @@ class _AdamW(_Plain, torch.optim.AdamW):
 @takes(weight_decay=real(least=0), clip_norm=maybe(real(above=0)))
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """The optimiser that is chosen for the network (`holdfast.training.recipe`).
+    """The optimiser that is chosen for the network (`holdfast.training.automatic`).
 
     Attributes:
         weight_decay: of whichever it is.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from holdfast._deadline import OutOfTime
 from holdfast.verification import relaxations
-from holdfast.verification.crown import State, back_substitute
+from holdfast.verification.crown import BackwardState, back_substitute
 from holdfast.verification.graph import Unit
 from holdfast.verification.pooling import PoolLines
 from holdfast.verification.region import BoxRegion, dot
@@ -25,7 +25,7 @@ DECAY = 0.95
 
 
 def optimised_margins(
-    state: State,
+    state: BackwardState,
     rows: Float[Tensor, "batch rows outputs"],
     steps: int,
     signs: dict[int, Tensor] | None = None,
@@ -87,7 +87,7 @@ def _free(step: Unit) -> bool:
     return scalar.convex if scalar.kinked is None else scalar.kinked[0] < scalar.kinked[1]
 
 
-def _start(state: State, number: int, rows: int) -> Tensor:
+def _start(state: BackwardState, number: int, rows: int) -> Tensor:
     """Parameters in [0, 1] that give CROWN's own lines, for each example and row."""
     step = state.graph.steps[number]
     lines = state.lines[number]
@@ -101,7 +101,7 @@ def _start(state: State, number: int, rows: int) -> Tensor:
 
 
 def _margins(
-    state: State,
+    state: BackwardState,
     rows: Float[Tensor, "batch rows outputs"],
     shares: dict[int, Tensor],
     multipliers: dict[int, Tensor] | None,
@@ -128,7 +128,7 @@ def _margins(
     return value + constant, sound
 
 
-def _lines(state: State, number: int, share: Tensor) -> Lines:
+def _lines(state: BackwardState, number: int, share: Tensor) -> Lines:
     step, lines = state.graph.steps[number], state.lines[number]
     if not isinstance(step, Unit) or not isinstance(lines, Lines):
         raise TypeError(f"value {number} has no slope to choose")

@@ -17,7 +17,7 @@ from holdfast._deadline import NEVER, Deadline, OutOfTime
 from holdfast.threats.base import Threat
 from holdfast.verification import crown
 from holdfast.verification.alpha import constraints, optimised_margins
-from holdfast.verification.crown import State, back_substitute
+from holdfast.verification.crown import BackwardState, back_substitute
 from holdfast.verification.graph import Graph, Maximum, Unit
 from holdfast.verification.leaves import best_multipliers
 from holdfast.verification.region import BoxRegion, Region, dot
@@ -139,7 +139,7 @@ def refuting(
 class _Part:
     """Parts of one set, cut by signs, with what is known of one function there."""
 
-    state: State
+    state: BackwardState
     rows: Float[Tensor, "parts 1 outputs"]
     signs: dict[int, Tensor]
     bounds: Float[Tensor, " parts"]
@@ -234,7 +234,7 @@ class _Part:
         return best, point
 
     def _with_multipliers(
-        self, state: State, number: int, signs: dict[int, Tensor], weights: Float[Tensor, " units"]
+        self, state: BackwardState, number: int, signs: dict[int, Tensor], weights: Float[Tensor, " units"]
     ) -> float:
         """The bound that multipliers of the signs' constraints give."""
         graph, rows = state.graph, self.rows[number : number + 1]
@@ -257,7 +257,7 @@ def _units(side: Float[Tensor, "1 ..."]) -> Float[Tensor, "1 units ..."]:
 
 
 def _affine(
-    state: State, pending: dict[int, Tensor]
+    state: BackwardState, pending: dict[int, Tensor]
 ) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
     """Slopes and heights of values that are affine in the input, the signs being known."""
     [rows] = pending.values()
@@ -266,7 +266,9 @@ def _affine(
     return slopes.flatten(2)[0], constant.expand(1, -1)[0]
 
 
-def _scores(state: State, seen: dict[int, Tensor], sizes: dict[int, int]) -> Float[Tensor, "parts units"]:
+def _scores(
+    state: BackwardState, seen: dict[int, Tensor], sizes: dict[int, int]
+) -> Float[Tensor, "parts units"]:
     """How much of the bound each undecided unit may cost: its coefficient times the height of its chord
     above its kink.
     """

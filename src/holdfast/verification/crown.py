@@ -37,7 +37,7 @@ NUMBERS = 2**19  # of coefficients in one piece of work: 4 MiB, so that a piece 
 
 
 @dataclass(kw_only=True)
-class State:
+class BackwardState:
     """What is known of a network over the threat sets of a batch.
 
     Attributes:
@@ -76,7 +76,7 @@ def analyse(
     refines: Refines = every_value,
     signs: dict[int, Tensor] | None = None,
     deadline: Deadline = NEVER,
-) -> State:
+) -> BackwardState:
     """Bounds of every value, those chosen by ``refines`` by back-substitution, and lines around every scalar
     function.
 
@@ -84,7 +84,7 @@ def analyse(
     points of the sets only that keep to them, and a lower bound above its upper one says that there is none.
     Raises `OutOfTime` at the deadline.
     """
-    state = State(graph=graph, region=region, bounds=[], lines={}, deadline=deadline)
+    state = BackwardState(graph=graph, region=region, bounds=[], lines={}, deadline=deadline)
     for number, step in enumerate(graph.steps):
         deadline.check()
         if isinstance(step, Unit | Maximum):
@@ -114,7 +114,7 @@ def analyse(
     return state
 
 
-def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
+def _refine(state: BackwardState, value: int, number: int, *, everywhere: bool) -> None:
     """Tighten the bounds of one value where that can change the lines around a step; all where intervals
     follow.
     """
@@ -142,7 +142,7 @@ def _refine(state: State, value: int, number: int, *, everywhere: bool) -> None:
     known.upper = torch.maximum(lower, upper).reshape(shape)
 
 
-def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: bool) -> None:
+def _tighten(state: BackwardState, value: int, wanted: Tensor, edge: Tensor, *, above: bool) -> None:
     """Improve ``edge``, in place, in the entries wanted for any example: lower bounds where ``above``,
     else upper ones.
     """
@@ -165,7 +165,7 @@ def _tighten(state: State, value: int, wanted: Tensor, edge: Tensor, *, above: b
 
 
 def _tighten_patches(
-    state: State, chain: Chain, wanted: Tensor, edge: Tensor, example: int, *, above: bool
+    state: BackwardState, chain: Chain, wanted: Tensor, edge: Tensor, example: int, *, above: bool
 ) -> None:
     """As `_tighten`, for the entries of a convolution wanted for one example, place by place."""
     channels, _, width = chain.steps[-1].shape
@@ -180,7 +180,9 @@ def _tighten_patches(
         begin += len(part)
         places = torch.stack([part // width, part % width])
         region, bounds, lines = cut(chain, state.region, state.bounds, state.lines, example, places)
-        small = State(graph=chain.graph, region=region, bounds=bounds, lines=lines, deadline=state.deadline)
+        small = BackwardState(
+            graph=chain.graph, region=region, bounds=bounds, lines=lines, deadline=state.deadline
+        )
         chosen = wanted.reshape(channels, -1)[:, part].T.to(torch.uint8).topk(rows, 1).indices
         last = bounds[-1].size.flatten(1)
         size = last.gather(1, chosen)
@@ -200,7 +202,7 @@ def rows_at_once(graph: Graph, examples: int) -> int:
 
 
 def rows_minimum(
-    state: State,
+    state: BackwardState,
     value: int,
     index: Int[Tensor, " rows"],
     sign: float,
@@ -228,7 +230,7 @@ def rows_minimum(
 
 
 def _lower_bound_by_single(
-    state: State,
+    state: BackwardState,
     pending: dict[int, Tensor],
     constant: Float[Tensor, "batch rows"],
     size: Float[Tensor, "batch rows"],
@@ -249,7 +251,7 @@ def _lower_bound_by_single(
 
 
 def lower_bound(
-    state: State,
+    state: BackwardState,
     pending: dict[int, Tensor],
     constant: Float[Tensor, "batch rows"],
     size: Float[Tensor, "batch rows"],
@@ -265,7 +267,7 @@ def lower_bound(
 
 
 def back_substitute(
-    state: State,
+    state: BackwardState,
     pending: dict[int, Tensor],
     constant: Float[Tensor, "batch rows"],
     size: Float[Tensor, "batch rows"],
@@ -387,7 +389,7 @@ def _add(pending: dict[int, Tensor], number: int, rows: Tensor) -> None:
 
 
 def lower_bound_by_interval(
-    state: State,
+    state: BackwardState,
     pending: dict[int, Tensor],
     constant: Float[Tensor, "batch rows"],
     size: Float[Tensor, "batch rows"],

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast.verification import crown
-from holdfast.verification.crown import State
+from holdfast.verification.crown import BackwardState
 from holdfast.verification.region import dot
 
 
@@ -31,14 +31,18 @@ def spread(
     return margins.gather(1, place).masked_fill(classes == y[:, None], 0.0)
 
 
-def specified_minimum(state: State, rows: Float[Tensor, "batch rows outputs"]) -> Float[Tensor, "batch rows"]:
+def specified_minimum(
+    state: BackwardState, rows: Float[Tensor, "batch rows outputs"]
+) -> Float[Tensor, "batch rows"]:
     """Lower bounds of linear functions of the outputs by back-substitution."""
     last = state.graph.last
     size = dot(rows.abs(), state.bounds[last].size)
     return crown.lower_bound(state, {last: rows}, torch.zeros_like(size), size)
 
 
-def interval_margins(state: State, rows: Float[Tensor, "batch rows outputs"]) -> Float[Tensor, "batch rows"]:
+def interval_margins(
+    state: BackwardState, rows: Float[Tensor, "batch rows outputs"]
+) -> Float[Tensor, "batch rows"]:
     """Lower bounds of linear functions of the outputs from intervals of what enters the last affine steps."""
     last = state.graph.last
     size = dot(rows.abs(), state.bounds[last].size)

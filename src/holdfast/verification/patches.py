@@ -19,14 +19,14 @@ from holdfast.verification.graph import Affine, Graph, Maximum, Source, Step, Un
 from holdfast.verification.intervals import Bounds
 from holdfast.verification.linear_maps import ConvolutionMap, LinearMap, ReshapeMap, ScaleMap, Shape
 from holdfast.verification.pooling import PoolLines
-from holdfast.verification.region import BoxRegion, Region, Rows
+from holdfast.verification.region import BoxRegion, Region, RegionRows
 from holdfast.verification.relaxations import Lines
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class PatchWindow:
     """Entries ``start + stride * place`` and on, ``size`` of them, in each of two directions, of one
     value.
     """
@@ -36,9 +36,9 @@ class Window:
     start: Pair
     size: Pair
 
-    def before(self, value: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> "Window":
+    def before(self, value: int, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> "PatchWindow":
         """The window of an earlier value on which this one depends."""
-        return Window(
+        return PatchWindow(
             value=value,
             stride=_each(lambda own, step: own * step, self.stride, stride),
             start=_each(lambda own, step, edge: own * step - edge, self.start, stride, padding),
@@ -77,7 +77,7 @@ class Chain:
     """The way from the image to a convolution, and the windows on it, the image's first."""
 
     steps: tuple[Step, ...]
-    windows: tuple[Window, ...]
+    windows: tuple[PatchWindow, ...]
 
     @cached_property
     def graph(self) -> Graph:
@@ -125,7 +125,7 @@ def chain_to(graph: Graph, value: int) -> Chain | None:
     """
     if len(graph.steps[value].shape) != 3:
         return None
-    window = Window(value=value, stride=(1, 1), start=(0, 0), size=(1, 1))
+    window = PatchWindow(value=value, stride=(1, 1), start=(0, 0), size=(1, 1))
     windows, steps = [window], [graph.steps[value]]
     convolutions = 0
     while not _is_image(graph, window.value):
@@ -195,7 +195,7 @@ class PatchRegion(Region):
     whole: Region
     index: Int[Tensor, "places entries"]
 
-    def minimum(self, rows: Rows) -> Float[Tensor, "places rows"]:
+    def minimum(self, rows: RegionRows) -> Float[Tensor, "places rows"]:
         places, count = len(self.index), rows.shape[1]
         wide = rows.new_zeros((places, count, self.whole.x.shape[1] + 1))
         wide.scatter_(2, self.index[:, None].expand(-1, count, -1), rows.expand(places, -1, -1))
@@ -215,7 +215,7 @@ def cut(
     graph, first = chain.graph, chain.windows[0]
     image = chain.steps[0].shape
 
-    def patch(window: Window, values: Tensor) -> Tensor:
+    def patch(window: PatchWindow, values: Tensor) -> Tensor:
         return window.of(values[example : example + 1], places)[0]
 
     lower, upper = (

@@ -105,7 +105,7 @@ class Noted:
 
 
 @dataclass(frozen=True)
-class Value:
+class TracedValue:
     """A value of the graph, as an argument."""
 
     number: int
@@ -237,7 +237,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves((args, kwargs)):
             number = self.number(leaf)
             if number is not None:
-                yield Value(number)
+                yield TracedValue(number)
             elif isinstance(leaf, Tensor) or (isinstance(leaf, bool | int | float) and not of_rows):
                 yield leaf
 

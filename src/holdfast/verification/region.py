@@ -15,7 +15,7 @@ from torch import Tensor
 from holdfast._tensors import chunks
 from holdfast.threats import LpBall, Threat, is_ball
 
-Rows = Float[Tensor, "#batch rows features"]
+RegionRows = Float[Tensor, "#batch rows features"]
 Points = Float[Tensor, "batch features"]
 
 ROUNDING = 4 * 2.0**-53
@@ -50,12 +50,12 @@ class Region(ABC):
         return replace(self, x=self.x[rows], lower=self.lower[rows], upper=self.upper[rows])
 
     @abstractmethod
-    def minimum(self, rows: Rows) -> Float[Tensor, "batch rows"]:
+    def minimum(self, rows: RegionRows) -> Float[Tensor, "batch rows"]:
         """A lower bound of ``min <row, x'>`` over each set, attained up to rounding; one row may serve all
         examples.
         """
 
-    def minimiser(self, rows: Rows) -> Float[Tensor, "batch rows features"]:
+    def minimiser(self, rows: RegionRows) -> Float[Tensor, "batch rows features"]:
         """Where the least value is attained."""
         count = rows.shape[1]
         direction = (-rows).expand(len(self), -1, -1).reshape(-1, rows.shape[2])
@@ -68,7 +68,7 @@ class Region(ABC):
 class BoxRegion(Region):
     """l-inf balls: boxes."""
 
-    def minimum(self, rows: Rows) -> Float[Tensor, "batch rows"]:
+    def minimum(self, rows: RegionRows) -> Float[Tensor, "batch rows"]:
         centre = (self.lower + self.upper) / 2
         half = torch.maximum(self.upper - centre, centre - self.lower)
         half = half + ROUNDING * half
@@ -79,11 +79,11 @@ class BoxRegion(Region):
 class SplitRegion(Region):
     """Any other threat: maximisers found by the threat itself."""
 
-    def minimum(self, rows: Rows) -> Float[Tensor, "batch rows"]:
+    def minimum(self, rows: RegionRows) -> Float[Tensor, "batch rows"]:
         step = max(1, PIECE // (len(self) * rows.shape[2]))
         return torch.cat([self._minimum(rows[:, part]) for part in chunks(rows.shape[1], step)], 1)
 
-    def _minimum(self, rows: Rows) -> Float[Tensor, "batch rows"]:
+    def _minimum(self, rows: RegionRows) -> Float[Tensor, "batch rows"]:
         value = dot(rows, self.x)
         towards = -rows
         move = self.minimiser(rows) - self.x[:, None]

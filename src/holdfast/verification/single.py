@@ -25,7 +25,7 @@ LEAST_WORK = 2**16  # entries of the layer below which float64 is as fast
 UNIT = 2.0**-24
 TINY = 1e-30  # more than what numbers too small for float32 can add up to
 
-Rows = Float[Tensor, "#batch rows units"]
+UnitRows = Float[Tensor, "#batch rows units"]
 
 
 def closing(graph: Graph, region: Region) -> tuple[int, MatrixMap] | None:
@@ -86,7 +86,7 @@ def centred(linear: MatrixMap, offset: Float[Tensor, " units"] | None, region: R
 
 
 def minimum(
-    rows: Rows,
+    rows: UnitRows,
     around: Lines,
     linear: MatrixMap,
     given: Float[Tensor, "batch units"],
@@ -149,7 +149,7 @@ def _spread(
 ) -> Float[Tensor, "batch rows"]:
     """``sum_j |(a W)_j| h_j``; infinite where it is not wanted.
 
-    Rows that serve all examples are the same numbers every time: those wanted for an example are multiplied
+    UnitRows that serve all examples are the same numbers every time: those wanted for an example are multiplied
     example by example, without more copies of coefficients than the product reads.
     """
     below, above, sides = around.lower_slope.float(), around.upper_slope.float(), half.float()

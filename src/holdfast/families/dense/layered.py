@@ -14,7 +14,7 @@ from holdfast.curvature.grams import WeightedRows
 from holdfast.families.dense.expansion import TINY, Constants, Expansion, Start, reaches
 from holdfast.families.dense.free_parameters import FreeParameters
 from holdfast.families.dense.norms import Scaled, own_weights, sides
-from holdfast.families.dense.products import CHUNK_NUMBERS, Pairs, Third
+from holdfast.families.dense.products import CHUNK_NUMBERS, LayerPairs, Third
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ def _handed(
 def first_matrices(
     bound: Layered,
     at: Expansion,
-    pairs: Pairs | None,
+    pairs: LayerPairs | None,
     x: Float[Tensor, "batch coordinates"],
     units: Tensor,
     cross: Float[Tensor, "chosen coordinates coordinates"] | None,

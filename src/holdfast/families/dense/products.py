@@ -16,7 +16,7 @@ KEPT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class LayerPairs:
     """``G G' <= vectors diag(values) vectors' + rest``, as symmetric matrices: ``G`` holds the rows
     ``g_i``.
     """
@@ -26,7 +26,7 @@ class Pairs:
     rest: Float[Tensor, ""]
 
 
-def pairs_of(at: Expansion, layer: int) -> Pairs | None:
+def pairs_of(at: Expansion, layer: int) -> LayerPairs | None:
     """With the pulls ``g_i`` of this layer. The largest eigenvalues of ``G G'``; what is left counts as a
     multiple of the identity. Nothing where there is no such layer."""
     if len(at.inputs) <= layer:
@@ -34,18 +34,18 @@ def pairs_of(at: Expansion, layer: int) -> Pairs | None:
     pulls = at.pull(layer)
     gram = pulls @ pulls.T
     if not bool(gram.isfinite().all()):  # eigh would raise; the window is found to be void when it closes
-        return Pairs(vectors=gram[:, :1], values=gram[0, :1], rest=gram.sum())
+        return LayerPairs(vectors=gram[:, :1], values=gram[0, :1], rest=gram.sum())
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
     kept = min(KEPT, len(values))
     rest = values[-kept - 1] if kept < len(values) else values.new_zeros(())
-    return Pairs(vectors=vectors[:, -kept:], values=values[-kept:] - rest, rest=rest)
+    return LayerPairs(vectors=vectors[:, -kept:], values=values[-kept:] - rest, rest=rest)
 
 
 def cross_terms(
-    at: Expansion, pairs: Pairs | None, x: Float[Tensor, "batch coordinates"], units: Tensor
+    at: Expansion, pairs: LayerPairs | None, x: Float[Tensor, "batch coordinates"], units: Tensor
 ) -> Float[Tensor, "chosen coordinates coordinates"] | None:
-    """The part of ``T_j' T_j`` that `Pairs` keeps, for these units of layer 1, ``x`` being ``x^0`` in some
+    """The part of ``T_j' T_j`` that `LayerPairs` keeps, for these units of layer 1, ``x`` being ``x^0`` in some
     orthonormal basis.
 
     ``T_j = sum_i D_ij g_i^2 x_i'``, so ``T_j' T_j = X' E_j (G G') E_j X``, ``E_j = diag(D_j)``; nothing in a

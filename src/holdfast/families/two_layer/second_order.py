@@ -47,7 +47,7 @@ DERIVATIVES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class UnitPairs:
     """A two-layer network as ``g_c(x) = sum_k beta_ck (act(w_k x + b_k) - act(w'_k x + b'_k))``, in float64.
 
     Attributes:
@@ -63,7 +63,7 @@ class Pairs:
     factors: Float[Tensor, "pairs outputs"]
 
 
-def pairs_of(model: TwoLayer) -> Pairs:
+def pairs_of(model: TwoLayer) -> UnitPairs:
     """The units of a network, each with the one that shared its initial weights.
 
     Raises:
@@ -91,7 +91,7 @@ def pairs_of(model: TwoLayer) -> Pairs:
         shift = shift - inner @ model.center.double()
     if model.constant is not None:
         shift = shift + weight[:, -1] * model.constant
-    return Pairs(
+    return UnitPairs(
         first=inner[ones],
         second=inner[others],
         offsets=torch.stack([shift[ones], shift[others]]),
@@ -117,7 +117,7 @@ def margin_expansion(network: TwoLayer, ball: LpBall) -> MarginExpansion:
 
 def _margins(
     model: TwoLayer,
-    pairs: Pairs,
+    pairs: UnitPairs,
     point: Float[Tensor, " features"],
     rows: Float[Tensor, "rows outputs"],
     threat: LpBall,

@@ -89,7 +89,7 @@ def smallest_width(
             "the radius below 1 / rho of it."
         )
     known = bounds(data, threat, hidden_layers=NETWORKS[network])
-    search = _Search(
+    search = _WidthSearch(
         data=data, hidden=NETWORKS[network], restarts=restarts, steps=steps, parts=parts, progress=progress
     )
     impossible = next(int(b.value) for b in known if b.fit == "robust" and b.of == "first hidden width")
@@ -107,7 +107,7 @@ def smallest_width(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Search:
+class _WidthSearch:
     """Settings that every training shares."""
 
     data: Dataset

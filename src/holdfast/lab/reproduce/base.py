@@ -23,7 +23,7 @@ CODE = hashlib.sha256(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Scale:
     """How large a run: ``quick`` for a look (tests and CI), otherwise the figures to quote; random
     ``seeds`` of networks and searches.
     """
@@ -72,7 +72,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class PlotLine:
     """One quantity of a plot. ``kind``: joined (``line``), marks only (``points``), one ``level``."""
 
     label: str
@@ -88,7 +88,7 @@ class Plot:
     title: str
     x: str
     y: str
-    lines: tuple[Line, ...]
+    lines: tuple[PlotLine, ...]
     log_x: bool = False
     log_y: bool = False
 
@@ -129,11 +129,11 @@ class Experiment:
     source: str
     setup: str
     criteria: tuple[Criterion, ...]
-    measure: Callable[[Setting, Report], Measured]
+    measure: Callable[[Scale, Report], Measured]
 
 
 def record(
-    experiment: Experiment, setting: Setting, measured: Measured, seconds: float, processor_seconds: float
+    experiment: Experiment, scale: Scale, measured: Measured, seconds: float, processor_seconds: float
 ) -> dict[str, Any]:
     """Claim, criteria with the numbers that met them or not, table, figures: what `reproduce.json` holds
     of one experiment.
@@ -148,7 +148,7 @@ def record(
         "claim": experiment.claim,
         "source": experiment.source,
         "setup": experiment.setup,
-        "settings": settings(experiment, setting),
+        "settings": settings(experiment, scale),
         "passed": all(v["passed"] for v in verdicts),
         "criteria": verdicts,
         "columns": [asdict(column) for column in measured.columns],
@@ -160,14 +160,14 @@ def record(
     }
 
 
-def settings(experiment: Experiment, setting: Setting) -> dict[str, Any]:
+def settings(experiment: Experiment, scale: Scale) -> dict[str, Any]:
     """What a finished record must agree with, word for word, to stand for this run; ``code`` is a digest
     of the experiments.
     """
     bounds = [f"{c.what} {c.relation} {c.bound:g}" for c in experiment.criteria]
     return {
-        "quick": setting.quick,
-        "seeds": list(setting.seeds),
+        "quick": scale.quick,
+        "seeds": list(scale.seeds),
         "criteria": bounds,
         "code": CODE,
         "versions": versions(),
@@ -214,11 +214,13 @@ def log_slope(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 def seeds_and_mean(
     label: str, xs: Sequence[float], per_seed: Sequence[Sequence[float]], style: str
-) -> tuple[Line, ...]:
+) -> tuple[PlotLine, ...]:
     """The mean over seeds as a line, every seed as a mark."""
     pairs = list(zip(xs, per_seed, strict=True))
     marks = tuple((x, y) for x, ys in pairs for y in ys)
     return (
-        Line(label=f"{label}, mean over seeds", points=tuple((x, mean(ys)) for x, ys in pairs), style=style),
-        Line(label="", points=marks, style=style, kind="points"),
+        PlotLine(
+            label=f"{label}, mean over seeds", points=tuple((x, mean(ys)) for x, ys in pairs), style=style
+        ),
+        PlotLine(label="", points=marks, style=style, kind="points"),
     )

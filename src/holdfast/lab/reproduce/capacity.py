@@ -6,11 +6,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
 )
 from holdfast.lab.reproduce.forced_widths import SETUP, Forced, forced_widths
 
@@ -43,10 +43,10 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """Search the smallest width, plain and robust, on the forced data of several dimensions."""
-    dimensions = (3, 5) if setting.quick else (3, 4, 6, 8)
-    found = forced_widths(setting, report, dict.fromkeys(dimensions, RHO))
+    dimensions = (3, 5) if scale.quick else (3, 4, 6, 8)
+    found = forced_widths(scale, report, dict.fromkeys(dimensions, RHO))
     robust = [f.robust for f in found]
     return Measured(
         deciding={
@@ -85,17 +85,17 @@ def widths_plot(found: list[Forced]) -> Plot:
         x="dimension",
         y="units",
         lines=(
-            Line(
+            PlotLine(
                 label="robust, verified",
                 points=tuple((x, f.robust) for x, f in zip(xs, found, strict=True)),
                 style="s-blue",
             ),
-            Line(
+            PlotLine(
                 label="robust, proved impossible below",
                 points=tuple((x, f.impossible_below) for x, f in zip(xs, found, strict=True)),
                 style="s-vermillion dash",
             ),
-            Line(
+            PlotLine(
                 label="plain, verified",
                 points=tuple((x, f.plain) for x, f in zip(xs, found, strict=True)),
                 style="s-green",

@@ -5,11 +5,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
     tracked,
 )
 from holdfast.lab.reproduce.setups import (
@@ -53,13 +53,13 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """Train with each attack from each seed, certify with the attack of training."""
-    data, threat = pair(setting)
-    width, rounds = (512, 60) if setting.quick else (2000, 120)
+    data, threat = pair(scale)
+    width, rounds = (512, 60) if scale.quick else (2000, 120)
     runs: dict[str, list[Run]] = {name: [] for name in ATTACKS}
     strongest: dict[str, list[float]] = {name: [] for name in ATTACKS}
-    for name, seed in tracked([(name, seed) for name in ATTACKS for seed in setting.seeds], report):
+    for name, seed in tracked([(name, seed) for name in ATTACKS for seed in scale.seeds], report):
         model = network(data, width, seed)
         runs[name].append(
             trained(model, data, threat, ATTACKS[name], radius=RADIUS, rounds=rounds, seed=seed)
@@ -67,17 +67,17 @@ def measure(setting: Setting, report: Report) -> Measured:
         strongest[name].append(worst_loss(model, data, threat, seed))
     certificates = {name: [run.certificate for run in found] for name, found in runs.items()}
     every = [c for found in certificates.values() for c in found]
-    lines: list[Line] = []
+    lines: list[PlotLine] = []
     for (name, found), style in zip(runs.items(), STYLES, strict=True):
         online = tuple(
             (float(row.rounds), row.online_loss)
             for row in found[0].epochs
             if row.rounds and row.online_loss is not None
         )
-        lines.append(Line(label=name, points=online, style=style))
+        lines.append(PlotLine(label=name, points=online, style=style))
         bound = found[0].certificate.lower_bound
         lines.append(
-            Line(
+            PlotLine(
                 label="" if lines[1:] else "lower bound of each",
                 points=((1.0, bound),),
                 style=f"{style} dash",

@@ -10,11 +10,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
     log_slope,
     mean,
     seeds_and_mean,
@@ -55,16 +55,16 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """The same number of rounds at each width, without a ball: nothing but the width holds the weights."""
-    data, threat = pair(setting)
-    widths = (64, 256, 1024) if setting.quick else (128, 512, 2048, 8192)
-    rounds = 40 if setting.quick else 60
+    data, threat = pair(scale)
+    widths = (64, 256, 1024) if scale.quick else (128, 512, 2048, 8192)
+    rounds = 40 if scale.quick else 60
     largest: dict[int, list[float]] = {width: [] for width in widths}
     all_weights: dict[int, list[float]] = {width: [] for width in widths}
     kernels: dict[int, list[float]] = {width: [] for width in widths}
     x = data.train.x.double()
-    for width, seed in tracked([(w, s) for w in widths for s in setting.seeds], report):
+    for width, seed in tracked([(w, s) for w in widths for s in scale.seeds], report):
         model = network(data, width, seed)
         start = copy.deepcopy(model)
         trained(
@@ -96,7 +96,7 @@ def measure(setting: Setting, report: Report) -> Measured:
                 log_y=True,
                 lines=(
                     *seeds_and_mean("measured", xs, list(values.values()), "s-blue"),
-                    Line(
+                    PlotLine(
                         label="slope -1/2",
                         style="s-vermillion dash",
                         points=tuple((w, mean(values[widths[0]]) * (w / xs[0]) ** -0.5) for w in xs),

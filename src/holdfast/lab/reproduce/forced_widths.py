@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from holdfast.data import forced
 from holdfast.lab.capacity import smallest_width
-from holdfast.lab.reproduce.base import Cell, Report, Setting, tracked
+from holdfast.lab.reproduce.base import Cell, Report, Scale, tracked
 from holdfast.theory.capacity import radius_for
 from holdfast.threats import LpBall
 
@@ -28,7 +28,7 @@ class Forced:
     row: tuple[Cell, ...]
 
 
-def forced_widths(setting: Setting, report: Report, rhos: Mapping[int, float]) -> list[Forced]:
+def forced_widths(scale: Scale, report: Report, rhos: Mapping[int, float]) -> list[Forced]:
     """`smallest_width` at each dimension with its rho."""
     found = []
     for dimension, rho in tracked(rhos.items(), report):
@@ -36,9 +36,9 @@ def forced_widths(setting: Setting, report: Report, rhos: Mapping[int, float]) -
         capacity = smallest_width(
             data,
             LpBall("2", radius_for(data, "2", rho)),
-            seeds=setting.seeds,
+            seeds=scale.seeds,
             widths=tuple(range(1, 2 * dimension + 1)),
-            steps=600 if setting.quick else 1000,
+            steps=600 if scale.quick else 1000,
         )
         assert capacity.robust is not None  # asked for
         plain, robust = capacity.plain, capacity.robust

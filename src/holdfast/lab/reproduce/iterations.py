@@ -10,11 +10,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
     log_slope,
     seeds_and_mean,
     tracked,
@@ -48,17 +48,17 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """Train, certify at the end, and read off when the best loss so far came within epsilon of the
     certified lower bound.
     """
-    data, threat = pair(setting)
-    width, rounds = (512, 120) if setting.quick else (2000, 300)
+    data, threat = pair(scale)
+    width, rounds = (512, 120) if scale.quick else (2000, 300)
     needed: list[list[float]] = []
     curves: list[tuple[tuple[float, float], ...]] = []
     gaps: list[float] = []
     uncertified = 0
-    for seed in tracked(setting.seeds, report):
+    for seed in tracked(scale.seeds, report):
         run = trained(
             network(data, width, seed),
             data,
@@ -106,7 +106,7 @@ def measure(setting: Setting, report: Report) -> Measured:
                 log_y=True,
                 lines=(
                     *seeds_and_mean("rounds needed", inverse, per_epsilon, "s-blue"),
-                    Line(
+                    PlotLine(
                         label="(R G / epsilon)^2, slope 2",
                         points=tuple(zip(inverse, limits, strict=True)),
                         style="s-vermillion dash",
@@ -120,8 +120,8 @@ def measure(setting: Setting, report: Report) -> Measured:
                 log_x=True,
                 log_y=True,
                 lines=tuple(
-                    Line(label=f"seed {seed}", points=curve, style=styles[i % len(styles)])
-                    for i, (seed, curve) in enumerate(zip(setting.seeds, curves, strict=True))
+                    PlotLine(label=f"seed {seed}", points=curve, style=styles[i % len(styles)])
+                    for i, (seed, curve) in enumerate(zip(scale.seeds, curves, strict=True))
                 ),
             ),
         ),

@@ -12,11 +12,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
     log_slope,
     mean,
     seeds_and_mean,
@@ -86,14 +86,14 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """The curve, then networks trained in a ball of radius `FINITE`, then the solution of that radius
     written into networks.
     """
-    data, threat = pair(setting)
-    radii = QUICK_RADII if setting.quick else RADII
-    widths = (32, 128, 512) if setting.quick else (64, 256, 1024, 4096)
-    rounds = 60 if setting.quick else 120
+    data, threat = pair(scale)
+    radii = QUICK_RADII if scale.quick else RADII
+    widths = (32, 128, 512) if scale.quick else (64, 256, 1024, 4096)
+    rounds = 60 if scale.quick else 120
     curve = kernel_limit(data, threat, radii, within(report, 0.0, 0.3))
     lower, upper = curve.lower.tolist(), curve.upper.tolist()
     place = radii.index(FINITE)
@@ -101,7 +101,7 @@ def measure(setting: Setting, report: Report) -> Measured:
     reached: dict[int, list[float]] = {width: [] for width in widths}
     written: dict[int, list[float]] = {width: [] for width in widths}
     differences: dict[int, list[float]] = {width: [] for width in widths}
-    cells = [(width, seed) for width in widths for seed in setting.seeds]
+    cells = [(width, seed) for width in widths for seed in scale.seeds]
     for width, seed in tracked(cells, within(report, 0.3, 1.0)):
         model = network(data, width, seed)
         copied = into_network(solution, model)
@@ -146,8 +146,8 @@ def measure(setting: Setting, report: Report) -> Measured:
                 y="loss",
                 log_x=True,
                 lines=(
-                    Line(label="function found", points=points, style="s-blue"),
-                    Line(
+                    PlotLine(label="function found", points=points, style="s-blue"),
+                    PlotLine(
                         label="lower bound",
                         points=tuple(zip(radii, lower, strict=True)),
                         style="s-vermillion dash",
@@ -162,13 +162,13 @@ def measure(setting: Setting, report: Report) -> Measured:
                 lines=(
                     *seeds_and_mean("trained", xs, list(reached.values()), "s-blue"),
                     *seeds_and_mean("written in", xs, list(written.values()), "s-green"),
-                    Line(
+                    PlotLine(
                         label="bracket of the limit",
                         points=((xs[0], low),),
                         style="s-vermillion dash",
                         kind="level",
                     ),
-                    Line(label="", points=((xs[0], high),), style="s-vermillion dash", kind="level"),
+                    PlotLine(label="", points=((xs[0], high),), style="s-vermillion dash", kind="level"),
                 ),
             ),
         ),

@@ -16,7 +16,7 @@ from holdfast._rules import FLAG, FUNCTION, PATH, TEXT, kind, maybe, several, ta
 from holdfast._signals import stopping
 from holdfast.errors import InputError, RunFolderError
 from holdfast.lab.reproduce import capacity, convergence, drift, iterations, optimal_loss, small_rho, width
-from holdfast.lab.reproduce.base import Experiment, Setting, record, settings
+from holdfast.lab.reproduce.base import Experiment, Scale, record, settings
 from holdfast.record.folder import check_folder
 
 EXPERIMENTS = {
@@ -55,7 +55,7 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
 def reproduce(
     names: Sequence[str] = (),
     *,
-    setting: Setting | None = None,
+    scale: Scale | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -65,7 +65,7 @@ def reproduce(
 
     Args:
         names: of `EXPERIMENTS`; none for all.
-        setting: quick or not, and the seeds; default the full runs from three seeds.
+        scale: quick or not, and the seeds; default the full runs from three seeds.
         out: folder for ``reproduce.json`` and ``reproduce.html``, which hold every experiment finished there.
             One with the same settings, criteria and versions is taken from the folder, not run again.
         overwrite: run experiments again that ``out`` holds with other settings, and replace them; without it
@@ -82,26 +82,26 @@ def reproduce(
             written.
     """
     experiments = chosen(names)
-    setting = Setting() if setting is None else setting
-    if not setting.seeds:
+    scale = Scale() if scale is None else setting
+    if not scale.seeds:
         raise InputError("seeds must be at least one, got none; 3 are usual.")
     folder = None if out is None else Path(out)
-    known = {} if folder is None else _known(folder, experiments, setting, overwrite=overwrite)
+    known = {} if folder is None else _known(folder, experiments, scale, overwrite=overwrite)
     seen = Progress(enabled=progress)
     records = []
     with nullcontext() if folder is None else locked(folder):
         for number, experiment in enumerate(experiments, start=1):
             found = known.get(experiment.name)
-            if found is None or found["settings"] != settings(experiment, setting):
+            if found is None or found["settings"] != settings(experiment, scale):
                 began, spent = time.perf_counter(), time.process_time()
                 try:
                     with seen.counted(f"{experiment.name}, {number} of {len(experiments)}") as report:
-                        measured = experiment.measure(setting, report)
+                        measured = experiment.measure(scale, report)
                 except (KeyboardInterrupt, SystemExit) as error:
                     error.add_note("interrupted; start the command again: finished experiments are kept.")
                     raise
                 found = record(
-                    experiment, setting, measured, time.perf_counter() - began, time.process_time() - spent
+                    experiment, scale, measured, time.perf_counter() - began, time.process_time() - spent
                 )
                 known[experiment.name] = found
                 if folder is not None:
@@ -115,7 +115,7 @@ def reproduce(
 
 
 def _known(
-    folder: Path, experiments: Sequence[Experiment], setting: Setting, *, overwrite: bool
+    folder: Path, experiments: Sequence[Experiment], scale: Scale, *, overwrite: bool
 ) -> dict[str, dict[str, Any]]:
     """What is finished in the folder; it must be free, or hold these experiments with these settings,
     unless they are to be replaced.
@@ -124,7 +124,7 @@ def _known(
         check_folder(folder, FILE, what="a reproduction")
     known = read_records(folder)
     for experiment in experiments:
-        there, now = known.get(experiment.name, {}).get("settings"), settings(experiment, setting)
+        there, now = known.get(experiment.name, {}).get("settings"), settings(experiment, scale)
         if there is not None and there != now and not overwrite:
             what = ", ".join(key for key in now if there.get(key) != now[key])
             raise RunFolderError(

@@ -11,7 +11,7 @@ from holdfast.config.schema import CertificateSettings
 from holdfast.data import Dataset, digits
 from holdfast.data.selection import keep_examples
 from holdfast.jobs.train import train
-from holdfast.lab.reproduce.base import Criterion, Report, Setting
+from holdfast.lab.reproduce.base import Criterion, Report, Scale
 from holdfast.losses import CrossEntropy
 from holdfast.networks import TwoLayer
 from holdfast.record.run import Run
@@ -43,14 +43,14 @@ ALL_CERTIFIED = Criterion(
 )
 
 
-def pair(setting: Setting, *, centred: bool = True) -> tuple[Dataset, LpBall]:
+def pair(scale: Scale, *, centred: bool = True) -> tuple[Dataset, LpBall]:
     """Digits 3 and 8 on the sphere (`docs/explanations/certificate.md`), all 357 or the first 100, and the
     threat.
     """
     data = digits(
         classes=(3, 8), features="centred-sphere" if centred else "sphere", validation=0.0, test=0.0
     )
-    if setting.quick:
+    if scale.quick:
         data = keep_examples(data, 100)
     return data, LpBall("2", RADIUS, fixed=data.fixed)
 

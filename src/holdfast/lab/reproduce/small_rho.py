@@ -4,7 +4,7 @@ plain.
 
 import math
 
-from holdfast.lab.reproduce.base import Criterion, Experiment, Measured, Report, Setting
+from holdfast.lab.reproduce.base import Criterion, Experiment, Measured, Report, Scale
 from holdfast.lab.reproduce.capacity import COLUMNS, NOTES, widths_plot
 from holdfast.lab.reproduce.forced_widths import SETUP, forced_widths
 
@@ -22,10 +22,10 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """The search of `capacity` at half the rho up to which one unit is enough."""
-    dimensions = (3, 5) if setting.quick else (3, 4, 6, 8, 12)
-    found = forced_widths(setting, report, {d: SHARE / math.sqrt(d) for d in dimensions})
+    dimensions = (3, 5) if scale.quick else (3, 4, 6, 8, 12)
+    found = forced_widths(scale, report, {d: SHARE / math.sqrt(d) for d in dimensions})
     return Measured(
         deciding={"gap": max(f.robust - f.plain for f in found)},
         columns=COLUMNS,

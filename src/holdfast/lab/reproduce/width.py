@@ -6,11 +6,11 @@ from holdfast.lab.reproduce.base import (
     Column,
     Criterion,
     Experiment,
-    Line,
     Measured,
     Plot,
+    PlotLine,
     Report,
-    Setting,
+    Scale,
     log_slope,
     mean,
     seeds_and_mean,
@@ -56,18 +56,18 @@ CRITERIA = (
 )
 
 
-def measure(setting: Setting, report: Report) -> Measured:
+def measure(scale: Scale, report: Report) -> Measured:
     """Predict the width from the kernel limit, then train at it and below."""
-    data, threat = pair(setting, centred=False)
-    rounds = 60 if setting.quick else 200
+    data, threat = pair(scale, centred=False)
+    rounds = 60 if scale.quick else 200
     [solution] = kernel_limit(data, threat, (RADIUS,), within(report, 0.0, 0.1)).solutions
     term = curvature_term(network(data, 1024), solution)
     predicted = even(term.width_for(GAP))
-    widths = [*(even(predicted / part) for part in (QUICK_SMALLER if setting.quick else SMALLER)), predicted]
+    widths = [*(even(predicted / part) for part in (QUICK_SMALLER if scale.quick else SMALLER)), predicted]
     gaps: dict[int, list[float]] = {width: [] for width in widths}
     losses: dict[int, list[float]] = {width: [] for width in widths}
     uncertified = 0
-    cells = [(width, seed) for width in widths for seed in setting.seeds]
+    cells = [(width, seed) for width in widths for seed in scale.seeds]
     for width, seed in tracked(cells, within(report, 0.1, 1.0)):
         run = trained(
             network(data, width, seed), data, threat, PGD_10, radius=RADIUS, rounds=rounds, seed=seed
@@ -99,12 +99,12 @@ def measure(setting: Setting, report: Report) -> Measured:
                 log_y=True,
                 lines=(
                     *seeds_and_mean("certified gap", xs, list(gaps.values()), "s-blue"),
-                    Line(
+                    PlotLine(
                         label="curvature term predicted",
                         points=tuple((w, v) for w in xs if (v := term.at(w)) > 0),
                         style="s-vermillion dash",
                     ),
-                    Line(
+                    PlotLine(
                         label=f"gap aimed at, {GAP:g}",
                         points=((xs[0], GAP),),
                         style="s-ink dash",

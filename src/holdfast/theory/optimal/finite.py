@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class SolverState:
     """A function at the points: what it costs, and which dual point it stands for."""
 
     outputs: Float[Tensor, "points outputs"]
@@ -127,14 +127,14 @@ class FiniteProblem:
         size: Tensor = (square.clamp_min(0) + KERNEL_ROUNDING * absolute).sqrt()
         return size
 
-    def state(self, theta: Float[Tensor, "rows columns"]) -> State:
+    def state(self, theta: Float[Tensor, "rows columns"]) -> SolverState:
         outputs = self.outputs(theta)
         losses = self.loss(outputs, self.labels)
         worst = self.worst(losses)
         raised = torch.exp((losses - worst[self.owner]) / self.temperature)
         total = torch.zeros_like(worst).scatter_add(0, self.owner, raised)
         shares = raised / total[self.owner]
-        return State(
+        return SolverState(
             outputs=outputs,
             losses=losses,
             worst=worst,
@@ -148,7 +148,7 @@ class FiniteProblem:
         lowest = torch.full((self.examples,), -torch.inf, dtype=losses.dtype, device=losses.device)
         return lowest.scatter_reduce(0, self.owner, losses, "amax")
 
-    def line(self, state: State) -> Line:
+    def line(self, state: SolverState) -> Line:
         """The lower bound that this function's dual point proves, rounding taken off.
 
         Convexity holds at any outputs, so these count as exact. A loss errs by some ``u (1 + loss + |f|)``, a

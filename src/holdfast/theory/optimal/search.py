@@ -111,7 +111,7 @@ def optimal_robust_loss(
             f"{functions.outputs} output(s), got {int(y.max())};"
             " renumber them or give classes."
         )
-    search = _Search(
+    search = _LossSearch(
         functions=functions,
         x=x,
         y=y.long(),
@@ -235,7 +235,7 @@ class _Reached:
 
 
 @dataclass(kw_only=True)
-class _Search:
+class _LossSearch:
     functions: FunctionClass
     x: Points
     y: Int[Tensor, " examples"]

@@ -38,7 +38,7 @@ smaller differences.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Chosen:
     """What training goes by.
 
     Attributes:
@@ -59,7 +59,7 @@ class Recipe:
         return getattr(self.optimizer, "__name__", type(self.optimizer).__name__)
 
 
-def chosen_words(recipe: Recipe, step: StepSize | None, examples: int) -> list[str]:
+def chosen_words(recipe: Chosen, step: StepSize | None, examples: int) -> list[str]:
     """Lines about what was chosen and why; none where everything was given."""
     lines = []
     if recipe.why:
@@ -70,14 +70,14 @@ def chosen_words(recipe: Recipe, step: StepSize | None, examples: int) -> list[s
     return lines
 
 
-def recipe_for(
+def chosen_for(
     model: nn.Module,
     examples: int,
     *,
     optimizer: Auto | Choice,
     batch_size: int | None,
     learning_rate: float | None,
-) -> Recipe:
+) -> Chosen:
     """What ``auto`` and a batch size left out stand for.
 
     Args:
@@ -86,19 +86,19 @@ def recipe_for(
     """
     everything = min(batch_size or examples, examples)
     if not isinstance(optimizer, Auto):
-        return Recipe(optimizer=optimizer, batch_size=everything, why="")
+        return Chosen(optimizer=optimizer, batch_size=everything, why="")
     shared: dict[str, Any] = {"weight_decay": optimizer.weight_decay, "clip_norm": optimizer.clip_norm}
     sgd, adam = SGD(**shared), Adam(**shared)
     if learning_rate is not None:
-        return Recipe(
+        return Chosen(
             optimizer=sgd, batch_size=everything, why="sgd, which a learning rate of your own is for"
         )
     if step_lasts(model):
-        return Recipe(
+        return Chosen(
             optimizer=sgd, batch_size=everything, why="sgd, as the theory has a step for this network"
         )
     size = everything if batch_size is not None else _small_batch(examples)
-    return Recipe(
+    return Chosen(
         optimizer=adam, batch_size=size, why="adam, as the theory has no step for this network that lasts"
     )
 
@@ -116,7 +116,7 @@ def chosen_rate(
     y: Int[Tensor, " examples"],
     threat: Threat,
     loss: Loss,
-    recipe: Recipe,
+    recipe: Chosen,
     *,
     seed: int = 0,
 ) -> StepSize:
@@ -163,7 +163,7 @@ def _trial(
     y: Int[Tensor, " examples"],
     threat: Threat,
     loss: Loss,
-    recipe: Recipe,
+    recipe: Chosen,
     rate: float,
     seed: int,
 ) -> float:
