@@ -82,7 +82,7 @@ def reproduce(
             written.
     """
     experiments = chosen(names)
-    scale = Scale() if scale is None else setting
+    scale = Scale() if scale is None else scale
     if not scale.seeds:
         raise InputError("seeds must be at least one, got none; 3 are usual.")
     folder = None if out is None else Path(out)
