@@ -518,7 +518,7 @@ def test_a_module_that_returns_no_logits_is_refused(what: str, sentence: str) ->
         (PGD, {"step_size": 0.0}, "step_size must be a finite number > 0"),
         (PGD, {"step_size": float("nan")}, "step_size must be a finite number > 0"),
         (PGD, {"momentum": -0.1}, "momentum must be a finite number >= 0"),
-        (PGD, {"start": "zero"}, "start must be one of random, example, near, got 'zero'"),
+        (PGD, {"start": "zero"}, "start must be one of random, example, near, gaussian, got 'zero'"),
         (PGD, {"step_rule": "raw"}, "step_rule must be one of steepest, gradient, got 'raw'"),
         (FGSM, {"step_size": -1.0}, "step_size must be a finite number > 0"),
         (RandomAttack, {"samples": 0}, "samples must be a whole number >= 1"),

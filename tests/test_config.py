@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import holdfast as hf
-from holdfast._registry import ATTACKS, LOSSES
+from holdfast._registry import ATTACKS, AVERAGING, LOSSES, OBJECTIVES, PERTURBATIONS
 from holdfast._rules import rules_of
 from holdfast.cli.main import main
 from holdfast.config import schema as configuration
@@ -20,7 +20,9 @@ from holdfast.config.reading import read_config
 from holdfast.config.schema import NetworkConfig, RunConfig, from_dict, optional, to_dict
 from holdfast.errors import InputError
 from holdfast.networks.activations import ACTIVATIONS
+from holdfast.training.averaging import Averaging
 from holdfast.training.optimizers import OPTIMIZERS
+from holdfast.training.perturbation import WeightPerturbation
 
 
 def read(*argv):
@@ -159,7 +161,14 @@ def values_of(path):
 
 def test_the_names_written_out_are_those_there_are():
     assert set(configuration.ACTIVATIONS) == set(ACTIVATIONS)
-    for registry, kind in ((ATTACKS, hf.Attack), (LOSSES, hf.Loss)):
+    kinds = (
+        (ATTACKS, hf.Attack),
+        (LOSSES, hf.Loss),
+        (OBJECTIVES, hf.objectives.Objective),
+        (PERTURBATIONS, WeightPerturbation),
+        (AVERAGING, Averaging),
+    )
+    for registry, kind in kinds:
         assert {*map(registry.get, registry)} == {
             made for made in below(kind) if made.__module__.startswith("holdfast.")
         }
@@ -175,7 +184,10 @@ def below(kind):
     }
 
 
-@pytest.mark.parametrize(("registry", "name"), [(r, name) for r in (ATTACKS, LOSSES) for name in r])
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [(r, name) for r in (ATTACKS, LOSSES, OBJECTIVES, PERTURBATIONS, AVERAGING) for name in r],
+)
 def test_what_is_read_from_a_class_is_what_it_takes(registry, name):
     """Names, defaults and help come from the source; the class itself and its rules agree."""
     declared, made = registry.settings(name), registry[name]
@@ -308,7 +320,10 @@ def test_settings_of_runs_before_this_version_are_read(tmp_path):
     [
         (["--attack", "transfer"], "which needs surrogate; give it from Python, as Transfer(surrogate=...)"),
         (["--attack.steps", "0"], "attack.steps must be a whole number >= 1, got 0"),
-        (["--attack.start", "between"], "attack.start must be one of random, example, near, got 'between'"),
+        (
+            ["--attack.start", "between"],
+            "attack.start must be one of random, example, near, gaussian, got 'between'",
+        ),
         (
             ["--attack", "apgd", "--attack.momentum", "3"],
             "attack.momentum must go with attack.name pgd, got it with apgd",
@@ -350,6 +365,10 @@ def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
         options_help({}, dict.fromkeys(("attack", "evaluation", "final"), name))
         for name in ATTACKS
         if name != "transfer"
+    ]
+    parts = {"objective": OBJECTIVES, "weight_perturbation": PERTURBATIONS, "averaging": AVERAGING}
+    others += [
+        options_help({}, {part: name}) for part, registry in parts.items() for name in (*registry, "my:A")
     ]
     shown = "\n".join(
         [

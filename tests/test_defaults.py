@@ -14,12 +14,13 @@ from torch import nn
 
 import holdfast as hf
 from holdfast.attacks import PGD
-from holdfast.config.build import build, build_attack
+from holdfast.config.build import build, build_attack, build_tagged
 from holdfast.config.schema import RunConfig
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge
 from holdfast.training.automatic import BATCH, RATES, chosen_for, chosen_rate
 from holdfast.training.optimizers import SGD, Adam, AdamW, Auto, as_optimizer
+from holdfast.training.schedules import ScheduleSettings
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
 
 
@@ -27,6 +28,9 @@ def test_training_has_the_same_defaults_from_the_command_line_and_from_python():
     options = build(RunConfig()).options
     defaults = {name: one.default for name, one in inspect.signature(hf.train).parameters.items()}
     attacks = {"attack": "attack", "final_attack": "final"}
+    defaults["schedule"] = ScheduleSettings()
+    for part in ("objective", "weight_perturbation", "averaging"):
+        defaults[part] = build_tagged(getattr(RunConfig(), part), object)
     defaults["optimizer"] = as_optimizer(defaults["optimizer"])
     defaults["validation"] = replace(defaults["validation"], attack=build_attack(RunConfig().evaluation))
     for name, value in options.items():

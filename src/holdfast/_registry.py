@@ -58,6 +58,9 @@ OBJECTIVES = Registry(
     trades="training.objectives.trades:TRADES",
     mart="training.objectives.mart:MART",
     logit_pairing="training.objectives.pairing:LogitPairing",
+    ibp="training.objectives.ibp:IBP",
+    sabr="training.objectives.ibp:SABR",
+    mtl_ibp="training.objectives.ibp:MTLIBP",
     grad_align="training.objectives.grad_align:GradAlign",
 )
 PERTURBATIONS = Registry(none="training.perturbation:NoPerturbation", awp="training.perturbation:AWP")

@@ -316,6 +316,8 @@ class RecipeParts:
     perturbation: WeightPerturbation
     averaging: Averaging
     schedule: ScheduleSettings
+    start: str
+    optimizer: optimizers.Auto | optimizers.Choice
 
 
 def build_recipe(name: str | None) -> RecipeParts:
@@ -327,6 +329,8 @@ def build_recipe(name: str | None) -> RecipeParts:
         perturbation=build_tagged(config.weight_perturbation, WeightPerturbation),
         averaging=build_tagged(config.averaging, Averaging),
         schedule=build_schedule(config.training),
+        start=config.training.start,
+        optimizer=build_optimizer(config.training),
     )
 
 

@@ -9,6 +9,8 @@ Settings = dict[str, dict[str, Any]]
 
 PGD: dict[str, Any] = {"name": "pgd", "steps": 10}
 ONE_CYCLE = {"schedule": "one-cycle"}
+CERTIFIED: dict[str, Any] = {"start": "interval", "schedule": "steps", "radius_ramp": 0.4, "clip_norm": 10.0}
+"""The radius rises first; the learning rate falls once it is at its own."""
 RECIPES: dict[str, Settings] = {
     # Madry et al. 2018, arXiv 1706.06083
     "pgd": {"attack": PGD},
@@ -27,6 +29,20 @@ RECIPES: dict[str, Settings] = {
     "fgsm-rs": {"attack": {"name": "fgsm-rs", "step": 1.25}, "training": ONE_CYCLE},
     # de Jorge et al. 2022, arXiv 2202.01181
     "n-fgsm": {"attack": {"name": "n-fgsm", "noise": 2.0, "step": 1.0}, "training": ONE_CYCLE},
+    # Gowal et al. 2018, arXiv 1810.12715, with the start and the regulariser of Shi et al. 2021, arXiv 2103.15501
+    "ibp": {"attack": {"name": "clean"}, "objective": {"name": "ibp"}, "training": CERTIFIED},
+    # Mueller et al. 2023, arXiv 2210.04871
+    "sabr": {
+        "attack": {"name": "pgd", "steps": 8},
+        "objective": {"name": "sabr", "share": 0.4},
+        "training": CERTIFIED,
+    },
+    # De Palma et al. 2024, arXiv 2305.13991
+    "mtl-ibp": {
+        "attack": {"name": "pgd", "steps": 8},
+        "objective": {"name": "mtl-ibp", "share": 0.01},
+        "training": CERTIFIED,
+    },
     # Andriushchenko and Flammarion 2020, arXiv 2007.02617
     "grad-align": {
         "attack": {"name": "fgsm"},

@@ -28,6 +28,7 @@ from holdfast._rules import (
     shown,
     takes,
     whole,
+    word,
 )
 from holdfast.config.recipes import RECIPES
 from holdfast.errors import InputError
@@ -533,10 +534,10 @@ class TrainingConfig(_Checked):
         above=0,
         most=LARGEST_RADIUS,
     )
-    start: Literal["initial", "kernel"] = _option(
+    start: Literal["initial", "kernel", "interval"] = _option(
         "initial",
-        "where training starts: the centre of the ball, or the kernel limit's solution written into the "
-        "weights",
+        "where training starts: the centre of the ball, the kernel limit's solution written into the "
+        "weights, or weights drawn for interval bounds",
     )
     project: bool = _option(
         True, "return the weights to that ball after every step", of={"parameter_radius": ("a number",)}
@@ -618,7 +619,7 @@ class CertificateSettings(_Checked):
     )
 
 
-@takes(accelerator=TEXT, devices=whole(), precision=TEXT, strategy=TEXT)
+@takes(accelerator=TEXT, devices=whole(), precision=word(*PRECISIONS), strategy=TEXT)
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings(_Checked):
     """Where it runs (lightning-fabric's words)."""
@@ -671,7 +672,6 @@ class RunConfig(_Checked):
         f"a published recipe, whose settings stand where you give none: {', '.join(RECIPES)}",
         names=tuple(RECIPES),
         own=False,
-        short="recipe",
     )
     name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
 

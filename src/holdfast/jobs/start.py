@@ -8,8 +8,9 @@ from holdfast.errors import InputError
 from holdfast.jobs.session import Session
 from holdfast.theory import into_network, optimal_robust_loss
 from holdfast.theory.optimal import limit_of
+from holdfast.training.intervals import interval_start
 
-STARTS = ("initial", "kernel")
+STARTS = ("initial", "kernel", "interval")
 TOLERANCE = 0.02
 """Width of bracket at which the kernel's solution is good enough: finite width changes it by more."""
 
@@ -18,7 +19,8 @@ def start_from(session: Session, start: nn.Module | str) -> None:
     """Move the model's weights to the start; the centre of the ball stays where it was.
 
     ``kernel``: the solution of the kernel limit at the parameter radius, written into the weights
-    (`into_network`).
+    (`into_network`). ``interval``: weights whose interval bounds keep their width from layer to layer
+    (`holdfast.training.intervals.interval_start`).
 
     Raises:
         InputError: an unknown word, weights that do not fit, no radius for ``kernel``, or a problem beyond
@@ -27,6 +29,11 @@ def start_from(session: Session, start: nn.Module | str) -> None:
     if start == "initial":
         return
     model = session.model
+    if start == "interval":
+        interval_start(model, seed=session.seed)
+        if session.parameter_radius is not None:
+            session.ball.project(model)
+        return
     found = _kernel_solution(session) if isinstance(start, str) else start
     try:
         model.load_state_dict(found.state_dict())

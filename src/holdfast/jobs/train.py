@@ -183,7 +183,8 @@ def train(
         averaging: an average of the weights, such as `EMA` or `SWA`, that is validated, kept and returned in
             place of the last iterate; statistics of batch norm are worked out afresh for it. Default: none.
         recipe: a published recipe by name (`holdfast.config.recipes`): its settings stand for those of
-            ``attack``, ``objective``, ``weight_perturbation``, ``averaging`` and ``schedule`` left out.
+            ``attack``, ``objective``, ``weight_perturbation``, ``averaging``, ``schedule``, ``start`` and
+            ``optimizer`` left out.
         start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
             network like ``model``, whose weights training starts from.
@@ -217,6 +218,9 @@ def train(
         NonFiniteLossError: training diverged: the loss stopped being finite, or the weights went beyond any radius.
             The folder holds the last weights.
     """
+    usual = build_recipe(recipe)
+    start = usual.start if start == DEFAULT.training.start else start
+    optimizer = usual.optimizer if as_optimizer(optimizer) == Auto() else optimizer
     check_start(start, parameter_radius)
     check_together(as_optimizer(optimizer), learning_rate)
     if (resume or overwrite) and out is None:
@@ -226,7 +230,6 @@ def train(
     target = None if out is None else destination(Path(out))
     if target is not None and process_number() == 0:
         check_folder(target, RUN, resume=resume, overwrite=overwrite)
-    usual = build_recipe(recipe)
     attack = usual.attack if attack is None else as_attack(attack)
     objective = usual.objective if objective is None else as_objective(objective)
     weight_perturbation = weight_perturbation or usual.perturbation

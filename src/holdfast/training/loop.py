@@ -211,7 +211,13 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             if len(rows):  # a process may have no share of a short last round
                 with fabric.autocast():
                     points = run.objective.attacked(
-                        module, points, y[rows], threat, run.attack, loss=run.loss, generator=noise
+                        module,
+                        points,
+                        y[rows],
+                        threat,
+                        run.attack,
+                        loss=run.loss,
+                        generator=noise,
                     )
             # The mean over the whole round; processes average their gradients, hence the factor.
             share = torch.full((len(rows),), 1 / batch.round_size, dtype=torch.float64, device=x.device)
@@ -225,6 +231,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                 threat=threat,
                 loss=run.loss,
                 generator=noise,
+                ramp=run.schedule.radius_factor(progress),
             )
             value_at = partial(_value, run.objective, taken, share)
             optimizer.zero_grad(set_to_none=True)

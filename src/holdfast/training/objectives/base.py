@@ -39,6 +39,7 @@ class Batch:
         clean, attacked: inputs (batch, ...); y: labels (batch,).
         loss: that of training, for objectives that build on it.
         generator: of the run, for objectives that draw points.
+        ramp: share of the threat's final radius that ``threat`` has.
     """
 
     model: nn.Module
@@ -48,6 +49,7 @@ class Batch:
     threat: Threat
     loss: Loss
     generator: Generator
+    ramp: float = 1.0
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -66,9 +68,11 @@ class Objective(ABC):
     Attributes:
         robust: whether a step of it is a round of the robust loss ``loss(f(x'), y)`` itself, which the trace
             of a certificate may record. Of any other objective the pass after training certifies.
+        certified: whether it trains for verified bounds, so that the finished network is verified.
     """
 
     robust: ClassVar[bool] = False
+    certified: ClassVar[bool] = False
     mode: AttackMode = "keep"
 
     @property
@@ -149,7 +153,7 @@ class Objective(ABC):
 
 
 @dataclass(frozen=True)
-class OwnObjective(Objective):
+class _OwnObjective(Objective):
     """A user's function as an objective.
 
     Attributes:
@@ -199,7 +203,7 @@ def _read(value: Any) -> Objective:
         return made
     if not callable(value) or isinstance(value, type):
         raise TypeError
-    return OwnObjective(value)
+    return _OwnObjective(value)
 
 
 def _other(value: Any) -> str:

@@ -25,7 +25,7 @@ from holdfast.training.objectives.base import (
 
 
 @dataclass(frozen=True)
-class DivergenceFrom(Loss):
+class _DivergenceFrom(Loss):
     """``KL(p || softmax f)`` from fixed distributions ``p``, one a row: what the inner attack of TRADES raises.
 
     Attributes:
@@ -87,7 +87,7 @@ class TRADES(Objective):
         with in_mode(model, self.mode), still(model), torch.no_grad():
             reference = log_probabilities(answers(model, x))
         return attack.points(
-            model, x, y, threat, generator=generator, loss=DivergenceFrom(reference), mode=self.mode
+            model, x, y, threat, generator=generator, loss=_DivergenceFrom(reference), mode=self.mode
         )
 
     def losses(self, batch: Batch) -> PerExample:

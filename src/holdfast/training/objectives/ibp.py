@@ -1,0 +1,200 @@
+"""Certified training by interval bounds: IBP, SABR and MTL-IBP."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast._rules import real, takes, word
+from holdfast.attacks import Attack
+from holdfast.errors import InputError
+from holdfast.losses import CrossEntropy, Labels, Loss, PerExample
+from holdfast.threats import LpBall, Threat
+from holdfast.threats.base import Points
+from holdfast.training.intervals import Interval, bounded, worst_outputs
+from holdfast.training.objectives.base import AttackMode, Batch, Objective
+
+TOLERANCE = 0.5
+"""Below this ratio an imbalance is penalised (``tau`` in Shi et al. 2021)."""
+TINY = 1e-12
+
+
+def box(threat: Threat, x: Points) -> tuple[Tensor, Tensor]:
+    """The box around each threat set.
+
+    Raises:
+        InputError: the threat is no ball.
+    """
+    threat = ball(threat)
+    lower, upper = x - threat.radius, x + threat.radius
+    if threat.bounds is not None:
+        low, high = (torch.as_tensor(edge, dtype=x.dtype, device=x.device) for edge in threat.bounds)
+        lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
+    if threat.fixed is not None:
+        fixed = threat.fixed.to(x.device)
+        lower, upper = torch.where(fixed, x, lower), torch.where(fixed, x, upper)
+    return lower, upper
+
+
+def imbalance(found: Interval, first: Tensor) -> Tensor:
+    """The regulariser of Shi et al. 2021 (arXiv 2103.15501, equations 8 to 10): bounds that grow from layer to layer,
+    and units that are all active or all inactive.
+
+    Args:
+        first: radii of the boxes, whose mean the radii before the units are held against.
+    """
+    before = found.seen.before_units
+    if not before:
+        return first.new_zeros(())
+    start, total = first.mean(), first.new_zeros(())
+    for values in before:
+        centre, active, inactive = values.centre, values.lower > 0, values.upper < 0
+        total = total + _short_of(start / values.radius.mean().clamp_min(TINY))
+        spread = (centre - centre.mean()).square()
+        for positive, negative in (
+            ((centre * active).mean(), -(centre * inactive).mean()),
+            ((spread * active).mean(), (spread * inactive).mean()),
+        ):
+            if positive > 0 and negative > 0:
+                ratio = positive / negative
+                total = total + _short_of(torch.minimum(ratio, 1 / ratio))
+    return total / len(before)
+
+
+def _short_of(ratio: Tensor) -> Tensor:
+    return torch.relu(TOLERANCE - ratio) / TOLERANCE
+
+
+@takes(clean=real(least=0, most=1), regularisation=real(least=0))
+@dataclass(frozen=True)
+class IBP(Objective):
+    """``kappa CE(f(x), y) + (1 - kappa) CE(worst outputs over the box, y)`` (Gowal et al. 2018, arXiv 1810.12715), with
+    the regulariser of Shi et al. 2021 (arXiv 2103.15501) while the radius rises.
+
+    ``kappa`` falls from 1 to ``clean`` as the radius rises to its own (`ScheduleSettings.radius_ramp`).
+
+    Attributes:
+        clean: ``kappa`` at the end.
+        regularisation: weight of the regulariser at radius 0; it falls to 0 as the radius rises.
+    """
+
+    certified = True
+    clean: float = 0.0
+    regularisation: float = 0.5
+
+    @property
+    def name(self) -> str:
+        return "ibp"
+
+    def attacked(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Labels,
+        threat: Threat,
+        attack: Attack,
+        *,
+        loss: Loss,
+        generator: Generator,
+    ) -> Points:
+        return x  # nothing is attacked
+
+    def losses(self, batch: Batch) -> PerExample:
+        lower, upper = box(batch.threat, batch.clean)
+        found, worst = on_box(batch, batch.clean, lower, upper, self.regularisation)
+        kappa = 1 - batch.ramp * (1 - self.clean)
+        return kappa * CrossEntropy()(found.value, batch.y) + (1 - kappa) * worst
+
+
+@takes(share=real(above=0, most=1), regularisation=real(least=0), mode=word(*get_args(AttackMode)))
+@dataclass(frozen=True)
+class SABR(Objective):
+    """The loss of the worst outputs over a box of ``share`` radii around a point that is attacked in the ball of the
+    other ``1 - share`` (Mueller et al. 2023, arXiv 2210.04871).
+
+    Attributes:
+        share: ``lambda`` in the paper: 0.4 for MNIST at 0.1, 0.6 at 0.3.
+        regularisation: as in `IBP`.
+        mode: of the network while it is attacked, ``keep`` or ``eval``.
+    """
+
+    certified = True
+    share: float = 0.4
+    regularisation: float = 0.5
+    mode: AttackMode = "eval"
+
+    @property
+    def name(self) -> str:
+        return "sabr"
+
+    def attacked(
+        self,
+        model: nn.Module,
+        x: Points,
+        y: Labels,
+        threat: Threat,
+        attack: Attack,
+        *,
+        loss: Loss,
+        generator: Generator,
+    ) -> Points:
+        inner = ball(threat).with_radius((1 - self.share) * ball(threat).radius)
+        return super().attacked(model, x, y, inner, attack, loss=loss, generator=generator)
+
+    def losses(self, batch: Batch) -> PerExample:
+        lower, upper = box(batch.threat, batch.clean)
+        near = box(ball(batch.threat).with_radius(self.share * ball(batch.threat).radius), batch.attacked)
+        lower, upper = torch.maximum(lower, near[0]), torch.minimum(upper, near[1])
+        return on_box(batch, batch.attacked, lower, upper, self.regularisation)[1]
+
+
+@takes(share=real(least=0, most=1), regularisation=real(least=0), mode=word(*get_args(AttackMode)))
+@dataclass(frozen=True)
+class MTLIBP(Objective):
+    """``share CE(worst outputs over the box, y) + (1 - share) CE(f(x'), y)``, ``x'`` attacked (De Palma et al. 2024,
+    arXiv 2305.13991).
+
+    Attributes:
+        share: ``alpha`` in the paper, of the interval loss: about 0.01 for MNIST at 0.1, 0.5 at 0.3.
+        regularisation: as in `IBP`.
+        mode: of the network while it is attacked, ``keep`` or ``eval``.
+    """
+
+    certified = True
+    share: float = 0.01
+    regularisation: float = 0.5
+    mode: AttackMode = "eval"
+
+    @property
+    def name(self) -> str:
+        return "mtl-ibp"
+
+    def losses(self, batch: Batch) -> PerExample:
+        lower, upper = box(batch.threat, batch.clean)
+        _, worst = on_box(batch, batch.clean, lower, upper, self.regularisation)
+        return self.share * worst + (1 - self.share) * CrossEntropy()(batch.outputs, batch.y)
+
+
+def on_box(
+    batch: Batch, x: Points, lower: Points, upper: Points, regularisation: float
+) -> tuple[Interval, PerExample]:
+    """The outputs over the boxes, and the loss of the worst of them with the regulariser while the radius rises."""
+    found = bounded(batch.model, x, lower, upper)
+    worst = CrossEntropy()(worst_outputs(found, batch.y), batch.y)
+    if regularisation and batch.ramp < 1:
+        worst = worst + regularisation * (1 - batch.ramp) * imbalance(found, (upper - lower) / 2)
+    return found, worst
+
+
+def ball(threat: Threat) -> LpBall:
+    """The threat, which must be a ball.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(threat, LpBall):
+        raise InputError(
+            f"certified training needs a threat of boxes, an LpBall, got {type(threat).__name__}; train by attacks."
+        )
+    return threat
