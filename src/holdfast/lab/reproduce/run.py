@@ -46,7 +46,7 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
 @stopping()
 @takes(
     names=several(TEXT, least=0),
-    setting=maybe(kind(Setting, what="a Setting such as Setting(quick=True)")),
+    scale=maybe(kind(Scale, what="a Scale such as Scale(quick=True)")),
     out=maybe(PATH),
     overwrite=FLAG,
     progress=FLAG,
