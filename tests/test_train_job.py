@@ -316,7 +316,7 @@ REFUSALS = {
     "radius": (lambda d: {"parameter_radius": -1.0}, "parameter_radius must be"),
     "schedule": (lambda d: {"schedule": "cosin"}, "did you mean 'cosine'"),
     "optimizer": (lambda d: {"optimizer": "sdg"}, "did you mean 'sgd'"),
-    "learning rate": (lambda d: {"learning_rate": 0.0}, "learning_rate must be a finite number > 0"),
+    "learning rate": (lambda d: {"learning_rate": 0.0}, "learning_rate must be a number > 0"),
     "precision": (lambda d: {"precision": "bf16-true"}, "precision must be one of"),
     "accelerator": (lambda d: {"accelerator": "abacus"}, "abacus"),
     "weights": (lambda d: {"example_weights": torch.ones(5)}, r"example_weights must be \d+ numbers"),
@@ -371,11 +371,19 @@ def test_a_loss_that_blows_up_leaves_a_loadable_run(data, threat, tmp_path):
     assert run.summary["interrupted"]
 
 
-@pytest.mark.parametrize("digits", [10, 30])
-def test_weights_that_run_away_are_the_learning_rates_fault(data, threat, digits):
-    net = hf.networks.Dense(data.features, data.classes, width=8, depth=3)
+@pytest.mark.parametrize(("depth", "optimizer", "digits"), [(3, "sgd", 10), (3, "sgd", 30), (5, "adam", 10)])
+def test_weights_that_run_away_are_the_learning_rates_fault(data, threat, depth, optimizer, digits):
+    net = hf.networks.Dense(data.features, data.classes, width=8, depth=depth)
     with pytest.raises(NonFiniteLossError, match=rf"lower the learning rate \(now 1e\+{digits}\)"):
-        train(net, data, threat, learning_rate=10.0**digits, parameter_radius=None, epochs=3)
+        train(
+            net,
+            data,
+            threat,
+            optimizer=optimizer,
+            learning_rate=10.0**digits,
+            parameter_radius=None,
+            epochs=1,
+        )
 
 
 # ---- stopping and going on

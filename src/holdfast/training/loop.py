@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast._rules import LARGEST_RADIUS
-from holdfast._tensors import generator
+from holdfast._tensors import applied, generator
 from holdfast._values import Shown
-from holdfast.attacks import Attack
+from holdfast.attacks import Attack, in_mode
 from holdfast.errors import InputError, NonFiniteLossError
-from holdfast.losses import Loss
+from holdfast.losses import Loss, finite
 from holdfast.threats import LpBall, Threat
 from holdfast.trace import TraceRecorder, Window
 from holdfast.training.averaging import Average, Averaging, NoAveraging
@@ -31,6 +31,9 @@ from holdfast.training.devices import Devices
 from holdfast.training.objectives import Batch, Objective
 from holdfast.training.perturbation import NoPerturbation, WeightPerturbation
 from holdfast.training.schedules import ScheduleSettings
+
+FEW = 4
+"""Examples on which outputs are looked at after an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +165,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite, and the weights are those before that batch; or
-            an epoch has led them further away than any certificate's radius.
+            an epoch has led them where nothing more can be done with them.
     """
     run, fabric, module, x, y = training, training.fabric, training.module, training.x, training.y
     optimizer, recorder, ball, weights = run.optimizer, run.recorder, run.ball, run.example_weights
@@ -280,10 +283,9 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
         state.epoch, state.generator_state = epoch + 1, noise.get_state()
         state.seconds += time.perf_counter() - began
         drift = tuple(float(distance) for distance in ball.distances(module))
-        if not all(distance <= LARGEST_RADIUS for distance in drift):
+        if lost := _lost(module, x[:FEW], drift):
             raise NonFiniteLossError(
-                f"the weights must stay within {LARGEST_RADIUS:g} of their start, got {max(drift):.3g} after "
-                f"epoch {epoch + 1}; lower the learning rate (now {rate:.3g})."
+                f"{lost} after epoch {epoch + 1}; lower the learning rate (now {rate:.3g})."
             )
         for parameter in parameters:
             parameter.grad = None
@@ -327,6 +329,15 @@ def ramped(threat: Threat, schedule: ScheduleSettings, progress: float) -> Threa
             f"radius_ramp needs a threat with a radius, an LpBall, got {type(threat).__name__}; leave it out."
         )
     return threat.with_radius(factor * threat.radius)
+
+
+def _lost(module: nn.Module, x: Float[Tensor, "batch ..."], drift: tuple[float, ...]) -> str:
+    """Why neither validation nor a certificate can do anything with these weights; empty where they can."""
+    if not all(distance <= LARGEST_RADIUS for distance in drift):
+        return f"the weights must stay within {LARGEST_RADIUS:g} of their start, got {max(drift):.3g}"
+    with in_mode(module, "eval"), torch.no_grad():
+        sound = bool(finite(applied(module, x)).all())
+    return "" if sound else "the network's outputs must stay finite, got NaN or infinity"
 
 
 def _within(steps: int, loss: float, seconds: float, noise: torch.Generator, device: torch.device) -> Within:
