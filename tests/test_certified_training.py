@@ -252,19 +252,19 @@ def test_the_small_boxes_of_sabr_stay_within_the_ball():
 def test_certified_training_ends_in_more_verified_examples_than_training_by_attacks():
     data = hf.data.digits(classes=(0, 1, 2, 3))
     threat = hf.LpBall("inf", 0.1, bounds=data.bounds)
-    verified = {}
+    verified, proved = {}, {}
     for recipe in ("pgd", "ibp"):
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 4)
         )
-        hf.train(
+        run = hf.train(
             model,
             data,
             threat,
             recipe=recipe,
             attack="fgsm",
-            final_attack="clean",
+            final_attack="fgsm",
             certificate=hf.CertificateSettings(trace=False, tighten=0),
             learning_rate=0.005,
             optimizer="adam",
@@ -275,6 +275,9 @@ def test_certified_training_ends_in_more_verified_examples_than_training_by_atta
         verified[recipe] = float(
             hf.verify(model, data.test.x, data.test.y, threat, method="ibp").verified.double().mean()
         )
+        proved[recipe] = run.summary["robust_accuracy_verified"]
+    assert proved["pgd"] is None
+    assert verified["ibp"] <= proved["ibp"] <= run.summary["robust_accuracy"]
     assert verified["ibp"] > 0.7
     assert verified["ibp"] > verified["pgd"] + 0.3
 

@@ -693,8 +693,8 @@ def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(e
     assert record["train"]["population"] == 150
     alike = evaluate(
         net,
-        train[0][closing.rows],
-        train[1][closing.rows],
+        train[0][closing.same],
+        train[1][closing.same],
         THREAT,
         (final, *closing_attacks(THREAT)),
         seed=0,

@@ -753,3 +753,42 @@ def test_a_contradiction_found_later_voids_the_run(data, threat, tmp_path, monke
     again = hf.Run.load(tmp_path)
     assert again.certificate.status == again.summary["certificate_status"] == "void"
     assert "contradicts" in again.summary["certificate_reason"]
+
+
+def test_a_fast_closing_evaluation_attacks_samples_and_says_what_all_would_cost(
+    tmp_path, monkeypatch, data, threat
+):
+    monkeypatch.setattr("holdfast.jobs.conclude.FAST", 8)  # of 56 and 12
+    run = train(two_layer(data), data, threat, closing="fast", out=tmp_path)
+    whole = train(two_layer(data), data, threat, closing="standard")
+    closing, full = run.summary["closing"], whole.summary["closing"]
+    assert (closing["train"]["examples"], closing["train"]["population"]) == (8, len(data.train.y))
+    assert (closing["test"]["examples"], closing["test"]["population"]) == (8, len(data.test.y))
+    assert "population" not in full["test"]
+    assert full["test"]["examples"] == len(data.test.y)
+    assert run.summary["train_fitted"] is None
+    # each example at its worst known point: attacked further in the sample only
+    assert (
+        run.summary["training_attack_loss"]
+        <= run.summary["robust_loss_attacked"]
+        <= whole.summary["robust_loss_attacked"] + 1e-12
+    )
+    assert "all of them (closing standard) take" in (tmp_path / "log.txt").read_text()
+    gallery = read_weights(tmp_path / "gallery.safetensors")
+    assert all(any(torch.equal(shown, x) for x in data.test.x) for shown in gallery["x"])
+
+
+def test_without_a_closing_evaluation_there_is_a_certificate_and_no_accuracy(tmp_path, data, threat):
+    run = train(two_layer(data), data, threat, closing="none", out=tmp_path)
+    assert run.certificate.status == "certified"
+    assert run.summary["robust_accuracy"] is None
+    assert run.summary["closing"] is None
+    assert run.certificate == train(two_layer(data), data, threat).certificate
+    hf.write_report([tmp_path], tmp_path / "report.html")
+    assert hf.Run.load(tmp_path).summary["robust_loss_attacked"] is None
+
+
+def test_many_examples_are_sampled_where_nothing_is_said(tmp_path, monkeypatch, data, threat):
+    monkeypatch.setattr("holdfast.jobs.conclude.WHOLE", 50)
+    monkeypatch.setattr("holdfast.jobs.conclude.FAST", 9)
+    assert train(two_layer(data), data, threat).summary["closing"]["train"]["examples"] == 9

@@ -78,6 +78,7 @@ def build(config: RunConfig) -> Job:
                 kernel_examples=training.kernel_examples,
             ),
             "final_attack": build_attack(config.final),
+            "closing": training.closing,
             "loss": build_loss(training),
             "parameter_radius": training.parameter_radius,
             "start": training.start,

@@ -61,6 +61,7 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = "your own"
 """The alternative that an import path is."""
+CLOSINGS = ("auto", "none", "fast", "standard")
 NTK_SCALED = ("two-layer", "dense")
 
 
@@ -585,6 +586,11 @@ class TrainingConfig(_Checked):
     best_by: Literal["robust_loss", "robust_accuracy"] = _option(
         "robust_loss",
         "which weights are the best on the validation part: of lowest loss or highest accuracy under attack",
+    )
+    closing: Literal["auto", "none", "fast", "standard"] = _option(
+        "auto",
+        "how much of the data the finished network is attacked on: standard (all), fast (1,000 examples of either "
+        "part), none; auto is standard up to 10,000 training examples, else fast",
     )
     evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
     kernel_examples: int | None = _option(

@@ -17,6 +17,10 @@ from holdfast.threats import Threat
 
 Examples = tuple[Tensor, Tensor]
 
+FAST = 1000
+"""Examples of either part that a fast closing evaluation attacks."""
+WHOLE = 10_000
+"""Training examples up to which a closing evaluation attacks every one where nothing is said."""
 QUERIES = 250
 """Of Square on either part: both together cost less than the 800 of the suite ``fast`` on one."""
 
@@ -37,16 +41,22 @@ class Closing:
     """What the closing attacks left.
 
     Attributes:
-        on_train: every training example under the final attack; those of ``rows`` met the others too.
-        on_test: the test part under all of them; ``None`` where there is none.
-        rows: the training examples that met the very attacks of the test part: all, or a random sample of its
-            size.
+        on_train: the training examples ``train_rows`` under the final attack.
+        on_test: the test examples ``test_rows`` under all attacks; ``None`` where there are none.
+        train_rows, test_rows: positions in either part: all, or a random sample.
+        same: places in ``train_rows`` of those that met the very attacks of the test part: all, or a random
+            sample of its size.
+        train, test: examples of either part.
         attacks: their names.
     """
 
     on_train: Evaluation
     on_test: Evaluation | None
-    rows: Tensor
+    train_rows: Tensor
+    test_rows: Tensor
+    same: Tensor
+    train: int
+    test: int
     attacks: tuple[str, ...]
 
     def record(self, trained_against: Tensor) -> dict[str, Any]:
@@ -55,18 +65,22 @@ class Closing:
         Args:
             trained_against: whether each training example holds under the attack of training, (examples,).
         """
-        held = self.on_train.clean & trained_against.cpu()
+        held = self.on_train.clean & trained_against.cpu()[self.train_rows]
         return {
             "attacks": list(self.attacks),
             "train": {
-                "examples": len(self.rows),
-                "population": len(self.on_train.y),
-                "robust": int(self.on_train.robust[self.rows].sum()),
-                "under_training_attack": int(held[self.rows].sum()),
+                "examples": len(self.same),
+                "population": self.train,
+                "robust": int(self.on_train.robust[self.same].sum()),
+                "under_training_attack": int(held[self.same].sum()),
             },
             "test": None
             if self.on_test is None
-            else {"examples": len(self.on_test.y), "robust": int(self.on_test.robust.sum())},
+            else {
+                "examples": len(self.on_test.y),
+                "robust": int(self.on_test.robust.sum()),
+                **({"population": self.test} if self.test > len(self.on_test.y) else {}),
+            },
         }
 
 
@@ -79,36 +93,49 @@ def close(
     *,
     loss: Loss,
     seed: int,
+    verify: str | None = None,
+    most: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Closing:
-    """Attack both parts alike.
+    """Attack both parts alike; with ``verify``, a method of `holdfast.verify`, the test part is proved too, or the
+    training part where there is no other.
 
-    On the training part every example meets ``final`` to the end, since its loss is wanted and not only
+    With ``most``, random samples of at most so many examples stand for either part. Of the training part every
+    example meets ``final`` to the end, since its loss is wanted and not only
     whether it breaks; a random sample as large as the test part goes on to the other attacks, which the test
     part meets too.
     """
     further = closing_attacks(threat)
-    x, y = train
+    train_rows = _sample(len(train[1]), most, seed)
+    test_rows = _sample(0 if test is None else len(test[1]), most, seed)
+    x, y = _taken(train, train_rows)
     on_train = evaluate(
         model,
         x,
         y,
         threat,
         (final,),
-        verify=None,
+        verify=verify if test is None else None,
         loss=loss,
         drop_broken=False,
         seed=seed,
         examine=False,
         progress=lambda _, done, total: progress(0.6 * done / max(1, total)),
     )
-    on_test, rows = None, None
+    on_test, same = None, torch.arange(len(x))
     if test is not None:
-        on_test = evaluate(model, *test, threat, (final, *further), verify=None, seed=seed, examine=False)
-        rows = drawn(len(x), len(test[0]), seed)
+        on_test = evaluate(
+            model,
+            *_taken(test, test_rows),
+            threat,
+            (final, *further),
+            verify=verify,
+            seed=seed,
+            examine=False,
+        )
+        same = _sample(len(x), len(test_rows), seed)
     progress(0.8)
-    rows = torch.arange(len(x)) if rows is None else rows
-    held = rows[on_train.robust[rows]]
+    held = same[on_train.robust[same]]
     if len(held):
         places = held.to(x.device)
         more = evaluate(
@@ -119,6 +146,23 @@ def close(
     return Closing(
         on_train=on_train,
         on_test=on_test,
-        rows=rows,
+        train_rows=train_rows,
+        test_rows=test_rows,
+        same=same,
+        train=len(train[1]),
+        test=0 if test is None else len(test[1]),
         attacks=(final.name, *(attack.name for attack in further)),
     )
+
+
+def _sample(examples: int, most: int | None, seed: int) -> Tensor:
+    """Positions of all examples, or of a random sample of ``most`` of them."""
+    rows = None if most is None else drawn(examples, most, seed)
+    return torch.arange(examples) if rows is None else rows
+
+
+def _taken(part: Examples, rows: Tensor) -> Examples:
+    if len(rows) == len(part[1]):
+        return part
+    x, y = part
+    return x[rows.to(x.device)], y[rows.to(y.device)]

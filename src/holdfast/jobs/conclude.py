@@ -2,9 +2,10 @@
 
 import torch
 
+from holdfast._defaults import VERIFY
 from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
 from holdfast.certificates.certificate import void
-from holdfast.evaluation.closing import close
+from holdfast.evaluation.closing import FAST, WHOLE, Closing, close
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise
@@ -37,6 +38,10 @@ def conclude(session: Session) -> Run:
     session.writer.log(_logged(certificate))
     data = session.data
     test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
+    if session.closing == "none":
+        session.writer.log("no closing evaluation: closing was none")
+        return _written(session, Results(certificate=certificate, passed=passed, others=tuple(others)))
+    few = session.closing == "fast" or (session.closing == "auto" and len(session.y) > WHOLE)
     with session.progress.counted("attacking the trained network harder, on both parts alike") as report:
         closing = close(
             session.model,
@@ -46,11 +51,26 @@ def conclude(session: Session) -> Run:
             session.final,
             loss=session.loss,
             seed=session.seed,
+            verify=VERIFY if session.objective.certified else None,
+            most=FAST if few else None,
             progress=report,
         )
+    _say_sampled(session, closing)
     return _written(
         session, Results(certificate=certificate, passed=passed, others=tuple(others), closing=closing)
     )
+
+
+def _say_sampled(session: Session, closing: Closing) -> None:
+    """That samples were attacked, and what the whole parts would cost."""
+    attacked, whole = len(closing.train_rows) + len(closing.test_rows), closing.train + closing.test
+    if attacked < whole:
+        said = (
+            f"the closing evaluation attacked {attacked:,} of {whole:,} examples; all of them (closing standard) "
+            f"take {whole / attacked:.0f} times as long"
+        )
+        session.writer.log(said)
+        session.progress.say(said)
 
 
 def _logged(certificate: Certificate) -> str:

@@ -47,7 +47,8 @@ class Session:
 
     Attributes:
         x, y: the training part, on the run's device.
-        attack: the adversary of training; ``final`` that of the finished network.
+        attack: the adversary of training; ``final`` that of the finished network;
+            ``closing`` says how much of the data it and others are run on.
         kernel: what the tangent kernel was at the start; None where it is not watched.
         chosen: the optimiser and the examples a round, and why where they were chosen.
         step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began
@@ -69,6 +70,7 @@ class Session:
     weight_perturbation: WeightPerturbation
     averaging: Averaging
     final: Attack
+    closing: str
     example_weights: Tensor | None
     parameter_radius: float | None
     validation: ValidationSettings

@@ -136,11 +136,16 @@ def summarise(session: Session, results: Results) -> Summary:
         accuracy_weights="last",
         clean_accuracy=None if reported is None else reported.clean_accuracy,
         robust_accuracy=None if reported is None else reported.robust_accuracy,
+        robust_accuracy_verified=reported.verified_accuracy
+        if reported is not None and session.objective.certified
+        else None,
         train_clean_accuracy=None if on_train is None else on_train.clean_accuracy,
         train_robust_accuracy=None
         if train is None or train.robust is None or not train.examples
         else train.robust / train.examples,
-        train_fitted=None if on_train is None else bool(on_train.robust.all()),
+        train_fitted=None
+        if on_train is None or results.closing is None or len(on_train.y) < results.closing.train
+        else bool(on_train.robust.all()),
         closing=closing,
         training_attack_loss=None if results.passed is None else figure(results.passed.surrogate_loss),
         robust_loss_attacked=upper,
@@ -155,8 +160,8 @@ def summarise(session: Session, results: Results) -> Summary:
         ),
         per_class=() if reported is None else class_figures(reported, data),
     )
-    if folder is not None and reported is not None:
-        _write_gallery(model, data, reported, session.writer)
+    if folder is not None and results.closing is not None:
+        _write_gallery(model, data, results.closing, session.writer)
     return with_certificate(summary, certificate)
 
 
@@ -234,14 +239,19 @@ def attacked_loss(results: Results) -> float:
         return math.nan
     final = results.passed
     known = final.loss(final.outputs, final.points.y)
-    return float((final.weights * torch.maximum(known, results.on_train.loss.to(known))).sum())
+    assert results.closing is not None
+    rows = results.closing.train_rows.to(known.device)
+    worst = known.index_copy(0, rows, torch.maximum(known[rows], results.on_train.loss.to(known)))
+    return float((final.weights * worst).sum())
 
 
-def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: RunWriter) -> None:
+def _write_gallery(model: nn.Module, data: Dataset, closing: Closing, writer: RunWriter) -> None:
     """Examples with their attacked points: half of them broken by the attack, where there are as many,
     half holding.
     """
-    part = data.test if len(data.test) else data.train
+    result, rows, part = closing.on_test, closing.test_rows, data.test
+    if result is None:
+        result, rows, part = closing.on_train, closing.train_rows, data.train
     # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a
     # group.
     group = torch.where(result.clean, result.robust.long(), 2)
@@ -251,13 +261,15 @@ def _write_gallery(model: nn.Module, data: Dataset, result: Evaluation, writer: 
     chosen = torch.cat([broken[:half], holding, broken[half:], wrong])[:GALLERY]
     device = next(model.parameters()).device
     with torch.no_grad():
-        before, after = (predictions(applied(model, v[chosen].to(device))).cpu() for v in (part.x, result.x))
+        before, after = (
+            predictions(applied(model, v[chosen].to(device))).cpu() for v in (part.x[rows], result.x)
+        )
     writer.tensors(
         "gallery.safetensors",
         {
-            "x": part.x[chosen],
+            "x": part.x[rows[chosen]],
             "attacked": result.x[chosen],
-            "label": part.y[chosen],
+            "label": part.y[rows[chosen]],
             "predicted_clean": before,
             "predicted_attacked": after,
         },

@@ -39,7 +39,7 @@ from holdfast._signals import stopping
 from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.config.build import build_attack, build_recipe
 from holdfast.config.recipes import RECIPES
-from holdfast.config.schema import CertificateSettings, DeviceSettings, RunConfig
+from holdfast.config.schema import CLOSINGS, CertificateSettings, DeviceSettings, RunConfig
 from holdfast.data import Dataset
 from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
@@ -106,6 +106,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     allow_incompatible=FLAG,
     validation=kind(ValidationSettings, what="ValidationSettings such as ValidationSettings(every=5)"),
     final_attack=maybe(ATTACK),
+    closing=word(*CLOSINGS),
     certificate=kind(
         CertificateSettings, what="CertificateSettings such as CertificateSettings(tighten=100)"
     ),
@@ -141,6 +142,7 @@ def train(
     allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     validation: ValidationSettings = ValidationSettings(),  # noqa: B008 - frozen
     final_attack: Attack | str | None = None,
+    closing: str = DEFAULT.training.closing,
     certificate: CertificateSettings = DEFAULT.certificate,
     device: DeviceSettings = DEFAULT.device,
     seed: int = DEFAULT.seed,
@@ -195,6 +197,10 @@ def train(
         validation: what is measured while training, and which weights are the best.
         final_attack: on the finished network, default PGD with 40 steps and 2 restarts; short margin searches
             and queries follow, on both parts alike.
+        closing: on how much of the data these are run: ``standard``: the test part, every training example, and
+            as many of these as there are test examples with all attacks; ``fast``: samples of 1,000 of either
+            part; ``none``: nothing is attacked, and no accuracy reported. ``auto`` is standard up to 10,000
+            training examples, else fast.
         certificate: which rounds are recorded for it, at which radius it is, and how long its bound is
             tightened.
         device: where training runs, on how many devices, and in which precision. Rounds in less than float32
@@ -355,6 +361,7 @@ def train(
             averaging=averaging,
             validation=validation,
             final=build_attack(DEFAULT.final) if final_attack is None else as_attack(final_attack),
+            closing=closing,
             example_weights=example_weights,
             parameter_radius=parameter_radius,
             certificate=certificate,
