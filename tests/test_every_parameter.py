@@ -53,7 +53,7 @@ CHECKS_ITSELF = {  # says in its own words what may be given
 }
 INNER = {  # what attacks, losses and families of one's own are written with: called in every step, on tensors of the library's making
     "Family",
-    "Known",
+    "NetworkFacts",
     "FamilyCurvature",
     "Sizes",
     "Factor",

@@ -57,7 +57,7 @@ OPTIONS = {
         "tighten": [
             default(certify_run, "tighten"),
             default(hf.certify, "tighten"),
-            default(hf.train, "tighten"),
+            default(hf.train, "certificate").tighten,
         ],
         "per_unit": [default(certify_run, "per_unit"), default(hf.certify, "per_unit")],
         "trusted": [default(certify_run, "trusted")],
