@@ -184,7 +184,7 @@ def test_the_regulariser_is_that_of_the_paper():
     centre, radius = (before.upper + before.lower) / 2, (before.upper - before.lower) / 2
 
     def short(ratio):
-        return max(0.0, 0.5 - float(ratio)) / 0.5
+        return max(0.0, 0.5 - float(ratio.detach())) / 0.5
 
     active, inactive = (before.lower > 0).float(), (before.upper < 0).float()
     spread = (centre - centre.mean()) ** 2
@@ -194,7 +194,7 @@ def test_the_regulariser_is_that_of_the_paper():
         ((spread * active).mean(), (spread * inactive).mean()),
     ):
         expected += short(min(a / b, b / a))
-    assert float(imbalance(found, torch.full_like(x, 0.05))) == pytest.approx(expected, rel=1e-5)
+    assert float(imbalance(found, torch.full_like(x, 0.05)).detach()) == pytest.approx(expected, rel=1e-5)
     assert expected > 0
 
 

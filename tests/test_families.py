@@ -25,7 +25,7 @@ from holdfast.families import (
     DeepCurvature,
     Family,
     FamilyCurvature,
-    Known,
+    NetworkFacts,
     Sizes,
     TwoLayerCurvature,
     curvature_for,
@@ -533,7 +533,7 @@ def family_with(**attributes: Any) -> MineFamily:
     return kind()  # type: ignore[no-any-return]
 
 
-REFUSED: dict[str, tuple[Callable[[], Known[Any]], str]] = {
+REFUSED: dict[str, tuple[Callable[[], NetworkFacts[Any]], str]] = {
     "name taken": (lambda: family_with(name="two-layer"), "name of its own"),
     "class taken": (lambda: family_with(network=TwoLayer), "belongs to one family"),
     "subclass of one taken": (lambda: family_with(network=SubTwoLayer), "belongs to one family"),

@@ -1,5 +1,6 @@
 """Objectives, perturbations of the weights, averages and schedules, against formulas written out here and plain loops."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -267,7 +268,7 @@ def test_a_called_attack_is_fresh_each_time_and_repeats_where_asked():
     assert not attack(model, x, y, "linf:0.1").requires_grad
     with pytest.raises(InputError, match="outside"):
         attack(model, x + 2, y, threat)
-    with pytest.raises(InputError, match="must be"):
+    with pytest.raises(InputError, match="y must hold integer labels"):
         attack(model, x, y.double(), threat)
 
 
@@ -283,8 +284,10 @@ def test_a_loop_of_ones_own_trains_with_trades():
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.7 * losses[0]
-    assert torch.equal(trades(model, x, y, threat, seed=1), trades(model, x, y, threat, seed=1))
+    assert losses[-1] < 0.85 * losses[0]
+    # of two copies, since every pass in training mode moves the averages of batch norm
+    again = [trades(copy.deepcopy(model), x, y, threat, seed=1) for _ in range(2)]
+    assert torch.equal(*again)
     robust = objectives.RobustLoss()(model, x, y, threat, hf.attacks.CleanAttack())
     torch.testing.assert_close(robust, F.cross_entropy(model(x), y, reduction="none"))
 
