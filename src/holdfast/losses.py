@@ -28,12 +28,33 @@ PerExample = Float[Tensor, " batch"]
 
 
 def signs(labels: Labels, like: Tensor) -> Tensor:
-    """Binary labels 0, 1 as -1, +1 in the dtype of ``like``; shape (batch, 1)."""
+    """Binary labels 0, 1 as -1, +1 in the dtype of ``like``; shape (batch, 1).
+
+    Args:
+        labels: 0 or 1, (batch,).
+        like: a tensor of the dtype and device wanted.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.losses.signs(torch.tensor([0, 1]), torch.zeros(1))
+    tensor([[-1.],
+            [ 1.]])
+    """
     return (2 * labels.to(like.dtype) - 1)[:, None]
 
 
 def one_hot(labels: Labels, outputs: Outputs) -> Outputs:
-    """Rows of the identity, in the dtype and device of ``outputs``."""
+    """Rows of the identity, in the dtype and device of ``outputs``.
+
+    Args:
+        labels: ``0 .. classes-1``, (batch,).
+        outputs: (batch, classes); their numbers are not used.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.losses.one_hot(torch.tensor([1]), torch.zeros(1, 3))
+    tensor([[0., 1., 0.]])
+    """
     return torch.zeros_like(outputs).scatter_(1, labels[:, None], 1.0)
 
 
@@ -60,6 +81,11 @@ class Loss(ABC):
         nonnegative: whether the loss is never below 0 (then a window that misses examples still gives a lower
             bound).
         lipschitz: a Lipschitz constant in the Euclidean norm of the outputs; ``None`` where there is none.
+
+    >>> import holdfast as hf
+    >>> loss = hf.losses.as_loss("cross-entropy")
+    >>> loss.convex, loss.nonnegative
+    (True, True)
     """
 
     convex: ClassVar[bool] = False
@@ -123,6 +149,11 @@ class CrossEntropy(Loss):
 
     Attributes:
         label_smoothing: ``e``: the target is ``(1 - e)`` on the label and ``e / C`` on every class.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.CrossEntropy()(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    tensor([0.6931])
     """
 
     label_smoothing: float = 0.0
@@ -173,8 +204,12 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class Hinge(Loss):
-    """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer
-    2001).
+    """``max(0, 1 - sign f)``; with ``C`` outputs ``max_j (1[j != y] + f_j) - f_y`` (Crammer and Singer 2001).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.Hinge()(torch.tensor([[2.0], [0.5]]), torch.tensor([1, 1]))
+    tensor([0.0000, 0.5000])
     """
 
     convex = True
@@ -206,8 +241,14 @@ class Hinge(Loss):
 
 @dataclass(frozen=True)
 class Squared(Loss):
-    """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label. Not
-    Lipschitz.
+    """``(f - sign)^2 / 2``; with ``C`` outputs half the squared distance to the one-hot label.
+
+    Convex, not Lipschitz.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.Squared()(torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 1]))
+    tensor([0., 2.])
     """
 
     convex = True
@@ -230,13 +271,19 @@ class Squared(Loss):
 @takes(delta=real(above=0))
 @dataclass(frozen=True)
 class Huber(Squared):
-    """The squared loss with its slope cut at ``delta``: ``delta (||r|| - delta / 2)`` beyond
-    ``||r|| = delta``, ``r = f - target``.
+    """The squared loss with its slope cut at ``delta``.
+
+    ``delta (||r|| - delta / 2)`` beyond ``||r|| = delta``, ``r = f - target``.
 
     Convex, and Lipschitz with constant ``delta``.
 
     Attributes:
         delta: length of the residual up to which the loss is squared.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.Huber(delta=1.0)(torch.tensor([[4.0]]), torch.tensor([1]))
+    tensor([2.5000])
     """
 
     delta: float = 1.0
@@ -267,6 +314,14 @@ def broken_claim(loss: Loss, outputs: int) -> str:
 
     Tries ``loss(f) >= loss(h) + <slope(h), f - h>`` and ``loss(f) >= floor`` in float64 at outputs of sizes
     0.1 to 100, all labels. A trial refutes, it does not prove: the claim stays its author's.
+
+    Args:
+        loss: the loss whose claims are tried.
+        outputs: how many outputs its networks have.
+
+    >>> import holdfast as hf
+    >>> hf.losses.broken_claim(hf.CrossEntropy(), 3)
+    ''
     """
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(max(2, outputs)).repeat_interleave(256)
@@ -291,7 +346,15 @@ def broken_claim(loss: Loss, outputs: int) -> str:
 
 @takes(name=TEXT)
 def loss_named(name: str) -> Loss:
-    """The loss with this name; ``logistic`` is cross-entropy on one signed output."""
+    """The loss with this name; ``logistic`` is cross-entropy on one signed output.
+
+    Args:
+        name: such as ``cross-entropy``, ``hinge`` or ``dlr``.
+
+    >>> import holdfast as hf
+    >>> hf.losses.loss_named("huber")
+    Huber(delta=1.0)
+    """
     if name not in LOSSES:
         raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}; pick one of these.")
     loss: Loss = LOSSES[name]()
@@ -301,11 +364,15 @@ def loss_named(name: str) -> Loss:
 def as_loss(value: Loss | str | None) -> Loss:
     """The loss itself, the one of that name, or cross-entropy for ``None``.
 
-    >>> as_loss("hinge")
-    Hinge()
+    Args:
+        value: a loss, a name such as ``hinge``, or ``None``.
 
     Raises:
         InputError: anything else, such as a loss of torch, which has no slope to certify with.
+
+    >>> import holdfast as hf
+    >>> hf.losses.as_loss("hinge")
+    Hinge()
     """
     if value is None:
         return CrossEntropy()
@@ -338,18 +405,46 @@ LOSS = Rule(what=f"a holdfast Loss or one of {', '.join(LOSSES)}", read=_read_lo
 
 
 def finite(outputs: Outputs) -> Tensor:
-    """Whether all outputs of an example and their differences are finite numbers (bool per example)."""
+    """Whether all outputs of an example and their differences are finite numbers (bool per example).
+
+    Args:
+        outputs: logits (batch, outputs).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.losses.finite(torch.tensor([[1.0, 2.0], [1.0, float("inf")]]))
+    tensor([ True, False])
+    """
     return (outputs.amax(1) - outputs.amin(1)).isfinite()
 
 
 def predictions(outputs: Outputs) -> Labels:
-    """Predicted class of each example; one output means class 1 where it is > 0."""
+    """Predicted class of each example; one output means class 1 where it is > 0.
+
+    Args:
+        outputs: logits (batch, classes), or signed outputs (batch, 1).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.losses.predictions(torch.tensor([[0.2], [-0.3]]))
+    tensor([1, 0])
+    """
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
 def correct(outputs: Outputs, labels: Labels) -> Tensor:
-    """Whether each example is classified correctly (bool per example); a tie or outputs that are not
-    `finite` are no correct answer.
+    """Whether each example is classified correctly (bool per example).
+
+    A tie, or outputs that are not `finite`, are not correct.
+
+    Args:
+        outputs: logits (batch, classes), or signed outputs (batch, 1).
+        labels: ``0 .. classes-1``, (batch,).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.losses.correct(torch.tensor([[2.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0]))
+    tensor([ True, False])
     """
     if outputs.shape[1] == 1:
         return (signs(labels, outputs) * outputs > 0).squeeze(1) & finite(outputs)

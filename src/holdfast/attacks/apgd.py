@@ -43,13 +43,13 @@ _BRIEF = {"cross-entropy": "ce"}
 )
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    """Ascent with momentum whose step starts at the set's diameter and is halved where it stops paying (arXiv
-    2003.01690).
+    """Auto-PGD: ascent with momentum and a step that halves itself (Croce and Hein 2020, arXiv 2003.01690).
 
-    ``z = P(x' + s step(g))``, ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever
-    closer together, a row's step ``s`` is halved, and the row goes back to its best point, if fewer than
-    ``rho`` of its last steps raised the loss, or if neither step nor best loss changed since the checkpoint
-    before. ``P`` and ``step`` are the threat's own, so that any threat will do.
+    The step starts at the set's diameter and is halved where it no longer pays: ``z = P(x' + s step(g))``,
+    ``x' <- P(x' + 0.75 (z - x') + 0.25 (x' - x'_before))``. At checkpoints, ever closer together, a row's
+    step ``s`` is halved, and the row goes back to its best point, if fewer than ``rho`` of its last steps
+    raised the loss, or if neither step nor best loss changed since the checkpoint before. ``P`` and ``step``
+    are the threat's own, so that any threat will do.
 
     Where the gradient is 0 a row goes elsewhere instead: to ``P`` of the point halfway between its example
     and a random point of the box of valid examples, which lies towards the middle of the box as hardly a
@@ -61,8 +61,8 @@ class APGD(Attack):
     2 times the radius.
 
     Attributes:
-        steps: gradient steps a restart.
-        restarts: searches an example (and target); the strongest point is kept.
+        steps: gradient steps per restart.
+        restarts: searches per example (and target); the strongest point is kept.
         loss: leads the search: ``cross-entropy``, ``dlr``, ``margin`` or any other name of a loss, or a
             `Loss`; default: whatever scores the attack (with ``targets``: ``dlr``).
         targets: one search for each of this many likeliest wrong classes; with ``dlr`` the targeted DLR, with
@@ -75,6 +75,12 @@ class APGD(Attack):
             turn: some networks are flat far from the example.
         wide: whether an l1 search begins in larger balls; elsewhere it never does.
         drop_broken: when only success matters: examples leave the search as soon as they are broken.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.APGD(steps=5).run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.2)).success
+    tensor([True])
     """
 
     steps: int = 100

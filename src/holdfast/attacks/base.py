@@ -46,8 +46,17 @@ from holdfast.threats.base import Points
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What a search works towards, given classes ``y``: a high loss at ``y``; ``targeted``, a low loss at
-    ``y``.
+    """What a search works towards, given classes ``y``: a high loss at ``y``, or a low one.
+
+    Attributes:
+        loss: the loss, of outputs and classes.
+        targeted: ``y`` is a class to be reached: the loss there is made low.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> goal = hf.attacks.Goal(loss=hf.Hinge())
+    >>> goal.value(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
+    tensor([3.])
     """
 
     loss: Loss
@@ -112,12 +121,19 @@ def stronger(first: Scored, second: Scored) -> Scored:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AttackResult(Tabular):
-    """What an attack found, one row an example, on the device of the examples.
+    """What an attack found, one row per example, on the device of the examples.
 
     Attributes:
         x: a point of each threat set, in float64 and without tolerance.
         loss: loss at the true label in ``x``; infinite where outputs or loss are not finite.
         success: whether ``x`` is misclassified; in a targeted attack, whether it is classified as its target.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.FGSM().run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25))
+    >>> found.success
+    tensor([ True, False])
     """
 
     x: Float[Tensor, "batch ..."]
@@ -178,6 +194,13 @@ class Attack(ABC):
     Attributes:
         leaves: whether its points for training may lie outside the threat set, as the published method has it.
             Such a step of training is no round of the robust loss.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> attack = hf.attacks.as_attack("fgsm")
+    >>> attack(torch.nn.Identity(), x, y, "linf:0.25")
+    tensor([[0.3500, 0.6500]])
     """
 
     leaves: ClassVar[bool] = False
@@ -470,13 +493,23 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
-    """The model's outputs without gradients, once examples, labels and outputs are found to be what
-    everything else assumes.
+    """The model's outputs without gradients, after examples, labels and outputs were checked.
+
+    Args:
+        model: maps (batch, ...) to (batch, outputs).
+        x: examples (batch, ...), floating point.
+        y: labels ``0 .. classes-1``, (batch,).
 
     Raises:
         InputError: ``x`` is empty, not floating point or not finite; ``y`` is not one integer label in range
-            an example; the outputs are not finite (batch, outputs) of the same batch size, or are
+            per example; the outputs are not finite (batch, outputs) of the same batch size, or are
             probabilities.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.attacks.checked_outputs(torch.nn.Identity(), x, y).shape
+    torch.Size([1, 2])
     """
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         raise InputError(

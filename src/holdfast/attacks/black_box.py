@@ -27,7 +27,14 @@ class Transfer(Attack):
         attack: what to attack it with.
 
     Raises (on `run`):
-        InputError: the surrogate's outputs are not such as a model's must be for these examples and labels.
+        InputError: the surrogate's outputs do not fit these examples and labels.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> attack = hf.Transfer(surrogate=torch.nn.Identity(), attack=hf.FGSM())
+    >>> attack.run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25)).success
+    tensor([True])
     """
 
     surrogate: nn.Module = field(repr=False)

@@ -10,12 +10,15 @@ from holdfast.attacks.base import Attack
 def as_attack(value: Attack | str) -> Attack:
     """The attack itself, or the one of that name with its own defaults.
 
-    >>> from holdfast.attacks import PGD
-    >>> as_attack("pgd") == PGD()
-    True
+    Args:
+        value: an attack, or a name such as ``pgd``.
 
     Raises:
         InputError: neither an attack nor the name of one that needs nothing else.
+
+    >>> import holdfast as hf
+    >>> hf.attacks.as_attack("pgd") == hf.PGD()
+    True
     """
     converted: Attack = ATTACK("attack", value)
     return converted

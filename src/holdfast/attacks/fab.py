@@ -39,11 +39,10 @@ _LOOK = 10  # steps between looks at which rows are done, where looking waits fo
 )
 @dataclass(frozen=True, kw_only=True)
 class FAB(Attack):
-    """Steps to the linearised boundary ``f = 0``, drawn towards the example (Croce and Hein 2020, arXiv
-    1907.02044).
+    """Fast adaptive boundary: steps to the linearised boundary ``f = 0`` (Croce and Hein 2020, arXiv 1907.02044).
 
-    With ``f`` the lead of a wrong class over the label and ``P(z)`` the shortest step from ``z`` onto
-    ``{z : f(x') + <grad f(x'), z - x'> = 0}`` within the box, each step is
+    The search is drawn towards the example. With ``f`` the lead of a wrong class over the label and ``P(z)``
+    the shortest step from ``z`` onto ``{z : f(x') + <grad f(x'), z - x'> = 0}`` within the box, each step is
 
         x' <- (1 - a) (x' + overshoot P(x')) + a (x + overshoot P(x)),    a = min(||P(x')|| / (||P(x')|| + ||P(x)||), pull).
 
@@ -54,12 +53,12 @@ class FAB(Attack):
     what is not broken, the misclassified point nearest to the example comes back.
 
     Attributes:
-        steps: gradient steps a restart (and target).
-        restarts: searches an example (and target): the first from the example, others halfway to a random
+        steps: gradient steps per restart (and target).
+        restarts: searches per example (and target): the first from the example, others halfway to a random
             point of its set.
         targets: towards how many wrong classes to search one by one, the likeliest on the example first, each
-            with one gradient a step; ``None``: towards whichever boundary is nearest, with a gradient for
-            each class a step. The standard suite uses 9.
+            with one gradient per step; ``None``: towards whichever boundary is nearest, with a gradient per
+            class and step. The standard suite uses 9.
         overshoot: how far beyond the boundary a step goes, as a factor of at least 1.
         backward: share of the way from the example that a misclassified point keeps, in (0, 1).
         pull: largest weight of the step from the example itself, in [0, 1].
@@ -67,8 +66,15 @@ class FAB(Attack):
             misclassified point would not come within the radius by the last step. The pace only falls, as a
             rule, so this costs next to no success and spares most steps of robust examples; ``None``: never.
 
-    With one or two outputs, or a target class given to `run`, there is one boundary and ``targets`` has no
-    say. Threats other than `LpBall` are refused.
+    With one or two outputs, or a target class given to `run`, there is one boundary and ``targets`` is
+    ignored. Threats other than `LpBall` are refused.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> found = hf.FAB(steps=5).run(torch.nn.Identity(), x, y, hf.LpBall("2", 0.3))
+    >>> found.success, bool((found.x - x).norm() < 0.15)
+    (tensor([True]), True)
     """
 
     steps: int = 100

@@ -66,8 +66,15 @@ def targeted_dlr(outputs: Outputs, y: Labels, target: Labels) -> PerExample:
 
 @dataclass(frozen=True)
 class Margin(Loss):
-    """``max_{j != y} z_j - z_y``, the negative `margin`: convex, Lipschitz with constant ``sqrt(2)``, of
-    either sign.
+    """``max_{j != y} z_j - z_y``: positive where the example is misclassified.
+
+    Convex, Lipschitz with constant ``sqrt(2)``, of either sign.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> outputs = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> hf.attacks.Margin()(outputs, torch.tensor([0]))
+    tensor([-2.])
     """
 
     nonnegative = False
@@ -89,8 +96,16 @@ class Margin(Loss):
 
 @dataclass(frozen=True)
 class DLR(Loss):
-    """`dlr` as a loss: to be made high at the label. For a class to be reached use `TargetedDLR`: this one
-    has no slope there while the class comes third."""
+    """The difference of logits ratio, `dlr`, as a loss that is made high at the label.
+
+    For a class to be reached use `TargetedDLR`: this one has no slope there while the class comes third.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> outputs = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> hf.attacks.DLR()(outputs, torch.tensor([0]))
+    tensor([-0.6667])
+    """
 
     convex = False
     nonnegative = False
@@ -109,7 +124,14 @@ class DLR(Loss):
 
 @dataclass(frozen=True)
 class TargetedDLR(Loss):
-    """`targeted_dlr` from a class to its strongest rival: what a targeted attack makes low at its target."""
+    """`targeted_dlr` from a class to its strongest rival: what a targeted attack makes low at its target.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> outputs = torch.tensor([[3.0, 1.0, 0.0, -1.0]])
+    >>> hf.attacks.TargetedDLR()(outputs, torch.tensor([1]))
+    tensor([0.5714])
+    """
 
     convex = False
     nonnegative = False

@@ -28,13 +28,13 @@ DECAYS = (0.9, 0.999)  # of Adam
 @takes(steps=COUNT, searches=COUNT, constant=real(above=0), rate=real(above=0), confidence=real(least=0))
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(Attack):
-    """``min ||x' - x||_2^2 + c max(margin(x') + confidence, 0)`` by Adam, with a search for ``c`` (arXiv
-    1608.04644).
+    """Carlini and Wagner's attack: distance and margin minimised together by Adam (2017, arXiv 1608.04644).
 
-    In a ball the points may go as far as four times its radius, and the valid box and the fixed features are
-    kept by projection: ``c`` is bisected, down where the row was broken outside the threat set, up where it
-    was not. For any other threat the points stay in the set, and ``c`` only grows. The method is made for l2:
-    in other sets the distance is Euclidean all the same.
+    It minimises ``||x' - x||_2^2 + c max(margin(x') + confidence, 0)`` and searches for ``c``. In a ball the
+    points may go as far as four times its radius, and the valid box and the fixed features are kept by
+    projection: ``c`` is bisected, down where the row was broken outside the threat set, up where it was not.
+    For any other threat the points stay in the set, and ``c`` only grows. The method is made for l2: in other
+    sets the distance is Euclidean too.
 
     Attributes:
         steps: gradient steps for each ``c``.
@@ -43,6 +43,12 @@ class CarliniWagner(Attack):
             longest step.
         rate: Adam's, in multiples of that length over the root of the number of features.
         confidence: how far the margin must be passed before it stops to count, in the outputs' units.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.CarliniWagner(steps=20, searches=2).run(torch.nn.Identity(), x, y, hf.LpBall("2", 0.3)).success
+    tensor([True])
     """
 
     steps: int = 100
@@ -142,13 +148,19 @@ class DeepFool(Attack):
     For each other class ``j``: ``gap = z_y - z_j`` and ``w = grad(z_j - z_y)``; the step of the threat's
     shape, ``s = step(w, 1)``, crosses that boundary after the length ``gap / <w, s>``; the shortest is taken,
     ``1 + overshoot`` times, and projected into the set. In l2 and l-inf balls this is the paper's step; other
-    threats lend their own.
+    threats use their own.
 
     Attributes:
         steps: at most this many.
         classes: the likeliest wrong classes considered; a gradient each. In a targeted attack the target
             alone is.
         overshoot: by which share to cross the boundary.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.DeepFool(steps=5).run(torch.nn.Identity(), x, y, hf.LpBall("2", 0.3)).success
+    tensor([True])
     """
 
     steps: int = 50

@@ -15,11 +15,23 @@ Mode = Literal["eval", "train", "keep"]
 
 @contextmanager
 def in_mode(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """Put ``model`` in evaluation or training mode, or ``keep`` it as it is; every submodule's own flag is
-    restored.
+    """Within the block: ``model`` in evaluation or training mode, or unchanged.
+
+    Afterwards every submodule has its own flag again.
+
+    Args:
+        model: the network.
+        mode: ``eval``, ``train``, or ``keep`` to change nothing.
 
     Raises:
         InputError: ``mode`` is none of the three.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> model = torch.nn.Dropout().train()
+    >>> with hf.attacks.in_mode(model, "eval"):
+    ...     model.training
+    False
     """
     if mode not in get_args(Mode):
         raise InputError(
@@ -54,11 +66,22 @@ def still(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attacking(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """`in_mode` and `still`, with gradients on for the input and off for every parameter, also under
-    ``no_grad`` or ``inference_mode``.
+    """Within the block: gradients on for the input, off for every parameter, and the mode set by `in_mode`.
 
-    Other state that a module changes in its own ``forward`` (spectral norm's power iteration) is the module's
-    affair.
+    It also holds buffers still (`still`), and works under ``no_grad`` and ``inference_mode``.
+
+    Other state that a module changes in its own ``forward`` (spectral norm's power iteration) is not held.
+
+    Args:
+        model: the network to be attacked.
+        mode: ``eval``, ``train`` or ``keep``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> model = torch.nn.Linear(2, 2)
+    >>> with hf.attacks.attacking(model, "eval"):
+    ...     model.weight.requires_grad, model.training
+    (False, False)
     """
     with in_mode(model, mode), still(model), torch.inference_mode(False), torch.enable_grad():
         live = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -37,13 +37,13 @@ NOISE = 0.001  # standard deviation of a "gaussian" start, in input units
 )
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """``x' <- projection(x' + step)``, ``steps`` times (Madry et al. 2018, arXiv 1706.06083).
+    """Projected gradient descent: ``x' <- projection(x' + step)``, ``steps`` times (Madry et al. 2018, arXiv 1706.06083).
 
     Attributes:
-        steps: gradient steps a restart.
+        steps: gradient steps per restart.
         step_size: length of a step in the threat's norm, in input units; default ``2.5 radius / steps``, so
             that every point of the set can be reached from every other.
-        restarts: searches an example; the stronger end is kept: one that reaches the goal first, then the
+        restarts: searches per example; the stronger end is kept: one that reaches the goal first, then the
             higher loss.
         start: ``random``: a random point of the set; ``example``: the example; ``near``: a hundredth of the
             way from the example to a random point, for losses whose gradient vanishes at the example; ``gaussian``:
@@ -54,10 +54,17 @@ class PGD(Attack):
             al. 2018, arXiv 1710.06081).
         step_rule: ``steepest``: the threat's own step (`Threat.step`), of length ``step_size``; ``gradient``:
             ``step_size`` times the gradient (or ``v``) itself.
-        keep_best: return the strongest iterate, not the last one; costs one forward pass a restart.
+        keep_best: return the strongest iterate, not the last one; costs one forward pass per restart.
         drop_broken: when only success matters: examples broken by one restart are left out of the next.
             The successes are the same (up to rounding, for models that treat rows apart), the losses of
             broken examples not the highest to be had.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> found = hf.PGD(steps=5).run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25), seed=0)
+    >>> found.success, bool(((found.x - x).abs() <= 0.25).all())
+    (tensor([True]), True)
     """
 
     steps: int = 10
@@ -171,6 +178,12 @@ class FGSM(Attack):
         start: as in `PGD`; ``random`` with ``step_size = 1.25 radius`` is the attack of Wong et al. 2020
             (arXiv 2001.03994).
         loss: as in `PGD`.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.FGSM()(torch.nn.Identity(), x, y, "linf:0.25")
+    tensor([[0.3500, 0.6500]])
     """
 
     step_size: float | None = None

@@ -16,7 +16,14 @@ from holdfast.threats.base import Points, Threat
 
 @dataclass(frozen=True, kw_only=True)
 class CleanAttack(Attack):
-    """No attack: the examples themselves."""
+    """No attack: the examples themselves.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.CleanAttack()(torch.nn.Identity(), x, y, "linf:0.25")
+    tensor([[0.6000, 0.4000]])
+    """
 
     @property
     def name(self) -> str:
@@ -38,7 +45,13 @@ class RandomAttack(Attack):
     """The strongest of several random points of each threat set: what chance finds, without a search.
 
     Attributes:
-        samples: random points per example; with 1 it is noise, taken as it comes.
+        samples: random points per example; with 1 it is plain noise.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.RandomAttack(samples=20).run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.05)).success
+    tensor([False])
     """
 
     samples: int = 10
@@ -67,14 +80,22 @@ class RandomAttack(Attack):
 @takes(attack=ATTACK, classes=maybe(COUNT))
 @dataclass(frozen=True, kw_only=True)
 class MultiTarget(Attack):
-    """A targeted search for each of the wrong classes the model finds likeliest on the example; the strongest
-    point wins.
+    """A targeted search for each of the likeliest wrong classes; the strongest point wins.
+
+    Likeliness is the model's own, on the example.
 
     With one output, or a target already given, it is ``attack`` itself.
 
     Attributes:
         attack: the search.
         classes: how many wrong classes; default: every one.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4, 0.5]]), torch.tensor([0])
+    >>> attack = hf.MultiTarget(attack=hf.FGSM(), classes=2)
+    >>> attack.run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.1)).success
+    tensor([True])
     """
 
     attack: Attack

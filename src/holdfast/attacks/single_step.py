@@ -22,6 +22,12 @@ class RandomStartFGSM(Attack):
 
     Attributes:
         step: its length in radii of the threat.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.attacks.RandomStartFGSM().run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25)).success
+    tensor([True])
     """
 
     step: float = 1.25
@@ -42,15 +48,18 @@ class RandomStartFGSM(Attack):
 @takes(noise=real(least=0), step=real(above=0))
 @dataclass(frozen=True, kw_only=True)
 class NoiseFGSM(Attack):
-    """One step of ``step`` radii from ``x + U(-noise, noise)`` radii, *without* projection (de Jorge et al. 2022,
-    arXiv 2202.01181).
+    """N-FGSM: one step from ``x + U(-noise, noise)`` radii, *without* projection (de Jorge et al. 2022, arXiv 2202.01181).
 
-    In training the points may leave the threat set, by design: such a step is no round of the robust loss. What
-    `run` returns for figures is projected like that of any attack.
+    The step is ``step`` radii long. In training the points may leave the threat set, by design: such a step
+    is no round of the robust loss. What `run` returns for figures is projected like that of any attack.
 
     Attributes:
         noise: half the width of the uniform noise in each feature, in radii; 2 in the paper.
         step: length of the step, in radii.
+
+    >>> import holdfast as hf
+    >>> hf.attacks.NoiseFGSM().leaves
+    True
     """
 
     leaves = True

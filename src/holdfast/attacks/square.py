@@ -35,24 +35,30 @@ IMAGE = Rule(what="(channels, height, width), each a whole number >= 1", read=_r
 @takes(queries=COUNT, share=real(above=0, most=1), restarts=COUNT, image=maybe(IMAGE))
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Random search: a change of one window is kept where it raises the loss (Andriushchenko et al. 2020,
-    arXiv 1912.00049).
+    """Random search by windows: a change is kept where it raises the loss (Andriushchenko et al. 2020, arXiv 1912.00049).
 
     l-inf: a window of each channel goes to one end of its range, from vertical stripes at the start. l2 and
     l1: a window takes a peaked pattern with the norm of what it and a second window held, the second is
-    cleared, and norm that the box left unspent is spent (l1: Croce and Hein 2021, arXiv 2103.01208). What is
-    led by: the margin of the best wrong class; with a target class given to `run`, the loss at the target.
+    cleared, and norm that the box left unspent is spent (l1: Croce and Hein 2021, arXiv 2103.01208). The
+    search follows the margin of the best wrong class; with a target class given to `run`, the loss at the
+    target.
 
     Windows are squares of an image (batch, channels, height, width) or (batch, height, width). A flat example
     (batch, features) is read as a square grey image, row by row, where the number of features is a square
     number, and as a line with windows of consecutive features where it is not; ``image`` says otherwise.
 
     Attributes:
-        queries: forward passes a restart.
+        queries: forward passes per restart.
         share: of the features in the first windows; halved in area on the way, at shares of the queries fixed
             by the paper.
-        restarts: searches an example; one that is broken is left out of the next.
+        restarts: searches per example; one that is broken is left out of the next.
         image: (channels, height, width) of a flat example; (1, 1, features) makes it a line.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.Square(queries=20).run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25)).success
+    tensor([True])
     """
 
     queries: int = 5000

@@ -19,11 +19,19 @@ from holdfast.threats.base import Points, Threat
 
 @takes(model=MODEL, samples=COUNT)
 class MeanOutputs(nn.Module):
-    """The mean of ``samples`` independent answers of ``model``: outputs, and through autograd the mean
-    gradient.
+    """The mean of ``samples`` independent answers of ``model``; through autograd also the mean gradient.
 
     Each answer is a forward pass of its own, since a model may draw once for a whole batch; memory grows with
     ``samples``.
+
+    Args:
+        model: a network with randomness of its own.
+        samples: answers per call.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.attacks.MeanOutputs(torch.nn.Identity(), 3)(torch.ones(1, 2))
+    tensor([[1., 1.]])
     """
 
     def __init__(self, model: nn.Module, samples: int) -> None:
@@ -40,8 +48,7 @@ class MeanOutputs(nn.Module):
 @takes(attack=ATTACK, samples=COUNT)
 @dataclass(frozen=True, kw_only=True)
 class ExpectedGradient(Attack):
-    """``attack`` on the mean of ``samples`` answers of a model with randomness of its own (Athalye et al.
-    2018, arXiv 1802.00420).
+    """``attack`` on the mean of several answers of a random model (Athalye et al. 2018, arXiv 1802.00420).
 
     Loss and success are those of the mean too: one answer of a random model may be wrong by luck, which says
     nothing about the point. They are scored with fresh draws, so that a point that was good for the search's
@@ -51,6 +58,13 @@ class ExpectedGradient(Attack):
     Attributes:
         attack: the search.
         samples: answers averaged in each pass; the error of the mean falls with the root of their number.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> attack = hf.ExpectedGradient(attack=hf.FGSM(), samples=4)
+    >>> attack.run(torch.nn.Identity(), x, y, hf.LpBall("inf", 0.25)).success
+    tensor([True])
     """
 
     attack: Attack

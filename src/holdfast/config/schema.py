@@ -607,7 +607,18 @@ class TrainingConfig(_Checked):
 @takes(trace=FLAG, trace_every=maybe(whole()), tighten=whole(), radius=maybe(real()))
 @dataclass(frozen=True, kw_only=True)
 class CertificateSettings(_Checked):
-    """How hard the certificate is worked on."""
+    """How the certificate of a run is recorded and tightened.
+
+    Attributes:
+        trace: record the rounds of training for the certificate.
+        trace_every: epochs between recorded ones; ``None``: as often as costs at most 10 % of the time.
+        tighten: evaluations spent on raising the lower bound after training.
+        radius: parameter radius ``R`` to certify at; ``None``: that of training.
+
+    >>> import holdfast as hf
+    >>> hf.CertificateSettings(radius=2.5).tighten
+    40
+    """
 
     trace: bool = _option(True, "record the rounds of training for the certificate")
     trace_every: int | None = _option(
@@ -628,7 +639,19 @@ class CertificateSettings(_Checked):
 @takes(accelerator=TEXT, devices=whole(), precision=word(*PRECISIONS), strategy=TEXT)
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings(_Checked):
-    """Where it runs (lightning-fabric's words)."""
+    """Where training runs, in the words of lightning-fabric.
+
+    Attributes:
+        accelerator: ``auto``, ``cpu``, ``cuda``, ``mps`` and others of lightning-fabric.
+        devices: devices per machine.
+        precision: of training, such as ``32-true`` or ``bf16-mixed``; the certificate is in float64 in any
+            case.
+        strategy: how several devices share the work: ``auto``, ``ddp``, ...
+
+    >>> import holdfast as hf
+    >>> hf.DeviceSettings(accelerator="cpu", precision="64-true").devices
+    1
+    """
 
     accelerator: str = _option(
         "auto", ", ".join(ACCELERATORS), short="accelerator", names=ACCELERATORS, own=False

@@ -30,7 +30,18 @@ def box_facts(bounds: Bounds, fixed: Tensor | None) -> list[Fact]:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Split(Shown):
-    """Row numbers of each part; disjoint."""
+    """Row numbers of each part; disjoint.
+
+    Attributes:
+        train: rows to train on.
+        validation: rows to select weights and settings by.
+        test: rows for the final figures.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> len(hf.data.split_rows(torch.tensor([0, 0, 1, 1]), validation=0, test=0.5).test)
+    2
+    """
 
     train: Int[Tensor, " train"]
     validation: Int[Tensor, " validation"]
@@ -42,7 +53,17 @@ class Split(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Part(Shown):
-    """One part of a data set: the rows themselves."""
+    """One part of a data set: its examples and labels.
+
+    Attributes:
+        x: examples (examples, ...).
+        y: labels (examples,).
+
+    >>> import holdfast as hf
+    >>> part = hf.data.forced(dimension=2).train
+    >>> part.y
+    tensor([0, 0, 1])
+    """
 
     x: Float[Tensor, "examples ..."]
     y: Int[Tensor, " examples"]
@@ -59,13 +80,21 @@ class Dataset(Shown):
     """Examples with labels ``0 .. classes-1``.
 
     Attributes:
+        name: for terminals and reports.
         x: examples, in the data's own units; any shape after the first axis.
+        y: labels ``0 .. classes-1``, (examples,).
+        classes: number of classes.
+        split: which rows train, select (validation) and test.
         bounds: the valid box as (low, high), numbers or tensors of one example's shape; ``None`` for no box.
             Every example lies in it.
         fixed: true where an adversary may not change a feature (a constant coordinate, an age); ``None`` for
             nowhere.
-        split: which rows train, select (validation) and test.
-        class_names: names for reports, one a class.
+        class_names: names for reports, one per class.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.spheres(20, dimension=3, clusters=1)
+    >>> data.classes, len(data.train), tuple(data.train.x.shape)
+    (2, 12, (12, 3))
     """
 
     name: str

@@ -21,8 +21,7 @@ def digits(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """8 x 8 grey pixels in [0, 1], shape (64,), ten classes (Alpaydin and Kaynak 1998, UCI; scikit-learn's
-    copy).
+    """8 x 8 grey pixels in [0, 1], shape (64,), ten classes: scikit-learn's copy (Alpaydin and Kaynak 1998, UCI).
 
     ``classes=(3, 8), features="sphere", validation=0, test=0`` is the setting of the reference figures (357
     examples).
@@ -35,6 +34,11 @@ def digits(
 
     Raises:
         InputError: an unknown class or feature map, or shares that leave nothing to train on.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.digits(classes=(3, 8))
+    >>> data.features, data.classes, data.bounds
+    (64, 2, (0.0, 1.0))
     """
     from sklearn.datasets import load_digits  # seconds to import, and only this function needs it
 

@@ -27,12 +27,18 @@ def on_sphere(
     float64.
 
     Args:
+        data: any data set; each example is flattened.
         norm: Euclidean norm of the scaled part, > 0.
         constant: the last coordinate.
         center: subtract each feature's mean over the training rows first (another threat: distances change).
 
     Raises:
         InputError: an example of zero norm, a norm that is not positive, or centring without training rows.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.on_sphere(hf.data.spheres(8, dimension=3, clusters=1))
+    >>> data.x.shape, data.fixed.tolist()
+    (torch.Size([8, 4]), [False, False, False, True])
     """
     x = flatten(data.x).double()
     if center:
@@ -58,10 +64,20 @@ def on_sphere(
 
 @takes(data=DATASET, features=word(*FEATURES))
 def with_features(data: Dataset, features: str) -> Dataset:
-    """``pixels`` for the data as they are, ``sphere`` for `on_sphere`, ``centred-sphere`` for the same after
+    """The data under a feature map: ``pixels``, ``sphere`` or ``centred-sphere``.
+
+    ``pixels`` leaves the data unchanged, ``sphere`` is `on_sphere`, ``centred-sphere`` the same after
     centring.
+
+    Args:
+        data: any data set.
+        features: the word.
 
     Raises:
         InputError: another word.
+
+    >>> import holdfast as hf
+    >>> hf.data.with_features(hf.data.spheres(8, dimension=3, clusters=1), "sphere").features
+    4
     """
     return data if features == "pixels" else on_sphere(data, center=features == "centred-sphere")

@@ -41,8 +41,7 @@ def forced(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """The unit vectors ``e_1 .. e_(n-1)``, label 0, and the origin, label 1 (Kim, Moon and Yun 2025, arXiv
-    2510.24643).
+    """The unit vectors ``e_1 .. e_(n-1)``, label 0, and the origin, label 1 (Kim et al. 2025, arXiv 2510.24643).
 
     Smallest distance between labels: 1 in the l2, l-inf and l1 norm alike, hence ``rho = 2 radius``. What
     they force, for l2 balls and ``k = min(n-1, d)`` (proof in `holdfast.theory.capacity.forced_width`): the
@@ -61,6 +60,12 @@ def forced(
 
     Raises:
         InputError: sizes too small.
+
+    >>> import holdfast as hf
+    >>> hf.data.forced(dimension=2).x
+    tensor([[1., 0.],
+            [0., 1.],
+            [0., 0.]])
     """
     examples = dimension + 1 if examples is None else examples
     units = torch.eye(dimension, dtype=torch.float64)
@@ -94,8 +99,7 @@ def shattering(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Centres of ``2 pairs`` balls that pass on every labelling of ``pairs * dimension`` points: robust fits
-    of all of them shatter those.
+    """Centres of ``2 pairs`` balls whose robust fits, over all labellings, shatter ``pairs * dimension`` points.
 
     With ``a = distance / 2``, bits ``y_ij = +1 or -1`` and anchors ``c_i = 5 a i e_1`` the centres are
     ``c_i + a y_i / sqrt(d)`` (label 1) and ``c_i - a y_i / sqrt(d)`` (label 0). The points are
@@ -118,6 +122,11 @@ def shattering(
 
     Raises:
         InputError: sizes too small, or a number that is no labelling.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.shattering(pairs=1, dimension=2, labelling=0b01)
+    >>> data.y
+    tensor([1, 0])
     """
     bits = _digits(labelling, pairs * dimension, 2, seed).reshape(pairs, dimension)
     half = distance / 2
@@ -133,8 +142,22 @@ def shattering(
 def shattered_points(
     pairs: int, dimension: int, *, labelling: int | None = None, distance: float = 1.0, seed: int = 0
 ) -> tuple[Float[Tensor, "points features"], Int[Tensor, " points"]]:
-    """The points ``z_ij`` of `shattering` with the same arguments, in float64, and the labels that a
-    robust fit gives them.
+    """The points ``z_ij`` of `shattering` with the same arguments, and the labels that a robust fit gives them.
+
+    Args:
+        pairs: balls of each label.
+        dimension: ``d``.
+        labelling: number whose binary digits are the bits; ``None`` draws them from ``seed``.
+        distance: smallest Euclidean distance between labels.
+        seed: of the bits.
+
+    Returns:
+        Points (pairs * dimension, dimension) in float64, and their labels.
+
+    >>> import holdfast as hf
+    >>> points, labels = hf.data.shattered_points(1, 2, labelling=0b01)
+    >>> points.shape, labels
+    (torch.Size([2, 2]), tensor([1, 0]))
     """
     bits = _digits(labelling, pairs * dimension, 2, seed)
     half = distance / 2
@@ -168,8 +191,7 @@ def separated(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Points on the unit sphere, any two at least ``separation`` apart in the Euclidean norm, with any
-    labelling.
+    """Points on the unit sphere, any two at least ``separation`` apart (l2), with any labelling.
 
     A class of networks that fits every labelling of ``n`` points has VC dimension ``n`` at least, robust or
     not: this is what plain interpolation asks for, and `shattering` what robust interpolation adds.
@@ -183,6 +205,11 @@ def separated(
 
     Raises:
         InputError: sizes too small, points that do not fit, or a labelling that leaves a class empty.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.separated(4, dimension=3, labelling=0b0110)
+    >>> data.y
+    tensor([0, 1, 1, 0])
     """
     if examples < classes:
         raise InputError(

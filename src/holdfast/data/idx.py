@@ -41,11 +41,12 @@ def idx(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Grey images in [0, 1] from ``train-images-idx3-ubyte[.gz]`` and its three companions (``t10k-...`` is
-    the test part).
+    """Grey images in [0, 1] from IDX files, such as MNIST's.
+
+    The files are ``train-images-idx3-ubyte[.gz]`` and its three companions; ``t10k-...`` is the test part.
 
     Args:
-        folder: where the four files lie.
+        folder: the folder with the four files.
         classes: labels to keep, renumbered ``0, 1, ..`` in this order; ``None`` for all.
         features: see `with_features`.
         flatten: examples of shape (height * width,) in place of (1, height, width).
@@ -57,6 +58,15 @@ def idx(
     Raises:
         InputError: a missing file, a wrong magic number, a file cut short or too long, or images and labels
             of unequal number; the message names the file.
+
+    >>> import holdfast as hf
+    >>> import pathlib, struct, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     images, labels = (pathlib.Path(name, f"train-{w}-ubyte") for w in ("images-idx3", "labels-idx1"))
+    ...     written = images.write_bytes(struct.pack(">4i", 2051, 2, 1, 1) + bytes([0, 255]))
+    ...     written = labels.write_bytes(struct.pack(">2i", 2049, 2) + bytes([0, 1]))
+    ...     hf.data.idx(name, validation=0, test=0).x.flatten()
+    tensor([0., 1.])
     """
     here = Path(folder)
     if not here.is_dir():

@@ -15,14 +15,21 @@ from holdfast.errors import InputError
 
 @takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: a word of `holdfast._registry.DATA`, a folder with IDX files, or an
-    ``.npz`` file.
+    """The data set called ``name``: of the library, a folder with IDX files, or an ``.npz`` file.
 
-    ``options`` go to the function of that word, to `idx` or to `npz`; every one takes ``features``,
-    ``validation``, ``test``, ``seed`` and ``dtype``.
+    Names are the words of `holdfast._registry.DATA`. Every loader takes ``features``, ``validation``,
+    ``test``, ``seed`` and ``dtype``.
+
+    Args:
+        name: ``digits``, ``spheres``, ..., or a path.
+        **options: go to the function of that name, to `idx` or to `npz`.
 
     Raises:
         InputError: nothing of that name, an option the loader does not take, or what the loader refuses.
+
+    >>> import holdfast as hf
+    >>> hf.data.load("spheres", examples=20, dimension=3, clusters=1).name
+    'spheres'
     """
     loader, arguments = _loader(name)
     known = [option for option in inspect.signature(loader).parameters if option not in ("folder", "file")]

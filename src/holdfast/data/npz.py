@@ -55,8 +55,10 @@ def npz(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """A data set from an ``.npz`` file with arrays ``x, y``, or ``x_train, y_train`` and ``x_test, y_test``,
-    or ``train_images, train_labels`` and ``test_images, test_labels``; ``class_names`` if present.
+    """A data set from an ``.npz`` file.
+
+    Its arrays are ``x, y``; or ``x_train, y_train`` and ``x_test, y_test``; or ``train_images, train_labels``
+    and ``test_images, test_labels``; and ``class_names`` if present.
 
     Bytes (uint8) are pixels: divided by 255, with bounds (0, 1). Images with 3 channels in the last axis are
     turned to (channels, height, width).
@@ -76,6 +78,13 @@ def npz(
     Raises:
         InputError: an unreadable file, none of the names above, arrays of objects, or what `from_tensors`
             refuses.
+
+    >>> import holdfast as hf
+    >>> import numpy, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numpy.savez(f"{folder}/my.npz", x=numpy.eye(4), y=numpy.array([0, 0, 1, 1]))
+    ...     len(hf.data.npz(f"{folder}/my.npz", validation=0, test=0).train)
+    4
     """
     path = Path(file)
     arrays = _arrays(path)

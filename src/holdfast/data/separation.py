@@ -41,6 +41,12 @@ class Separation(Shown):
         complete: whether all such pairs were counted; if not, ``count`` is a lower bound (``distance`` is
             exact always).
         pairs: row numbers of the nearest such pairs among those counted, nearest first.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 1, 1])
+    >>> hf.data.separation(x, y, norm="2").closest
+    (0, 1)
     """
 
     norm: str
@@ -120,6 +126,8 @@ def separation(
     screens weak; the answer stays exact and takes as long as measuring every pair.
 
     Args:
+        x: examples (examples, ...).
+        y: labels ``0 .. classes-1``, (examples,).
         norm: ``"1"``, ``"2"`` or ``"inf"``; a leading ``l`` is allowed.
         radius: in input units; 0 finds equal examples with different labels.
         fixed: true where an adversary may not change a feature; shape of one example.
@@ -131,6 +139,13 @@ def separation(
     Raises:
         InputError: an unknown norm, a negative or infinite radius, a mask of another shape than one example,
             or numbers whose distances overflow.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 1, 1])
+    >>> found = hf.data.separation(x, y, norm="2", radius=0.6)
+    >>> found.distance, found.count
+    (1.0, 1)
     """
     x, y = as_tensor("x", x), as_tensor("y", y)
     fixed = None if fixed is None else as_tensor("fixed", fixed)

@@ -26,10 +26,12 @@ def split_rows(
     seed: int = 0,
     test_from: int | None = None,
 ) -> Split:
-    """Row numbers of each part, ascending; each class gives its share, rounded, and keeps at least one row
-    for training.
+    """Row numbers of each part, ascending; each class gives its share.
+
+    Shares are rounded, and every class keeps at least one row for training.
 
     Args:
+        y: labels ``0 .. classes-1``, (examples,).
         validation: share of each class's training rows set aside to select weights by, in [0, 1).
         test: share of each class set aside for the final figures, in [0, 1).
         seed: of the shuffle.
@@ -37,6 +39,12 @@ def split_rows(
 
     Raises:
         InputError: a share outside [0, 1), or both adding up to 1 or more.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> split = hf.data.split_rows(torch.tensor([0, 0, 1, 1]), validation=0, test=0.5)
+    >>> len(split.train), len(split.test)
+    (2, 2)
     """
     if test_from is None and validation + test >= 1.0:
         raise InputError(

@@ -39,8 +39,7 @@ def spheres(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Dataset:
-    """Clusters on the unit sphere, examples of different labels at least ``separation`` apart in the
-    Euclidean norm.
+    """Clusters on the unit sphere, examples of different labels at least ``separation`` apart (l2).
 
     Each class has ``clusters`` centres, drawn uniformly and redrawn while nearer than
     ``separation + 2 spread`` to a centre of another class; an example lies within ``spread`` of its centre.
@@ -59,6 +58,11 @@ def spheres(
 
     Raises:
         InputError: sizes too small, or clusters that do not fit on the sphere.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.spheres(20, dimension=3, clusters=1, separation=0.5)
+    >>> hf.data.separation(data.x, data.y, norm="2").distance >= 0.5
+    True
     """
     if examples < classes * clusters:
         raise InputError(

@@ -51,12 +51,20 @@ def from_tensors(
         fixed: true where an adversary may not change a feature; shape of one example.
         classes: keep these labels only and renumber them ``0, 1, ..`` in this order.
         class_names: a name for every label of ``y``; by default the labels themselves.
+        name: of the data set, for reports.
         validation, test, seed: see `split_rows`; unused where ``split`` is given.
         split: row numbers (of ``x`` as given) of each part.
         dtype: of the examples, float32 or float64.
 
     Raises:
         InputError: anything else than the above; the message names the argument and the remedy.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.rand(10, 2), torch.arange(10) % 2
+    >>> data = hf.data.from_tensors(x, y, bounds=(0, 1), test=0.2)
+    >>> len(data.test), data.bounds
+    (2, (0.0, 1.0))
     """
     examples, labels = as_examples("x", x).detach(), as_labels("y", y).detach()
     if len(examples) != len(labels):

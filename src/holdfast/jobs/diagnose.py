@@ -49,6 +49,13 @@ class Diagnosis(Tabular):
         findings: what was looked at, each with its level, its figures and one remedy.
         evaluation: the examples under the strongest attacks.
         certificate: how far the network is from the best of its ball; ``None`` without initial weights.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.diagnose(torch.nn.Identity(), x, y, "linf:0.05")
+    >>> found["threat"].level
+    'good'
     """
 
     findings: tuple[Finding, ...]
@@ -124,12 +131,12 @@ def diagnose(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Diagnosis:
-    """What holds a network back: the threat, the attack, the optimiser, the network's size, or the number of
-    examples.
+    """What holds a network back: the threat, the attack, the optimiser, the network's size, or too few examples.
 
     Args:
         model: any network, trained anywhere; it is left as it is and looked at in evaluation mode.
         x, y: the examples it was trained on, and their labels.
+        threat: or text such as ``linf:0.1``, which has no box.
         initial: its weights before training, as a network or by name: the centre of the ball that it is
             compared in. Without them nothing is said of optimisation, and of capacity only what the network
             itself shows.
@@ -140,6 +147,7 @@ def diagnose(
         final_attack: the stronger attack, default PGD with 40 steps and 2 restarts; short targeted searches
             and queries follow.
         seed: of all searches.
+        progress: called with the share of the work done.
 
     Returns:
         Findings in the order in which to fix, with the evaluation and the certificate behind them.
@@ -147,10 +155,10 @@ def diagnose(
     Raises:
         InputError: anything `evaluate` or `certify` refuses.
 
+    >>> import torch
     >>> import holdfast as hf
-    >>> data = hf.data.digits(classes=(3, 8))
-    >>> net = hf.networks.TwoLayer(data.features, 2, width=20)
-    >>> found = hf.diagnose(net, data.train.x[:20], data.train.y[:20], hf.LpBall("2", 0.1, bounds=data.bounds))
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.diagnose(torch.nn.Identity(), x, y, "linf:0.05")
     >>> found["optimisation"].level
     'not-measured'
     """

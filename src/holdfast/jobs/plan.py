@@ -68,23 +68,35 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Plan(Drawn):
-    """What is known before training.
+    """What is known before training: the optimal robust loss by radius, and what it takes to reach it.
 
     Attributes:
+        data: its name.
         threat: its spec.
+        network: what was planned for, in words.
         examples, population: training examples used, of how many.
         separation: smallest distance between labels, over the whole training part; ``None`` for threats
             without one.
         rho: ``radius / (separation / 2)``; threat sets of different labels meet from 1 on (Kim, Moon and
             Yun).
         compatible: whether they stay apart; ``None`` where no exact test is known.
+        pairs_meeting: pairs of examples of different labels whose threat sets meet.
         clean, robust: optimal loss against radius without and with the threat.
         terms: the certificate's curvature term at each radius; empty where the network has none.
         loss, radius: the target for the robust loss, and the smallest radius at which a function was found
             that has it; infinite if none was.
         gap, width: the target for the gap, and the width (even) from which on the curvature term is at most
             that at ``radius``; ``None`` where ``width_reason`` says why.
+        width_reason: why ``width`` is ``None``; else empty.
         cost: of training at that width.
+        seed: of the draw of examples and of all searches.
+        seconds: spent on planning.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> plan = hf.plan(data, "l2:0.1", radii=[0.5], progress=False)
+    >>> plan.separation, plan.rho
+    (1.0, 0.2)
     """
 
     data: str
@@ -227,12 +239,15 @@ def plan(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Plan:
-    """How small the robust loss can get on this data, which radius and which width that takes;
-    `docs/explanations/theory.md`.
+    """How small the robust loss can get on this data, and which radius and width that takes.
+
+    Theory: `docs/explanations/theory.md`.
 
     Args:
-        model: the network thought of, at its start: a `TwoLayer` or `Dense` stands for its infinitely wide
-            limit, any other module for itself, linear in its weights. Default: a `TwoLayer` softplus network
+        data: the training part is planned for.
+        threat: or text such as ``linf:0.1``, which takes the data's box and fixed features.
+        model: the network thought of, at its start: a `TwoLayer` or `Dense` is planned as its infinitely wide
+            limit, any other module as itself, linear in its weights. Default: a `TwoLayer` softplus network
             with centred inputs, as `holdfast train` builds it.
         radii: parameter radii; default: doubling from where the loss has begun to fall to where it is half of
             ``target_loss``, ten at most.
@@ -241,12 +256,24 @@ def plan(
         examples: training examples used at most, every class keeping its share. The optimum over fewer
             examples says little more than which radii matter for all of them: more examples need more radius.
         attack, batch_size: of training, for its cost.
-        out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given, which
-            replaces the plan in it.
+        loss: of training, convex; default cross-entropy.
+        seed: of the draw of examples and of all searches.
+        out: folder for ``plan.json`` and ``plan.html``, new or empty unless ``overwrite`` is given.
+        overwrite: replace the plan in ``out``.
+        progress: show a progress bar on the terminal.
+
+    Returns:
+        The plan, with both curves of the optimal loss, the radius, the width and the cost.
 
     Raises:
         InputError: data the threat refuses, bad radii or targets, or memory that does not reach.
         RunFolderError: ``out`` is occupied, or cannot be written.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> plan = hf.plan(data, "l2:0.1", radii=[0.5], progress=False)
+    >>> plan.compatible
+    True
     """
     if out is not None:
         check_folder(Path(out), FILE, what="a plan", overwrite=overwrite)

@@ -153,27 +153,29 @@ def train(
     progress: bool = True,
     config: dict[str, Any] | None = None,
 ) -> Run:
-    """Train ``model`` (in place) against ``attack`` within ``threat``, and certify how far from the best it
-    ended.
+    """Train ``model`` in place against ``attack`` within ``threat``, and certify how far from the best it ended.
 
     Args:
         model: any module that maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs for
             two classes.
+        data: the training part is trained on, the validation part selects the best weights.
         threat: or text such as ``linf:0.1``, which takes the data's box and fixed features.
         attack: the adversary of training, default ``PGD(steps=10)``; the surrogate loss is defined with it.
         loss: default cross-entropy (logistic for one output). An attack and a loss may be given by name.
         parameter_radius: radius ``R`` of the ball(s) around the initial weights; ``project`` returns the
             weights to it after every step, as the paper does. By default there is none, since no number fits
             every network and data: the certificate's radius is then the distance that the weights moved.
-        batch_size: examples a round; default all of them, or 64 where ``auto`` is adam.
+        project: return the weights to the ball(s) of ``parameter_radius`` after every step.
+        epochs: passes over the training part.
+        batch_size: examples per round; default all of them, or 64 where ``auto`` is adam.
         optimizer: ``sgd``, ``adam``, ``adamw``, one with settings such as
             ``holdfast.optimizers.SGD(momentum=0.5)``, or a function from parameters to a torch optimiser,
             which has its own. ``auto`` is sgd for two layers, for networks linear in their weights and where
             a learning rate is given, else adam.
         learning_rate: default for sgd the inverse of the curvature at the start
             (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
-            (`holdfast.training.automatic`), else its usual 0.001. What was chosen, and why, stands in the log
-            and in the summary.
+            (`holdfast.training.automatic`), else its usual 0.001. The log and the summary say what was
+            chosen, and why.
         schedule: how the learning rate changes: ``constant`` (default), ``cosine``, ``linear``, ``steps``,
             ``one-cycle``, a function from the share of training done to a share of the peak, or
             `ScheduleSettings` with warm-up and a ramp of the threat's radius.
@@ -184,13 +186,13 @@ def train(
             ones.
         averaging: an average of the weights, such as `EMA` or `SWA`, that is validated, kept and returned in
             place of the last iterate; statistics of batch norm are worked out afresh for it. Default: none.
-        recipe: a published recipe by name (`holdfast.config.recipes`): its settings stand for those of
+        recipe: a published recipe by name (`holdfast.config.recipes`): its settings replace those of
             ``attack``, ``objective``, ``weight_perturbation``, ``averaging``, ``schedule``, ``start`` and
-            ``optimizer`` left out.
-        start: ``initial``: at the weights ``model`` comes with, the centre of the ball; ``kernel``: at the
+            ``optimizer`` that are left out.
+        start: ``initial``: at the present weights of ``model``, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
             network like ``model``, whose weights training starts from.
-        example_weights: ``pi_i >= 0`` of the robust loss, one a training example, adding up to 1; default
+        example_weights: ``pi_i >= 0`` of the robust loss, one per training example, adding up to 1; default
             ``1 / n``.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier
             exists).
@@ -205,6 +207,7 @@ def train(
             tightened.
         device: where training runs, on how many devices, and in which precision. Rounds in less than float32
             are not recorded: only the final pass certifies.
+        seed: of the order of examples and of the attacks.
         out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is
             written.
         name: of the run, in its page; default that of its folder.
@@ -212,6 +215,9 @@ def train(
             `docs/explanations/runs.md` names.
         overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it
             is.
+        progress: show a progress bar and the log on the terminal.
+        config: the configuration that the run was built from, to be stored in its folder; set by the command
+            line.
 
     Returns:
         The run, with its figures, its certificate and its metrics.
@@ -223,6 +229,13 @@ def train(
         RunFolderError: ``out`` is occupied, holds nothing to resume, or cannot be written.
         NonFiniteLossError: training diverged: the loss stopped being finite, or the weights went beyond any radius.
             The folder holds the last weights.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.spheres(20, dimension=3, clusters=1)
+    >>> net = hf.networks.TwoLayer(3, 2, width=8)
+    >>> run = hf.train(net, data, "l2:0.1", attack="fgsm", epochs=1, progress=False)
+    >>> run.certificate.status
+    'certified'
     """
     usual = build_recipe(recipe)
     start = usual.start if start == DEFAULT.training.start else start

@@ -48,6 +48,12 @@ class Activation:
         curvature_above: ``b_plus >= act''``; infinite where ``act'`` jumps upwards.
         curvature_below: ``b_minus >= -act''``.
         kink: how far ``act'`` jumps at 0 (ReLU 1, leaky ReLU 0.99); 0 for a continuous slope.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> relu = hf.networks.activation_named("relu")
+    >>> relu.value(torch.tensor([-1.0, 2.0])), relu.lipschitz
+    (tensor([0., 2.]), 1.0)
     """
 
     name: str
@@ -322,7 +328,14 @@ ACTIVATION = Rule(what="the name of an activation, such as softplus, or an Activ
 def activation_named(name: str) -> Activation:
     """The activation with this name.
 
-    >>> activation_named("relu").kink
+    Args:
+        name: such as ``relu``, ``softplus`` or ``gelu``.
+
+    Raises:
+        InputError: no activation has this name.
+
+    >>> import holdfast as hf
+    >>> hf.networks.activation_named("relu").kink
     1.0
     """
     if name.startswith("csp"):

@@ -12,19 +12,26 @@ from holdfast.errors import InputError
 
 @takes(classes=whole(least=2), channels=COUNT, size=whole(least=4), seed=SEED)
 class MNISTConv(nn.Module):
-    """Two 5x5 convolutions (32 and 64 channels, each ReLU and 2x2 max-pooling), then 1024 ReLU units (Madry
-    et al. 2018).
+    """Two 5x5 convolutions, each with ReLU and 2x2 max-pooling, then 1024 ReLU units (Madry et al. 2018).
+
+    The convolutions have 32 and 64 channels.
 
     Weights and biases start uniform in ``+-1 / sqrt(fan_in)``, torch's own default, but drawn from ``seed``
     alone.
 
     Args:
-        classes: 2 classes have one signed output, more have one output a class.
+        classes: 2 classes have one signed output, more have one output per class.
         channels: channels of one image.
         size: height and width of one image; a multiple of 4, since it is halved twice.
         seed: seed of the initial weights; the global random state is left alone.
 
     Shapes: input (batch, channels, size, size), or flattened; output (batch, outputs).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = hf.networks.MNISTConv(classes=3, size=8)
+    >>> net(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, classes: int = 10, channels: int = 1, size: int = 28, *, seed: int = 0) -> None:

@@ -36,7 +36,7 @@ class Dense(nn.Module):
 
     Args:
         features: numbers in one example (inputs of any shape are flattened).
-        classes: 2 classes have one signed output, more have one output a class.
+        classes: 2 classes have one signed output, more have one output per class.
         width: units ``m`` of every hidden layer.
         depth: trained layers ``H``.
         activation: a name (``softplus``, ``relu``, ...) or an `Activation`.
@@ -52,7 +52,9 @@ class Dense(nn.Module):
     Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs). Trained: `weights`,
     ``H`` matrices.
 
-    >>> Dense(features=4, classes=3, width=8, depth=2)(torch.ones(5, 4)).shape
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.networks.Dense(features=4, classes=3, width=8, depth=2)(torch.ones(5, 4)).shape
     torch.Size([5, 3])
     """
 

@@ -22,17 +22,21 @@ Weights = dict[str, Tensor]
 
 @takes(model=MODEL)
 class Linearised(nn.Module):
-    """``f_lin(x; W) = f(x; W0) + <grad_W f(x; W0), W - W0>``, with ``W0`` the weights that ``model`` has now
-    (Lee et al. 2019, arXiv 1902.06720).
+    """``f_lin(x; W) = f(x; W0) + <grad_W f(x; W0), W - W0>`` (Lee et al. 2019, arXiv 1902.06720).
+
+    ``W0`` are the weights that ``model`` has now.
 
     Any module that torch differentiates in forward mode; ``model`` itself is copied and stays as it is.
-    Linear in the trained weights: its tangent kernel is that of ``model`` at ``W0`` for ever, and its
-    curvature in the weights is 0. Attacks differentiate through it like through any other network. One pass
-    takes about as long as two to three of ``model``.
+    Linear in the trained weights: its tangent kernel is always that of ``model`` at ``W0``, and its curvature
+    in the weights is 0. Attacks differentiate through it as through any other network. One pass takes about
+    as long as two to three of ``model``.
 
     ``W`` are the parameters of the copy, named ``model.`` and their name there; frozen parameters and buffers
     enter as they are. The copy is always in evaluation mode: dropout is off and batch norm uses its running
     statistics, which stay.
+
+    Args:
+        model: any module that torch differentiates in forward mode.
 
     Shapes: those of ``model``.
 
@@ -40,9 +44,10 @@ class Linearised(nn.Module):
         InputError: no parameter of ``model`` requires a gradient; at a call, torch cannot differentiate
             ``model`` in forward mode.
 
-    >>> net = nn.Linear(3, 2)
-    >>> x = torch.ones(1, 3)
-    >>> bool((Linearised(net)(x) == net(x)).all())
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    >>> bool((hf.networks.Linearised(net)(x) == net(x)).all())
     True
     """
 

@@ -30,12 +30,11 @@ from holdfast.networks.activations import ACTIVATION, Activation, activation_nam
     seed=SEED,
 )
 class TwoLayer(nn.Module):
-    """``f_c(W, x) = m^(-1/2) sum_r a_rc act(w_r . z)`` with ``z`` a fixed affine map of ``x`` (Gao et al.
-    2019, two-layer form).
+    """``f_c(W, x) = m^(-1/2) sum_r a_rc act(w_r . z)``, ``z`` a fixed affine map of ``x`` (Gao et al. 2019, two layers).
 
     Args:
         features: numbers in one example (inputs of any shape are flattened).
-        classes: 2 classes have one signed output, more have one output a class.
+        classes: 2 classes have one signed output, more have one output per class.
         width: hidden units ``m`` in all.
         activation: a name (``softplus``, ``relu``, ``relu2``, ``erf``, ``gelu``, ...) or an `Activation`.
         outputs: ``signed`` gives unit ``r`` the output row ``+e_c`` or ``-e_c`` (``2 C`` distinct rows, hence
@@ -49,6 +48,12 @@ class TwoLayer(nn.Module):
         seed: seed of the initial weights (standard Gaussian); the global random state is left alone.
 
     Shapes: input (batch, ...) with ``features`` numbers each, output (batch, outputs).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = hf.networks.TwoLayer(features=4, classes=3, width=12)
+    >>> bool(net(torch.ones(5, 4)).abs().max() < 1e-6)  # paired units: f(W0, .) = 0
+    True
     """
 
     scale: Tensor

@@ -15,6 +15,16 @@ class LogOutputs(nn.Module):
     One column is the probability of class 1: its signed output is ``log p - log(1 - p)``, of which the
     sigmoid gives ``p`` back. Where a probability has underflowed to 0 its logit is the logarithm of the
     smallest normal number and its gradient 0: give attacks the logits themselves where they can be had.
+
+    Args:
+        model: returns probabilities (batch, classes), or of class 1 alone (batch, 1).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> probabilities = torch.nn.Softmax(dim=1)
+    >>> logits = hf.networks.LogOutputs(probabilities)(torch.tensor([[1.0, 2.0, 3.0]]))
+    >>> torch.allclose(logits.softmax(1), probabilities(torch.tensor([[1.0, 2.0, 3.0]])))
+    True
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -198,9 +198,16 @@ class Run(Drawn):
         model: the network with its last weights; ``None`` for a run loaded from a folder (`weights` has
             them).
         summary: what ``summary.json`` holds, by name; `figures` has the same as attributes.
-        metrics: a row an epoch, by name; `epochs` has the same as attributes.
+        metrics: a row per epoch, by name; `epochs` has the same as attributes.
         certificate: the convergence certificate.
         best: weights that did best on the validation part, by name.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.spheres(20, dimension=3, clusters=1)
+    >>> net = hf.networks.TwoLayer(3, 2, width=8)
+    >>> run = hf.train(net, data, "l2:0.1", attack="fgsm", epochs=1, progress=False)
+    >>> len(run.epochs), run.folder is None
+    (1, True)
     """
 
     folder: Path | None

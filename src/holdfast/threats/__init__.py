@@ -1,6 +1,5 @@
 """Threats: what an adversary may turn an example into."""
 
-from holdfast.threats.base import Points as Points
 from holdfast.threats.base import Threat as Threat
 from holdfast.threats.custom import CustomThreat as CustomThreat
 from holdfast.threats.lp import LpBall as LpBall

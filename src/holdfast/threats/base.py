@@ -24,7 +24,15 @@ UNITS = 2.0**-22  # and share of the example's norm: four units of float32 round
 
 
 class Threat(Shown, ABC):
-    """A family of closed convex sets ``B(x)``, one for each example, each containing its example."""
+    """A family of closed convex sets ``B(x)``, one for each example, each containing its example.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> threat = hf.threats.as_threat("linf:0.1")
+    >>> x = torch.tensor([[0.5, 0.5]])
+    >>> threat.project(torch.tensor([[1.0, 0.45]]), x)
+    tensor([[0.6000, 0.4500]])
+    """
 
     coarse: torch.dtype | None = None
     """Of `in_steps_of`: the dtype of the points that `project_inside` gives; its projection moves points inside

@@ -21,19 +21,27 @@ _FAR = 1e6  # how many radii away the point is whose projection stands for a lin
 
 @takes(project=FUNCTION, radius_hint=RADIUS, contains=maybe(FUNCTION), name=TEXT)
 class CustomThreat(Threat):
-    """Closed convex sets ``B(x)`` known by ``project(points, x)``, the nearest point of ``B(x_i)`` in the
-    Euclidean norm.
+    """Closed convex sets ``B(x)`` given by a projection of your own.
+
+    ``project(points, x)`` is the nearest point of ``B(x_i)`` in the Euclidean norm.
 
     Args:
         project: maps points and examples (batch, ...) to the nearest points; must work in float64 and return
             points of the set unchanged, bit for bit (clamp, or torch.where: ``x + (points - x)`` rounds).
         radius_hint: a bound on ``||x' - x||_2`` over all ``x'`` in ``B(x)``, in the data's units.
-        contains: maps points and examples in float64 to a boolean for each row, without tolerance. By default
-            a point is in the set when ``project`` leaves it unchanged.
+        contains: maps points and examples in float64 to one boolean per row, without tolerance. By default a
+            point is in the set when ``project`` leaves it unchanged.
         name: for terminals and run folders.
 
     Raises:
         InputError: ``radius_hint`` is not a finite positive number.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> up = lambda points, x: torch.minimum(torch.maximum(points, x), x + 0.1)  # features may only rise
+    >>> threat = hf.CustomThreat(up, radius_hint=0.2, name="rise")
+    >>> threat.project(torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]]))
+    tensor([[0.6000, 0.5000]])
     """
 
     def __init__(

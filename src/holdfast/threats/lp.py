@@ -51,7 +51,7 @@ class LpBall(Threat):
     the edge is moved to ``x``, so that ``B(x)`` always contains ``x``.
 
     Args:
-        norm: ``"inf"``, ``"2"`` or ``"1"``; ``"linf"``, ``2``, ``math.inf`` and the like are understood.
+        norm: ``"inf"``, ``"2"`` or ``"1"``; ``"linf"``, ``2`` and ``math.inf`` are understood too.
         radius: in the data's units; 0 is the set ``{x}``.
         bounds: valid box (low, high), numbers or tensors of one example's shape (or that broadcast to it);
             ``None`` for no box.
@@ -62,8 +62,11 @@ class LpBall(Threat):
         InputError: an unknown norm, a radius that is negative or not finite, an empty box, a mask that is not
             boolean.
 
-    >>> LpBall("inf", 8 / 255, bounds=(0, 1)).spec
-    'linf:8/255'
+    >>> import torch
+    >>> import holdfast as hf
+    >>> threat = hf.LpBall("inf", 8 / 255, bounds=(0, 1))
+    >>> threat.spec, threat.contains(torch.tensor([[0.02]]), torch.tensor([[0.0]]))
+    ('linf:8/255', tensor([True]))
     """
 
     norm: str
@@ -392,5 +395,13 @@ def _uniform_in_l1_ball(x: Rows, bound: Limits, generator: Generator) -> Rows:
 
 
 def is_ball(threat: Threat) -> TypeIs[LpBall]:
-    """Whether it is a ball with its geometry as written: proofs read its norm, radius, box and mask alone."""
+    """Whether it is a ball with its geometry as written: proofs read its norm, radius, box and mask alone.
+
+    Args:
+        threat: any threat.
+
+    >>> import holdfast as hf
+    >>> hf.threats.is_ball(hf.LpBall("2", 0.5)), hf.threats.is_ball(hf.SphereSlice(0.1))
+    (True, False)
+    """
     return is_value_of(type(threat), LpBall)

@@ -24,13 +24,20 @@ def parse_threat(
     bounds: tuple[float | int | Tensor, float | int | Tensor] | None = None,
     fixed: Tensor | None = None,
 ) -> LpBall:
-    """The ball that ``norm:radius`` names; ``norm`` is ``linf``, ``l2`` or ``l1``, the radius a number or a
-    fraction.
+    """The ball that ``norm:radius`` names.
+
+    ``norm`` is ``linf``, ``l2`` or ``l1``, the radius a number or a fraction.
+
+    Args:
+        text: such as ``linf:8/255``.
+        bounds: valid box (low, high); ``None`` for no box.
+        fixed: true where a feature may not change; ``None`` for nowhere.
 
     Raises:
         InputError: any other text; the message names the nearest allowed form.
 
-    >>> parse_threat("linf:8/255").radius * 255
+    >>> import holdfast as hf
+    >>> hf.parse_threat("linf:8/255").radius * 255
     8.0
     """
     word, colon, number = text.strip().partition(":")
@@ -69,13 +76,15 @@ def as_threat(
     """The threat itself, or the one that text describes: ``linf:0.1``, ``l2:0.5``, ``l1:3``, ``sphere:0.1``.
 
     Args:
+        value: a threat, or text such as ``linf:0.1``.
         bounds: valid box of a threat given as text; ``None`` for no box.
         fixed: features that it may not change.
 
     Raises:
         InputError: neither a threat nor such text.
 
-    >>> as_threat("l2:0.5").spec
+    >>> import holdfast as hf
+    >>> hf.threats.as_threat("l2:0.5").spec
     'l2:0.5'
     """
     if isinstance(value, Threat):

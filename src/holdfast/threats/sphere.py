@@ -35,6 +35,11 @@ class SphereSlice(Threat):
 
     Raises:
         InputError: a radius that is negative or not finite, a mask that is not boolean.
+
+    >>> import holdfast as hf
+    >>> threat = hf.SphereSlice(0.1)
+    >>> threat.spec
+    'sphere:0.1'
     """
 
     radius: float | int

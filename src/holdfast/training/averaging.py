@@ -72,13 +72,16 @@ class NoAveraging(Averaging):
 @takes(decay=real(least=0, below=1))
 @dataclass(frozen=True)
 class EMA(Averaging):
-    """``average <- d average + (1 - d) w`` after every step, ``d = min(decay, (1 + t) / (10 + t))`` in step ``t``
-    (Gowal et al. 2020, arXiv 2010.03593).
+    """Exponential moving average of the weights (Gowal et al. 2020, arXiv 2010.03593).
+
+    ``average <- d average + (1 - d) w`` after every step, ``d = min(decay, (1 + t) / (10 + t))`` in step
+    ``t``.
 
     Attributes:
         decay: 0.999 averages about a thousand steps; the paper's 0.995 is for larger batches.
 
-    >>> EMA(0.99).name
+    >>> import holdfast as hf
+    >>> hf.EMA(0.99).name
     'ema'
     """
 
@@ -95,11 +98,16 @@ class EMA(Averaging):
 @takes(start=real(least=0, below=1))
 @dataclass(frozen=True)
 class SWA(Averaging):
-    """The plain mean of the weights at the ends of the epochs from ``start`` on (Izmailov et al. 2018,
-    arXiv 1803.05407).
+    """Stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407).
+
+    The plain mean of the weights at the ends of the epochs from ``start`` on.
 
     Attributes:
         start: share of training after which iterates count.
+
+    >>> import holdfast as hf
+    >>> hf.SWA(start=0.5).name
+    'swa'
     """
 
     start: float = 0.75

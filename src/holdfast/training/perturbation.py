@@ -50,8 +50,10 @@ class NoPerturbation(WeightPerturbation):
 @takes(size=real(above=0))
 @dataclass(frozen=True)
 class AWP(WeightPerturbation):
-    """Adversarial weight perturbation: ``w + size ||w|| g / ||g||``, layer by layer, ``g`` the gradient of the
-    step's loss (Wu et al. 2020, arXiv 2004.05884).
+    """Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884).
+
+    Gradients are taken at ``w + size ||w|| g / ||g||``, layer by layer, with ``g`` the gradient of the step's
+    loss.
 
     Biases and other weights of one axis stay as they are, as in the paper's code. Batch statistics do not move
     while ``g`` is taken.
@@ -59,7 +61,8 @@ class AWP(WeightPerturbation):
     Attributes:
         size: ``gamma`` in the paper: 0.005 with TRADES, 0.01 with adversarial training.
 
-    >>> AWP(0.01).name
+    >>> import holdfast as hf
+    >>> hf.AWP(0.01).name
     'awp'
     """
 

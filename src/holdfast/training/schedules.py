@@ -40,7 +40,8 @@ class ScheduleSettings:
         warm_up: share of training over which the rate rises from 0 first.
         radius_ramp: share of training over which the threat's radius rises from 0 to its own.
 
-    >>> ScheduleSettings(warm_up=0.5).rate_factor(0.25)
+    >>> import holdfast as hf
+    >>> hf.ScheduleSettings(warm_up=0.5).rate_factor(0.25)
     0.5
     """
 

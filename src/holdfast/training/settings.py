@@ -25,7 +25,8 @@ class ValidationSettings:
             (`holdfast.theory.KernelFigures`). A look costs about a backward pass an output for each of
             them; refused where that does not fit into memory. Default: none.
 
-    >>> ValidationSettings(every=5).best_by
+    >>> import holdfast as hf
+    >>> hf.ValidationSettings(every=5).best_by
     'robust_loss'
     """
 

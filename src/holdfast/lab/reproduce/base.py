@@ -200,7 +200,7 @@ def log_slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Slope of the least-squares line through ``(log x, log y)``: the power ``p`` of ``y = c x^p``; NaN where
     a number is not above 0.
 
-    >>> round(log_slope([1, 4, 16], [8, 4, 2]), 6)
+    >>> round(log_slope([1.0, 4.0, 16.0], [8.0, 4.0, 2.0]), 6)
     -0.5
     """
     if len(xs) < 2 or not all(0 < v < math.inf for v in (*xs, *ys)):
