@@ -255,7 +255,7 @@ def test_help_shows_the_settings_of_the_attack_that_is_named(capsys):
     assert main(["train", "--attack=apgd", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--attack.rho " in shown
-    assert "steps a restart (100)" in shown
+    assert "steps per restart (100)" in shown
     assert "--attack.momentum" not in shown
     assert "--final.momentum" in shown
     assert "random, example, between" in " ".join(shown.split())  # wherever the lines break

@@ -1,7 +1,6 @@
 """One diagnosis: page, terminal, doctor and Python say the same; like is compared with like; nothing unsayable is a number."""
 
 import copy
-import doctest
 import io
 import json
 import math
@@ -18,7 +17,7 @@ import holdfast as hf
 from holdfast.certificates import Certificate
 from holdfast.certificates.certificate import void
 from holdfast.cli.terminal import show_certificate, show_findings, show_run
-from holdfast.diagnosis import Known, diagnose, finding, intervals, summed_up, verdict
+from holdfast.diagnosis import Known, diagnose, intervals, summed_up, verdict
 from holdfast.diagnosis.finding import Finding, from_dict
 from holdfast.diagnosis.known import Counted
 from holdfast.diagnosis.rules import OF_RUNS, RULES
@@ -512,13 +511,6 @@ def test_the_interval_of_a_difference_covers():
         if low <= p - q <= high
     )
     assert 0.94 <= covered <= 0.98
-
-
-@pytest.mark.parametrize("module", [finding, intervals])
-def test_doctests(module):
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert not found.failed
 
 
 def test_findings_survive_a_record():

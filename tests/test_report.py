@@ -1,7 +1,6 @@
 """The report: what it says of certified, estimated, void and interrupted runs; what it escapes, refuses and leaves alone."""
 
 import base64
-import doctest
 import io
 import json
 import os
@@ -350,13 +349,6 @@ def test_whatever_figures_a_folder_holds_the_page_shows_none_raw(tmp_path, summa
     write_summary(tmp_path, summary)
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert not raw_words(seen(tmp_path))
-
-
-@pytest.mark.parametrize("module", [formats, svg])
-def test_doctests(module):
-    found = doctest.testmod(module)
-    assert found.attempted > 0
-    assert not found.failed
 
 
 @pytest.mark.parametrize(

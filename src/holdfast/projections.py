@@ -33,7 +33,17 @@ _ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): 
 
 
 def lengths(rows: Rows, norm: str) -> Float[Tensor, " batch"]:
-    """The norm (``"inf"``, ``"2"`` or ``"1"``) of each row, in float64."""
+    """The norm (``"inf"``, ``"2"`` or ``"1"``) of each row, in float64.
+
+    Args:
+        rows: (batch, features).
+        norm: ``"inf"``, ``"2"`` or ``"1"``.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.lengths(torch.tensor([[3.0, -4.0]]), "2")
+    tensor([5.], dtype=torch.float64)
+    """
     if norm == "inf":  # a largest magnitude is exact in any dtype
         return rows.abs().amax(1).double()
     result: Tensor = torch.linalg.vector_norm(rows, ord=float(norm), dim=1, dtype=torch.float64)
@@ -41,25 +51,64 @@ def lengths(rows: Rows, norm: str) -> Float[Tensor, " batch"]:
 
 
 def project_linf(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l-inf norm: each feature clipped to
-    ``[max(low, -radius), min(high, radius)]``.
+    """Nearest point of ``S`` for the l-inf norm.
+
+    Each feature is clipped to ``[max(low, -radius), min(high, radius)]``.
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.project_linf(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 1., -1.]])
     """
     return torch.minimum(torch.maximum(delta, _lower(delta, radius, low)), _upper(delta, radius, high))
 
 
 def project_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l2 norm: ``clip(s delta, low, high)`` with the largest ``s <= 1`` of
-    norm at most ``radius``.
+    """Nearest point of ``S`` for the l2 norm.
+
+    ``clip(s delta, low, high)`` with the largest ``s <= 1`` of norm at most ``radius``.
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.project_l2(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 0.6000, -0.8000]])
     """
     kept = (delta.double() * factor_l2(delta, radius, low, high)).to(delta.dtype)
     return kept if low is None and high is None else kept.clamp(low, high)
 
 
 def factor_l2(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Column:
-    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius`` for each row, in float64:
-    exactly 1 for rows in the ball.
+    """The largest ``s <= 1`` with ``||clip(s delta, low, high)||_2 <= radius``, per row, in float64.
+
+    It is exactly 1 for rows in the ball.
 
     Where there are limits, radii whose square vanishes in float64 count as 0.
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    Returns:
+        Factors (batch, 1).
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.factor_l2(torch.tensor([[3.0, -4.0], [0.1, 0.0]]), 2.5).flatten()
+    tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     limit = _column(delta, radius)
     if low is None and high is None:
@@ -79,11 +128,22 @@ def roughly_project_l2(
     low: Float[Tensor, "#batch #features"],
     high: Float[Tensor, "#batch #features"],
 ) -> Rows:
-    """`project_l2` within limits for the inner steps of attacks: in the dtype of ``delta``, to 1e-5 of the
-    radius.
+    """`project_l2` for the inner steps of attacks: in the dtype of ``delta``, to 1e-5 of the radius.
 
     Newton's method on ``||clip(s delta, low, high)||^2``, which is concave in ``s^2``, from ``s = 1``: every
     later ``s`` is at or below the projection's, so that the result does not leave ``S`` by more than that.
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row, (batch, 1).
+        low: lower limits of the steps.
+        high: upper limits of the steps.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> delta, ones = torch.tensor([[3.0, -4.0]]), torch.ones(1, 2)
+    >>> projections.roughly_project_l2(delta, 1.0, -ones, ones).norm().round(decimals=3)
+    tensor(1.)
     """
     target = radius**2
     square = torch.ones_like(delta[:, :1])
@@ -106,11 +166,23 @@ def roughly_project_l2(
 
 
 def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """Nearest point of ``S`` for the l1 norm: magnitudes ``clip(|delta| - t, 0, limit)`` with the least
-    ``t >= 0`` of sum at most ``radius``.
+    """Nearest point of ``S`` for the l1 norm.
+
+    Magnitudes are ``clip(|delta| - t, 0, limit)`` with the least ``t >= 0`` of sum at most ``radius``.
 
     The sum is piecewise linear in ``t``, so one sort of its breakpoints finds ``t`` (without limits: Duchi et
     al., ICML 2008).
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.project_l1(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 0., -1.]])
     """
     limit = _column(delta, radius)
     size = delta.abs().double()
@@ -141,12 +213,24 @@ def project_l1(delta: Rows, radius: Radius, low: Limit = None, high: Limit = Non
 
 
 def roughly_project_l1(delta: Rows, radius: float | Column, low: Limit = None, high: Limit = None) -> Rows:
-    """`project_l1` for the inner steps of attacks: in the dtype of ``delta``, to 3e-5 of the radius, without
-    a sort.
+    """`project_l1` for the inner steps of attacks: to 3e-5 of the radius, without a sort.
+
+    It works in the dtype of ``delta``.
 
     Newton's method on the sum of ``clip(|delta| - t, 0, limit)``, which falls with ``t``, held between the
     ``t`` known to be too small and too large; at last scaled by at most 3e-5, so that the result does not
     leave ``S`` by more than rounding.
+
+    Args:
+        delta: steps from the examples, (batch, features).
+        radius: one number, or one per row, (batch, 1).
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.roughly_project_l1(torch.tensor([[3.0, -4.0]]), 1.0).round(decimals=3).abs()
+    tensor([[0., 1.]])
     """
     size = delta.abs()
     most = size if low is None or high is None else torch.minimum(size, torch.where(delta > 0, high, -low))
@@ -180,6 +264,17 @@ def project_two_balls(points: Rows, centre: Rows, radius: Radius, outer: Radius)
 
     If the nearest point of one ball lies in the other it is the answer; else the answer lies on both spheres,
     and in the plane through ``points``, ``centre`` and the origin.
+
+    Args:
+        points: (batch, features).
+        centre: of the first ball, (batch, features).
+        radius: of the first ball; one number, or one per row.
+        outer: radius of the ball around the origin; one number, or one per row.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.project_two_balls(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]]), 1.0, 1.5)
+    tensor([[1.5000, 0.0000]])
     """
     p, x = points.double(), centre.double()
     near, far = _column(points, radius), _column(points, outer)
@@ -193,15 +288,39 @@ def project_two_balls(points: Rows, centre: Rows, radius: Radius, outer: Radius)
 
 
 def maximise_linf(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """``argmax <direction, z>`` over ``S`` for the l-inf norm; features without a say (0) stay at 0."""
+    """``argmax <direction, z>`` over ``S`` for the l-inf norm; features of direction 0 stay at 0.
+
+    Args:
+        direction: (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.maximise_linf(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 1., -1.]])
+    """
     up, down = _upper(direction, radius, high), _lower(direction, radius, low)
     zero = torch.zeros_like(direction)
     return torch.where(direction > 0, up, torch.where(direction < 0, down, zero))
 
 
 def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """``argmax <direction, z>`` over ``S`` for the l2 norm: ``clip(s direction, low, high)`` with the
-    largest useful ``s``.
+    """``argmax <direction, z>`` over ``S`` for the l2 norm.
+
+    ``clip(s direction, low, high)`` with the largest useful ``s``.
+
+    Args:
+        direction: (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.maximise_l2(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 0.6000, -0.8000]])
     """
     limit = _column(direction, radius)
     size, _ = _unit(direction)
@@ -212,8 +331,20 @@ def maximise_l2(direction: Rows, radius: Radius, low: Limit = None, high: Limit 
 
 
 def maximise_l1(direction: Rows, radius: Radius, low: Limit = None, high: Limit = None) -> Rows:
-    """``argmax <direction, z>`` over ``S`` for the l1 norm: the radius is spent on the largest
-    ``|direction|`` first.
+    """``argmax <direction, z>`` over ``S`` for the l1 norm.
+
+    The radius is spent on the largest ``|direction|`` first.
+
+    Args:
+        direction: (batch, features).
+        radius: one number, or one per row.
+        low: lower limits of the steps; ``None`` for none.
+        high: upper limits of the steps; ``None`` for none.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.maximise_l1(torch.tensor([[3.0, -4.0]]), 1.0)
+    tensor([[ 0., -1.]])
     """
     limit = _column(direction, radius)
     size = direction.abs()
@@ -226,8 +357,20 @@ def maximise_l1(direction: Rows, radius: Radius, low: Limit = None, high: Limit 
 
 
 def maximise_two_balls(direction: Rows, centre: Rows, radius: Radius, outer: Radius) -> Rows:
-    """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2); ``centre``
-    where the direction is 0.
+    """``argmax <direction, z>`` over ``{z : ||z - centre|| <= radius, ||z|| <= outer}`` (l2).
+
+    It is ``centre`` where the direction is 0.
+
+    Args:
+        direction: (batch, features).
+        centre: of the first ball, (batch, features).
+        radius: of the first ball; one number, or one per row.
+        outer: radius of the ball around the origin; one number, or one per row.
+
+    >>> import torch
+    >>> from holdfast import projections
+    >>> projections.maximise_two_balls(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), 1.0, 1.5)
+    tensor([[1.5000, 0.0000]])
     """
     x = centre.double()
     near, far = _column(direction, radius), _column(direction, outer)

@@ -102,7 +102,23 @@ def _overlap(wanted: Span, changed: Span) -> tuple[Span, Span]:
 
 
 class Incremental:
-    """The values of all layers at images that are changed window by window; made by `incremental`."""
+    """The values of all layers at images that are changed window by window; made by `incremental`.
+
+    Args:
+        stages: layers that mix pixels, each with those that follow entry by entry.
+        first: the first dense layer.
+        rest: the layers after it.
+        images: (batch, channels, height, width); the caller changes them in place.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 64))
+    >>> images = torch.zeros(1000, 1, 8, 8)
+    >>> values = hf.acceleration.incremental(net, images, images.shape[1:])
+    >>> images[:, :, :2, :2] = 1.0
+    >>> torch.allclose(values.propose(((0, 2), (0, 2))), net(images), atol=1e-5)
+    True
+    """
 
     _values: list[Images]
     _last: Images
@@ -177,12 +193,25 @@ class Incremental:
 
 
 def incremental(model: nn.Module, images: Images, shape: torch.Size) -> Incremental | None:
-    """The layers' values at images, for changes of windows to come; ``None`` where there is no closed form or
-    nothing to gain.
+    """The layers' values at images, for changes of windows to come.
+
+    ``None`` where there is no closed form or nothing to gain.
 
     Known are stacks (see `closed_form`) of convolutions and unpadded max-pooling, if any, then dense layers.
-    ``images``, changed in place by the caller, are the points of `closed_form` in the shape of images;
-    ``shape`` is that of one example as the model takes it.
+    The images are the points of `closed_form`, in the shape of images.
+
+    Args:
+        model: the network.
+        images: (batch, channels, height, width); the caller changes them in place.
+        shape: of one example as the model takes it.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 64))
+    >>> images = torch.zeros(1000, 1, 8, 8)
+    >>> values = hf.acceleration.incremental(net, images, images.shape[1:])
+    >>> torch.allclose(values.outputs, net(images), atol=1e-5)
+    True
     """
     points = images.reshape(-1, *shape)
     closed = closed_form(model, points)

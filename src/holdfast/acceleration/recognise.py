@@ -91,6 +91,20 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
     activations, of exactly these types, without hooks, parametrisations, replaced methods or compiled calls,
     outside autocast, where there is work enough to gain from it. It reads the model's weights anew in every
     call and keeps nothing.
+
+    Args:
+        model: the network.
+        points: (batch, ...), as the model takes them.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 2048), torch.nn.ReLU(), torch.nn.Linear(2048, 2))
+    >>> points = torch.zeros(1000, 8)
+    >>> form = hf.acceleration.closed_form(net, points)
+    >>> with torch.no_grad():
+    ...     outputs, gradients = form(points, torch.ones_like)  # of the sum of the outputs
+    >>> outputs.shape, gradients.shape
+    (torch.Size([1000, 2]), torch.Size([1000, 8]))
     """
     if not is_enabled() or not _plain(points) or len(points) == 0:
         return None
@@ -108,8 +122,18 @@ def closed_form(model: nn.Module, points: Tensor) -> Closed | None:
 
 
 def outputs(model: nn.Module, points: Tensor) -> Tensor:
-    """``f(x')`` without gradient, for searches by many queries: the closed form's forward pass where there
-    is one of layers.
+    """``f(x')`` without gradient, for searches by many queries.
+
+    It is the closed form's forward pass where there is one of layers.
+
+    Args:
+        model: the network.
+        points: (batch, ...), as the model takes them.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.acceleration.outputs(torch.nn.Identity(), torch.zeros(2, 3)).shape
+    torch.Size([2, 3])
     """
     with torch.no_grad():
         closed = closed_form(model, points)

@@ -12,8 +12,14 @@ _chosen: ContextVar[bool | None] = ContextVar("holdfast_acceleration", default=N
 
 
 def is_enabled() -> bool:
-    """Whether recognised networks take the fast path: as the innermost `enabled` says, else as the
-    environment does; on by default.
+    """Whether recognised networks take the fast path; on by default.
+
+    The innermost `enabled` decides, else the environment.
+
+    >>> import holdfast as hf
+    >>> with hf.acceleration.enabled(True):
+    ...     hf.acceleration.is_enabled()
+    True
     """
     chosen = _chosen.get()
     return os.environ.get(VARIABLE, "").strip().lower() not in OFF if chosen is None else chosen
@@ -23,8 +29,12 @@ def is_enabled() -> bool:
 def enabled(on: bool) -> Iterator[None]:
     """The fast path on or off within the block (and this thread), whatever the environment says.
 
-    >>> with enabled(False):
-    ...     is_enabled()
+    Args:
+        on: whether recognised networks take the fast path.
+
+    >>> import holdfast as hf
+    >>> with hf.acceleration.enabled(False):
+    ...     hf.acceleration.is_enabled()
     False
     """
     token = _chosen.set(on)

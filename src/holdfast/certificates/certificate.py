@@ -20,8 +20,7 @@ REACHED = 1e-9
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Certificate(Drawn):
-    """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019,
-    Theorem 4.1, as a number).
+    """How far a network is from the best one of its parameter ball, on the robust loss (Gao et al. 2019, Theorem 4.1).
 
     ``gap >= surrogate_loss - min over ||W - W0|| <= radius of L*(W)``, where ``L*`` is the robust loss of the
     examples it was computed from.
@@ -31,7 +30,7 @@ class Certificate(Drawn):
             its weights) or ``void`` (nothing is claimed; figures are NaN).
         reason: one sentence.
         radius: parameter radius ``R`` of the ball(s); the largest where they differ.
-        radii: one a ball where they differ; else empty.
+        radii: one per ball where they differ; else empty.
         surrogate_loss: smallest ``L_A(W)`` over the frozen full passes at weights in the ball, rounding
             allowance added.
         lower_bound: at most the best robust loss in the ball, rounding allowance taken off.
@@ -50,6 +49,13 @@ class Certificate(Drawn):
             cross-entropy, the entropy of the target under label smoothing. ``lower_bound`` is never below it.
         attack_missed: by how much ``lower_bound`` lies above the loss that the attack found at ``weights``:
             at least so much more loss is there to be found.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> found = hf.certify(net, net, x, y, "l2:0.1", "fgsm", radius=0.5)
+    >>> found.status, found.lower_bound <= found.surrogate_loss
+    ('certified', True)
     """
 
     status: Status

@@ -76,7 +76,26 @@ def attacked_points(
     seed: int,
     batch_size: int,
 ) -> FrozenPoints:
-    """One pass of the attack over all examples at the model's present weights, in evaluation mode."""
+    """One pass of the attack over all examples at the model's present weights, in evaluation mode.
+
+    Args:
+        model: the network; its weights and mode are left alone.
+        x: examples (examples, ...).
+        y: labels (examples,).
+        threat: the sets.
+        attack: the search.
+        loss: leads an attack that has no loss of its own.
+        seed: of the attack.
+        batch_size: examples attacked at once.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.certificates import attacked_points
+    >>> x, y, threat = torch.tensor([[0.6, 0.4]]), torch.tensor([0]), hf.LpBall("inf", 0.25)
+    >>> settings = {"seed": 0, "batch_size": 1}
+    >>> attacked_points(torch.nn.Identity(), x, y, threat, hf.FGSM(), hf.CrossEntropy(), **settings).points
+    tensor([[0.3500, 0.6500]])
+    """
     noise = generator(seed, x.device)
     parts = [
         attack.points(model, rows.clone(), labels.clone(), threat, generator=noise, loss=loss, mode="eval")
@@ -86,7 +105,24 @@ def attacked_points(
 
 
 def evaluated_pass(passed: FrozenPass, radius: float, max_eigenvalue: float) -> Evaluated:
-    """The pass as a competitor for the smallest surrogate loss."""
+    """The pass as a competitor for the smallest surrogate loss.
+
+    Args:
+        passed: the frozen pass.
+        radius: parameter radius, for the allowance.
+        max_eigenvalue: the largest curvature, for the allowance.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.certificates import attacked_points, evaluated_pass, frozen_pass
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> threat, loss, curvature = hf.LpBall("2", 0.1), hf.CrossEntropy(), hf.families.TwoLayerCurvature()
+    >>> points = attacked_points(net, x, y, threat, hf.FGSM(), loss, seed=0, batch_size=2)
+    >>> passed = frozen_pass(net, net.state_dict(), points, threat, loss, curvature, weights_name="the start")
+    >>> evaluated = evaluated_pass(passed, 0.5, 1.0)
+    >>> evaluated.weights, evaluated.distance
+    ('the start', (0.0,))
+    """
     return replace(passed.evaluated, allowance=passed.rounding.allowance(radius, max_eigenvalue))
 
 
@@ -186,16 +222,30 @@ def certify_trace(
     Args:
         trace: what training recorded.
         passed: the frozen pass at the final weights.
-        radius: parameter radius, or one a ball; two-layer traces can be read at any, deep ones up to that of
-            their run.
+        radius: parameter radius, or one per ball; two-layer traces can be read at any, deep ones up to that
+            of their run.
         others: further frozen passes whose surrogate losses compete (the best weights).
         evaluations: of the bound while tightening; 1 takes the pass as it stands.
-        per_unit: a curvature matrix a hidden unit: tighter, and as many more eigenproblems.
-        networks: weights of the run by name, at whose losses the bound is held besides.
+        per_unit: a curvature matrix per hidden unit: tighter, and as many more eigenproblems.
+        networks: further weights of the run by name; the bound is compared with their losses too.
         seed: of the attack that is run where the bound proves that the recorded one missed something.
+        progress: called with the share of the work done.
 
     Raises:
         InputError: the radius is not > 0, or trace and pass have different initial weights.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.certificates import attacked_points, certify_trace, frozen_pass
+    >>> from holdfast.trace import Trace
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> threat, loss, curvature = hf.LpBall("2", 0.1), hf.CrossEntropy(), hf.families.TwoLayerCurvature()
+    >>> points = attacked_points(net, x, y, threat, hf.FGSM(), loss, seed=0, batch_size=2)
+    >>> passed = frozen_pass(net, net.state_dict(), points, threat, loss, curvature, weights_name="the start")
+    >>> start = {"names": curvature.parameters(net), "initial": dict(net.state_dict()), "fixed": dict(passed.fixed)}
+    >>> recorded = Trace(**start, windows=(), rigorous=True, reason="proved")  # training recorded no window
+    >>> certify_trace(recorded, passed, 0.5).source
+    'a pass at the start, tightened, expanded at 1 of the way'
     """
     check_radius(radius)
     _check_balls(radius, passed)
@@ -364,15 +414,28 @@ def certify(
         model: the trained network; it is evaluated in evaluation mode and left as it was.
         initial: the network (or its state dict) before training: the centre ``W0`` of the ball.
         x, y: all examples that the robust loss is about.
-        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network), or one number a
-            ball.
+        threat: or text such as ``linf:0.1``, which has no box.
+        attack: finds the points of the pass; an attack or its name.
+        radius: parameter radius ``R`` of the ball (of each layer's ball in a deeper network), or one number
+            per ball.
         loss: default cross-entropy (logistic with one output).
+        curvature: the bound for this network; default that of its family, else local linearity (an estimate).
         example_weights: ``pi_i >= 0`` adding up to 1; default ``1 / n``.
         tighten: evaluations of the bound while it is tightened.
+        per_unit: a curvature matrix per hidden unit: tighter, and as many more eigenproblems.
+        seed: of the attack.
+        batch_size: examples attacked at once.
+        progress: called with the share of the work done.
 
     Raises:
         InputError: the radius, the examples, the weights or the initial network do not fit, or the model is
             in half precision, or does not run in float64.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> hf.certify(net, net, x, y, "l2:0.1", "fgsm", radius=0.5).status
+    'certified'
     """
     radius = radius if isinstance(radius, int | float) else tuple(float(r) for r in radius)
     check_radius(radius)

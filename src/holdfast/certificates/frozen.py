@@ -38,9 +38,27 @@ class FrozenPass(Shown):
     """A network and its initial weights in float64, with the attacked points of all examples.
 
     Attributes:
+        model: a copy in float64 and evaluation mode.
+        initial: ``W0`` by name, in float64.
+        points: examples, attacked points and labels.
+        weights: ``pi_i`` of the examples.
+        outputs: of the network at the attacked points, (examples, outputs).
+        loss: the loss.
+        threat: the sets that the points lie in.
+        curvature: the bound for this network.
         fault: why the pass proves nothing; empty when it does.
+        weights_name: name of the weights, e.g. ``the last weights``.
         fixed: digests of all that the function depends on besides the trained parameters.
-        weights_name: which weights they are, e.g. ``the last weights``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.certificates import attacked_points, frozen_pass
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> threat, loss, curvature = hf.LpBall("2", 0.1), hf.CrossEntropy(), hf.families.TwoLayerCurvature()
+    >>> points = attacked_points(net, x, y, threat, hf.FGSM(), loss, seed=0, batch_size=2)
+    >>> passed = frozen_pass(net, net.state_dict(), points, threat, loss, curvature, weights_name="the start")
+    >>> passed.proved, round(passed.surrogate_loss, 4)
+    (True, 0.6931)
     """
 
     model: nn.Module
@@ -165,8 +183,29 @@ def frozen_pass(
     weights_name: str,
     example_weights: Float[Tensor, " examples"] | None = None,
 ) -> FrozenPass:
-    """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode. The model itself
-    is left alone.
+    """Re-evaluate attacked points in float64 at the model's weights, in evaluation mode.
+
+    The model itself is left alone.
+
+    Args:
+        model: the network.
+        initial: ``W0`` by name: the centre of the ball.
+        points: examples, attacked points and labels.
+        threat: the sets that the points must lie in.
+        loss: the loss.
+        curvature: the bound for this network.
+        weights_name: name of the weights, e.g. ``the last weights``.
+        example_weights: ``pi_i >= 0`` adding up to 1; default ``1 / n``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.certificates import attacked_points, frozen_pass
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> threat, loss, curvature = hf.LpBall("2", 0.1), hf.CrossEntropy(), hf.families.TwoLayerCurvature()
+    >>> points = attacked_points(net, x, y, threat, hf.FGSM(), loss, seed=0, batch_size=2)
+    >>> passed = frozen_pass(net, net.state_dict(), points, threat, loss, curvature, weights_name="the start")
+    >>> passed.fault
+    ''
     """
     whole = fingerprints(fixed_parts(model, ()))
     varying = {name for ball in curvature.parameters(model) for name in ball}

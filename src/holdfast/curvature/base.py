@@ -22,10 +22,20 @@ from holdfast.networks.activations import Activation
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class BlockCurvature(Shown):
-    """The quadratic that one weight matrix carries; see `holdfast.curvature.lower_model.Block` for the
-    fields.
+    """The quadratic that one weight matrix carries, as in `holdfast.trace.Block`.
 
     Instead of ``matrices`` it may be given by the ``rows`` whose products they would be.
+
+    Attributes:
+        matrices: ``M_g``, one symmetric matrix per group; ``None`` means 0.
+        eigenvalue: a number added to every eigenvalue.
+        basis: orthonormal columns in which the matrices are given; ``None`` means the inputs themselves.
+        rows: whose weighted products the matrices are.
+
+    >>> import torch
+    >>> from holdfast import curvature
+    >>> curvature.BlockCurvature(eigenvalue=torch.tensor(0.5)).eigenvalue
+    tensor(0.5000)
     """
 
     matrices: Float[Tensor, "groups coordinates coordinates"] | None = None
@@ -36,13 +46,21 @@ class BlockCurvature(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tangent(Shown):
-    """The network's own tangent at the centre of the expansion; in float64, whatever the arithmetic of
-    training, where it is part of a proof.
+    """The network's own tangent at the centre of the expansion.
+
+    In float64, whatever the arithmetic of training, where it is part of a proof.
 
     Attributes:
         outputs: ``f(W_c, x'_i)``.
         gradients: of ``sum_i p_i <s_i, f(W_c, x'_i)>``, ball by ball.
         moves: ``W_c - W0``; ``None`` at the network's present weights.
+
+    >>> import torch
+    >>> from holdfast import curvature
+    >>> net = torch.nn.Linear(2, 1)
+    >>> found = curvature.LocalLinearity().round(net, torch.eye(2), torch.ones(2, 1), reach=1.0)
+    >>> found.tangent.outputs.shape
+    torch.Size([2, 1])
     """
 
     outputs: Float[Tensor, "batch outputs"]
@@ -52,12 +70,22 @@ class Tangent(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RoundCurvature(Shown):
-    """``q`` block by block (one tuple a ball, in the order of the ball's parameters), and the slack
-    ``k >= 0``.
+    """The curvature of one round: ``q`` block by block, and the slack ``k >= 0``.
 
     ``q`` belongs to the centre of the ``tangent``, which every recorded round carries: it is computed here,
-    so that nothing which happens to training's own gradients (clipping, scaling, accumulation, hooks) can
-    enter a bound. Expansions that bring their own gradients leave it out.
+    so that nothing that happens to training's own gradients (clipping, scaling, accumulation, hooks) can
+    enter a bound. Expansions with gradients of their own leave it out.
+
+    Attributes:
+        balls: one tuple per ball, in the order of the ball's parameters.
+        slack: ``k``; ``None`` means 0.
+        tangent: the network's own at the centre; ``None`` where the expansion brings its own gradients.
+
+    >>> import torch
+    >>> from holdfast import curvature
+    >>> block = curvature.BlockCurvature(eigenvalue=torch.tensor(0.5))
+    >>> curvature.RoundCurvature(balls=((block,),)).slack is None
+    True
     """
 
     balls: tuple[tuple[BlockCurvature, ...], ...]
@@ -66,7 +94,13 @@ class RoundCurvature(Shown):
 
 
 class Curvature(ABC):
-    """Which bound holds for which network, and whether it is a proof."""
+    """Which bound holds for which network, and whether it is a proof.
+
+    >>> import holdfast as hf
+    >>> from holdfast import curvature
+    >>> curvature.LocalLinearity().rigorous, hf.families.TwoLayerCurvature().rigorous
+    (False, True)
+    """
 
     @property
     @abstractmethod

@@ -12,8 +12,14 @@ from holdfast.curvature.base import BlockCurvature, Curvature, RoundCurvature, T
 
 @dataclass(frozen=True)
 class LocalLinearity(Curvature):
-    """``q = 0``: the network is treated as its own tangent. One ball a layer (a module that owns trained
-    parameters).
+    """``q = 0``: the network is treated as its own tangent.
+
+    One ball per layer, which is a module that owns trained parameters.
+
+    >>> import torch
+    >>> from holdfast import curvature
+    >>> curvature.LocalLinearity().parameters(torch.nn.Linear(2, 1))
+    (('weight', 'bias'),)
     """
 
     @property

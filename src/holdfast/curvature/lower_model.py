@@ -40,14 +40,19 @@ class Block(Shown):
     """The part of a lower model that one weight matrix carries: ``<V, U> - sum_r U_r' M_g(r) U_r``.
 
     Attributes:
-        linear: ``V``, one row a unit.
-        matrices: ``M_g``, one symmetric matrix a group; groups are equally large and their rows stand
-            together, so that ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None``
-            means 0.
+        linear: ``V``, one row per unit.
+        matrices: ``M_g``, one symmetric matrix per group; groups are equally large and their rows adjacent,
+            so that ``V`` reshaped to (groups, units / groups, inputs) lines up with them. ``None`` means 0.
         eigenvalue: a number added to every eigenvalue of every ``M_g``: the curvature
             ``eigenvalue * ||U||^2``.
         basis: orthonormal columns ``Q`` in which the matrices are given, ``Q M_g Q'``; ``None`` means the
             inputs themselves.
+
+    >>> import torch
+    >>> from holdfast import trace
+    >>> block = trace.Block(linear=torch.ones(1, 2), eigenvalue=1.0)
+    >>> trace.LowerModel(constant=3.0, balls=((block,),)).value(((torch.ones(1, 2),),))  # 3 + 2 - 1 * 2
+    3.0
     """
 
     linear: Float[Tensor, "units inputs"]
@@ -211,8 +216,21 @@ def ball_minimum(ball: Ball, radius: float, *, decay: float = 0.0) -> BallMinimu
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LowerModel(Shown):
-    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` with
-    ``||U_h||_F <= radii_h``; one ball a trained layer ``h``. No ``radii``: for every ``U``."""
+    """``L*(W0 + U) >= constant + sum_h [<V_h, U_h> - sum_r U_hr' M_hr U_hr]`` for every ``U`` in the balls.
+
+    There is one ball per trained layer ``h``: ``||U_h||_F <= radii_h``.
+
+    Attributes:
+        constant: the value at ``W0``.
+        balls: the blocks of each ball.
+        radii: of the balls in which it holds; empty for every ``U``.
+
+    >>> import torch
+    >>> from holdfast import trace
+    >>> block = trace.Block(linear=torch.tensor([[3.0, 4.0]]))
+    >>> trace.LowerModel(constant=6.0, balls=((block,),)).bound(1.0).value  # 6 - 1 * |(3, 4)|
+    1.0
+    """
 
     constant: float
     balls: tuple[Ball, ...]
@@ -262,8 +280,17 @@ class LowerModel(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A lower bound of the optimal robust loss over the ball of this radius, before the rounding
-    allowance.
+    """A lower bound of the optimal robust loss over a ball, before the rounding allowance.
+
+    Attributes:
+        value: the bound.
+        minima: the minimum of the lower model over each ball.
+
+    >>> import torch
+    >>> from holdfast import trace
+    >>> block = trace.Block(linear=torch.tensor([[3.0, 4.0]]))
+    >>> trace.LowerModel(constant=6.0, balls=((block,),)).bound(1.0).value  # 6 - 1 * |(3, 4)|
+    1.0
     """
 
     value: float

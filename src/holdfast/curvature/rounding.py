@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What the rounding allowance of a lower model is computed from; see `allowance`. Norms are Euclidean, of
-    all entries for matrices.
+    """What the rounding allowance of a lower model is computed from; see `allowance`.
+
+    Norms are Euclidean, of all entries for matrices.
 
     Attributes:
         unit: unit roundoff of the arithmetic, 2^-53 (float64); 0 where no allowance is known (an estimate).
@@ -25,7 +26,11 @@ class Rounding:
             preactivation's error).
         offset: ``|act(0)|``.
         amplitude: how far an output can be off for inputs of norm 1, in units of roundoff; 0 where the
-            figures of a two-layer network say it.
+            figures of a two-layer network bound it.
+
+    >>> from holdfast import trace
+    >>> trace.Rounding(unit=0.0).allowance(1.0, 1.0)  # of an estimate
+    0.0
     """
 
     unit: float

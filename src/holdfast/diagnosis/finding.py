@@ -14,10 +14,18 @@ Unit = Literal["loss", "accuracy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A figure and how it is known: ``proved``, ``estimated`` (under an assumption that was not proved) or
-    ``observed``.
+    """A figure and how it is known.
 
-    ``unit`` is ``loss``, or ``accuracy`` for a share of the examples.
+    A figure with its kind is what a finding shows.
+
+    Attributes:
+        number: the figure.
+        kind: ``proved``, ``estimated`` (under an assumption that was not proved) or ``observed``.
+        unit: ``loss``, or ``accuracy`` for a share of the examples.
+
+    >>> import holdfast as hf
+    >>> hf.diagnosis.Value(number=0.1, kind="proved").unit
+    'loss'
     """
 
     number: float
@@ -33,7 +41,12 @@ class Value:
 class Remedy(NamedTuple):
     """What to do: with the arguments of a function in Python, or with the options of a command.
 
-    >>> Remedy.by("train longer", python="epochs=40", command="--epochs 40").command
+    Args:
+        python: the remedy for Python.
+        command: the remedy for the command line.
+
+    >>> import holdfast as hf
+    >>> hf.diagnosis.Remedy.by("train longer", python="epochs=40", command="--epochs 40").command
     'train longer (--epochs 40)'
     """
 
@@ -55,15 +68,16 @@ class Finding(Shown):
     """One thing that was looked at.
 
     Attributes:
-        name: what was looked at, e.g. ``attack``.
+        name: the subject, e.g. ``attack``.
         level: ``good``; ``warning``: it costs accuracy or tightness; ``bad``: figures are meaningless, or
             cannot be reached; ``not-measured``: nothing can be said.
         sentence: what was found.
         remedy: what to do, in Python; empty where all is well.
-        command: the remedy on the command line, where that is said otherwise.
+        command: the remedy on the command line, where it differs.
         values: the figures behind it, the first the one that decides; two losses are the ends of a bracket.
 
-    >>> Finding(name="attack", level="good", sentence="stronger attacks find hardly more").remedy
+    >>> import holdfast as hf
+    >>> hf.diagnosis.Finding(name="attack", level="good", sentence="stronger attacks find hardly more").remedy
     ''
     """
 
@@ -135,7 +149,16 @@ def from_dict(row: Mapping[str, object]) -> Finding:
 
 
 def verdict(findings: Iterable[Finding]) -> Literal["trust", "doubt", "void"]:
-    """Whether figures can be trusted: ``void`` where one finding is bad, ``doubt`` where one is a warning."""
+    """Whether figures can be trusted: ``void`` where one finding is bad, ``doubt`` where one is a warning.
+
+    Args:
+        findings: signs of one evaluation.
+
+    >>> import holdfast as hf
+    >>> weak = hf.diagnosis.Finding(name="attack", level="warning", sentence="weak", remedy="more steps")
+    >>> hf.diagnosis.verdict([weak])
+    'doubt'
+    """
     levels = {finding.level for finding in findings}
     return "void" if "bad" in levels else "doubt" if "warning" in levels else "trust"
 
@@ -147,7 +170,16 @@ def _places(names: list[str]) -> str:
 
 
 def summed_up(findings: Iterable[Finding]) -> str:
-    """One line: how many findings of each level, the troubles by name."""
+    """One line: how many findings of each level, the troubles by name.
+
+    Args:
+        findings: of one diagnosis.
+
+    >>> import holdfast as hf
+    >>> good = hf.diagnosis.Finding(name="attack", level="good", sentence="strong")
+    >>> hf.diagnosis.summed_up([good, good])
+    '2 good'
+    """
     found = list(findings)
 
     def named(level: Level) -> list[str]:

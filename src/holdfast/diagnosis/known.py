@@ -40,19 +40,47 @@ class Known:
     """Everything the rules read. Losses are means over the training part, accuracies shares of one.
 
     Attributes:
+        of_run: whether the figures are those of a training run.
+        interrupted: whether that run was stopped before its last epoch.
+        attack: name of the attack of training.
+        classes: number of classes.
+        status: of the certificate.
+        reason: of that status, one sentence.
+        informative: whether the certificate's bound is above the trivial one.
+        floor: the trivial bound of the robust loss.
+        lower: no network of the ball has a smaller robust loss.
         surrogate: smallest loss at the attacked points of one frozen set of weights in the ball.
+        gap: of the certificate: its surrogate loss minus ``lower``.
+        missed: by how much a proved bound exceeded the loss that an attack had found.
         trained_against: the same of the network at hand (the last weights), which may be another.
         attacked: the largest loss that attacks found for the network at hand.
         upper: an upper end for the optimum: ``attacked``, or where ``upper_proved`` a bound on the loss of
             the network at hand.
-        lower: no network of the ball has a smaller robust loss; ``floor`` is the trivial bound.
-        missed: by how much a proved bound exceeded the loss that an attack had found.
-        ball: the radius that training kept to; ``radius`` is that of the certificate, where none was kept to
-            the distance moved.
+        upper_proved: whether ``upper`` is a verified bound.
+        radius: of the certificate.
+        ball: the radius that training kept to; ``None`` for none.
+        width: of the network.
         drift: the largest distance of a layer from its start over its radius.
+        width_factor: about how many times wider the network must be before curvature costs nothing.
+        at_radii: (radius, lower bound) by radius.
+        compatible: whether threat sets of different labels stay apart; ``None`` where no exact test is known.
+        smallest_distance: between examples of different labels.
+        reach: largest distance at which two threat sets can meet.
+        pairs_meeting: pairs of examples of different labels whose threat sets meet.
+        per_class: robust accuracy by class.
+        robust_accuracy: on the part that was evaluated.
+        test_examples: in the test part.
         train, test: the two parts under the same attacks, at the same weights.
-        online: online losses by epoch; ``windows`` bounds of the recorded epochs, ``void_windows`` reasons of
-            those that gave none.
+        epochs: of training, finished.
+        online: online losses by epoch.
+        windows: lower bounds of the recorded epochs.
+        void_windows: reasons of the recorded epochs that gave no bound.
+        evaluated: whether attacks were run.
+        warnings: signs that the attacks failed.
+
+    >>> import holdfast as hf
+    >>> hf.diagnosis.Known(status="certified", lower=0.1).claimed
+    0.1
     """
 
     of_run: bool = True

@@ -74,14 +74,17 @@ def evaluate(
     notice: Callable[[str], None] | None = None,
     examine: bool = True,
 ) -> Evaluation:
-    """Attack ``model``, in evaluation mode, with each attack in turn; after the first, prove what can be
-    proved; at last look for signs that the attacks failed.
+    """Attack ``model`` with each attack in turn, and prove what can be proved.
+
+    Bounds come after the first attack; at last signs are looked for that the attacks failed. The model is
+    taken in evaluation mode.
 
     Args:
         model: maps (batch, ...) to (batch, classes) logits, or (batch, 1) signed outputs; batches go to its
             device.
         x: examples (examples, ...), on any device.
         y: labels ``0 .. classes-1``, (examples,).
+        threat: or text such as ``linf:0.1``, which has no box.
         attacks: attacks in order, cheap ones first, or the name of a suite: ``standard``, ``fast``,
             ``strong``, ``pgd`` or ``clean``.
         verify: method of `holdfast.verify` with which examples are proved; ``None`` for no bounds. Under
@@ -102,11 +105,19 @@ def evaluate(
         resume_from: file that keeps the state after every batch; an evaluation that was killed goes on from
             there, with the same result. Removed when all is done. One of another evaluation is started over.
         progress: called with (name of the attack, examples done, examples to do) after each batch.
+        notice: called with a sentence when something is done otherwise, such as smaller batches.
         examine: look for signs that the attacks failed, on a sample of the examples: `Evaluation.verdict` and
             `Evaluation.warnings`.
 
     Raises:
         InputError: an unknown suite, or anything `Attack.run` refuses.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.evaluate(torch.nn.Identity(), x, y, "linf:0.2", attacks="fast")
+    >>> found.robust_accuracy, found.verified_accuracy
+    (0.5, 0.5)
     """
     threat, loss, training = as_threat(threat), as_loss(loss), model.training
     cascade = suite(attacks, threat)

@@ -28,7 +28,22 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class ClassAccuracy:
-    """One row of the per-class table; accuracies are fractions of the class's ``examples``."""
+    """One row of the per-class table; accuracies are fractions of the class's examples.
+
+    Attributes:
+        label: the class.
+        examples: of this class.
+        clean_accuracy: at the examples.
+        robust_accuracy: under all attacks; an upper bound.
+        verified_accuracy: proved; a lower bound.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.evaluate(torch.nn.Identity(), x, y, "linf:0.2", attacks="fast", examine=False)
+    >>> [row.robust_accuracy for row in found.per_class()]
+    [0.0, 1.0]
+    """
 
     label: int
     examples: int
@@ -42,10 +57,18 @@ class Stage:
     """One step of the cascade.
 
     Attributes:
+        name: of the attack or the method.
         kind: ``attack`` takes away examples that it breaks, ``bound`` those that it proves.
         entered, left: examples that were still open before and after it.
         seconds: wall-clock time; of all processes together where there are several.
         note: why it was left out, or made smaller; empty where nothing is to be said.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.evaluate(torch.nn.Identity(), x, y, "linf:0.2", attacks="fast", examine=False)
+    >>> [stage.kind for stage in found.stages]
+    ['attack', 'bound', 'attack', 'attack']
     """
 
     name: str
@@ -58,7 +81,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation(Drawn):
-    """What a cascade of bounds and attacks left. Tensors are on the CPU, one row an example.
+    """What a cascade of bounds and attacks left. Tensors are on the CPU, one row per example.
 
     Attributes:
         y: the labels.
@@ -75,6 +98,13 @@ class Evaluation(Drawn):
         population: examples of which these are a random sample; ``None`` where they are all.
         warnings: signs that the figures mislead, each with its remedy; ``None`` where they were not looked
             for.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> found = hf.evaluate(torch.nn.Identity(), x, y, "linf:0.2", attacks="fast")
+    >>> found.robust, found.verdict
+    (tensor([False,  True]), 'trust')
     """
 
     y: Int[Tensor, " examples"]

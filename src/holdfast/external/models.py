@@ -50,7 +50,7 @@ def load_model(
             ``model_state_dict`` or ``model`` is understood.
         init_args: arguments for what the import path names.
         trusted: whether programs may be loaded. TorchScript runs in torch's interpreter and not in Python,
-            but its operations can read and write files, and reading it was never made safe against ill-meant
+            but its operations can read and write files, and reading it was never made safe against malicious
             files; ``torch.export`` files may hold pickles and Python expressions. So neither is loaded unless
             its origin is trusted.
 
@@ -58,6 +58,11 @@ def load_model(
         InputError: a file that is missing, cut short or of no known kind; a program without ``trusted``; a
             pickle that needs code; weights that do not fit (some keys are named); an import path that leads
             to no network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.load_model("torch.nn:Linear", init_args={"in_features": 3, "out_features": 2})
+    Linear(in_features=3, out_features=2, bias=True)
     """
     path = Path(source)
     if path.is_file() or _looks_like_file(path):
@@ -156,11 +161,23 @@ def _made(source: str, init_args: Mapping[str, Any]) -> nn.Module:
 
 @takes(path=PATH)
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from a safetensors file or from ``torch.save``, on the CPU; nothing in the file is
-    executed.
+    """A state dict from a safetensors file or from ``torch.save``, on the CPU.
+
+    Nothing in the file is executed.
+
+    Args:
+        path: the file.
 
     Raises:
         InputError: the file is missing, cut short, holds no state dict, or is a pickle that needs code.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(torch.nn.Linear(2, 1).state_dict(), f"{folder}/net.pt")
+    ...     sorted(hf.external.read_weights(f"{folder}/net.pt"))
+    ['bias', 'weight']
     """
     path = Path(path)
     if not path.is_file():

@@ -38,6 +38,13 @@ class ImportedNetwork(Shown):
         outputs: numbers in one output.
         ends_in_softmax: whether outputs are probabilities; the softmax is kept.
         notes: what differs from the file or could not be compared with it, in words.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> network = torch.nn.Linear(2, 3)
+    >>> found = hf.external.ImportedNetwork(network=network, input_shape=(2,), outputs=3, ends_in_softmax=False)
+    >>> found.outputs
+    3
     """
 
     network: nn.Module
@@ -49,8 +56,9 @@ class ImportedNetwork(Shown):
 
 @takes(path=PATH)
 def load_onnx(path: str | Path) -> ImportedNetwork:
-    """The network in an ONNX file (``.onnx``, also gzipped), opset 7 or later, with one input whose first
-    axis is the batch.
+    """The network in an ONNX file (``.onnx``, also gzipped), opset 7 or later.
+
+    It has one input, whose first axis is the batch.
 
     Read are Gemm, MatMul, Conv, ConvTranspose, BatchNormalization, max and average pooling, the usual
     activations, arithmetic, reductions and changes of shape. Weights are parameters with the file's own
@@ -58,11 +66,22 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
     numbers. A batch of fixed size in the file is made free. In the end its outputs at several points (of the
     usual range, at 0, large ones) are compared with those of the reference evaluator of ``onnx``.
 
+    Args:
+        path: the file.
+
     Raises:
         InputError: ``onnx`` is not installed; the file is missing, cut short or not ONNX; a node that is not
             read, or has an attribute or input that is not read, or differs from the reference evaluator (its
-            name and operation are told); more than one input or output; outputs of an example that depend on
+            name and operation are given); more than one input or output; outputs of an example that depend on
             others.
+
+    >>> import holdfast as hf
+    >>> import onnx.parser, tempfile
+    >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }'
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     onnx.save(onnx.parser.parse_model(text), f"{folder}/relu.onnx")
+    ...     hf.external.load_onnx(f"{folder}/relu.onnx").outputs
+    2
     """
     path = Path(path)
     onnx = onnx_file.package()

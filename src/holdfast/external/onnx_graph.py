@@ -64,8 +64,17 @@ def last_layer(network: nn.Module) -> nn.Module | None:
 
 
 def ends_in_softmax(network: nn.Module) -> bool:
-    """Whether the outputs are probabilities because the last layer is a softmax (seen in chains and read
-    ONNX graphs).
+    """Whether the outputs are probabilities because the last layer is a softmax.
+
+    This is seen in chains and in ONNX graphs that were read.
+
+    Args:
+        network: any module.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.external.ends_in_softmax(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Softmax(1)))
+    True
     """
     return isinstance(last_layer(network), nn.Softmax)
 

@@ -19,7 +19,19 @@ Answers = Bool[Tensor, " batch"]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Condition(Shown):
-    """``A y <= b``, row for row; without rows it is always met. In float64."""
+    """``A y <= b``, row by row, in float64; without rows it is always met.
+
+    Attributes:
+        A: (rows, outputs).
+        b: (rows,).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> numbers = {"A": torch.tensor([[1.0, -1.0]]).double(), "b": torch.zeros(1).double()}
+    >>> condition = hf.external.Condition(**numbers)  # y_0 <= y_1
+    >>> condition(torch.tensor([[0.2, 0.8], [0.8, 0.2]]))
+    tensor([ True, False])
+    """
 
     A: Float[Tensor, "rows outputs"]
     b: Float[Tensor, " rows"]
@@ -39,8 +51,18 @@ class Condition(Shown):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Case(Shown):
-    """One box of inputs, flattened, and what outputs of a counterexample in it satisfy: any one of some
-    conditions.
+    """One box of inputs, flattened, and what the outputs of a counterexample in it satisfy.
+
+    Attributes:
+        lower: ends of the box (inputs,).
+        upper: ends of the box (inputs,).
+        conditions: any one of them is satisfied.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=2, radius=0.25)
+    >>> prop.cases[0].lower
+    tensor([0.2500, 0.2500], dtype=torch.float64)
     """
 
     lower: Float[Tensor, " inputs"]
@@ -67,13 +89,20 @@ class Case(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Property(Shown):
-    """``exists x, case: lower <= x <= upper and (A y <= b for one of its conditions)`` with ``y = f(x)``:
-    ``sat`` if there is one.
+    """``exists x, case: lower <= x <= upper and (A y <= b for one of its conditions)`` with ``y = f(x)``.
+
+    The property is ``sat`` if there is one, else ``unsat``.
 
     Attributes:
         inputs: numbers in one example, in row-major order.
         outputs: numbers in one output.
         cases: boxes that are not empty; none at all means ``unsat`` for every network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=2, radius=0.25)
+    >>> prop.is_met(torch.tensor([[0.4, 0.6]]), torch.tensor([[0.4, 0.6]]))
+    tensor([True])
     """
 
     inputs: int
@@ -122,8 +151,9 @@ def robustness_property(
     radius: float,
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
 ) -> Property:
-    """The property that one example is broken: ``||x' - x||_inf <= radius`` in the valid box, and another
-    class as large as its own.
+    """The property that one example is broken within an l-inf ball.
+
+    ``||x' - x||_inf <= radius`` in the valid box, and another class at least as large as its own.
 
     With ``C >= 2`` outputs the conditions are ``y_label <= y_j``, one for each other ``j``; with one signed
     output ``y <= 0`` for label 1 and ``-y <= 0`` for label 0. The box is
@@ -138,6 +168,12 @@ def robustness_property(
 
     Raises:
         InputError: a label without output, or a radius that is negative or not finite.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=3, radius=0.25)
+    >>> prop.inputs, len(prop.cases[0].conditions)
+    (2, 2)
     """
     classes = max(2, outputs)
     if outputs < 1 or not 0 <= label < classes:
@@ -176,6 +212,12 @@ def counterexample_status(model: nn.Module, prop: Property, x: Float[Tensor, "..
 
     Raises:
         InputError: example or outputs do not fit the property.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=2, radius=0.25)
+    >>> hf.external.counterexample_status(torch.nn.Identity(), prop, torch.tensor([0.4, 0.6]))
+    True
     """
     exact = copy.deepcopy(model).double().eval()
     parameter = next(exact.parameters(), None)

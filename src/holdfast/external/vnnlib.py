@@ -32,9 +32,21 @@ Edge = tuple[int, float, bool]  # place of an input, its limit, and whether that
 def read_vnnlib(path: str | Path) -> Property:
     """The property in a ``.vnnlib`` file, also gzipped. Decimals are read to the nearest float64.
 
+    Args:
+        path: the file.
+
     Raises:
         InputError: the file is missing, cut short or uses a construct outside those read here (its line is
             named); an input without bounds; a condition that relates inputs to anything but numbers.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> import tempfile
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=2, radius=0.25)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     hf.external.write_vnnlib(f"{folder}/a.vnnlib", prop)
+    ...     hf.external.read_vnnlib(f"{folder}/a.vnnlib") == prop
+    True
     """
     path = Path(path)
     if not path.is_file():
@@ -51,7 +63,18 @@ def read_vnnlib(path: str | Path) -> Property:
 
 @takes(text=TEXT, name=TEXT)
 def parse_vnnlib(text: str, *, name: str = "the property") -> Property:
-    """As `read_vnnlib`, from the text itself; ``name`` is what errors call it."""
+    """The property in this text, as `read_vnnlib` reads it from a file.
+
+    Args:
+        text: in VNN-LIB.
+        name: of the text in errors.
+
+    >>> import holdfast as hf
+    >>> declared = "(declare-const X_0 Real) (declare-const Y_0 Real)"
+    >>> prop = hf.external.parse_vnnlib(declared + "(assert (>= X_0 0)) (assert (<= X_0 1)) (assert (<= Y_0 0))")
+    >>> prop.inputs, prop.outputs
+    (1, 1)
+    """
     script = Script(text, name)
     inputs, outputs = script.count("X"), script.count("Y")
     edges, rows = _sides(script, script.always)
@@ -124,12 +147,27 @@ def _condition(rows: Sequence[dict[str, float]], outputs: int) -> Condition:
 
 @takes(path=PATH, prop=kind(Property, what="a Property"), comment=TEXT)
 def write_vnnlib(path: str | Path, prop: Property, *, comment: str = "") -> None:
-    """Write a property, which `read_vnnlib` reads back to the same numbers; gzipped where the name ends in
-    ``.gz``.
+    """Write a property, which `read_vnnlib` reads back to the same numbers.
+
+    The file is gzipped where the name ends in ``.gz``.
+
+    Args:
+        path: the file.
+        prop: the property.
+        comment: first line of the file.
 
     Raises:
-        InputError: a property without cases, or a box that is not finite: VNN-LIB has no words for them.
+        InputError: a property without cases, or a box that is not finite: VNN-LIB cannot express them.
         RunFolderError: the file cannot be written.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> import tempfile
+    >>> prop = hf.external.robustness_property(torch.tensor([0.5, 0.5]), 0, outputs=2, radius=0.25)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     hf.external.write_vnnlib(f"{folder}/a.vnnlib.gz", prop, comment="one example")
+    ...     hf.external.read_vnnlib(f"{folder}/a.vnnlib.gz") == prop
+    True
     """
     finite = all(bool((case.lower.isfinite() & case.upper.isfinite()).all()) for case in prop.cases)
     if not prop.cases or not all(case.conditions for case in prop.cases) or not finite:
@@ -158,11 +196,30 @@ def write_robustness(
     radius: float,
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
 ) -> list[Path]:
-    """Write `robustness_property` of every example: ``example_00000.vnnlib`` and so on; returns the paths.
+    """Write `robustness_property` of every example: ``example_00000.vnnlib`` and so on.
+
+    Args:
+        folder: where to.
+        x: examples (batch, ...).
+        labels: their classes, (batch,).
+        outputs: the network's outputs.
+        radius: in the data's units, at least 0.
+        bounds: the valid box; ``None`` for none.
+
+    Returns:
+        The paths.
 
     Raises:
         InputError: as `robustness_property`, and labels that are not one for each example.
         RunFolderError: a file cannot be written.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = hf.external.write_robustness(folder, torch.eye(2), torch.tensor([0, 1]), outputs=2, radius=0.1)
+    ...     [path.name for path in paths]
+    ['example_00000.vnnlib', 'example_00001.vnnlib']
     """
     if len(labels) != len(x):
         raise InputError(f"labels must be one for each of {len(x)} examples, got {len(labels)}; give all.")

@@ -49,8 +49,9 @@ def usual_recording(batch: int, attack_passes: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What the tensors of a network must look like, from its own numbers: all that a family adds to the
-    question whether a network is exact.
+    """What the tensors of a network must look like, from its own numbers.
+
+    It is all that a family adds to the question whether a network is exact.
 
     Attributes:
         shapes: of every tensor that the proof reads, by the network's own names.
@@ -58,6 +59,11 @@ class Sizes:
         units: hidden units; 0 where there are none.
         groups: of equal size, into which the units are cut.
         activation: must be one of the library's, whose constants are proved.
+
+    >>> import holdfast as hf
+    >>> net = hf.networks.TwoLayer(2, 2, width=8)
+    >>> hf.families.family_of(net).sizes(net).shapes["weight"]
+    (8, 2)
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -69,10 +75,21 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Factor(Shown):
-    """One layer's Jacobian: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``, and with ``constant`` also
-    ``gradients[c, i]``.
+    """One layer's Jacobian, factored: row ``(c, i)`` is ``gradients[c, i] (x) inputs[i]``.
 
-    No inputs stand for the number 1: then the gradients are the Jacobian.
+    With ``constant`` the row also has ``gradients[c, i]`` itself.
+
+    Without inputs the gradients are the Jacobian.
+
+    Attributes:
+        gradients: of the outputs in the layer's units, (outputs, n, units).
+        inputs: of the layer, (n, inputs); ``None`` for a layer of constants.
+        constant: whether the layer has a bias.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.families.Factor(gradients=torch.ones(1, 4, 3), inputs=torch.ones(4, 2)).constant
+    False
     """
 
     gradients: Float[Tensor, "outputs n units"]
@@ -86,10 +103,22 @@ class Pass(Shown):
 
     Attributes:
         initial: the network's initial weights, by its own names.
+        points: attacked, (examples, ...).
+        labels: (examples,).
         weights: ``pi_i`` of the examples.
         outputs: of the network at the attacked points.
+        loss: the loss.
         curvature: the family's, as the certificate uses it.
         proved: whether that is a proof for this network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2).double()
+    >>> rows = {"points": x, "labels": torch.tensor([0, 1]), "outputs": torch.zeros(2, 1).double()}
+    >>> rule = {"loss": hf.Hinge(), "curvature": hf.families.TwoLayerCurvature(), "proved": True}
+    >>> passed = hf.families.Pass(initial=net.state_dict(), weights=torch.tensor([0.5, 0.5]).double(), **rows, **rule)
+    >>> passed.loss(passed.outputs, passed.labels)
+    tensor([1., 1.], dtype=torch.float64)
     """
 
     initial: Mapping[str, Tensor]
@@ -104,13 +133,17 @@ class Pass(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a lower model is looked for, and how hard.
+    """What a lower model is searched for, and how hard.
 
     Attributes:
         radius: at which its bound should be highest.
         evaluations: of candidates; 1 takes the pass as it stands.
-        per_unit: whether to use a curvature matrix a unit, where the family has them.
+        per_unit: whether to use a curvature matrix per unit, where the family has them.
         progress: called with the share done.
+
+    >>> import holdfast as hf
+    >>> hf.families.Search(radius=2.0).evaluations
+    1
     """
 
     radius: Radius
@@ -124,8 +157,16 @@ class Expanded(Shown):
     """A lower model made from a pass.
 
     Attributes:
+        lower: the lower model.
         outputs: at which the loss was expanded.
         how: in words, to follow "a pass at the last weights, ".
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast import trace
+    >>> lower = trace.LowerModel(constant=0.5, balls=())
+    >>> hf.families.Expanded(lower=lower, outputs=torch.zeros(2, 1), how="as it stands").lower.constant
+    0.5
     """
 
     lower: LowerModel
@@ -140,8 +181,12 @@ class NetworkFacts(Generic[N]):
         name: for run folders.
         network: the class.
         near_linear: whether its networks stay near their linearisation, so that the step size of theory fits.
-        step_lasts: whether that step serves to the end of training, so that gradient descent is what such
-            networks are trained by where nothing is said; for others it is Adam (`holdfast.training.automatic`).
+        step_lasts: whether that step serves to the end of training, so that such networks are trained by
+            gradient descent by default; others are trained by Adam (`holdfast.training.automatic`).
+
+    >>> import holdfast as hf
+    >>> [facts.name for facts in hf.families.registered()][:2]
+    ['two-layer', 'dense']
     """
 
     name: ClassVar[str]
@@ -171,11 +216,14 @@ class NetworkFacts(Generic[N]):
 
 
 class Family(NetworkFacts[N], ABC):
-    """A class of networks with a proof: a rigorous bound of their curvature in the weights, and an allowance
-    for rounding.
+    """A class of networks with a proof: a rigorous bound of their curvature, and an allowance for rounding.
 
     Outputs are logits, or signed outputs for two classes. Networks hold their tensors themselves or in lists
     of parameters.
+
+    >>> import holdfast as hf
+    >>> hf.families.family_of(hf.networks.TwoLayer(2, 2, width=8)).name
+    'two-layer'
     """
 
     @abstractmethod

@@ -13,12 +13,17 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class FamilyCurvature(Curvature, Generic[N]):
-    """A bound that is proved for the networks of one class, where they are exactly as written and `unsuited`
-    has no objection.
+    """A bound that is proved for the networks of one class, where they are exactly as written.
+
+    `unsuited` names what else keeps the bound from holding.
 
     Attributes:
         network: the class.
         word: what its networks are called, as in "this two-layer network".
+
+    >>> import holdfast as hf
+    >>> hf.families.TwoLayerCurvature().word
+    'two-layer'
     """
 
     network: ClassVar[type[nn.Module]]

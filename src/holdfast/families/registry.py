@@ -30,9 +30,21 @@ _LIBRARY: tuple[NetworkFacts[Any], ...] = (
 def register(family: NetworkFacts[Any]) -> None:
     """Add a family. Its networks are certified by its bound from now on, and the certificate says by whose.
 
+    Args:
+        family: an instance of the family.
+
     Raises:
         InputError: the name is taken, the class belongs to another family, or the family's own example is not
             exact.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> class Facts(hf.families.NetworkFacts):
+    ...     name, network = "identity", torch.nn.Identity
+    >>> hf.families.register(Facts())
+    >>> hf.families.registered()[-1].name
+    'identity'
+    >>> hf.families.unregister("identity")
     """
     if family.name in _KNOWN:
         raise InputError(
@@ -53,8 +65,20 @@ def register(family: NetworkFacts[Any]) -> None:
 def unregister(name: str) -> None:
     """Take back a `register`.
 
+    Args:
+        name: of the family.
+
     Raises:
         InputError: no such family, or one of the library.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> class Facts(hf.families.NetworkFacts):
+    ...     name, network = "identity", torch.nn.Identity
+    >>> hf.families.register(Facts())
+    >>> hf.families.unregister("identity")
+    >>> "identity" in {facts.name for facts in hf.families.registered()}
+    False
     """
     family = _KNOWN.get(name)
     if family is None or family in _LIBRARY:
@@ -71,14 +95,28 @@ for _family in _LIBRARY:
 
 
 def registered() -> tuple[NetworkFacts[Any], ...]:
-    """All of them, the library's first."""
+    """All families, the library's first.
+
+    >>> import holdfast as hf
+    >>> "two-layer" in {facts.name for facts in hf.families.registered()}
+    True
+    """
     return tuple(_KNOWN.values())
 
 
 @takes(model=MODEL)
 def family_of(model: nn.Module) -> Family[Any] | None:
-    """The family whose network ``model`` is exactly; ``None`` where no proof is known, and `why_not` has
-    the reason.
+    """The family whose network ``model`` is exactly.
+
+    ``None`` where no proof is known; `why_not` has the reason.
+
+    Args:
+        model: the network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.families.family_of(torch.nn.Linear(2, 1)) is None
+    True
     """
     core = exact_core(model)
     return None if core is None else core.family
@@ -86,7 +124,16 @@ def family_of(model: nn.Module) -> Family[Any] | None:
 
 @takes(model=MODEL)
 def why_not(model: nn.Module) -> str:
-    """Why ``model`` is not exactly a network of a family; empty where it is one."""
+    """Why ``model`` is not exactly a network of a family; empty where it is one.
+
+    Args:
+        model: the network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.families.why_not(hf.networks.TwoLayer(2, 2, width=8)), bool(hf.families.why_not(torch.nn.Identity()))
+    ('', True)
+    """
     return why_not_exact(model)
 
 
@@ -147,8 +194,16 @@ def rebuilt(name: str, **settings: Any) -> nn.Module | None:
 
 @takes(model=MODEL)
 def curvature_for(model: nn.Module) -> tuple[Curvature, str]:
-    """The rigorous bound of the model's family, or the local-linearity estimate with the reason why there
-    is none.
+    """The rigorous bound of the model's family, or the local-linearity estimate; and the reason.
+
+    Args:
+        model: the network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> bound, reason = hf.families.curvature_for(torch.nn.Linear(2, 1))
+    >>> bound
+    LocalLinearity()
     """
     core = exact_core(model)
     if core is None:

@@ -93,8 +93,8 @@ class Plan(Drawn):
         seconds: spent on planning.
 
     >>> import holdfast as hf
-    >>> data = hf.data.forced(dimension=2)
-    >>> plan = hf.plan(data, "l2:0.1", radii=[0.5], progress=False)
+    >>> data, net = hf.data.forced(dimension=2), hf.networks.TwoLayer(2, 2, width=8, activation="relu")
+    >>> plan = hf.plan(data, "l2:0.1", net, radii=[0.5], progress=False)
     >>> plan.separation, plan.rho
     (1.0, 0.2)
     """
@@ -270,8 +270,8 @@ def plan(
         RunFolderError: ``out`` is occupied, or cannot be written.
 
     >>> import holdfast as hf
-    >>> data = hf.data.forced(dimension=2)
-    >>> plan = hf.plan(data, "l2:0.1", radii=[0.5], progress=False)
+    >>> data, net = hf.data.forced(dimension=2), hf.networks.TwoLayer(2, 2, width=8, activation="relu")
+    >>> plan = hf.plan(data, "l2:0.1", net, radii=[0.5], progress=False)
     >>> plan.compatible
     True
     """

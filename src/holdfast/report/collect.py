@@ -84,7 +84,36 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPage:
-    """Everything the page shows of one run folder."""
+    """Everything the page shows of one run folder.
+
+    Attributes:
+        folder: the run folder.
+        name: of the run.
+        summary: what ``summary.json`` holds.
+        status: of the certificate; ``None`` without one.
+        lower: the lower bound of the robust loss in the ball.
+        upper: the upper end of the optimum.
+        surrogate: the surrogate loss of the certificate.
+        known: the figures that the findings are made from.
+        findings: of the diagnosis, in the order in which to fix.
+        bounds_at_radii: the lower bound by parameter radius.
+        drift: distance of each ball from its start.
+        per_class: accuracies by class.
+        class_names: names of the classes, by number.
+        epochs: lines of ``metrics.jsonl``.
+        unread_lines: lines of ``metrics.jsonl`` that could not be read.
+        gallery: examples beside their attacked points; ``None`` where there are none.
+        gallery_problem: why the gallery could not be read; ``None`` where it could.
+        config: text of ``config.yaml``; ``None`` where it is missing.
+        log: last lines of the log.
+
+    >>> import pathlib, tempfile
+    >>> from holdfast import report
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     length = pathlib.Path(name, "summary.json").write_text('{"name": "my run"}')
+    ...     report.read_run(pathlib.Path(name)).name
+    'my run'
+    """
 
     folder: Path
     name: str
@@ -142,8 +171,20 @@ def said(finding: Finding, config: str | None) -> Finding:
 
 
 def read_run(folder: Path) -> RunPage:
-    """The run in ``folder``. Raises `RunFolderError` where the folder or its ``summary.json`` is missing
-    or cut short.
+    """The run in ``folder``, with its findings.
+
+    Args:
+        folder: a run folder, as `holdfast.train` leaves it.
+
+    Raises:
+        RunFolderError: the folder or its ``summary.json`` is missing or cut short.
+
+    >>> import pathlib, tempfile
+    >>> from holdfast import report
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     length = pathlib.Path(name, "summary.json").write_text('{"name": "my run"}')
+    ...     report.read_run(pathlib.Path(name)).finding("certificate").level
+    'warning'
     """
     figures = read_figures(folder)
     summary, known = figures.summary, known_of(figures.summary, figures.epochs)

@@ -78,15 +78,29 @@ class View:
 
 @takes(folders=several(PATH, least=0), out=PATH)
 def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Writes the page about these run folders to ``out``, whole or not at all, and returns ``out``.
+    """Write the page about these run folders to ``out``, whole or not at all.
 
     The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a
     page too.
+
+    Args:
+        folders: run folders, as `holdfast.train` leaves them.
+        out: the file of the page.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: no folder was given.
         RunFolderError: a folder's ``summary.json`` is missing, a file of its record is missing or not as it
             was written, or ``out`` cannot be written.
+
+    >>> import holdfast as hf
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     length = pathlib.Path(name, "summary.json").write_text('{"name": "my run"}')
+    ...     hf.write_report([name], pathlib.Path(name, "page.html")).name
+    'page.html'
     """
     if not folders:
         raise InputError("folders must name at least one run folder, got none; give for example runs/demo.")
@@ -101,7 +115,18 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def page(runs: Sequence[RunPage]) -> str:
-    """The page as text."""
+    """The page about these runs, as HTML.
+
+    Args:
+        runs: from `read_run`.
+
+    >>> import pathlib, tempfile
+    >>> from holdfast import report
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     length = pathlib.Path(name, "summary.json").write_text('{"name": "my run"}')
+    ...     report.page([report.read_run(pathlib.Path(name))]).startswith("<!doctype html>")
+    True
+    """
     top, alone = full_scale(list(runs)), len(runs) == 1
     views = [
         View(

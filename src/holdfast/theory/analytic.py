@@ -29,8 +29,13 @@ BUFFERS = 12  # tensors of a block's size alive at once, at most
 def ntk(spec: KernelSpec | nn.Module) -> "NTK":
     """The analytic kernel of a spec, or the one that a `Dense` or `TwoLayer` tends to as its width grows.
 
-    >>> k = ntk(KernelSpec(activation="relu", depth=2))
-    >>> k(torch.eye(2)).shape
+    Args:
+        spec: a spec, or a `Dense` or `TwoLayer` network.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> kernel = hf.theory.ntk(hf.theory.KernelSpec(activation="relu", depth=2))
+    >>> kernel(torch.eye(2)).shape
     torch.Size([2, 2])
     """
     return NTK(spec if isinstance(spec, KernelSpec) else spec_of(spec))
@@ -38,16 +43,26 @@ def ntk(spec: KernelSpec | nn.Module) -> "NTK":
 
 @takes(spec=kind(KernelSpec, what="a KernelSpec", hint="hf.theory.ntk takes networks too"))
 class NTK:
-    """``K(x, x') = sum_h S^(h-1) prod_{h' >= h} c S'^(h')`` (Jacot et al. 2018, arXiv 1806.07572; layers as
-    in `KernelSpec`).
+    """The analytic tangent kernel ``K(x, x') = sum_h S^(h-1) prod_{h' >= h} c S'^(h')`` (Jacot et al. 2018).
+
+    Reference: arXiv 1806.07572; layers as in `KernelSpec`.
 
     ``S^0 = <z, z'>``, ``S^h = c E[act(s) act(t)]`` and ``S'^h = E[act'(s) act'(t)]`` for Gaussian ``(s, t)``
     with the covariance ``S^(h-1)``. Trained output weights add ``S^H``, a trained input map
     ``S^0 prod c S'``. ReLU, leaky ReLU, the identity, squared ReLU, erf and shifted ReLU are closed forms;
-    others see `holdfast.theory.expansion`.
+    for others see `holdfast.theory.expansion`.
 
     Differentiable in the points. Where two points coincide or are opposite, kernels of activations with a
     kink have a cusp; their gradient there is the middle of the slopes on both sides, hence finite.
+
+    Args:
+        spec: the network whose kernel it is.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> kernel = hf.theory.NTK(hf.theory.KernelSpec(activation="relu"))
+    >>> kernel(torch.eye(2)).diagonal()
+    tensor([1., 1.])
     """
 
     def __init__(self, spec: KernelSpec) -> None:

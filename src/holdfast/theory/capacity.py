@@ -35,11 +35,15 @@ class CapacityBound(Shown):
         value: the bound; for ``order only`` the expression without its unknown constant: for comparing, never
             a claim.
         kind: ``proved`` (with its constants) or ``order only``.
-        data: what it speaks of: ``these data``, ``some labelling`` or ``some data`` of this size.
+        data: what it is about: ``these data``, ``some labelling`` or ``some data`` of this size.
         formula: the expression.
         assumes: what must hold.
-        source: paper with its arXiv number, or where the proof stands; ``(recalled)`` where the text was not
+        source: paper with its arXiv number, or the place of the proof; ``(recalled)`` where the text was not
             at hand.
+
+    >>> import holdfast as hf
+    >>> hf.theory.capacity.forced_width(0.8, examples=9, dimension=8).value
+    6
     """
 
     of: Literal["first hidden width", "width", "parameters"]
@@ -66,15 +70,22 @@ class CapacityBound(Shown):
 
 @takes(data=DATASET, threat=THREAT)
 def robustness_ratio(data: Dataset, threat: Threat) -> float:
-    """``rho``: the threat's radius over half the smallest distance between labels of the training part, in
-    its norm; exact.
+    """``rho``: the threat's radius over half the smallest distance between labels of the training part; exact.
 
     The distance is evaluated in float64 over all opposite-label pairs (see `holdfast.data.separation`),
     features that may not change set aside; infinite distance gives 0. At ``rho >= 1`` no classifier is robust
     on these data.
 
+    Args:
+        data: its training part counts.
+        threat: an l2, l-inf or l1 ball; the distance is in its norm.
+
     Raises:
         InputError: a threat that is not an l2, l-inf or l1 ball.
+
+    >>> import holdfast as hf
+    >>> hf.theory.capacity.robustness_ratio(hf.data.forced(dimension=2), hf.LpBall("2", 0.25))
+    0.5
     """
     ball, part = _ball(threat), data.train
     found = separation(part.x, part.y, norm=ball.norm, radius=ball.radius, fixed=ball.fixed)
@@ -85,11 +96,21 @@ def robustness_ratio(data: Dataset, threat: Threat) -> float:
 
 @takes(data=DATASET, norm=TEXT, rho=real(least=0))
 def radius_for(data: Dataset, norm: str, rho: float) -> float:
-    """The radius at which these data have this ``rho``, in input units: ``rho distance / 2``; the data's own
-    fixed features stay fixed.
+    """The radius at which these data have this ``rho``: ``rho distance / 2``, in input units.
+
+    The data's own fixed features stay fixed.
+
+    Args:
+        data: its training part counts.
+        norm: ``"1"``, ``"2"`` or ``"inf"``.
+        rho: at least 0.
 
     Raises:
         InputError: ``rho`` negative, or no opposite-label pair at a finite distance above 0.
+
+    >>> import holdfast as hf
+    >>> hf.theory.capacity.radius_for(hf.data.forced(dimension=2), "2", 0.5)
+    0.25
     """
     part = data.train
     distance = separation(part.x, part.y, norm=norm, fixed=data.fixed).distance
@@ -103,8 +124,7 @@ def radius_for(data: Dataset, norm: str, rho: float) -> float:
 
 @takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
-    """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim, Moon and Yun 2025, arXiv
-    2510.24643).
+    """Least first hidden width of a robust fit of `holdfast.data.forced` (Kim et al. 2025, arXiv 2510.24643).
 
     More than ``rho^2 k`` units, ``k = min(n-1, d)`` (for ``rho > 1`` no width fits, and ``k + 1`` is as true
     as any). Proof: let the first layer be ``W x + b`` and ``P`` the orthogonal projection onto the row space
@@ -112,6 +132,15 @@ def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
     points ``P e_j / 2`` and ``e_j - P e_j / 2`` lie in the ball of the origin and in that of ``e_j``, and
     both have the image ``P e_j / 2``: one of them is misclassified. So ``||P e_j||^2 > rho^2`` for each
     ``j``, and adding up ``m >= trace P >= sum_j ||P e_j||^2 > rho^2 k``.
+
+    Args:
+        rho: radius over half the smallest distance between labels.
+        examples: ``n``.
+        dimension: ``d``.
+
+    >>> import holdfast as hf
+    >>> hf.theory.capacity.forced_width(0.8, examples=9, dimension=8).value
+    6
     """
     k = min(examples - 1, dimension)
     return CapacityBound(
@@ -129,11 +158,21 @@ def forced_width(rho: float, examples: int, dimension: int) -> CapacityBound:
 
 @takes(data=DATASET, threat=THREAT)
 def first_hidden_width(data: Dataset, threat: Threat) -> CapacityBound:
-    """Least first hidden width of a robust fit of these very data: the argument of `forced_width` on any
-    differences of labels.
+    """Least first hidden width of a robust fit of these very data.
+
+    The argument is that of `forced_width`, on any differences of labels.
 
     The proof and its computation are in `holdfast.theory.projected`. Where a box cuts the threat sets only
     the trivial 1 is claimed.
+
+    Args:
+        data: its training part counts.
+        threat: an l2, l-inf or l1 ball.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=8)
+    >>> hf.theory.capacity.first_hidden_width(data, hf.LpBall("2", 0.25)).value
+    2
     """
     ball, part = _ball(threat), data.train
     value, why = projected_width(part.x, part.y, ball, ball.fixed)
@@ -155,10 +194,17 @@ def bounds(data: Dataset, threat: Threat, *, hidden_layers: int = 1) -> tuple[Ca
     """Every bound known for data of this size under this threat, those that are proved first.
 
     Args:
-        hidden_layers: 1 or 2, of the ReLU networks that the bounds on some labelling speak of.
+        data: its training part counts.
+        threat: an l2, l-inf or l1 ball.
+        hidden_layers: 1 or 2, of the ReLU networks that the bounds on some labelling are about.
 
     Raises:
         InputError: a threat that is not a ball, or another number of hidden layers.
+
+    >>> import holdfast as hf
+    >>> found = hf.theory.capacity.bounds(hf.data.forced(dimension=8), hf.LpBall("2", 0.25))
+    >>> found[0].kind, found[0].of
+    ('proved', 'first hidden width')
     """
     ball, part = _ball(threat), data.train
     rho, n = robustness_ratio(data, ball), len(part)
@@ -173,8 +219,17 @@ def bounds(data: Dataset, threat: Threat, *, hidden_layers: int = 1) -> tuple[Ca
 
 @takes(rho=real(least=0), dimension=COUNT)
 def shattered_coordinates(rho: float, dimension: int) -> int:
-    """Points that one pair of balls decides: the largest ``k <= d`` with ``rho >= sqrt(1 - 1/k)``
-    (`holdfast.data.shattering` in ``k`` dimensions).
+    """Points that one pair of balls decides: the largest ``k <= d`` with ``rho >= sqrt(1 - 1/k)``.
+
+    See `holdfast.data.shattering` in ``k`` dimensions.
+
+    Args:
+        rho: radius over half the smallest distance between labels.
+        dimension: ``d``.
+
+    >>> import holdfast as hf
+    >>> hf.theory.capacity.shattered_coordinates(0.8, 10)
+    2
     """
     if rho >= 1:
         return dimension
@@ -200,8 +255,9 @@ def _shatters(n: int, d: int, hidden_layers: int, fit: Literal["plain", "robust"
 
 @takes(rho=real(least=0), examples=whole(least=2), dimension=COUNT)
 def orders(rho: float, examples: int, dimension: int) -> tuple[CapacityBound, ...]:
-    """Bounds known up to constants (and logarithms) only: ``value`` is the bare expression. None of them is a
-    claim about one data set.
+    """Bounds that are known up to constants and logarithms only: ``value`` is the bare expression.
+
+    None of them is a claim about one data set.
 
     * plain: ``sqrt(n)`` parameters are necessary, and enough up to logarithms (Vardi, Yehudai and Shamir
       2021);
@@ -213,6 +269,15 @@ def orders(rho: float, examples: int, dimension: int) -> tuple[CapacityBound, ..
       so, enough (Egosi, Yehudai and Shamir 2025);
     * smooth: ``n d`` parameters for a fit of noisy labels with a Lipschitz constant of order 1 (Bubeck and
       Sellke 2021).
+
+    Args:
+        rho: radius over half the smallest distance between labels.
+        examples: ``n``.
+        dimension: ``d``.
+
+    >>> import holdfast as hf
+    >>> {bound.kind for bound in hf.theory.capacity.orders(0.5, examples=9, dimension=8)}
+    {'order only'}
     """
     n, d, r = examples, dimension, min(rho, 1.0)
     spread = min(1 / (1 - r**2), d) if r < 1 else d

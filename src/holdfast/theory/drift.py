@@ -43,6 +43,13 @@ class KernelFigures(Shown):
         alignment, centred_alignment: `kernel_alignment` with the labels.
         eigenvalue_max, eigenvalue_min: the extreme eigenvalues; rounding can take the least just below 0.
         weight_drift: ``||W_t - W_0|| / ||W_0||`` over all trainable weights.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.tensor([0, 1])
+    >>> watch = hf.theory.KernelWatch(net, x, y, classes=2, examples=2)
+    >>> watch.look(net).drift
+    0.0
     """
 
     drift: float
@@ -66,7 +73,17 @@ class KernelFigures(Shown):
 
 @takes(now=KERNEL, start=KERNEL)
 def kernel_drift(now: Array, start: Array) -> float:
-    """``||K_t - K_0||_F / ||K_0||_F``."""
+    """``||K_t - K_0||_F / ||K_0||_F``: how far a kernel has moved from its start.
+
+    Args:
+        now: ``K_t``, (n, n).
+        start: ``K_0``, (n, n), of the same examples.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.theory.kernel_drift(1.5 * torch.eye(2), torch.eye(2))
+    0.5
+    """
     now, start = as_tensor("now", now).double(), as_tensor("start", start).double()
     if now.shape != start.shape or not bool((start != 0).any()):
         raise InputError(
@@ -79,12 +96,24 @@ def kernel_drift(now: Array, start: Array) -> float:
 
 @takes(kernel=KERNEL, y=LABELS, classes=whole(least=2), centred=FLAG)
 def kernel_alignment(kernel: Array, y: Array, classes: int, *, centred: bool = False) -> float:
-    """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` (Cristianini et al. 2001): 1 where K is a
-    multiple of T.
+    """``<K, T>_F / (||K||_F ||T||_F)`` with the target kernel ``T`` of the labels (Cristianini et al. 2001).
+
+    It is 1 where K is a multiple of T.
 
     Two classes: ``T = s s'`` with signs ``s``; more: ``T_ij = 1`` for equal labels, else 0. ``centred`` takes
     the means off first, ``H K H`` and ``H T H`` with ``H = I - 11'/n`` (Cortes et al. 2012, arXiv 1203.0550),
-    as is apt where examples of one label dominate; 0 where nothing is left of one of them.
+    which suits data where one label dominates; 0 where one of them is then 0.
+
+    Args:
+        kernel: ``K``, (n, n).
+        y: labels (n,).
+        classes: number of classes.
+        centred: whether means are taken off first.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> hf.theory.kernel_alignment(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.tensor([0, 1]), 2)
+    1.0
     """
     kernel, y = as_tensor("kernel", kernel).double(), as_labels("y", y)
     if len(kernel) != len(y):
@@ -113,19 +142,29 @@ def extreme_eigenvalues(kernel: Kernel) -> tuple[float, float]:
 
 @takes(model=MODEL, x=EXAMPLES, y=LABELS, classes=whole(least=2), examples=whole(least=2), seed=SEED)
 class KernelWatch:
-    """The kernel of ``model`` on a fixed sample of examples, and the weights, as they are now: what later
-    looks compare with.
+    """The tangent kernel of ``model`` on a fixed sample, and the weights: what later looks compare with.
 
     Args:
+        model: the network at the start.
+        x: examples (all, ...).
+        y: labels (all,).
+        classes: of the labels ``y``.
         examples: how many are drawn from ``x`` (all, where there are fewer); the draw depends on ``seed``
             alone.
-        classes: of the labels ``y``.
+        seed: of the draw.
 
-    A look costs about one backward pass an output for each of these examples, their products, and their
+    A look costs about one backward pass per output for each of these examples, their products, and their
     eigenvalues.
 
     Raises:
         InputError: fewer than two examples, or too little memory (with the figure); see `empirical_ntk`.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.tensor([0, 1])
+    >>> watch = hf.theory.KernelWatch(net, x, y, classes=2, examples=2)
+    >>> watch.look(net).weight_drift
+    0.0
     """
 
     def __init__(

@@ -41,18 +41,28 @@ def empirical_ntk(
     outputs: str = "trace",
     block: int = BLOCK,
 ) -> Float[Tensor, "n m ..."]:
-    """``sum_p df_c(x)/dp df_c'(x')/dp`` over the parameters that require a gradient, the network in
-    evaluation mode.
+    """``sum_p df_c(x)/dp df_c'(x')/dp`` over the parameters that require a gradient, in evaluation mode.
 
     Args:
+        model: maps (batch, ...) to (batch, outputs).
         x1, x2: points; without ``x2`` (or with the same tensor) only half of the blocks are computed.
         outputs: ``trace`` sums ``c = c'`` over the outputs and ``mean`` divides that by their number (the
             scale of the analytic kernel); both give (n, m). ``full`` gives (n, m, C, C).
         block: points whose layer inputs and gradients are held at once.
 
+    Returns:
+        The kernel (n, m), or (n, m, C, C).
+
     Raises:
         InputError: no trainable parameters, outputs that are not (batch, outputs), an unknown word, or too
             little memory.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = torch.nn.Linear(2, 1)
+    >>> hf.theory.empirical_ntk(net, torch.eye(2))  # <x, x'> + 1, with the bias
+    tensor([[2., 1.],
+            [1., 2.]])
     """
     x1 = as_inputs(model, as_tensor("x1", x1))
     x2 = None if x2 is None else as_inputs(model, as_tensor("x2", x2))
@@ -100,12 +110,27 @@ def empirical_ntk_product(
     *,
     block: int = BLOCK,
 ) -> Float[Tensor, "n outputs"]:
-    """``J(x1) (J(x2)^T vector)`` without the kernel: a backward pass over ``x2`` and a forward derivative
-    over ``x1``.
+    """``J(x1) (J(x2)^T vector)`` without the kernel.
+
+    It takes a backward pass over ``x2`` and a forward derivative over ``x1``.
+
+    Args:
+        model: maps (batch, ...) to (batch, outputs).
+        x1: points (n, ...).
+        x2: points (m, ...).
+        vector: (m, outputs).
+        block: points taken at once.
 
     Raises:
         InputError: no trainable parameters, or a vector that is not a number for each point of ``x2`` and
             output.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net = torch.nn.Linear(2, 1)
+    >>> hf.theory.empirical_ntk_product(net, torch.eye(2), torch.eye(2), torch.ones(2, 1))
+    tensor([[3.],
+            [3.]])
     """
     model = tangent_model(model)  # a linearised network's own derivative would be one within another
     with in_mode(model, "eval"):

@@ -16,8 +16,9 @@ from holdfast.theory.optimal.function_class import weight_step
 
 @takes(solution=kind(Solution, what="a Solution, one of RobustLossCurve.solutions"), model=MODEL)
 def into_network(solution: Solution, model: nn.Module) -> nn.Module:
-    """A copy of ``model`` moved by ``U = sum_j c_j df(x_j; W0)/dW``, ``f = sum_j K(., x_j) c_j`` the
-    solution.
+    """A copy of ``model`` that computes a solution of the kernel limit to first order.
+
+    Its weights move by ``U = sum_j c_j df(x_j; W0)/dW``, with ``f = sum_j K(., x_j) c_j`` the solution.
 
     For two layers ``U_r = m^(-1/2) sum_j c_j a_r act'(w_r . z_j) z_j`` (Gao et al. 2019, arXiv 1906.07916:
     the step of their existence proof). To first order in ``U`` the network then computes
@@ -33,6 +34,12 @@ def into_network(solution: Solution, model: nn.Module) -> nn.Module:
 
     Raises:
         InputError: the network has another number of outputs than the solution, or nothing to train.
+
+    >>> import holdfast as hf
+    >>> data, net = hf.data.forced(dimension=2), hf.networks.TwoLayer(2, 2, width=8)
+    >>> curve = hf.theory.optimal_robust_loss(hf.theory.ntk(net), data.x, data.y, None, [0.5])
+    >>> hf.theory.into_network(curve.solutions[0], net)(data.x).detach().flatten().sign()  # label 0 is below 0
+    tensor([-1., -1.,  1.])
     """
     moved = deepcopy(model).eval()
     exact = deepcopy(moved).double()

@@ -37,8 +37,9 @@ Trained = Literal["hidden", "hidden and output", "all"]
 )
 @dataclass(frozen=True, kw_only=True, repr=False)
 class KernelSpec(Shown):
-    """An infinitely wide dense network ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``,
-    ``x^0 = A z``.
+    """An infinitely wide dense network, of which the kernel is taken.
+
+    ``f = a . x^H``, ``x^h = sqrt(c / m) act(W^h x^(h-1) - shift)``, ``x^0 = A z``.
 
     Attributes:
         activation: a name (``relu``, ``softplus``, ...) or an `Activation`.
@@ -53,7 +54,8 @@ class KernelSpec(Shown):
             a constant the kernels of ReLU, leaky ReLU and squared ReLU miss half of the harmonics and are not
             universal.
 
-    >>> KernelSpec(activation="relu", depth=2).factor
+    >>> import holdfast as hf
+    >>> hf.theory.KernelSpec(activation="relu", depth=2).factor
     2.0
     """
 
@@ -111,12 +113,19 @@ class KernelSpec(Shown):
 
 @takes(model=MODEL)
 def spec_of(model: nn.Module) -> KernelSpec:
-    """The spec whose kernel the mean over outputs of this network's own tangent kernel tends to as its width
-    grows.
+    """The spec of the kernel that this network's own tangent kernel tends to as its width grows.
+
+    The kernel is the mean over outputs.
+
+    Args:
+        model: a network of a family with such a kernel.
 
     Raises:
-        InputError: the network's family knows of no such kernel, or it has no family; its kernel is then to
-            be had by `empirical_ntk`.
+        InputError: the network has no family, or its family has no such kernel; use `empirical_ntk`.
+
+    >>> import holdfast as hf
+    >>> hf.theory.spec_of(hf.networks.TwoLayer(2, 2, width=8)).activation.name
+    'softplus'
     """
     core = exact_core(model)
     known = None if core is None else core.family.kernel(core.network)

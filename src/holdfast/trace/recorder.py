@@ -73,7 +73,7 @@ class _Open:
     reduce=FUNCTION,
 )
 class TraceRecorder:
-    """Records training rounds into windows; one instance a run (and a process).
+    """Records training rounds into windows; one instance per run (and process).
 
     Use: ``open()``; for every step, before the optimiser's, ``record(...)``; ``close()``.
 
@@ -85,6 +85,16 @@ class TraceRecorder:
         radius: parameter radius ``R`` at which windows are evaluated as they close.
         example_weights: ``pi_i >= 0`` of the robust loss ``sum_i pi_i sup loss``; default ``1 / n``.
         processes, reduce: number of processes and the sum over them, when rounds are spread over several.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> net, x, y = hf.networks.TwoLayer(2, 2, width=8), torch.eye(2), torch.tensor([0, 1])
+    >>> threat, loss, curvature = hf.LpBall("2", 0.1), hf.CrossEntropy(), hf.families.TwoLayerCurvature()
+    >>> recorder = hf.TraceRecorder(net, x, y, threat, loss, curvature=curvature, radius=1.0)
+    >>> recorder.open()
+    >>> recorder.record(torch.arange(2), x, net(x).detach(), round_size=2)
+    >>> recorder.close().void
+    ''
     """
 
     def __init__(

@@ -31,7 +31,18 @@ WINDOW = re.compile(r"window-\d{8,}-[0-9a-f]{8}\.safetensors")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FrozenPoints(Shown):
-    """The attacked points of the last frozen pass, with the examples they came from."""
+    """The attacked points of a frozen pass, with the examples that they came from.
+
+    Attributes:
+        x: examples (examples, ...).
+        points: attacked, (examples, ...).
+        y: labels (examples,).
+
+    >>> import torch
+    >>> from holdfast import trace
+    >>> trace.FrozenPoints(x=torch.eye(2), points=torch.eye(2), y=torch.tensor([0, 1]))
+    FrozenPoints(examples 2; shape (2,))
+    """
 
     x: Float[Tensor, "examples ..."]
     points: Float[Tensor, "examples ..."]
@@ -43,8 +54,17 @@ class FrozenPoints(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A frozen full pass at weights inside a run: their name, the surrogate loss there (float64), the
-    distance of each ball.
+    """A frozen full pass at weights inside a run.
+
+    Attributes:
+        weights: their name, e.g. ``the last weights``.
+        surrogate_loss: there, in float64.
+        allowance: for rounding.
+        distance: of each ball from its start.
+
+    >>> from holdfast import trace
+    >>> trace.Evaluated(weights="the last weights", surrogate_loss=0.5, allowance=0.0, distance=(1.0,)).weights
+    'the last weights'
     """
 
     weights: str
@@ -58,12 +78,16 @@ class Trace(Shown):
     """Everything certificates read.
 
     Attributes:
-        names: trained parameters, one tuple a ball.
+        names: trained parameters, one tuple per ball.
         initial: ``W0`` by parameter name.
         windows: in order of training; those whose lower model was dropped for space keep their figures.
         rigorous, reason: whether the curvature bound is a proof, and why (not).
         fixed: digests of all that the function depends on besides the trained parameters
             (`holdfast.families.exact.fingerprints`).
+
+    >>> from holdfast import trace
+    >>> trace.Trace(names=(("w",),), initial={}, windows=(), rigorous=False, reason="none", fixed={}).void
+    ''
     """
 
     names: tuple[tuple[str, ...], ...]
@@ -112,10 +136,24 @@ def kept(windows: list[Window], budget: int) -> list[Window]:
 
 
 def save_trace(trace: Trace, folder: Path, files: Files | None = None) -> None:
-    """Write ``trace.json``, ``initial.safetensors`` and a file a window; windows already on disk are left as
-    they are.
+    """Write ``trace.json``, ``initial.safetensors`` and one file per window.
 
-    ``files``: of the run that ``folder`` lies in, which keeps a record of them; default none.
+    Windows that are already on disk are not written again.
+
+    Args:
+        trace: what training recorded.
+        folder: where to.
+        files: of the run that ``folder`` lies in, which keeps a record of them; ``None`` for none.
+
+    >>> import torch
+    >>> import pathlib, tempfile
+    >>> from holdfast import trace
+    >>> start = {"names": (("w",),), "initial": {"w": torch.zeros(1)}, "fixed": {}}
+    >>> empty = trace.Trace(**start, windows=(), rigorous=False, reason="no window")
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     trace.save_trace(empty, pathlib.Path(name))
+    ...     pathlib.Path(name, "trace.json").exists()
+    True
     """
     files, under = _files_of(folder, files)
     with files.together():
@@ -195,8 +233,21 @@ def _block_tensors(lower: LowerModel) -> dict[str, Tensor]:
 def load_trace(folder: Path) -> Trace:
     """The trace in a run's ``trace`` folder.
 
+    Args:
+        folder: of a run's trace.
+
     Raises:
         RunFolderError: a file is missing, cut short or of another format.
+
+    >>> import torch
+    >>> import pathlib, tempfile
+    >>> from holdfast import trace
+    >>> start = {"names": (("w",),), "initial": {"w": torch.zeros(1)}, "fixed": {}}
+    >>> empty = trace.Trace(**start, windows=(), rigorous=False, reason="no window")
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     trace.save_trace(empty, pathlib.Path(name))
+    ...     trace.load_trace(pathlib.Path(name)).names
+    (('w',),)
     """
     try:
         record = json.loads(checked(folder / "trace.json").read_text(encoding="utf-8"))
@@ -312,14 +363,45 @@ def _number(value: float | None) -> float:
 
 
 def save_points(points: FrozenPoints, folder: Path, files: Files | None = None) -> None:
-    """Write ``final_pass.safetensors``: what a certificate at another radius needs besides the weights."""
+    """Write ``final_pass.safetensors``: what a certificate at another radius needs besides the weights.
+
+    Args:
+        points: of the frozen pass.
+        folder: of a run's trace.
+        files: of the run that ``folder`` lies in, which keeps a record of them; ``None`` for none.
+
+    >>> import torch
+    >>> import pathlib, tempfile
+    >>> from holdfast import trace
+    >>> points = trace.FrozenPoints(x=torch.eye(2), points=torch.eye(2), y=torch.tensor([0, 1]))
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     trace.save_points(points, pathlib.Path(name))
+    ...     [file.name for file in pathlib.Path(name).iterdir()]
+    ['final_pass.safetensors']
+    """
     files, under = _files_of(folder, files)
     tensors = {"x": points.x, "points": points.points, "y": points.y}
     files.put(f"{under}final_pass.safetensors", tensor_writer(tensors))
 
 
 def load_points(folder: Path) -> FrozenPoints:
-    """The points that `save_points` wrote."""
+    """The points that `save_points` wrote.
+
+    Args:
+        folder: of a run's trace.
+
+    Raises:
+        RunFolderError: the file is missing, cut short or of another format.
+
+    >>> import torch
+    >>> import pathlib, tempfile
+    >>> from holdfast import trace
+    >>> points = trace.FrozenPoints(x=torch.eye(2), points=torch.eye(2), y=torch.tensor([0, 1]))
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     trace.save_points(points, pathlib.Path(name))
+    ...     trace.load_points(pathlib.Path(name)).y
+    tensor([0, 1])
+    """
     try:
         tensors = load_file(checked(folder / "final_pass.safetensors"))
         _refuse_not_finite(folder / "final_pass.safetensors", tensors)

@@ -9,18 +9,28 @@ from holdfast.curvature.rounding import Rounding
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Window(Shown):
-    """Rounds ``first`` to ``last`` (both counted from 1), weighted so that every example counts as often as
-    in the data.
+    """Rounds ``first`` to ``last``, weighted so that every example counts as often as in the data.
 
     Attributes:
-        lower: the lower model ``sum_t w_t phi_t(W) >= lower(W - W0)``; ``None`` when only the figures below
-            were kept.
+        first: the first round, counted from 1.
+        last: the last round.
+        epoch: in which they were taken.
+        rounding: what the allowance is computed from.
         online_loss: weighted mean of the batch losses. It belongs to no single ``W``: not a surrogate loss.
         drift: ``||W_t - W0||_F`` of each ball at the window's last round.
-        void: why these rounds prove nothing; empty when they do.
+        lower: the lower model ``sum_t w_t phi_t(W) >= lower(W - W0)``; ``None`` when only the figures below
+            were kept.
         lower_bound: the bound at the radius the run was asked for, rounding allowance taken off.
+        void: why these rounds prove nothing; empty when they do.
         frozen: whether all rounds were taken at one ``W``.
         reach: distance from the weights at which the curvature was asked to be tightest.
+
+    >>> import torch
+    >>> from holdfast import trace
+    >>> lower = trace.LowerModel(constant=6.0, balls=((trace.Block(linear=torch.tensor([[3.0, 4.0]])),),))
+    >>> figures = {"first": 1, "last": 1, "epoch": 0, "online_loss": 6.0, "drift": (0.0,), "lower_bound": 1.0}
+    >>> trace.Window(**figures, rounding=trace.Rounding(unit=0.0), lower=lower).bound_at(1.0)
+    1.0
     """
 
     first: int

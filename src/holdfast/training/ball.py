@@ -23,8 +23,17 @@ class ParameterBall(Shown):
     """``||W_h - W0_h||_F <= radius`` for every ball ``h`` (a layer, or the whole network of two layers).
 
     Attributes:
-        names: trained parameters, one tuple a ball.
+        names: trained parameters, one tuple per ball.
         initial: ``W0`` by parameter name, on the model's device.
+        radius: ``R``, of every ball.
+
+    >>> import torch
+    >>> from holdfast.training import ParameterBall
+    >>> net = torch.nn.Linear(2, 1, bias=False)
+    >>> ball = ParameterBall(names=(("weight",),), initial={"weight": net.weight.detach() + 3.0}, radius=1.0)
+    >>> ball.project(net)
+    >>> bool(ball.distances(net)[0] <= 1.0)
+    True
     """
 
     names: tuple[tuple[str, ...], ...]

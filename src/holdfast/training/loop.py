@@ -38,7 +38,22 @@ FEW = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRecord:
-    """What one epoch did: a line of ``metrics.jsonl`` before validation is added."""
+    """What one epoch did: a line of ``metrics.jsonl`` before validation is added.
+
+    Attributes:
+        epoch: its number, from 0.
+        rounds: since the start of the run.
+        seconds: spent on training.
+        learning_rate: at the end of the epoch.
+        online_loss: mean loss of its batches, each at the weights of its step.
+        drift: ``||W - W0||`` of each ball.
+        window: the recorded rounds; ``None`` where the epoch was not recorded.
+
+    >>> from holdfast.training import EpochRecord
+    >>> figures = {"seconds": 1.0, "learning_rate": 0.1, "online_loss": 0.5, "drift": (0.2,), "window": None}
+    >>> EpochRecord(epoch=0, rounds=10, **figures).online_loss
+    0.5
+    """
 
     epoch: int
     rounds: int
@@ -51,13 +66,19 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Within(Shown):
-    """Where training stands within an epoch.
+    """The place of training within an epoch.
 
     Attributes:
-        steps: of the epoch that are done.
+        steps: done in this epoch.
         loss: their share of the epoch's online loss.
-        seconds: they took.
+        seconds: spent on them.
         noise, random, device_random: states of the attacks' generator, of torch's own and of the device's.
+
+    >>> import torch
+    >>> from holdfast.training import Within
+    >>> states = {"noise": torch.empty(0), "random": torch.empty(0), "device_random": None}
+    >>> Within(steps=3, loss=0.5, seconds=1.0, **states).steps
+    3
     """
 
     steps: int
@@ -70,8 +91,20 @@ class Within(Shown):
 
 @dataclass(repr=False)
 class TrainingState(Shown):
-    """All that changes while training; saved and loaded by checkpoints. ``epoch`` counts those that are
-    finished.
+    """All that changes while training; saved and loaded by checkpoints.
+
+    Attributes:
+        epoch: epochs that are finished.
+        rounds: steps taken.
+        seconds: spent on training.
+        generator_state: of the attacks' generator.
+        average: of the weights.
+        windows: recorded so far.
+        within: the place within an epoch; ``None`` between two epochs.
+
+    >>> from holdfast.training import TrainingState
+    >>> TrainingState().epoch
+    0
     """
 
     epoch: int = 0
@@ -85,7 +118,16 @@ class TrainingState(Shown):
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How training ended."""
+    """How training ended.
+
+    Attributes:
+        state: the state reached.
+        interrupted: whether it was stopped before its last epoch.
+
+    >>> from holdfast.training import Fit, TrainingState
+    >>> Fit(state=TrainingState(epoch=3), interrupted=False).state.epoch
+    3
+    """
 
     state: TrainingState
     interrupted: bool
@@ -96,15 +138,39 @@ class Training(Shown):
     """What is trained, on what and how: fixed from the first step to the last.
 
     Attributes:
+        fabric: the devices.
         module, model: the network itself, which attacks and the trace use, and the same set up by ``fabric``.
+        optimizer: of torch, set up by ``fabric``.
         x, y: the training part: inputs (examples, ...) and labels (examples,), on the device of ``fabric``.
-        attack, loss: those of the robust loss; ``objective`` says what is minimised with them.
+        threat: at its full radius.
+        attack, loss: those of the robust loss.
+        objective: what is minimised, with attack and loss.
+        epochs: in all.
+        batch_size: examples per step, over all processes.
+        ball: measures the drift.
+        project: whether weights are projected onto the ball after each step.
+        schedule: of the learning rate and the radius.
         perturbation: of the weights, at which each step's gradient is taken.
         averaging: which average of the weights is kept in the state.
         clip_norm: largest length of a step's gradient; None for any.
-        ball: measures the drift; ``project`` says whether weights are projected onto it after each step.
-        recorder: writes the trace; every ``record_every``-th epoch is recorded, counted back from the last.
+        seed: of the order of examples and of the attacks.
+        recorder: writes the trace; ``None`` for none.
+        record_every: epochs between recorded ones, counted back from the last.
         example_weights: ``pi_i`` of the robust loss; default ``1 / n``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.training import ParameterBall, Training
+    >>> from holdfast.training.devices import OneProcess
+    >>> net, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.tensor([0, 1])
+    >>> start = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    >>> ball = ParameterBall(names=(("weight", "bias"),), initial=start, radius=1.0)
+    >>> rule = {"attack": hf.FGSM(), "loss": hf.CrossEntropy(), "objective": hf.objectives.RobustLoss()}
+    >>> rows = {"x": x, "y": y, "threat": hf.LpBall("2", 0.1), "epochs": 2, "batch_size": 2, "ball": ball}
+    >>> optimizer = hf.optimizers.make_optimizer(hf.optimizers.SGD(), list(net.parameters()), 0.1)
+    >>> training = Training(fabric=OneProcess(), module=net, model=net, **rule, **rows, optimizer=optimizer)
+    >>> training.record_every
+    1
     """
 
     fabric: Devices
@@ -150,6 +216,10 @@ class Hooks:
         due, checkpoint: asked after a step within an epoch whether the state there is to be saved; called
             then. What goes on from there records the rest of the epoch where the recorder has been given the
             window that was open (`TraceRecorder.reopen`).
+
+    >>> from holdfast.training import Hooks
+    >>> Hooks().stop()
+    False
     """
 
     observe: Callable[[EpochRecord, TrainingState], None] = _nothing
@@ -160,12 +230,35 @@ class Hooks:
 
 
 def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
-    """Train ``training.model`` in place on its objective, from ``state`` on; by default that is the robust loss
-    ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
+    """Train ``training.model`` in place on its objective, from ``state`` on.
+
+    By default the objective is the robust loss ``sum_i pi_i loss(f(W, A(W, x_i)), y_i)``.
+
+    Args:
+        training: what is trained, on what and how.
+        state: where to start: a new `TrainingState`, or one from a checkpoint.
+        hooks: called while training.
+
+    Returns:
+        The state reached, and whether training was interrupted.
 
     Raises:
         NonFiniteLossError: the loss of a batch is not finite, and the weights are those before that batch; or
             an epoch has led them where nothing more can be done with them.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
+    >>> from holdfast.training.devices import OneProcess
+    >>> net, x, y = torch.nn.Linear(2, 1), torch.eye(2), torch.tensor([0, 1])
+    >>> start = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    >>> ball = ParameterBall(names=(("weight", "bias"),), initial=start, radius=1.0)
+    >>> rule = {"attack": hf.FGSM(), "loss": hf.CrossEntropy(), "objective": hf.objectives.RobustLoss()}
+    >>> rows = {"x": x, "y": y, "threat": hf.LpBall("2", 0.1), "epochs": 2, "batch_size": 2, "ball": ball}
+    >>> optimizer = hf.optimizers.make_optimizer(hf.optimizers.SGD(), list(net.parameters()), 0.1)
+    >>> training = Training(fabric=OneProcess(), module=net, model=net, **rule, **rows, optimizer=optimizer)
+    >>> fit(training, TrainingState(), Hooks()).state.epoch
+    2
     """
     run, fabric, module, x, y = training, training.fabric, training.module, training.x, training.y
     optimizer, recorder, ball, weights = run.optimizer, run.recorder, run.ball, run.example_weights
@@ -359,7 +452,18 @@ def _set_random(within: Within, device: torch.device) -> None:
 
 
 def summed(fabric: Devices, values: Tensor) -> Tensor:
-    """The sum over all processes, in each of them."""
+    """The sum over all processes, in each of them.
+
+    Args:
+        fabric: the devices.
+        values: this process's.
+
+    >>> import torch
+    >>> from holdfast.training import summed
+    >>> from holdfast.training.devices import OneProcess
+    >>> summed(OneProcess(), torch.ones(2))
+    tensor([1., 1.])
+    """
     return cast(Tensor, fabric.all_reduce(values, reduce_op="sum"))
 
 

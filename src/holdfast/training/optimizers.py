@@ -55,6 +55,10 @@ class Auto:
     Attributes:
         weight_decay: of whichever it is.
         clip_norm: largest length of a step\'s gradient; None for any.
+
+    >>> import holdfast as hf
+    >>> hf.optimizers.as_optimizer("auto") == hf.optimizers.Auto()
+    True
     """
 
     name: ClassVar[str] = "auto"
@@ -72,7 +76,8 @@ class SGD:
         weight_decay: its factor times the weights is added to the gradient.
         clip_norm: largest length of a step\'s gradient; None for any.
 
-    >>> SGD(momentum=0.0).name
+    >>> import holdfast as hf
+    >>> hf.optimizers.SGD(momentum=0.5).name
     'sgd'
     """
 
@@ -94,6 +99,10 @@ class Adam:
     Attributes:
         weight_decay: its factor times the weights is added to the gradient.
         clip_norm: largest length of a step\'s gradient; None for any.
+
+    >>> import holdfast as hf
+    >>> hf.optimizers.Adam(clip_norm=1.0).name
+    'adam'
     """
 
     name: ClassVar[str] = "adam"
@@ -113,6 +122,10 @@ class AdamW:
     Attributes:
         weight_decay: share of the weights, times the learning rate, taken off at each step.
         clip_norm: largest length of a step\'s gradient; None for any.
+
+    >>> import holdfast as hf
+    >>> hf.optimizers.AdamW(weight_decay=0.01).name
+    'adamw'
     """
 
     name: ClassVar[str] = "adamw"
@@ -165,11 +178,15 @@ OPTIMIZER = Rule(
 def as_optimizer(value: str | Auto | Choice) -> Auto | Choice:
     """The optimiser itself, or the one of that name with its own defaults.
 
-    >>> as_optimizer("sgd") == SGD()
-    True
+    Args:
+        value: an optimiser, its name, or a function from parameters to a torch optimiser.
 
     Raises:
         InputError: neither an optimiser nor the name of one.
+
+    >>> import holdfast as hf
+    >>> hf.optimizers.as_optimizer("sgd") == hf.optimizers.SGD()
+    True
     """
     chosen: Auto | Choice = OPTIMIZER("optimizer", value)
     return chosen
@@ -180,8 +197,20 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The torch optimiser of these parameters.
 
+    Args:
+        choice: an optimiser with its settings, or a function from parameters to a torch optimiser.
+        parameters: those to be trained.
+        learning_rate: of its steps; ``None`` where ``choice`` is a function, which has its own.
+
     Raises:
         InputError: a function that gave something else, or no learning rate for an optimiser that needs one.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> parameters = list(torch.nn.Linear(2, 2).parameters())
+    >>> optimizer = hf.optimizers.make_optimizer(hf.optimizers.SGD(), parameters, 0.1)
+    >>> isinstance(optimizer, torch.optim.SGD), optimizer.defaults["lr"]
+    (True, 0.1)
     """
     if not isinstance(choice, Named):
         made = choice(parameters)

@@ -95,6 +95,12 @@ def verify(
     Raises:
         InputError: an unknown method, a layer without bounds (its path and type are named), or anything an
             attack refuses.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4], [0.1, 0.9]]), torch.tensor([0, 1])
+    >>> hf.verify(torch.nn.Identity(), x, y, "linf:0.2").verified
+    tensor([False,  True])
     """
     deadline = Deadline.after(seconds)
     threat = as_threat(threat)

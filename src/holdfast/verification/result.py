@@ -16,7 +16,7 @@ from holdfast.losses import CrossEntropy, Hinge, Loss
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verification(Tabular):
-    """What was proved, one row an example, on the CPU in float64.
+    """What was proved, one row per example, on the CPU in float64.
 
     The claims are about the network in evaluation mode as a function of real numbers with the weights as
     stored; float64 rounding of the bounds themselves is subtracted from them. A float32 forward pass may
@@ -36,6 +36,12 @@ class Verification(Tabular):
             examples' dtype; NaN elsewhere.
         out_of_time: undecided examples that the time given ended too soon for; more seconds may decide these,
             and no others.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.75, 0.25]]), torch.tensor([0])
+    >>> hf.verify(torch.nn.Identity(), x, y, "linf:0.125").margins
+    tensor([[0.0000, 0.2500]], dtype=torch.float64)
     """
 
     y: Int[Tensor, " examples"]

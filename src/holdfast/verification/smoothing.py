@@ -31,8 +31,9 @@ ABSTAIN = -1
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SmoothedCertificate(Drawn):
-    """Predictions of the smoothed classifier with the radii in which they cannot change, one row an example,
-    on the CPU.
+    """Predictions of the smoothed classifier with the radii in which they cannot change.
+
+    One row per example, on the CPU.
 
     Attributes:
         y: the labels.
@@ -44,6 +45,13 @@ class SmoothedCertificate(Drawn):
         samples: noise vectors behind each bound.
         alpha: each example's claim fails with at most this probability; all ``n`` hold together with
             ``1 - n alpha``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> found = hf.smooth(torch.nn.Identity(), x, y, sigma=0.25, samples=1000)
+    >>> found.predicted, bool(found.radius > 0.5)
+    (tensor([0]), True)
     """
 
     y: Int[Tensor, " examples"]
@@ -139,9 +147,17 @@ def smooth(
         selection: other noise vectors, which choose the class.
         alpha: probability of a false claim, for each example.
         batch_size: noisy examples at once.
+        seed: of the noise.
 
     Raises:
         InputError: a number out of range, or examples or outputs that an attack would refuse.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    >>> found = hf.smooth(torch.nn.Identity(), x, y, sigma=0.25, samples=1000)
+    >>> bool(found.radius > 0.5)
+    True
     """
     from scipy.special import betaincinv, ndtri  # when first needed: scipy takes its time to import
 

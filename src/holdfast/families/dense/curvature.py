@@ -39,7 +39,7 @@ CENTRE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class DeepCurvature(FamilyCurvature[Dense]):
-    """Curvature of a `Dense` network with a smooth activation, one ball a trained layer.
+    """Curvature of a `Dense` network with a smooth activation, one ball per trained layer.
 
     It bounds steps that end in the ball, and nothing outside: `within` says which ball.
 
@@ -48,9 +48,13 @@ class DeepCurvature(FamilyCurvature[Dense]):
         scaled: norms that serve every round, once `prepared` has been called; otherwise each round has its
             own.
         centre: where rounds are expanded, as a share of the way from the initial weights to the present ones.
-        tune: whether the free numbers of the bound are searched each round, where norms are; otherwise they
-            have their usual values.
+        tune: whether the free numbers of the bound are searched in each round, where norms are; otherwise
+            they have their usual values.
         safety: factor on the bound. 1 is the proof; tests set it below 1 to see the proof fail.
+
+    >>> import holdfast as hf
+    >>> hf.families.DeepCurvature().rigorous, hf.families.DeepCurvature(safety=0.5).rigorous
+    (True, False)
     """
 
     network: ClassVar[type[nn.Module]] = Dense

@@ -58,6 +58,10 @@ class TwoLayerCurvature(FamilyCurvature[TwoLayer]):
     Attributes:
         theta: balance between the two layers when both are trained; any positive number is valid.
         safety: factor on the curvature constants. 1 is the proof; tests set it below 1 to see the proof fail.
+
+    >>> import holdfast as hf
+    >>> hf.families.TwoLayerCurvature().parameters(hf.networks.TwoLayer(2, 2, width=8))
+    (('weight',),)
     """
 
     network: ClassVar[type[nn.Module]] = TwoLayer

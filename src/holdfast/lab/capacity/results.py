@@ -18,6 +18,8 @@ class Attempt:
     """Training at one width from one seed, with all its restarts.
 
     Attributes:
+        width: hidden units.
+        seed: of all its restarts.
         outcome: ``verified``: some restart is proved right on every point of every threat set; ``undecided``:
             some restart withstood the attacks but was not proved in time; ``refuted``: of every restart a
             point that it misclassifies is known.
@@ -26,6 +28,11 @@ class Attempt:
         restarts: networks trained.
         steps: of training until the outcome.
         seconds: of training and proof, shared with the other seeds trained at the same time.
+
+    >>> import holdfast as hf
+    >>> settings = {"margin": 0.1, "restarts": 8, "steps": 100, "seconds": 1.0}
+    >>> hf.capacity.Attempt(width=3, seed=0, outcome="verified", **settings).outcome
+    'verified'
     """
 
     width: int
@@ -42,10 +49,15 @@ class Bracket:
     """What is known of the smallest width from one seed.
 
     Attributes:
+        seed: of the trainings.
         smallest: least width with a proved fit; every wider network fits too (add units of weight 0).
             ``None`` for none found.
         impossible_below: widths below this one are proved not to fit, whatever the training.
         failed: widths where no restart fitted: observed, not proved.
+
+    >>> import holdfast as hf
+    >>> hf.capacity.Bracket(seed=0, smallest=3, impossible_below=2, failed=(2,)).smallest
+    3
     """
 
     seed: int
@@ -56,7 +68,17 @@ class Bracket:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Widths(Tabular):
-    """The brackets of all seeds for one kind of fit, and every training behind them."""
+    """The brackets of all seeds for one kind of fit, and every training behind them.
+
+    Attributes:
+        brackets: one per seed.
+        attempts: one per width and seed.
+
+    >>> import holdfast as hf
+    >>> bracket = hf.capacity.Bracket(seed=0, smallest=3, impossible_below=2, failed=(2,))
+    >>> hf.capacity.Widths(brackets=(bracket,), attempts=()).median
+    3.0
+    """
 
     brackets: tuple[Bracket, ...]
     attempts: tuple[Attempt, ...]
@@ -99,13 +121,24 @@ class Widths(Tabular):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Capacity(Tabular):
-    """The smallest widths that fit these data plainly and robustly, between what is proved impossible and
-    what is proved to fit.
+    """The smallest widths that fit these data plainly and robustly, each between two proved bounds.
 
     Attributes:
+        data: its name.
+        threat: its spec.
+        network: ``two-layer`` or ``three-layer``.
+        examples: in the training part.
+        dimension: numbers in one example.
         rho: radius over half the smallest distance between labels, exact.
+        plain: widths that fit every example.
         robust: ``None`` where only the plain fit was asked for.
         bounds: lower bounds from theory (`holdfast.theory.capacity.bounds`).
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> found = hf.capacity.smallest_width(data, "l2:0.1", widths=[1], seeds=1, robust=False)
+    >>> found.rho, found.plain.median
+    (0.2, 1.0)
     """
 
     data: str

@@ -76,6 +76,12 @@ def smallest_width(
 
     Raises:
         InputError: data, threat or settings outside of these; threat sets of different labels that meet.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> found = hf.capacity.smallest_width(data, "l2:0.1", widths=[1], seeds=1, robust=False)
+    >>> found.plain.smallest
+    [1]
     """
     tried = sorted(set(widths))
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)

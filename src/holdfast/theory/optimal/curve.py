@@ -57,8 +57,9 @@ class Solution(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RobustLossCurve(Drawn):
-    """Optimal robust loss against radius, ``min_{||f - f_0|| <= R} 1/n sum_i sup_{x' in B(x_i)} loss(f(x'),
-    y_i)``, between two bounds.
+    """Optimal robust loss against radius ``R``, between two bounds.
+
+    ``min_{||f - f_0|| <= R} 1/n sum_i sup_{x' in B(x_i)} loss(f(x'), y_i)``.
 
     Attributes:
         radii: asked for, in the order asked.
@@ -74,6 +75,12 @@ class RobustLossCurve(Drawn):
         examples, points: how many examples, and points of their threat sets at the end.
         what: the class of functions, in words.
         seconds: spent.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> curve = hf.theory.optimal_robust_loss(hf.theory.KernelSpec(), data.x, data.y, None, [0.5, 1.0])
+    >>> bool((curve.lower <= curve.upper).all())
+    True
     """
 
     radii: tuple[float, ...]

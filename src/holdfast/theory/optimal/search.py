@@ -68,8 +68,9 @@ def optimal_robust_loss(
     seed: int = 0,
     progress: Report | None = None,
 ) -> RobustLossCurve:
-    """How small the robust loss on these examples can get with functions of norm ``R``, for each ``R``: a
-    bracket (theory.md; Gao et al. 2019).
+    """How small the robust loss on these examples can get with functions of norm ``R``, for each ``R``.
+
+    The answer is a bracket (`docs/explanations/theory.md`; Gao et al. 2019).
 
     A working set of attacked points makes the problem finite; its dual bounds the optimum from below whatever
     the points (`FiniteProblem`), the attacked loss of its solution shows what is reached. Points where the
@@ -80,6 +81,8 @@ def optimal_robust_loss(
         kernel: `KernelSpec`, a kernel function ``(x1, x2) -> matrix`` (`ntk`; differentiable in ``x1`` where
             there is a threat), or an ``nn.Module``: then the functions are that network's, linear in its
             weights, and ``R`` is their distance from its present ones.
+        x: examples (n, ...).
+        y: labels ``0 .. classes-1``, (n,).
         threat: ``None`` for the clean problem.
         radii: ``R >= 0``.
         loss: convex; default cross-entropy.
@@ -87,13 +90,20 @@ def optimal_robust_loss(
         tolerance: width of bracket after which a radius is done.
         attack: judges each radius at the end; default 40 steps of PGD from the example and one from a random
             point.
-        rounds: of solving and attacking, at most, a radius.
+        rounds: of solving and attacking, at most, per radius.
         until: radii above the first whose upper end is at most this are left out of the result.
+        seed: of the attacks.
         progress: called with the share of the work done, about.
 
     Raises:
         InputError: no or bad radii, a loss that is not convex, examples the threat refuses or whose kernel
             overflows, labels that are no class numbers, or a working set beyond memory.
+
+    >>> import holdfast as hf
+    >>> data = hf.data.forced(dimension=2)
+    >>> curve = hf.theory.optimal_robust_loss(hf.theory.KernelSpec(), data.x, data.y, None, [0.5])
+    >>> round(float(curve.upper), 3)
+    0.586
     """
     began = time.perf_counter()
     loss = as_loss(loss)

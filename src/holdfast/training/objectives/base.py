@@ -35,11 +35,22 @@ class Batch:
     """The examples of one step, attacked.
 
     Attributes:
-        model: as it is set up for the devices; its outputs carry gradients for the weights.
-        clean, attacked: inputs (batch, ...); y: labels (batch,).
+        model: set up for the devices; its outputs carry gradients for the weights.
+        clean, attacked: inputs (batch, ...), in the data's units.
+        y: labels (batch,).
+        threat: at the radius of this step.
         loss: that of training, for objectives that build on it.
         generator: of the run, for objectives that draw points.
         ramp: share of the threat's final radius that ``threat`` has.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> threat = hf.LpBall("inf", 0.1)
+    >>> inputs = {"model": torch.nn.Identity(), "clean": x, "attacked": x + 0.1, "y": y, "threat": threat}
+    >>> batch = hf.objectives.Batch(**inputs, loss=hf.Hinge(), generator=torch.Generator())
+    >>> batch.loss(batch.outputs, batch.y)
+    tensor([0.8000])
     """
 
     model: nn.Module
@@ -69,6 +80,11 @@ class Objective(ABC):
         robust: whether a step of it is a round of the robust loss ``loss(f(x'), y)`` itself, which the trace
             of a certificate may record. Of any other objective the pass after training certifies.
         certified: whether it trains for verified bounds, so that the finished network is verified.
+
+    >>> import holdfast as hf
+    >>> objective = hf.objectives.as_objective("trades")
+    >>> objective.robust, objective.certified
+    (False, False)
     """
 
     robust: ClassVar[bool] = False
@@ -223,8 +239,15 @@ OBJECTIVE = Rule(
 def as_objective(value: Objective | Function | str) -> Objective:
     """The objective itself, that of this name with its own defaults, or a function as one.
 
+    Args:
+        value: an objective, its name, or a function ``(model, clean, attacked, y) -> per-example loss``.
+
     Raises:
         InputError: none of these.
+
+    >>> import holdfast as hf
+    >>> hf.objectives.as_objective("mart").name
+    'mart'
     """
     found: Objective = OBJECTIVE("objective", value)
     return found

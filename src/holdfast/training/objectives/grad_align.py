@@ -17,12 +17,20 @@ from holdfast.training.objectives.base import AttackMode, Batch, Objective
 @takes(weight=real(least=0), mode=word(*get_args(AttackMode)))
 @dataclass(frozen=True)
 class GradAlign(Objective):
-    """``loss(f(x'), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the gradient in the input and ``eta`` drawn from
-    the threat set (Andriushchenko and Flammarion 2020, arXiv 2007.02617), which keeps FGSM training from collapsing.
+    """Gradient alignment, which keeps FGSM training from collapsing (Andriushchenko and Flammarion 2020, arXiv 2007.02617).
+
+    ``loss(f(x'), y) + weight (1 - cos(g(x), g(x + eta)))``, ``g`` the gradient in the input and ``eta`` drawn
+    from the threat set.
 
     Attributes:
         weight: ``lambda`` in the paper: 0.2 for CIFAR-10 at 8/255.
         mode: of the network while it is attacked, ``keep`` or ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.GradAlign(weight=0.5)(torch.nn.Identity(), x, y, "linf:0.1").detach()
+    tensor([0.6931])
     """
 
     weight: float = 0.2

@@ -69,14 +69,22 @@ def _short_of(ratio: Tensor) -> Tensor:
 @takes(clean=real(least=0, most=1), regularisation=real(least=0))
 @dataclass(frozen=True)
 class IBP(Objective):
-    """``kappa CE(f(x), y) + (1 - kappa) CE(worst outputs over the box, y)`` (Gowal et al. 2018, arXiv 1810.12715), with
-    the regulariser of Shi et al. 2021 (arXiv 2103.15501) while the radius rises.
+    """Interval bound propagation (Gowal et al. 2018, arXiv 1810.12715).
+
+    ``kappa CE(f(x), y) + (1 - kappa) CE(worst outputs over the box, y)``, with the regulariser of Shi et al.
+    2021 (arXiv 2103.15501) while the radius rises.
 
     ``kappa`` falls from 1 to ``clean`` as the radius rises to its own (`ScheduleSettings.radius_ramp`).
 
     Attributes:
         clean: ``kappa`` at the end.
         regularisation: weight of the regulariser at radius 0; it falls to 0 as the radius rises.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.IBP()(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6931])
     """
 
     certified = True
@@ -110,13 +118,20 @@ class IBP(Objective):
 @takes(share=real(above=0, most=1), regularisation=real(least=0), mode=word(*get_args(AttackMode)))
 @dataclass(frozen=True)
 class SABR(Objective):
-    """The loss of the worst outputs over a box of ``share`` radii around a point that is attacked in the ball of the
-    other ``1 - share`` (Mueller et al. 2023, arXiv 2210.04871).
+    """Interval loss over a small box around an attacked point (Mueller et al. 2023, arXiv 2210.04871).
+
+    The box has ``share`` radii; the point is attacked in the ball of the other ``1 - share``.
 
     Attributes:
         share: ``lambda`` in the paper: 0.4 for MNIST at 0.1, 0.6 at 0.3.
         regularisation: as in `IBP`.
         mode: of the network while it is attacked, ``keep`` or ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.SABR(share=0.4)(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6931])
     """
 
     certified = True
@@ -152,13 +167,20 @@ class SABR(Objective):
 @takes(share=real(least=0, most=1), regularisation=real(least=0), mode=word(*get_args(AttackMode)))
 @dataclass(frozen=True)
 class MTLIBP(Objective):
-    """``share CE(worst outputs over the box, y) + (1 - share) CE(f(x'), y)``, ``x'`` attacked (De Palma et al. 2024,
-    arXiv 2305.13991).
+    """Attacked and interval loss together (De Palma et al. 2024, arXiv 2305.13991).
+
+    ``share CE(worst outputs over the box, y) + (1 - share) CE(f(x'), y)``, ``x'`` attacked.
 
     Attributes:
         share: ``alpha`` in the paper, of the interval loss: about 0.01 for MNIST at 0.1, 0.5 at 0.3.
         regularisation: as in `IBP`.
         mode: of the network while it is attacked, ``keep`` or ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.MTLIBP(share=0.5)(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6931])
     """
 
     certified = True

@@ -23,6 +23,12 @@ class MART(Objective):
     Attributes:
         weight: of the divergence, ``lambda`` in the paper.
         mode: of the network while it is attacked, as in the paper's code ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.MART()(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([1.3975])
     """
 
     weight: float = 5.0

@@ -16,6 +16,12 @@ class LogitPairing(Objective):
     Attributes:
         weight: of the squared distance of the ``C`` outputs.
         mode: of the network while it is attacked, ``keep`` or ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.LogitPairing()(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6981])
     """
 
     weight: float = 0.5

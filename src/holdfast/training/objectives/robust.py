@@ -15,6 +15,12 @@ class RobustLoss(Objective):
 
     Attributes:
         mode: of the network while it is attacked, ``keep`` or ``eval`` (batch norm by its running averages).
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.RobustLoss()(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6931])
     """
 
     robust = True
@@ -36,6 +42,12 @@ class Mixed(Objective):
     Attributes:
         share: of the clean loss.
         mode: of the network while it is attacked, ``keep`` or ``eval``.
+
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> hf.objectives.Mixed(share=0.5)(torch.nn.Identity(), x, y, "linf:0.1")
+    tensor([0.6456])
     """
 
     share: float = 0.5

@@ -62,8 +62,12 @@ class TRADES(Objective):
         beta: weight of the divergence; 6 in the paper (``1 / lambda`` there).
         mode: of the network while it is attacked, as in the paper's code ``eval``.
 
-    >>> TRADES(beta=3.0).name
-    'trades'
+    >>> import torch
+    >>> import holdfast as hf
+    >>> x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
+    >>> loss = hf.objectives.TRADES(beta=3.0)(torch.nn.Identity(), x, y, "linf:0.1")
+    >>> bool(loss > hf.CrossEntropy()(x, y))
+    True
     """
 
     beta: float = 6.0
