@@ -15,6 +15,7 @@ from holdfast._registry import OBJECTIVES
 from holdfast._rules import SEED, Rule, maybe, nearest_word, takes
 from holdfast._tensors import applied, fresh
 from holdfast._tensors import generator as seeded
+from holdfast._values import Shown
 from holdfast.attacks import ATTACK, PGD, Attack, as_attack
 from holdfast.errors import InputError
 from holdfast.losses import LOSS, Labels, Loss, Outputs, PerExample, as_loss
@@ -30,8 +31,8 @@ Function = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """``(model, clean, attacked, y) -> per-example loss``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Batch(Shown):
     """The examples of one step, attacked.
 
     Attributes:
