@@ -456,7 +456,7 @@ def test_points_a_threat_fails_to_project_are_discarded() -> None:
         ({"y": torch.zeros(24)}, "y must hold integer labels, got torch.float32"),
         (
             {"y": torch.zeros(24, 3, dtype=torch.long)},
-            r"y must be one label an example, .* of shape \(24, 3\)",
+            r"y must be one label per example, .* of shape \(24, 3\)",
         ),
         ({"targets": torch.zeros(24, dtype=torch.long)}, "targets must differ from the labels, got .* of 24"),
         ({"targets": torch.full((24,), 5)}, "targets must lie in 0..2"),

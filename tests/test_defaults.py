@@ -167,7 +167,7 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
     assert loss < 1.2 * by_hand + 0.005
     assert loss < plain / 2
     log = (tmp_path / "log.txt").read_text()
-    assert f"optimizer adam with {BATCH} examples a step, chosen: adam, as the theory has no step" in log
+    assert f"optimizer adam with {BATCH} examples per step, chosen: adam, as the theory has no step" in log
     assert f"learning rate {run.summary['learning_rate']:g}, chosen: the best of {len(RATES)}" in log
     assert (run.summary["optimizer"], run.summary["batch_size"]) == ("adam", BATCH)
 

@@ -311,5 +311,5 @@ def test_a_counterexample_lies_in_the_box():
     assert not counterexample_status(model, prop, torch.tensor([0.2, 0.0]))
     with pytest.raises(InputError, match="must have 2 numbers"):
         counterexample_status(model, prop, torch.zeros(3))
-    with pytest.raises(InputError, match="outputs must have 2 numbers an example"):
+    with pytest.raises(InputError, match="outputs must have 2 numbers per example"):
         counterexample_status(nn.Linear(2, 3), prop, x)

@@ -288,7 +288,7 @@ def test_what_is_refused() -> None:
             optimal_robust_loss(RELU, x, y, None, radii)
     with pytest.raises(hf.InputError, match="kernel must be"):
         optimal_robust_loss("relu", x, y, None, [1.0])
-    with pytest.raises(hf.InputError, match="one row an example"):
+    with pytest.raises(hf.InputError, match="one row per example"):
         optimal_robust_loss(RELU, x, y[:3], None, [1.0])
     with pytest.raises(hf.InputError, match="bounds"):
         optimal_robust_loss(RELU, x + 5, y, hf.LpBall("inf", 0.1, bounds=(0.0, 1.0)), [1.0])

@@ -1,4 +1,4 @@
-"""Opening what somebody else wrote executes nothing, unless the user stands for it."""
+"""Opening what somebody else wrote executes nothing, unless the user trusts it."""
 
 import copy
 import json

@@ -149,7 +149,7 @@ __all__ = ["__version__", *_MODULES, *_NAMES]  # noqa: PLE0604 - all are strings
 
 
 def __getattr__(name: str) -> Any:
-    """PEP 562: import what ``name`` stands for, once."""
+    """PEP 562: import the value of ``name``, once."""
     if name in _MODULES:
         value: Any = importlib.import_module(f"holdfast.{_MODULES[name]}")
     elif name in _NAMES:

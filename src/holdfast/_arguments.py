@@ -91,10 +91,10 @@ def as_examples(name: str, value: Any) -> Tensor:
 
 
 def as_labels(name: str, value: Any) -> Tensor:
-    """One class number an example, int64; any integer type is converted.
+    """One class number per example, int64; any integer type is converted.
 
     Raises:
-        InputError: targets of regression, several labels an example, one-hot rows, or no whole numbers; the
+        InputError: targets of regression, several labels per example, one-hot rows, or no whole numbers; the
             message tells them apart.
     """
     y = as_tensor(name, value)
@@ -104,11 +104,11 @@ def as_labels(name: str, value: Any) -> Tensor:
         if zeros_and_ones and bool((y.sum(1) == 1).all()):
             remedy = f"one-hot rows become class numbers by {name}.argmax(1)"
         elif rows:
-            remedy = f"{CLASSIFICATION}, not for several labels or targets an example"
+            remedy = f"{CLASSIFICATION}, not for several labels or targets per example"
         else:
-            remedy = f"use {name}.reshape(-1) where there is one an example"
+            remedy = f"use {name}.reshape(-1) where there is one per example"
         raise InputError(
-            f"{name} must be one label an example, shape (examples,), got {y.dtype} of shape "
+            f"{name} must be one label per example, shape (examples,), got {y.dtype} of shape "
             f"{tuple(y.shape)}; {remedy}."
         )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -138,7 +138,7 @@ def paired(model: nn.Module, x: Array, y: Array) -> tuple[Tensor, Tensor]:
     examples, labels = as_tensor("x", x), as_labels("y", y)
     if len(examples) != len(labels):
         raise InputError(
-            f"x and y must have one row and one label an example, got {len(examples)} rows and "
+            f"x and y must have one row and one label per example, got {len(examples)} rows and "
             f"{len(labels)} labels; "
             "pair them up."
         )

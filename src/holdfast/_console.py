@@ -1,4 +1,4 @@
-"""The terminal, whose reader may go away (``| head -1``): what that means is said here, since rich itself
+"""The terminal, whose reader may go away (``| head -1``): what that means is defined here, since rich itself
 would end the process with status 1.
 """
 

@@ -21,7 +21,7 @@ from holdfast.errors import HoldfastError, InputError
 
 
 class Trusted(str):
-    """An import path that the user stands for.
+    """An import path that the user trusts.
 
     >>> Trusted("a.b:Net") == "a.b:Net"
     True
@@ -38,7 +38,7 @@ def find(path: str) -> Any:
     """The object at an import path; modules are also looked for in the working directory.
 
     Raises:
-        InputError: nobody stands for the path, the module cannot be imported, or has nothing of that name.
+        InputError: the path is not trusted, the module cannot be imported, or has nothing of that name.
     """
     if not isinstance(path, Trusted) and not LIBRARY.fullmatch(path):
         raise InputError(

@@ -35,7 +35,7 @@ def product(
         # few steps.
         batch = 1 << (rows - 1).bit_length()
         # A lowered precision, or oneDNN off, is the user's wish for torch's products: the operator called
-        # here may not heed it.
+        # here may ignore it.
         precision = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
         plain = torch._C._get_mkldnn_enabled() and precision in ("none", "ieee")
         if large and plain and inputs == weight.shape[1] and _is_accurate(batch, inputs, outputs):

@@ -13,7 +13,7 @@ from holdfast._declared import Declared, declared
 
 
 class Registry(Mapping[str, Any]):
-    """From names to what they stand for, which is imported when it is asked for."""
+    """From names to their values, each imported when it is asked for."""
 
     def __init__(self, **paths: str) -> None:
         self._paths = {name.replace("_", "-"): path for name, path in paths.items()}

@@ -76,7 +76,7 @@ def shown(value: Any) -> str:
 
 
 def _scalar(value: Any) -> Any:
-    """The value, where it may stand for one number: no truth value, no text, no array of several."""
+    """The value, where it may be read as one number: no truth value, no text, no array of several."""
     if isinstance(value, bool | str | bytes) or "bool" in str(getattr(value, "dtype", "")):
         raise TypeError
     if tuple(getattr(value, "shape", ())) != ():

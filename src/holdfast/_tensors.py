@@ -18,12 +18,12 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def as_matrix(parameter: Tensor) -> Tensor:
-    """A parameter as a matrix with one row a unit; vectors and scalars have one row."""
+    """A parameter as a matrix with one row per unit; vectors and scalars have one row."""
     return parameter.reshape(1, -1) if parameter.ndim < 2 else parameter.reshape(len(parameter), -1)
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
-    """A number an example, shaped to broadcast against ``like`` (batch, ...)."""
+    """A number per example, shaped to broadcast against ``like`` (batch, ...)."""
     return values.reshape(-1, *([1] * (like.ndim - 1)))
 
 

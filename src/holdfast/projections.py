@@ -26,7 +26,7 @@ Column = Float[Tensor, "batch 1"]
 Limit = Float[Tensor, "#batch #features"] | None
 Radius = float | Float[Tensor, " batch"]
 
-_LARGEST = 1e150  # stands for an infinite multiplier: its square and its product with 0 are finite
+_LARGEST = 1e150  # in place of an infinite multiplier: its square and its product with 0 are finite
 _ROUGH_ROUNDS = 8
 _ROUGH_ROUNDS_L1 = 30  # bisection included; Newton takes about eight
 _ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): exact well before

@@ -165,7 +165,7 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _weights(module: nn.Module, points: Tensor) -> int:
-    """Multiplications an example, about: every weight once, those of convolutions once a pixel."""
+    """Multiplications per example, about: every weight once, those of convolutions once per pixel."""
     pixels = points.shape[2:].numel() if points.ndim == 4 else 1
     own = sum(
         tensor.numel() * (pixels if tensor.ndim == 4 else 1)

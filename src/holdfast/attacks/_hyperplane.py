@@ -16,7 +16,7 @@ from holdfast.projections import Rows
 Column = Float[Tensor, "batch 1"]
 Limit = Float[Tensor, "#batch #features"] | None
 
-_FAR = 1e30  # stands for no limit: its products with weights of at most 1 are finite in float32
+_FAR = 1e30  # in place of no limit: its products with weights of at most 1 are finite in float32
 _ROUNDS = 64  # the multiplier's gap times slope falls by 4 a round (at least): exact well before
 _LOOK = 4  # rounds between looks at an accelerator's result
 _FIRST = 64  # features of largest weight tried before all are sorted

@@ -219,7 +219,7 @@ class Attack(ABC):
 
     @contextmanager
     def judging(self, model: nn.Module, generator: Generator) -> Iterator[nn.Module]:
-        """What `run` searches and scores: the model itself, or another that stands for it while it runs."""
+        """What `run` searches and scores: the model itself, or another in its place while it runs."""
         yield model
 
     def refuses(self, threat: Threat) -> str:
@@ -602,7 +602,7 @@ def _unflatten(x: Tensor) -> str:
 def _check_integers(what: str, y: Tensor, batch: int) -> None:
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex() or tuple(y.shape) != (batch,):
         raise InputError(
-            f"{what} must be integers of shape ({batch},), one an example, got {y.dtype} of shape "
+            f"{what} must be integers of shape ({batch},), one per example, got {y.dtype} of shape "
             f"{tuple(y.shape)};"
             " give class numbers, not one-hot rows."
         )

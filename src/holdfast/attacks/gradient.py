@@ -12,7 +12,7 @@ from holdfast.losses import Outputs, PerExample
 from holdfast.threats.base import Points
 
 Value = Callable[[Outputs], PerExample]
-"""A number an example, computed from the model's outputs row by row, e.g. its loss."""
+"""A number per example, computed from the model's outputs row by row, e.g. its loss."""
 
 
 def outputs_and_gradient(model: nn.Module, points: Points, value: Value) -> tuple[Outputs, Points]:

@@ -338,7 +338,7 @@ def _check_balls(radius: Radius, passed: FrozenPass) -> None:
     balls = len(passed.curvature.parameters(passed.model))
     if isinstance(radius, tuple) and len(radius) != balls:
         raise InputError(
-            f"radius must be one number or {balls}, one a ball of this network, got {len(radius)}; give "
+            f"radius must be one number or {balls}, one per ball of this network, got {len(radius)}; give "
             f"{balls} or one."
         )
 
@@ -370,7 +370,7 @@ def _at_radii(
     return tuple(reversed(curve))
 
 
-RADII_OF_BALLS = either(RADIUS, several(RADIUS, what="a sequence of them, one a ball"))
+RADII_OF_BALLS = either(RADIUS, several(RADIUS, what="a sequence of them, one per ball"))
 
 
 @takes(

@@ -29,7 +29,7 @@ def contradiction(
     allowance: float,
     others: Sequence[Weights] = (),
 ) -> str:
-    """The network of the ball whose loss at the pass's points is below ``bound``, said in a sentence; empty
+    """The network of the ball whose loss at the pass's points is below ``bound``, in a sentence; empty
     where none was found.
 
     Tried are the start, the network of the pass, the ``others``, the lower model's own minimiser, and a few

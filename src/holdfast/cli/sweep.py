@@ -86,7 +86,7 @@ def _backend(grid: "Grid", own: dict[str, str]) -> "tuple[Backend, int]":
 
 
 def _page(out: Path) -> Path | None:
-    """The page about what there is, also of a sweep that was interrupted."""
+    """The page about the finished cells, also of a sweep that was interrupted."""
     if not (out / "sweep.json").exists():
         return None
     from holdfast.report.sweep import write_sweep_report

@@ -310,7 +310,7 @@ def build_schedule(training: TrainingConfig) -> ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeParts:
-    """What stands for the parts of training that a caller left out."""
+    """The values of the parts of training that a caller left out."""
 
     attack: Attack
     objective: Objective

@@ -77,7 +77,7 @@ def read_config(
 
 def _read_over(filed: dict[str, Any], options: dict[str, Any]) -> RunConfig:
     """The file's settings with the options over them: an option that picks another alternative takes the
-    place of what the file said of its own.
+    place of what the file gave for its own.
 
     Raises:
         InputError: a setting of either that does not apply.

@@ -355,7 +355,7 @@ class DataConfig(_Checked):
         "pixels",
         "as they are, or scaled to norm sqrt(3)/2 with a constant last feature 1/2 (the paper's domain)",
     )
-    flatten: bool = _option(False, "one axis of features an example")
+    flatten: bool = _option(False, "one axis of features per example")
     validation: float | None = _option(
         None,
         "share of the examples that selects the best weights; left out, the data's own",
@@ -500,7 +500,7 @@ class PerturbationConfig(Tagged):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragingConfig(Tagged):
-    """The average of the weights that stands for the network."""
+    """The average of the weights that is used as the network."""
 
     registry: ClassVar[Registry] = AVERAGING
     name: str = _option(
@@ -525,7 +525,10 @@ class TrainingConfig(_Checked):
     )
     epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
     batch_size: int | None = _option(
-        None, "examples a step; left out, all of them, or 64 where auto is adam", short="batch-size", least=1
+        None,
+        "examples per step; left out, all of them, or 64 where auto is adam",
+        short="batch-size",
+        least=1,
     )
     parameter_radius: float | None = _option(
         None,
@@ -597,7 +600,7 @@ class TrainingConfig(_Checked):
         None,
         "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are "
         "observed after each"
-        " evaluated epoch (about a backward pass an output for each of them); left out, none",
+        " evaluated epoch (about a backward pass per output for each of them); left out, none",
         short="kernel-examples",
         least=2,
     )

@@ -139,7 +139,7 @@ class Curvature(ABC):
         """The bound for networks in the ball(s) of this radius about these weights, for curvatures that need
         to know the ball.
 
-        One radius serves every ball; several are given one a ball.
+        One radius serves every ball; several are given one per ball.
         """
         return self
 

@@ -12,7 +12,7 @@ from holdfast.curvature.grams import RowSums
 from holdfast.curvature.lower_model import Block, curved
 
 Gradients = Sequence[Sequence[Tensor]]
-"""A matrix a parameter, one group a ball."""
+"""A matrix per parameter, one group per ball."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Sums:
 
     @classmethod
     def start(cls, parameters: Iterable[Iterable[Tensor]]) -> "Sums":
-        """Nothing yet, for weights of these shapes, one group a ball."""
+        """Nothing yet, for weights of these shapes, one group per ball."""
         balls = [[BlockSums(linear=torch.zeros_like(as_matrix(w))) for w in ball] for ball in parameters]
         return cls(balls=balls, constant=balls[0][0].linear.new_zeros((), dtype=torch.float64))
 

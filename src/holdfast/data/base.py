@@ -110,7 +110,7 @@ class Dataset(Shown):
         labels = as_labels("y", self.y)
         if len(labels) != len(self.x):
             raise InputError(
-                f"x and y must have one row and one label an example, got {len(self.x)} rows and "
+                f"x and y must have one row and one label per example, got {len(self.x)} rows and "
                 f"{len(labels)} labels; "
                 "cut the longer one."
             )

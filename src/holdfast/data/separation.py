@@ -151,7 +151,7 @@ def separation(
     fixed = None if fixed is None else as_tensor("fixed", fixed)
     if len(x) != len(y):
         raise InputError(
-            f"x and y must have one row and one label an example, got {len(x)} and {len(y)}; pair them up."
+            f"x and y must have one row and one label per example, got {len(x)} and {len(y)}; pair them up."
         )
     if fixed is not None and fixed.shape != x.shape[1:]:
         raise InputError(

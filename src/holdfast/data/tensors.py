@@ -69,7 +69,7 @@ def from_tensors(
     examples, labels = as_examples("x", x).detach(), as_labels("y", y).detach()
     if len(examples) != len(labels):
         raise InputError(
-            f"x and y must have one row and one label an example, got {len(examples)} rows and "
+            f"x and y must have one row and one label per example, got {len(examples)} rows and "
             f"{len(labels)} labels; "
             "cut the longer one."
         )

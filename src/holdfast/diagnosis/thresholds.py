@@ -30,7 +30,7 @@ LAGGING = 0.25
 """Robust accuracy of all classes less that of one: a class this far behind is hidden by the mean."""
 
 FEW_OF_CLASS = 20
-"""Examples of a class below which nothing is said of its accuracy: a share of 20 is off by 11 points by
+"""Examples of a class below which its accuracy is not judged: a share of 20 is off by 11 points by
 chance.
 """
 

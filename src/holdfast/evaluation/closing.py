@@ -100,7 +100,7 @@ def close(
     """Attack both parts alike; with ``verify``, a method of `holdfast.verify`, the test part is proved too, or the
     training part where there is no other.
 
-    With ``most``, random samples of at most so many examples stand for either part. Of the training part every
+    With ``most``, either part is represented by a random sample of at most this many examples. Of the training part every
     example meets ``final`` to the end, since its loss is wanted and not only
     whether it breaks; a random sample as large as the test part goes on to the other attacks, which the test
     part meets too.

@@ -142,7 +142,7 @@ class Subject:
 
     @property
     def attacked_at_all(self) -> bool:
-        """Whether an attack ran: else nothing can be said of attacks."""
+        """Whether an attack ran: otherwise attacks cannot be judged."""
         return any(stage.kind == "attack" and not stage.note for stage in self.result.stages)
 
     @cached_property
@@ -193,7 +193,7 @@ class Subject:
         )
 
     def gradient(self, x: Tensor, y: Tensor, value: Callable[[Outputs, Tensor], Tensor]) -> Tensor:
-        """Of ``value(outputs, labels)`` in the input, a row an example."""
+        """Of ``value(outputs, labels)`` in the input, a row per example."""
 
         def work(part: slice) -> Tensor:
             with attacking(self.model, "eval"):

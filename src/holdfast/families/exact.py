@@ -41,7 +41,7 @@ _TOLD = (FunctionType, property, staticmethod, classmethod, bool, int, float, st
 
 def _written(kind: type[nn.Module]) -> dict[str, Any]:
     """What the class, those of its own it inherits from and torch's machinery say now: methods and numbers;
-    compared with what they said when it was noted."""
+    compared with what they did when it was noted."""
     own: dict[str, Any] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
         own |= {

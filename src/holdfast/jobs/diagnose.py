@@ -138,7 +138,7 @@ def diagnose(
         x, y: the examples it was trained on, and their labels.
         threat: or text such as ``linf:0.1``, which has no box.
         initial: its weights before training, as a network or by name: the centre of the ball that it is
-            compared in. Without them nothing is said of optimisation, and of capacity only what the network
+            compared in. Without them optimisation is not measured, and of capacity only what the network
             itself shows.
         attack: that it was trained against, default ``PGD(steps=10)``; the attack gap is over it.
         radius: of the parameter ball, default the distance that the weights moved.

@@ -22,7 +22,7 @@ NEEDED = (
 
 
 def examine(folder: Path) -> tuple[Finding, ...]:
-    """What can be said about the run in ``folder``: the state of its files, then the diagnosis that its page
+    """What is found about the run in ``folder``: the state of its files, then the diagnosis that its page
     and Python give.
 
     Raises:

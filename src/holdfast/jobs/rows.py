@@ -1,4 +1,4 @@
-"""The lines of ``metrics.jsonl``: one an epoch."""
+"""The lines of ``metrics.jsonl``: one per epoch."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -50,7 +50,7 @@ class Session:
         attack: the adversary of training; ``final`` that of the finished network;
             ``closing`` says how much of the data it and others are run on.
         kernel: what the tangent kernel was at the start; None where it is not watched.
-        chosen: the optimiser and the examples a round, and why where they were chosen.
+        chosen: the optimiser and the examples per round, and why where they were chosen.
         step: the learning rate and its reason, where none was given; ``learning_rate`` is what training began
             with, None of an optimiser with its own.
         radius: at which windows are bounded while training; the certificate may be asked for another.

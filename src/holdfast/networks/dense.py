@@ -32,7 +32,7 @@ class Dense(nn.Module):
 
     ``x^0 = A x``, ``u^h = W^h x^(h-1)``, ``x^h = sqrt(c/m) act(u^h)`` for ``h = 1..H``, ``f = a . x^H``, with
     ``c = 1 / E act(z)^2`` so that ``||x^h||`` stays near ``||x||``. The ``W^h`` start standard Gaussian and
-    are trained; ``A`` (entries of variance ``1/m``) and ``a`` (standard Gaussian, a row a class) stay fixed.
+    are trained; ``A`` (entries of variance ``1/m``) and ``a`` (standard Gaussian, a row per class) stay fixed.
 
     Args:
         features: numbers in one example (inputs of any shape are flattened).

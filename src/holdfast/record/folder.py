@@ -68,7 +68,7 @@ def output_folder(
     """The folder this run goes to. Nothing is created or removed yet.
 
     A folder asked for by ``--out`` must be free, unless it is to be resumed or overwritten. A folder that the
-    configuration file names, or the default one, stands for the next free one: ``runs/x``, ``runs/x-2``, ...
+    configuration file names, or the default one, means the next free one: ``runs/x``, ``runs/x-2``, ...
     Without ``check`` it is taken as it is (by the other processes of a run that the first one has checked).
 
     Raises:

@@ -188,7 +188,7 @@ class _Reader:
                     raise
 
     def number(self, value: object, key: str) -> float:
-        """NaN stands for one that is not known."""
+        """NaN is one that is not known."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(key, "a number", value)
         if not -LARGEST < value < LARGEST:

@@ -1,6 +1,6 @@
 """A run and its folder.
 
-``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line an epoch), ``trace/``,
+``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line per epoch), ``trace/``,
 ``model.safetensors`` (best on validation), ``last.safetensors``, ``initial.safetensors``,
 ``gallery.safetensors``, ``checkpoints/``, ``evaluation/``, and ``digests.json``, which all these are checked
 against whenever they are read; ``log.txt`` and ``report.html``, which are not.
@@ -400,7 +400,7 @@ class RunWriter:
                 save_points(points, self.folder / "trace", self._files)
 
     def metrics(self, rows: Sequence[EpochFigures]) -> None:
-        """A line an epoch."""
+        """A line per epoch."""
         lines = [json.dumps(to_plain(row), allow_nan=False) for row in rows]
         self._put(METRICS, lambda: text_writer("".join(f"{line}\n" for line in lines)))
 

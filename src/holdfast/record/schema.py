@@ -302,7 +302,7 @@ class Summary:
         "weights at which gradients were taken: `none` for the present ones, or `awp`", optional=True
     )
     averaging: str | None = about(
-        "average that stands for the network: `none`, `ema` or `swa`", optional=True
+        "average that is used as the network: `none`, `ema` or `swa`", optional=True
     )
     optimizer: str | None = about("name of the optimiser")
     optimizer_reason: str | None = about("why it was chosen, or `given`")

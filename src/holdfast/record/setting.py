@@ -27,7 +27,7 @@ FILE = "setting"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What was written down; ``None`` stands for a user's own. The network has the right shape, not yet
+    """What was written down; ``None`` means a user's own. The network has the right shape, not yet
     the weights.
     """
 

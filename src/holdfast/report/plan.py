@@ -10,7 +10,7 @@ from holdfast.certificates.required_width import WIDE
 from holdfast.report.figures import Figure, Series, chart
 from holdfast.report.pages import render
 
-HUGE = 1e9  # beyond any machine: said in words instead
+HUGE = 1e9  # beyond any machine: given in words instead
 GIB = 2**30
 EARLIER = {"loss_aim": "target_loss", "gap_aim": "target_gap"}
 """Names that entries of ``plan.json`` had in earlier versions."""

@@ -30,7 +30,7 @@ class DualRows:
         input: ``p``, the variance of the preactivation.
         value: ``V_p = E[act(s)^2]``.
         slope: ``E[act'(s)^2]``.
-        factors: what the dual itself needs of each point, a row a point.
+        factors: what the dual itself needs of each point, a row per point.
         degree: where an expansion may end for all of these points; 0 without one.
     """
 

@@ -95,12 +95,12 @@ class KernelSpec(Shown):
         return 1 / float(self.dual.rows(torch.ones(1, dtype=torch.float64)).value)
 
     def inputs(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch inputs"]:
-        """``z``, a row an example."""
+        """``z``, a row per example."""
         z = flatten(x)
         if self.center is not None:
             if self.center.numel() != z.shape[1]:
                 raise InputError(
-                    f"x must have {self.center.numel()} numbers an example, as center has, got "
+                    f"x must have {self.center.numel()} numbers per example, as center has, got "
                     f"{z.shape[1]}; flatten alike."
                 )
             z = z - self.center.flatten().to(z)

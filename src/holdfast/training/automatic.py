@@ -1,5 +1,5 @@
-"""How to train where nothing is said: the optimiser, the examples a step and the learning rate, chosen
-together for the network.
+"""How to train by default: the optimiser, the examples per step and the learning rate, chosen together for the
+network.
 
 A network whose curvature stays what it is at the start has the step of the theory
 (`holdfast.training.step_size`): gradient descent on all examples with it ends close to the optimum. For any
@@ -26,7 +26,7 @@ from holdfast.training.optimizers import SGD, Adam, Auto, Choice, Named, make_op
 from holdfast.training.step_size import ADAM, StepSize, chosen_step
 
 BATCH = 64
-"""Examples a step of the optimiser chosen for ordinary networks."""
+"""Examples per step of the optimiser chosen for ordinary networks."""
 RATES = (0.01, 0.003, 0.001, 0.0003)
 """Tried for it, the largest first."""
 STEPS = 24
@@ -43,7 +43,7 @@ class Chosen:
 
     Attributes:
         optimizer: a named one with its settings, or a function.
-        batch_size: examples a step.
+        batch_size: examples per step.
         why: of the choice, in words; empty where the optimiser was given.
     """
 
@@ -64,7 +64,7 @@ def chosen_words(recipe: Chosen, step: StepSize | None, examples: int) -> list[s
     lines = []
     if recipe.why:
         size = "all examples" if recipe.batch_size >= examples else f"{recipe.batch_size} examples"
-        lines.append(f"optimizer {recipe.name} with {size} a step, chosen: {recipe.why}")
+        lines.append(f"optimizer {recipe.name} with {size} per step, chosen: {recipe.why}")
     if step is not None:
         lines.append(f"learning rate {step.learning_rate:g}, chosen: {step.reason}")
     return lines
@@ -78,7 +78,7 @@ def chosen_for(
     batch_size: int | None,
     learning_rate: float | None,
 ) -> Chosen:
-    """What ``auto`` and a batch size left out stand for.
+    """The values of ``auto`` and of a batch size left out.
 
     Args:
         examples: of the training part.

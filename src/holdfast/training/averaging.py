@@ -28,7 +28,7 @@ class Average:
 
 
 class Averaging(ABC):
-    """Which average of the iterates stands for the network."""
+    """Which average of the iterates is used as the network."""
 
     @property
     @abstractmethod
@@ -59,7 +59,7 @@ class Averaging(ABC):
 
 @dataclass(frozen=True)
 class NoAveraging(Averaging):
-    """The last iterate stands for itself."""
+    """The last iterate itself."""
 
     @property
     def name(self) -> str:

@@ -42,7 +42,7 @@ class ParameterBall(Shown):
 
     @torch.no_grad()
     def distances(self, model: nn.Module) -> list[Tensor]:
-        """``||W_h - W0_h||_F`` in float64, one a ball; stays on the device."""
+        """``||W_h - W0_h||_F`` in float64, one per ball; stays on the device."""
         parameters = dict(model.named_parameters())
         return [
             _norm(

@@ -1,6 +1,6 @@
 """Interval bounds that carry gradients: what certified training differentiates (Gowal et al. 2018, arXiv 1810.12715).
 
-An `Interval` stands for a tensor of values with a lower and an upper end of each. A module is called on it as on any
+An `Interval` is a tensor of values with a lower and an upper end of each. A module is called on it as on any
 tensor: torch's functions arrive at `Interval.__torch_function__`, which bounds what they return. Nothing is rounded
 outwards here; what is claimed of a trained network is proved by `holdfast.verification`.
 """

@@ -334,7 +334,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             with run.perturbation.moved(module, lambda: value_at(module)[0], partial(summed, fabric)):  # noqa: B023
                 value, attacked = value_at(run.model)
                 fabric.backward(value * fabric.world_size)
-            # One look at the loss a round (not within the attack): a step is never taken with a loss that is
+            # One look at the loss per round (not within the attack): a step is never taken with a loss that is
             # not finite, and
             # all processes end in the same round.
             both = torch.stack(

@@ -22,7 +22,7 @@ class ValidationSettings:
         best_by: which weights are kept as the best: ``robust_loss`` (lowest) or ``robust_accuracy`` (highest).
         kernel_examples: training examples, e.g. 64, on which the tangent kernel is observed at each look:
             columns ``kernel_...`` and ``weight_drift`` of ``metrics.jsonl``
-            (`holdfast.theory.KernelFigures`). A look costs about a backward pass an output for each of
+            (`holdfast.theory.KernelFigures`). A look costs about a backward pass per output for each of
             them; refused where that does not fit into memory. Default: none.
 
     >>> import holdfast as hf

@@ -80,7 +80,7 @@ def verify(
         method: ``ibp`` (intervals), ``crown-ibp`` (intervals, then one back-substitution of the margins),
             ``crown`` (back-substitution for every layer), ``alpha`` (``crown`` with optimised slopes),
             ``second-order`` (a smooth `TwoLayer` with paired units: bounds that do not grow with its width),
-            ``branch`` (an attack, then branch and bound on the kinks of ReLU and the like: decides in the
+            ``branch`` (an attack, then branch and bound on the kinks of ReLU-like functions: decides in the
             end, if given the time, for networks without pooling and smooth functions, where without kinks
             these are the bounds of ``crown``; for small networks), or
             ``auto``: the cheapest first (``ibp`` and ``crown-ibp``, or ``second-order`` where it applies,

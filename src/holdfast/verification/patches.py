@@ -2,7 +2,7 @@
 of it.
 
 Every place becomes an example of its own, of a smaller network without padding: the steps cut to the patches.
-Beyond the edges of an image bounds and lines are 0 there, which is what padding stands for; so
+Beyond the edges of an image bounds and lines are 0 there, as padding prescribes; so
 back-substitution works as for whole values, at the cost of a patch. All channels of a place share one patch.
 """
 
@@ -100,7 +100,7 @@ class Chain:
                         small_map = replace(small_map, padding=(0, 0))
                     if isinstance(small_map, ScaleMap):
                         small_map = replace(small_map, factor=_corner(small_map.factor))
-                    # One number a channel: out of the edges rows are 0, so the offset counts for nothing
+                    # One number per channel: out of the edges rows are 0, so the offset counts for nothing
                     # there.
                     offset = None if step.offset is None else _corner(step.offset).expand(shape)
                     small.append(Affine(shape=shape, terms=((len(small) - 1, small_map),), offset=offset))

@@ -16,7 +16,7 @@ from holdfast.verification.region import dot
 from holdfast.verification.relaxations import UNIT
 
 Windows = Float[Tensor, "batch channels window places"]
-FAR = -1e300  # stands for the padding beyond the edges, which is never the largest
+FAR = -1e300  # the value of the padding beyond the edges, which is never the largest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 Values = Float[Tensor, "..."]
 
 GRID = torch.linspace(-30, 30, 1201, dtype=torch.float64)
-"""Where a function is held against what is said of it."""
+"""Points at which a function is compared with what it claims of itself."""
 GELU_BEND = math.sqrt(2.0)  # act'' = phi(x) (2 - x^2)
 SILU_BEND = 2.399357280520547  # x tanh(x / 2) = 2
 

@@ -54,7 +54,7 @@ class UnitPairs:
         first: ``w_k`` in units of the input.
         second: ``w'_k``.
         offsets: ``b_k`` and ``b'_k``.
-        factors: ``beta_ck``, a column an output.
+        factors: ``beta_ck``, a column per output.
     """
 
     first: Float[Tensor, "pairs features"]

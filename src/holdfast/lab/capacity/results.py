@@ -1,4 +1,4 @@
-"""What a search for the smallest width found: each training with its outcome, a bracket a seed, and their
+"""What a search for the smallest width found: each training with its outcome, a bracket per seed, and their
 spread.
 """
 

@@ -21,7 +21,7 @@ from holdfast.threats import THREAT, LpBall, Threat, as_threat, is_ball
 
 NETWORKS = {"two-layer": 1, "three-layer": 2}
 WIDTHS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64)
-TRIED = 2  # restarts a seed that are worth a long proof, at the end
+TRIED = 2  # restarts per seed that are worth a long proof, at the end
 FEW = 20  # parts of a ball for a first try at a proof
 
 Progress = Callable[[str], None]
@@ -126,7 +126,7 @@ class _WidthSearch:
     def bisected(
         self, widths: list[int], seeds: tuple[int, ...], threat: LpBall | None, impossible_below: int
     ) -> Widths:
-        """One bracket a seed; seeds at the same width are trained together."""
+        """One bracket per seed; seeds at the same width are trained together."""
         first = next((i for i, width in enumerate(widths) if width >= impossible_below), len(widths))
         low, high = dict.fromkeys(seeds, first), dict.fromkeys(seeds, len(widths))
         attempts: list[Attempt] = []

@@ -14,7 +14,7 @@ from holdfast._tensors import flatten
 from holdfast.lab.capacity.nets import Nets
 from holdfast.threats import LpBall
 
-COPIES = 4  # attacked points an example, each followed by ascent; one of them starts anew every RENEW steps
+COPIES = 4  # attacked points per example, each followed by ascent; one of them starts anew every RENEW steps
 RENEW = 20
 ASCENTS = 2  # steps of ascent for one step of the weights
 STRIDE = 0.5  # of the radius, each

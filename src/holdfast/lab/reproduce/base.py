@@ -63,7 +63,7 @@ class Criterion:
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """Of the table: its heading, how its figures are known, how they are written. A cell with a list has a
-    figure a seed.
+    figure per seed.
     """
 
     name: str
@@ -161,7 +161,7 @@ def record(
 
 
 def settings(experiment: Experiment, scale: Scale) -> dict[str, Any]:
-    """What a finished record must agree with, word for word, to stand for this run; ``code`` is a digest
+    """What a finished record must agree with, word for word, to count as this run; ``code`` is a digest
     of the experiments.
     """
     bounds = [f"{c.what} {c.relation} {c.bound:g}" for c in experiment.criteria]

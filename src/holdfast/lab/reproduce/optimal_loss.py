@@ -32,7 +32,7 @@ QUICK_RADII = (5.0, 20.0, 80.0)
 FINITE = 20.0
 """Radius at which finite networks are held against the limit."""
 STARTS = 8
-"""Initial weights a seed over which differences of outputs are averaged; each is one product of matrices."""
+"""Initial weights per seed over which differences of outputs are averaged; each is one product of matrices."""
 
 CRITERIA = (
     Criterion(
@@ -173,7 +173,7 @@ def measure(scale: Scale, report: Report) -> Measured:
             ),
         ),
         notes=(
-            f"{len(data.train)} examples, differences of outputs over {STARTS} starts a seed. Lower ends "
+            f"{len(data.train)} examples, differences of outputs over {STARTS} starts per seed. Lower ends "
             "are proved on these examples, upper ends and losses are those of 40-step PGD.",
             f"Written in: the limit's solution of radius {FINITE:g} put into a network's weights as in "
             "the existence proof, nothing trained. "

@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class SolverState:
-    """A function at the points: what it costs, and which dual point it stands for."""
+    """A function at the points: what it costs, and the dual point that belongs to it."""
 
     outputs: Float[Tensor, "points outputs"]
     losses: Float[Tensor, " points"]

@@ -57,7 +57,7 @@ class FunctionClass(ABC):
 
 
 class KernelClass(FunctionClass):
-    """The space of a scalar kernel, one copy an output: infinitely wide networks, ``f_0 = 0``."""
+    """The space of a scalar kernel, one copy per output: infinitely wide networks, ``f_0 = 0``."""
 
     def __init__(self, kernel: Kernel, outputs: int) -> None:
         self.kernel, self.outputs, self.rows = kernel, outputs, 1
@@ -168,7 +168,7 @@ def limit_of(model: nn.Module) -> NTK | nn.Module:
 
 
 def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> FunctionClass:
-    """What ``kernel`` stands for: a class as it is, a spec or a kernel function the space, a module its
+    """The class that ``kernel`` means: a class as it is, a spec or a kernel function the space, a module its
     tangent class.
 
     Raises:

@@ -191,7 +191,7 @@ def _check(x: Tensor, y: Tensor, loss: Loss, classes: int) -> None:
     if broken:
         raise InputError(f"the loss must keep what it claims, but {broken}; correct its slope or its claims.")
     if len(x) != len(y):
-        raise InputError(f"x and y must have one row an example, got {len(x)} and {len(y)}; pair them.")
+        raise InputError(f"x and y must have one row per example, got {len(x)} and {len(y)}; pair them.")
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise InputError(
             f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())}; renumber the labels or "
@@ -341,7 +341,7 @@ class _LossSearch:
         *,
         full: bool,
     ) -> tuple[Points, Float[Tensor, " examples"], _Reached]:
-        """A bad point an example, how much worse it is than the worst one known, and what the function is
+        """A bad point per example, how much worse it is than the worst one known, and what the function is
         worth at all of them.
 
         ``values`` of ``f - f_0`` at the problem's points, which need not be those that the solution is
