@@ -76,16 +76,14 @@ def as_examples(name: str, value: Any) -> Tensor:
         )
     if x.ndim < 2 or x.numel() == 0:
         raise InputError(
-            f"{name} must be floating-point examples (examples, features...) with at least one of each, "
-            "got shape"
-            f" {tuple(x.shape)}; give a single example as x[None]."
+            f"{name} must be floating-point examples (examples, features...) with at least one of each, got "
+            f"shape {tuple(x.shape)}; give a single example as x[None]."
         )
     if not bool(x.isfinite().all()):
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         raise InputError(
             f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first "
-            "being row"
-            f" {int(bad.nonzero()[0])}; remove or fix these rows."
+            f"being row {int(bad.nonzero()[0])}; remove or fix these rows."
         )
     return x
 
@@ -139,8 +137,7 @@ def paired(model: nn.Module, x: Array, y: Array) -> tuple[Tensor, Tensor]:
     if len(examples) != len(labels):
         raise InputError(
             f"x and y must have one row and one label per example, got {len(examples)} rows and "
-            f"{len(labels)} labels; "
-            "pair them up."
+            f"{len(labels)} labels; pair them up."
         )
     return as_inputs(model, examples), labels
 
@@ -181,8 +178,7 @@ def as_weights(name: str, value: Any, examples: int | None = None) -> Tensor:
     if not fit or not bool((weights >= 0).all()) or not abs(total - 1) <= 1e-4:
         raise InputError(
             f"{name} must be {count} numbers >= 0 that add up to 1, one a training example, got "
-            f"{weights.dtype} of shape"
-            f" {tuple(weights.shape)} with sum {total:.6g}; divide them by their sum."
+            f"{weights.dtype} of shape {tuple(weights.shape)} with sum {total:.6g}; divide them by their sum."
         )
     return weights.double() / total
 

@@ -43,8 +43,7 @@ def find(path: str) -> Any:
     if not isinstance(path, Trusted) and not LIBRARY.fullmatch(path):
         raise InputError(
             f"{path} is named by a file, and importing it runs its code; add --trusted (trusted=True in "
-            "Python) if you trust it, or write it"
-            " on the command line."
+            "Python) if you trust it, or write it on the command line."
         )
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     try:

@@ -111,8 +111,7 @@ def checked(path: Path) -> Path:
                 return path  # whoever opens it says what it was for
             raise RunFolderError(
                 f"{path} must be a file of its run, but {RECORD} beside it does not name it, so it comes "
-                "from elsewhere; remove it, or"
-                " train again."
+                "from elsewhere; remove it, or train again."
             )
         part = part_of(path)
         if digest_of(path) == known[name]:
@@ -126,8 +125,7 @@ def checked(path: Path) -> Path:
         raise RunFolderError(f"{path} is missing, though {RECORD} names it; restore it, or train again.")
     raise RunFolderError(
         f"{path} must be as it was written, but its digest differs from the one in {RECORD}: it was cut "
-        "short, damaged or exchanged;"
-        " restore it, or train again."
+        "short, damaged or exchanged; restore it, or train again."
     )
 
 
@@ -165,8 +163,7 @@ def read_values(path: Path, maker: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(
             f"{path} must be what `holdfast {maker}` wrote, but cannot be read ({type(error).__name__}: "
-            f"{error}); restore it, remove it or"
-            " choose another folder."
+            f"{error}); restore it, remove it or choose another folder."
         ) from error
     check_recorded(values, path.parent)
     return values
@@ -221,8 +218,7 @@ def read_record(folder: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{path} must be the whole record of its run's files, but cannot be used "
-            f"({type(error).__name__}); restore it, or"
-            " train again."
+            f"({type(error).__name__}); restore it, or train again."
         ) from error
     return dict(files)
 
@@ -421,8 +417,7 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunFolderError(
                 f"{folder} must be used by one process at a time, but another one is at work in it; wait "
-                "until it is done, or choose another"
-                " folder."
+                "until it is done, or choose another folder."
             ) from error
         except OSError:
             pass  # a file system without locks

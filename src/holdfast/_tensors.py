@@ -72,9 +72,8 @@ def answers(model: nn.Module, points: Tensor) -> Tensor:
             else type(found).__name__
         )
         raise InputError(
-            f"model must return floating-point outputs of shape ({len(points)}, outputs) at every point "
-            f"of the threat sets, got {came} at some;"
-            " wrap it in a module that does."
+            f"model must return floating-point outputs of shape ({len(points)}, outputs) at every point of "
+            f"the threat sets, got {came} at some; wrap it in a module that does."
         )
     return widened(found)
 

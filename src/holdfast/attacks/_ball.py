@@ -25,8 +25,8 @@ def checked_ball(threat: Threat, attack: str, remedy: str) -> LpBall:
     """
     if not isinstance(threat, LpBall):
         raise InputError(
-            f"threat must be an l-inf, l2 or l1 ball (LpBall) for {attack}, which works in its norm, got"
-            f" {type(threat).__name__}; use {remedy}, which takes any threat."
+            f"threat must be an l-inf, l2 or l1 ball (LpBall) for {attack}, which works in its norm, got "
+            f"{type(threat).__name__}; use {remedy}, which takes any threat."
         )
     return threat
 

@@ -37,8 +37,7 @@ def nearest_boundary(
         if not outputs.requires_grad:
             raise InputError(
                 "model must be differentiable in its input for FAB, but its outputs carry no gradient; "
-                "remove no_grad or"
-                " detach from its forward, or use Square, which needs none."
+                "remove no_grad or detach from its forward, or use Square, which needs none."
             )
         leads = outputs - outputs.gather(1, y[:, None])
         led, slope = torch.zeros_like(leads[:, 0]).detach(), torch.zeros_like(points).detach()

@@ -43,15 +43,14 @@ def refuse_probabilities(answers: Callable[[Tensor], Outputs], x: Tensor, output
     if outputs.shape[1] == 1:
         raise InputError(
             "model must return logits, one column being a signed output that is above 0 for class 1 and "
-            "below 0 for class 0, got"
-            f" numbers from {float(found.min()):.3g} to {float(found.max()):.3g} everywhere, which look "
-            "like probabilities; leave out"
-            " its sigmoid, or wrap it as holdfast.networks.LogOutputs(model) (--log-outputs)."
+            f"below 0 for class 0, got numbers from {float(found.min()):.3g} to {float(found.max()):.3g} "
+            "everywhere, which look like probabilities; leave out its sigmoid, or wrap it as "
+            "holdfast.networks.LogOutputs(model) (--log-outputs)."
         )
     raise InputError(
         "model must return logits, got probabilities (numbers in [0, 1], or shares of one total, "
-        "everywhere); leave out its softmax or"
-        " sigmoid, or take the logarithm with holdfast.networks.LogOutputs(model) or --log-outputs."
+        "everywhere); leave out its softmax or sigmoid, or take the logarithm with "
+        "holdfast.networks.LogOutputs(model) or --log-outputs."
     )
 
 

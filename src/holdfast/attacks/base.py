@@ -182,8 +182,7 @@ class _Steady(nn.Module):
         if found.shape[1] != self.outputs:
             raise InputError(
                 f"model must return {self.outputs} outputs at every point of the threat sets, as at the "
-                f"examples, got {found.shape[1]} at some;"
-                " wrap it in a module that does."
+                f"examples, got {found.shape[1]} at some; wrap it in a module that does."
             )
         return found
 
@@ -481,8 +480,7 @@ def balls_by_radius(threat: Threat, radii: Tensor, examples: int) -> list[tuple[
     if not isinstance(threat, LpBall) or radii.shape != (examples,):
         raise InputError(
             f"radii must be {examples} numbers, one an example, beside an LpBall, got shape "
-            f"{tuple(radii.shape)} and"
-            f" {type(threat).__name__}; leave them out for one radius."
+            f"{tuple(radii.shape)} and {type(threat).__name__}; leave them out for one radius."
         )
     return threat.by_radius(radii)
 
@@ -514,8 +512,7 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
     if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
         raise InputError(
             f"x must be a floating-point batch (examples, ...) of at least one example, got {x.dtype} of "
-            "shape"
-            f" {tuple(x.shape)}; convert with x.float() and give a single example as x[None]."
+            f"shape {tuple(x.shape)}; convert with x.float() and give a single example as x[None]."
         )
     if not x.isfinite().all():
         rows = int((~_tensors.flatten(x).isfinite().all(1)).sum())
@@ -530,24 +527,21 @@ def checked_outputs(model: nn.Module, x: Tensor, y: Tensor) -> Outputs:
         if isinstance(found, Tensor):
             came = f"{found.dtype} of shape {tuple(found.shape)}"
         raise InputError(
-            "model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for "
-            "two classes, got"
-            f" {came}; wrap it in a module that returns the logits."
+            "model must return floating-point logits (batch, classes), or signed outputs (batch, 1) for two "
+            f"classes, got {came}; wrap it in a module that returns the logits."
         )
     outputs = _tensors.widened(found)
     if len(outputs) != len(x):
         raise InputError(
-            f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; "
-            "return one row of"
-            " outputs an example."
+            f"model must keep the batch size, but changes it from {len(x)} to {len(outputs)} rows; return "
+            "one row of outputs an example."
         )
     sound = finite(outputs)
     if not sound.all():
         rows = int((~sound).sum())
         raise InputError(
             "model must return finite outputs, with finite differences, on clean examples, got NaN or "
-            f"infinity for {rows} of"
-            f" {len(x)}; check its weights."
+            f"infinity for {rows} of {len(x)}; check its weights."
         )
     _check_range("labels", y, outputs)
     if exact_core(model) is None:  # networks with a proof end in a linear layer, whatever range they fill
@@ -585,9 +579,9 @@ def answered(model: nn.Module, x: Tensor) -> Any:
             raise
         why = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
         raise InputError(
-            f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its "
-            f"forward pass failed ({why}); "
-            f"fix its layers or the examples{_unflatten(x)}, or set HOLDFAST_DEBUG=1 to see where."
+            f"model must take a batch of shape {tuple(x.shape)} and {x.dtype} on {x.device}, but its forward "
+            f"pass failed ({why}); fix its layers or the examples{_unflatten(x)}, or set HOLDFAST_DEBUG=1 to "
+            "see where."
         ) from error
 
 
@@ -603,8 +597,7 @@ def _check_integers(what: str, y: Tensor, batch: int) -> None:
     if y.dtype == torch.bool or y.is_floating_point() or y.is_complex() or tuple(y.shape) != (batch,):
         raise InputError(
             f"{what} must be integers of shape ({batch},), one per example, got {y.dtype} of shape "
-            f"{tuple(y.shape)};"
-            " give class numbers, not one-hot rows."
+            f"{tuple(y.shape)}; give class numbers, not one-hot rows."
         )
 
 
@@ -614,8 +607,7 @@ def _check_range(what: str, y: Tensor, outputs: Outputs) -> None:
     if low < 0 or high >= classes:
         raise InputError(
             f"{what} must lie in 0..{classes - 1} for a model with {outputs.shape[1]} output(s), got "
-            f"{low}..{high};"
-            " renumber them or give the model one output a class."
+            f"{low}..{high}; renumber them or give the model one output a class."
         )
 
 

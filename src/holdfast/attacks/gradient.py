@@ -48,7 +48,7 @@ def _slopes(outputs: Outputs, value: Value) -> Outputs:
 def _differentiable(worth: PerExample) -> PerExample:
     if not worth.requires_grad:
         raise InputError(
-            "model must be differentiable in its input for a gradient attack, but its outputs carry no"
-            " gradient; remove no_grad or detach from its forward, or use RandomAttack."
+            "model must be differentiable in its input for a gradient attack, but its outputs carry no "
+            "gradient; remove no_grad or detach from its forward, or use RandomAttack."
         )
     return worth

@@ -109,8 +109,7 @@ class Square(Attack):
             if math.prod(self.image) != features:
                 raise InputError(
                     f"image must have as many features as an example, {features}, got {self.image}; give "
-                    "(channels, height,"
-                    " width) of the data."
+                    "(channels, height, width) of the data."
                 )
             return self.image
         if len(shape) == 3:

@@ -160,9 +160,8 @@ def conclude(
     if not inside:
         nearest = min((max(e.distance) for e in evaluated), default=math.nan)
         return void(
-            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {most:.6g}, so "
-            "they do not compete "
-            f"in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
+            f"the weights lie {nearest:.6g} from the start, outside the ball of radius {most:.6g}, so they "
+            f"do not compete in it; certify with a radius of at least {nearest * (1 + 1e-6):.6g}",
             most,
         )
     best = max(bounds, key=lambda bound: bound.value)
@@ -176,8 +175,7 @@ def conclude(
             math.nan,
             (
                 f"nothing can be said at this radius: the bound is {floor:.6g}, and no loss is below "
-                f"{floor:.6g}; ask for a smaller "
-                f"radius or a wider network ({reason})"
+                f"{floor:.6g}; ask for a smaller radius or a wider network ({reason})"
             ),
         )
     else:
@@ -270,8 +268,8 @@ def certify_trace(
     if changed:
         return void(
             f"{changed} is not what it was while the trace was recorded, so trace and network are of "
-            "different functions; certify the "
-            "network as it was trained, or one frozen pass without the trace",
+            "different functions; certify the network as it was trained, or one frozen pass without the "
+            "trace",
             largest(radius),
         )
     found = pass_candidate(passed, radius, evaluations=evaluations, per_unit=per_unit, progress=progress)
@@ -328,9 +326,8 @@ def _above_verified(bound: float, passed: FrozenPass, here: Evaluated, radius: R
     if bound <= verified + here.allowance:
         return ""
     return (
-        f"the bound {bound:.6g} lies above the robust loss {verified:.6g} that is proved for a network "
-        "of the ball, so the proof or the "
-        "network is not what it is taken for, and nothing is claimed"
+        f"the bound {bound:.6g} lies above the robust loss {verified:.6g} that is proved for a network of "
+        "the ball, so the proof or the network is not what it is taken for, and nothing is claimed"
     )
 
 
@@ -461,9 +458,8 @@ def certify(
     ]
     if wrong:
         raise InputError(
-            "initial must hold the starting weights of every trained parameter, got none of the right "
-            f"shape for {wrong[0]!r}; "
-            "pass the model's state_dict() from before training."
+            "initial must hold the starting weights of every trained parameter, got none of the right shape "
+            f"for {wrong[0]!r}; pass the model's state_dict() from before training."
         )
     with attacking(model, "eval"):
         for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True):
@@ -487,9 +483,8 @@ def certify(
     )
     if passed.proved and other:
         raise InputError(
-            f"initial must be the network before training, got one whose {other} differs: that is "
-            "another function; pass the one that was "
-            "trained."
+            f"initial must be the network before training, got one whose {other} differs: that is another "
+            "function; pass the one that was trained."
         )
     trace = Trace(
         names=curvature.parameters(model),

@@ -151,8 +151,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values.get("started_from") == "python":
         raise InputError(
             f"{path} describes a run started from Python, whose parts no file can hold; run its script "
-            "again, or write a"
-            " configuration (`holdfast train --print-config`)."
+            "again, or write a configuration (`holdfast train --print-config`)."
         )
     _check_keys(path, "", values, SECTIONS)
     return {key: _section(path, key, value) for key, value in values.items()}

@@ -548,9 +548,8 @@ class TrainingConfig(_Checked):
     )
     optimizer: str = _option(
         "auto",
-        "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised "
-        "networks and with a learning rate or"
-        " momentum given, else adam",
+        "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised networks "
+        "and with a learning rate or momentum given, else adam",
         short="optimizer",
         names=OPTIMIZERS,
     )
@@ -562,8 +561,7 @@ class TrainingConfig(_Checked):
     learning_rate: float | None = _option(
         None,
         "step size; left out, the inverse of the curvature measured at the start for sgd, the best of a "
-        "short search where auto is adam, 0.001"
-        " for adam and its kin otherwise",
+        "short search where auto is adam, 0.001 for adam and its kin otherwise",
         short="learning-rate",
         above=0,
     )
@@ -599,8 +597,8 @@ class TrainingConfig(_Checked):
     kernel_examples: int | None = _option(
         None,
         "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are "
-        "observed after each"
-        " evaluated epoch (about a backward pass per output for each of them); left out, none",
+        "observed after each evaluated epoch (about a backward pass per output for each of them); left out, "
+        "none",
         short="kernel-examples",
         least=2,
     )
@@ -801,9 +799,8 @@ def _declared(section: Tagged, given: Mapping[str, Any], key: str) -> dict[str, 
         if plain_default(entry) is ...:
             python = section.registry[section.name].__name__
             raise InputError(
-                f"{key}.name must be what text can describe, got {section.name}, which needs "
-                f"{entry.name}; give it from Python, as"
-                f" {python}({entry.name}=...)."
+                f"{key}.name must be what text can describe, got {section.name}, which needs {entry.name}; "
+                f"give it from Python, as {python}({entry.name}=...)."
             )
     found: dict[str, Any] = {}
     for name in given.keys() & entries.keys():

@@ -111,8 +111,7 @@ class Dataset(Shown):
         if len(labels) != len(self.x):
             raise InputError(
                 f"x and y must have one row and one label per example, got {len(self.x)} rows and "
-                f"{len(labels)} labels; "
-                "cut the longer one."
+                f"{len(labels)} labels; cut the longer one."
             )
         classes = COUNT("classes", self.classes)
         if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):

@@ -50,8 +50,7 @@ def on_sphere(
     if len(empty):
         raise InputError(
             f"x must have no example of zero norm to be scaled to a sphere, got {len(empty)}, the first "
-            "being row "
-            f"{int(empty[0])}; drop it or keep the pixels."
+            f"being row {int(empty[0])}; drop it or keep the pixels."
         )
     points = torch.cat([x * (norm / lengths), torch.full_like(lengths, constant)], 1)
     held = torch.zeros(x.shape[1] + 1, dtype=torch.bool, device=x.device)

@@ -84,8 +84,8 @@ def idx(
         if more_images.shape[1:] != images.shape[1:]:
             raise InputError(
                 f"t10k images must be as large as the training images in {str(here)!r}, got "
-                f"{tuple(more_images.shape[1:])} "
-                f"against {tuple(images.shape[1:])}; use files of one data set."
+                f"{tuple(more_images.shape[1:])} against {tuple(images.shape[1:])}; use files of one data "
+                "set."
             )
         images, labels = torch.cat([images, more_images]), torch.cat([labels, more_labels])
     data = from_tensors(
@@ -119,9 +119,8 @@ def _part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = _read(folder, f"{part}-labels", LABELS)
     if len(images) != len(labels):
         raise InputError(
-            f"{part}-labels in {str(folder)!r} must have one label an image, got {len(labels)} labels "
-            f"for {len(images)} "
-            "images; use files of one data set."
+            f"{part}-labels in {str(folder)!r} must have one label an image, got {len(labels)} labels for "
+            f"{len(images)} images; use files of one data set."
         )
     return images, labels.long()
 
@@ -142,15 +141,13 @@ def _read(folder: Path, stem: str, magic: int) -> Tensor:
     if len(content) < header or struct.unpack(">I", content[:4])[0] != magic:
         raise InputError(
             f"{str(path)!r} must start with the IDX magic number {magic}, got "
-            f"{content[:4].hex() or 'nothing'} (hex); "
-            "fetch it again."
+            f"{content[:4].hex() or 'nothing'} (hex); fetch it again."
         )
     shape = struct.unpack(f">{axes}I", content[4:header])
     size = torch.Size(shape).numel()
     if size == 0 or len(content) - header != size:
         raise InputError(
-            f"{str(path)!r} must hold {size} values after its header ({' x '.join(map(str, shape))}, "
-            "none of them 0), got "
-            f"{len(content) - header}; fetch it again."
+            f"{str(path)!r} must hold {size} values after its header ({' x '.join(map(str, shape))}, none of "
+            f"them 0), got {len(content) - header}; fetch it again."
         )
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)

@@ -106,15 +106,13 @@ def npz(
         if more.shape[1:] != images.shape[1:] or more.dtype != images.dtype:
             raise InputError(
                 f"{names[2]} must be like {names[0]} in {str(path)!r}, got {more.dtype} {more.shape[1:]} "
-                "against "
-                f"{images.dtype} {images.shape[1:]}; store both alike."
+                f"against {images.dtype} {images.shape[1:]}; store both alike."
             )
         for x_name, y_name in (names[:2], names[2:]):
             if len(arrays[x_name]) != len(arrays[y_name]):
                 raise InputError(
-                    f"{x_name} and {y_name} in {str(path)!r} must be equally long, got "
-                    f"{len(arrays[x_name])} and "
-                    f"{len(arrays[y_name])}; cut the longer one."
+                    f"{x_name} and {y_name} in {str(path)!r} must be equally long, got {len(arrays[x_name])} "
+                    f"and {len(arrays[y_name])}; cut the longer one."
                 )
         images, labels = (
             np.concatenate([images, more]),
@@ -201,14 +199,13 @@ def _declared(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> in
     if declared != held and not dtype.hasobject:
         raise InputError(
             f"{str(path)!r} must hold what it declares, got {info.filename} of {declared:,} bytes in its "
-            f"header and {held:,} in the"
-            " archive; write it again with numpy.savez."
+            f"header and {held:,} in the archive; write it again with numpy.savez."
         )
     if held > LARGE and held > INFLATION * max(1, info.compress_size):
         raise InputError(
             f"{str(path)!r} must hold measured data, got {info.filename}, which inflates from "
-            f"{info.compress_size:,} to {held:,} bytes;"
-            " store it uncompressed with numpy.savez if that is meant."
+            f"{info.compress_size:,} to {held:,} bytes; store it uncompressed with numpy.savez if that is "
+            "meant."
         )
     return declared
 

@@ -100,7 +100,6 @@ def _centres(classes: int, clusters: int, dimension: int, apart: float, random: 
             if len(found) == classes * clusters:
                 return found
     raise InputError(
-        f"separation + 2 spread must leave room for {classes * clusters} clusters in {dimension} "
-        "dimensions, got "
-        f"{apart:.3g}; lower either, or raise the dimension."
+        f"separation + 2 spread must leave room for {classes * clusters} clusters in {dimension} dimensions, "
+        f"got {apart:.3g}; lower either, or raise the dimension."
     )

@@ -70,8 +70,7 @@ def from_tensors(
     if len(examples) != len(labels):
         raise InputError(
             f"x and y must have one row and one label per example, got {len(examples)} rows and "
-            f"{len(labels)} labels; "
-            "cut the longer one."
+            f"{len(labels)} labels; cut the longer one."
         )
     split = _checked_split(split, len(labels)) or split_rows(
         labels, validation=validation, test=test, seed=seed
@@ -115,8 +114,8 @@ def _keep(
     missing = [label for label in classes if label not in present]
     if missing or len(set(classes)) != len(classes):
         raise InputError(
-            f"classes must be different labels among {present}, got {list(classes)}; "
-            "leave it out to keep all of them."
+            f"classes must be different labels among {present}, got {list(classes)}; leave it out to keep "
+            "all of them."
         )
     wanted = torch.tensor(classes, device=y.device)
     match = y[:, None] == wanted
@@ -165,8 +164,7 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
         if side.ndim and side.shape != x.shape[1:]:
             raise InputError(
                 f"bounds must be numbers or have the shape of one example, {tuple(x.shape[1:])}, got "
-                f"{tuple(side.shape)}; "
-                "reshape them."
+                f"{tuple(side.shape)}; reshape them."
             )
     if not bool((low <= high).all()):
         raise InputError(
@@ -201,8 +199,7 @@ def _mask(fixed: Array, x: Tensor) -> Tensor:
     mask = as_tensor("fixed", fixed).to(x.device)
     if mask.dtype != torch.bool or mask.shape != x.shape[1:]:
         raise InputError(
-            f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} "
-            "of shape "
-            f"{tuple(mask.shape)}; build it with torch.zeros(..., dtype=torch.bool)."
+            f"fixed must be true or false for each feature, shape {tuple(x.shape[1:])}, got {mask.dtype} of "
+            f"shape {tuple(mask.shape)}; build it with torch.zeros(..., dtype=torch.bool)."
         )
     return mask

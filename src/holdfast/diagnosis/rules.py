@@ -421,9 +421,9 @@ def _generalisation(known: Known) -> Finding:
     )
     said = (
         f"under the same attacks robust accuracy is {percent(train.robust / train.examples)} on {sample} "
-        "training examples and "
-        f"{percent(test.robust / test.examples)} on {count(test.examples)} test examples: "
-        f"{points(over)} apart (95 % interval {points(low).removesuffix(' points')} to {points(high)})"
+        f"training examples and {percent(test.robust / test.examples)} on {count(test.examples)} test "
+        f"examples: {points(over)} apart (95 % interval {points(low).removesuffix(' points')} to "
+        f"{points(high)})"
     )
     value = Value(number=over, kind="observed", unit="accuracy")
     if over > OVERFITTED and low > 0:

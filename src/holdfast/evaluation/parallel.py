@@ -118,8 +118,7 @@ def _in_workers(processes: int, arguments: tuple[Any, ...], failed: Path) -> Non
                 if tries[rank] == TRIES:
                     raise HoldfastError(
                         f"a process of the evaluation was killed twice (exit code {process.exitcode}), "
-                        "perhaps for lack of memory; take fewer"
-                        " processes or a smaller batch size."
+                        "perhaps for lack of memory; take fewer processes or a smaller batch size."
                     )
                 tries[rank] += 1
                 running[rank] = begin(rank)

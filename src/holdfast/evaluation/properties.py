@@ -242,9 +242,8 @@ class _Check:
             return f"the time was over: {open_}; more seconds may decide"
         return (
             f"all methods were tried ({', '.join(METHODS)}, and branching where the network has kinks "
-            f"alone): {open_};"
-            " more seconds do not help: split the boxes, or use a verifier that cuts smooth functions "
-            "and pooling"
+            f"alone): {open_}; more seconds do not help: split the boxes, or use a verifier that cuts smooth "
+            "functions and pooling"
         )
 
 

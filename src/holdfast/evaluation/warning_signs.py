@@ -335,8 +335,7 @@ def _zero_gradients(subject: Subject) -> Found | None:
         return (
             "warning",
             f"the loss's gradient is exactly 0 for {faded:.0%} of the examples, the margin's is not: "
-            "outputs are so large that the loss"
-            " saturates",
+            "outputs are so large that the loss saturates",
             "attack with a margin loss (the suites' targeted APGD does), or divide the outputs by a constant",
         )
     return None
@@ -465,9 +464,8 @@ def _stopped_early(subject: Subject) -> Found | None:
         return None
     return (
         "warning",
-        f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} "
-        "examples they left and raise the mean loss"
-        f" by {gained:.3g}",
+        f"the attacks stopped before they were done: fifty more steps break {broken} of {len(x)} examples "
+        f"they left and raise the mean loss by {gained:.3g}",
         "give the attacks more steps or restarts, or use a suite (standard)",
     )
 

@@ -120,16 +120,14 @@ def _from_file(path: Path, trusted: bool) -> nn.Module:
     if kind in _PROGRAMS:
         if not trusted:
             raise InputError(
-                f"{path} must come from a source you trust, since a {_NAMES[kind]} file is a program; "
-                "pass trusted=True if it does, or export"
-                " the network as ONNX."
+                f"{path} must come from a source you trust, since a {_NAMES[kind]} file is a program; pass "
+                "trusted=True if it does, or export the network as ONNX."
             )
         return _PROGRAMS[kind](path)
     if kind in ("pickle", "safetensors"):
         raise InputError(
-            f"{path} must bring its network, but holds weights alone (or pickled code, which is never "
-            "run); give the"
-            " network's import path and pass the file as weights."
+            f"{path} must bring its network, but holds weights alone (or pickled code, which is never run); "
+            "give the network's import path and pass the file as weights."
         )
     raise InputError(
         f"{path} must be a whole ONNX, TorchScript or torch.export file, but is none of them or cut "
@@ -200,9 +198,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} must hold nothing but tensors, but unpickling it would run code, which Holdfast "
-            "never does; where you trust it,"
-            " load it yourself and save model.state_dict() as safetensors."
+            f"{path} must hold nothing but tensors, but unpickling it would run code, which Holdfast never "
+            "does; where you trust it, load it yourself and save model.state_dict() as safetensors."
         ) from error
     except Exception as error:  # torch raises many kinds for files cut short
         raise InputError(

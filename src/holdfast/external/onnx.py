@@ -111,9 +111,8 @@ def load_onnx(path: str | Path) -> ImportedNetwork:
     shape = tuple(probe.shape[1:])
     if mixes_rows(network, onnx_file.random((2, *shape), probe.dtype)):
         raise InputError(
-            f"{path} must treat each example alone, but outputs change with the number of examples; "
-            "export it with a batch"
-            " axis in front that no operation touches."
+            f"{path} must treat each example alone, but outputs change with the number of examples; export "
+            "it with a batch axis in front that no operation touches."
         )
     notes += compared(onnx, model, network, steps, values, source)
     return ImportedNetwork(

@@ -85,8 +85,7 @@ def compared(
         if not _agree(ours, _rows(found[output], ours), network, [points]):
             raise InputError(
                 "the network assembled from the ONNX file must compute what its nodes do, but does not; "
-                "please report"
-                " the file, and export it with another exporter."
+                "please report the file, and export it with another exporter."
             )
     return tuple(dict.fromkeys(notes))
 
@@ -215,9 +214,8 @@ def _node_by_node(
                 one, two = one.exp(), two.exp()
             if not _agree(one, two, step.modules[name], live):
                 raise InputError(
-                    f"ONNX node {step.label} must compute what the reference evaluator of the onnx "
-                    f"package does, but {_far(ours, other)};"
-                    " export it with other operations."
+                    f"ONNX node {step.label} must compute what the reference evaluator of the onnx package "
+                    f"does, but {_far(ours, other)}; export it with other operations."
                 )
         values = values | made
     return values

@@ -120,8 +120,7 @@ def probe_of(onnx: Any, graph: Any, path: Path) -> tuple[str, Tensor]:
         name = {number: name for name, number in onnx.TensorProto.DataType.items()}.get(kind.elem_type)
         raise InputError(
             f"{path} must take floating-point examples of fixed shape with the batch as first axis, got "
-            f"{name} {shown};"
-            " export it so."
+            f"{name} {shown}; export it so."
         )
     try:
         return inputs[0].name, random((sides[0] or _ROWS, *sides[1:]), floats[kind.elem_type])

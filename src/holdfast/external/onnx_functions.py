@@ -41,8 +41,8 @@ def reshaped(node: Node, shape: Sequence[int]) -> nn.Module:
     source = node.value(0).shape
     if len(shape) < 2 or shape[0] != source[0] or source[0] != node.batch:
         raise node.refuse(
-            f"must keep axis 0, which is the batch, but takes shape {tuple(source)} to {tuple(shape)};"
-            " export the network with a batch axis"
+            f"must keep axis 0, which is the batch, but takes shape {tuple(source)} to {tuple(shape)}; "
+            "export the network with a batch axis"
         )
     if len(shape) == 2:
         return nn.Flatten()

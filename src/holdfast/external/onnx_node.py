@@ -114,8 +114,8 @@ class Node:
             return None
         if not self.constant[index]:
             raise self.refuse(
-                f"must have a constant as its input {index}, but that depends on the network's input;"
-                " export the network with its weights inside"
+                f"must have a constant as its input {index}, but that depends on the network's input; export "
+                "the network with its weights inside"
             )
         return self.value(index)
 

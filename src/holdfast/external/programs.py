@@ -81,8 +81,7 @@ def load_exported(path: Path) -> Program:
         if training is not None and node.args[training]:
             raise InputError(
                 f"{path} must be exported in evaluation mode, but {node.name} works as in training; call "
-                "model.eval() before"
-                " torch.export.export."
+                "model.eval() before torch.export.export."
             )
     return Program(exported.module()).eval()
 
@@ -93,7 +92,6 @@ def _loaded(path: Path, kind: str, load: Callable[[], Any]) -> Any:
     except Exception as error:  # torch raises many kinds for files it cannot read
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path} must be a whole {kind.removeprefix('a ')} file that this torch "
-            f"({torch.__version__}) can read, but it"
-            f" cannot be ({why}); save it again."
+            f"{path} must be a whole {kind.removeprefix('a ')} file that this torch ({torch.__version__}) "
+            f"can read, but it cannot be ({why}); save it again."
         ) from error

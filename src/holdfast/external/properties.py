@@ -130,8 +130,8 @@ class Property(Shown):
         rows = values.reshape(len(values), values.shape[1:].numel())
         if rows.shape[1] != count:
             raise InputError(
-                f"{name} must have {count} numbers per example, as the property declares, got {rows.shape[1]};"
-                " use the network that the property is for."
+                f"{name} must have {count} numbers per example, as the property declares, got "
+                f"{rows.shape[1]}; use the network that the property is for."
             )
         return rows
 

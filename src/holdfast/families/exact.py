@@ -93,9 +93,8 @@ def note(family: Family[Any]) -> None:
     for other, noted in _NOTED.items():
         if noted.family is not None and (issubclass(kind, other) or issubclass(other, kind)):
             raise InputError(
-                f"a network belongs to one family, but {kind.__name__} is or inherits {other.__name__} "
-                "of the family"
-                f" {noted.family.name!r} (or the reverse); write a class of its own."
+                f"a network belongs to one family, but {kind.__name__} is or inherits {other.__name__} of "
+                f"the family {noted.family.name!r} (or the reverse); write a class of its own."
             )
     net = family.example()
     _NOTED[kind] = _noted(kind, family, {*vars(net), *net._parameters, *net._buffers, *net._modules})

@@ -105,10 +105,9 @@ def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
         if out_of_memory(error):
             raise
         raise InputError(
-            f"the model must take every batch in training mode, but fails on the last one, of {smallest} "
-            f"of {examples} examples "
-            f"({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that leaves more, such "
-            f"as {_better(examples, batch_size)}."
+            f"the model must take every batch in training mode, but fails on the last one, of {smallest} of "
+            f"{examples} examples ({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that "
+            f"leaves more, such as {_better(examples, batch_size)}."
         ) from error
 
 
@@ -145,10 +144,9 @@ def check_compatible(data: Dataset, threat: Threat, *, allow: bool, progress: Pr
         )
         raise InputError(
             f"threat sets of different labels must not meet, but {more}{found.count} "
-            f"pair{'s' if found.count > 1 else ''} of training examples do under "
-            f"{threat.spec} (the nearest, rows {int(rows[first])} and {int(rows[second])}, are "
-            f"{found.distance:.4g} apart); {remedy}, "
-            "or set allow_incompatible (--allow-incompatible) to train all the same."
+            f"pair{'s' if found.count > 1 else ''} of training examples do under {threat.spec} (the nearest, "
+            f"rows {int(rows[first])} and {int(rows[second])}, are {found.distance:.4g} apart); {remedy}, or "
+            "set allow_incompatible (--allow-incompatible) to train all the same."
         )
     return Compatibility(
         compatible=found.count == 0,

@@ -251,9 +251,8 @@ def _distance(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> fl
     absent = [name for ball in names for name in ball if name not in start]
     if absent:
         raise InputError(
-            "initial must hold the starting weights of every trained parameter, got none for "
-            f"{absent[0]!r}; give the network as it was "
-            "before training."
+            f"initial must hold the starting weights of every trained parameter, got none for {absent[0]!r}; "
+            "give the network as it was before training."
         )
     moved = ParameterBall(names=names, initial=start, radius=math.inf).distances(model)
     return max(float(distance) for distance in moved) * (1 + 1e-6) or 1.0

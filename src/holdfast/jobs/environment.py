@@ -180,9 +180,8 @@ def _threat(data: Dataset, threat: Threat) -> Iterator[Finding]:
     if not nearest.compatible():
         yield _finding(
             "threat",
-            f"{threat.spec}: the sets of {nearest.count:,}{'' if nearest.complete else ' or more'} pairs "
-            "of differently"
-            f" labelled examples may meet (nearest distance {nearest.distance:.4g})",
+            f"{threat.spec}: the sets of {nearest.count:,}{'' if nearest.complete else ' or more'} pairs of "
+            f"differently labelled examples may meet (nearest distance {nearest.distance:.4g})",
             f"choose a radius below {half:.4g}, or remove the mislabelled examples",
             bad=True,
         )

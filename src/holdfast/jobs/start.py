@@ -40,8 +40,7 @@ def start_from(session: Session, start: nn.Module | str) -> None:
     except RuntimeError as error:
         raise InputError(
             f"start must be a network like model, got {type(found).__name__} whose weights do not fit "
-            f"({' '.join(str(error).split())[:160]});"
-            " build it from the same arguments."
+            f"({' '.join(str(error).split())[:160]}); build it from the same arguments."
         ) from error
     if session.parameter_radius is not None:
         session.ball.project(model)

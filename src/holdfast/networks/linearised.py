@@ -94,8 +94,8 @@ class Linearised(nn.Module):
             outputs(start)  # what fails in any case is no fault of the linearisation
             raise InputError(
                 "Linearised needs a module that torch can differentiate in forward mode, got "
-                f"{type(self.model).__name__} "
-                f"({' '.join(str(error).split())[:200]}); rewrite the layer it names."
+                f"{type(self.model).__name__} ({' '.join(str(error).split())[:200]}); rewrite the layer it "
+                "names."
             ) from error
 
 

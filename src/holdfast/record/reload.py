@@ -58,9 +58,8 @@ def run_data(folder: Path, *, trusted: bool = False) -> Dataset:
     config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
-            f"{folder} was written from Python, and its data is described nowhere; evaluate it there "
-            "with holdfast.evaluate, or"
-            " name the data with --data."
+            f"{folder} was written from Python, and its data is described nowhere; evaluate it there with "
+            "holdfast.evaluate, or name the data with --data."
         )
     return build_data(config.data, seed=config.seed)
 

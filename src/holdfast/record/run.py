@@ -183,8 +183,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     except Exception as error:
         raise RunFolderError(
             f"{path} must be a whole checkpoint, but cannot be read ({type(error).__name__}: it was cut "
-            "short, or written by"
-            " something else); start without resume."
+            "short, or written by something else); start without resume."
         ) from error
     return state
 

@@ -284,8 +284,7 @@ def _spectrum(looks: list[Epoch]) -> tuple[str, ...]:
     least, most = zip(*ends, strict=True)
     return (
         f"From the first look to the last the largest eigenvalue went from {number(most[0])} to "
-        f"{number(most[1])}, "
-        f"the smallest from {number(least[0])} to {number(least[1])}.",
+        f"{number(most[1])}, the smallest from {number(least[0])} to {number(least[1])}.",
     )
 
 

@@ -63,35 +63,30 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         )
         said.append(
             f"In the limit of infinite width a robust loss of {loss} is reached within radius "
-            f"{setting(radius)}, as far as attacks tell{below}: ask "
-            "for that --parameter-radius."
+            f"{setting(radius)}, as far as attacks tell{below}: ask for that --parameter-radius."
         )
         if goal is not None and goal["clean"]["enough"]:
             said.append(
                 f"Without an adversary radius {setting(goal['clean']['enough'])} is enough: by these, "
-                "robustness costs "
-                f"{radius / goal['clean']['enough']:.1f} times the radius."
+                f"robustness costs {radius / goal['clean']['enough']:.1f} times the radius."
             )
     if record["width"] is not None:
         said.append(
             f"From about {width_text(record['width'])} units on, by estimate, curvature costs the "
-            "certificate at most "
-            f"{setting(record['target_gap'])} ({record['width_reason']})."
+            f"certificate at most {setting(record['target_gap'])} ({record['width_reason']})."
         )
         cost = record["cost"]
         if cost is not None and record["width"] <= HUGE:
             said.append(
-                f"At that width an epoch takes about {duration(cost['seconds_an_epoch'])} here, and "
-                "training about "
-                f"{cost['memory_bytes'] / GIB:.1f} GiB."
+                f"At that width an epoch takes about {duration(cost['seconds_an_epoch'])} here, and training "
+                f"about {cost['memory_bytes'] / GIB:.1f} GiB."
             )
     else:
         said.append(f"No width is recommended: {record['width_reason']}.")
     if record["examples"] < record["population"]:
         said.append(
-            f"The curves are those of {count(record['examples'])} examples of "
-            f"{count(record['population'])}: all of them need a larger radius "
-            "for the same loss."
+            f"The curves are those of {count(record['examples'])} examples of {count(record['population'])}: "
+            "all of them need a larger radius for the same loss."
         )
     return said
 
@@ -114,8 +109,7 @@ def _about_labels(record: Mapping[str, Any]) -> str:
         return "Compatible: no two examples of different labels can be turned into each other at any radius."
     return (
         f"Compatible: labels are {setting(record['separation'])} apart; the threat takes "
-        f"{percent(record['rho'])} of the way to where a "
-        "robust classifier becomes impossible."
+        f"{percent(record['rho'])} of the way to where a robust classifier becomes impossible."
     )
 
 

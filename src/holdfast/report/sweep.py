@@ -298,8 +298,8 @@ def _fits(record: Record, place: dict[str, str], points: Sequence[Record]) -> Fi
     boxes = [[_state(width, point) for point in across] for width in widths]
     said = "; ".join(
         f"{axis['name']} {value}: none below "
-        f"{value_text('impossible_below', p['figures'].get('impossible_below'))}, "
-        f"fits from {value_text('robust_width', p['figures'].get('robust_width'))}"
+        f"{value_text('impossible_below', p['figures'].get('impossible_below'))}, fits from "
+        f"{value_text('robust_width', p['figures'].get('robust_width'))}"
         for value, p in zip(axis["values"], across, strict=True)
         if p is not None
     )

@@ -220,9 +220,8 @@ class NTK:
                 )
         if x1.shape[1:].numel() != x2.shape[1:].numel() or x1.dtype != x2.dtype or x1.device != x2.device:
             raise InputError(
-                "x1 and x2 must agree in features, dtype and device, got "
-                f"{tuple(x1.shape)} {x1.dtype} on {x1.device} and {tuple(x2.shape)} {x2.dtype} on "
-                f"{x2.device}; convert one."
+                f"x1 and x2 must agree in features, dtype and device, got {tuple(x1.shape)} {x1.dtype} on "
+                f"{x1.device} and {tuple(x2.shape)} {x2.dtype} on {x2.device}; convert one."
             )
 
 

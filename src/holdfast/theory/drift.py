@@ -88,8 +88,7 @@ def kernel_drift(now: Array, start: Array) -> float:
     if now.shape != start.shape or not bool((start != 0).any()):
         raise InputError(
             "now and start must be kernels of the same examples, the start's not 0, got shapes "
-            f"{tuple(now.shape)} and {tuple(start.shape)};"
-            " evaluate both on the same examples."
+            f"{tuple(now.shape)} and {tuple(start.shape)}; evaluate both on the same examples."
         )
     return float((now - start).norm() / start.norm())
 

@@ -214,9 +214,8 @@ def _by_torch_func(model: nn.Module, classes: int, x: Tensor, rest: dict[str, Te
         ]
         raise InputError(
             "every layer must be linear, a plain convolution or batch norm, or one that torch.func can "
-            "differentiate, got "
-            f"{', '.join(named)}, where it fails ({' '.join(str(error).split())[:200]}); freeze it or "
-            "rewrite its forward."
+            f"differentiate, got {', '.join(named)}, where it fails ({' '.join(str(error).split())[:200]}); "
+            "freeze it or rewrite its forward."
         ) from error
     rows = torch.cat([part.reshape(len(x), classes, -1) for part in jacobian.values()], 2)
     return [Factor(gradients=rows.detach().transpose(0, 1))]

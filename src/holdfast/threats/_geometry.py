@@ -101,8 +101,7 @@ def _row(name: str, value: Tensor, shape: torch.Size) -> Tensor:
     except RuntimeError:
         raise InputError(
             f"{name} must have the shape of one example, {tuple(shape)}, or broadcast to it, got "
-            f"{tuple(value.shape)};"
-            " give one entry for each feature."
+            f"{tuple(value.shape)}; give one entry for each feature."
         ) from None
 
 
@@ -143,8 +142,7 @@ def check_points(x: Tensor) -> None:
     if not x.is_floating_point() or x.ndim < 2:
         raise InputError(
             f"x must be a floating-point batch (examples, ...), got {x.dtype} of shape {tuple(x.shape)}; "
-            "convert with"
-            " x.float() and give a single example as x[None]."
+            "convert with x.float() and give a single example as x[None]."
         )
     if not bool(x.isfinite().all()):
         rows = int((~x.isfinite().reshape(len(x), -1).all(1)).sum())

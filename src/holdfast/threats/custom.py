@@ -90,15 +90,13 @@ class CustomThreat(Threat):
             missed = ~self.contains(points, rows)
             if bool(missed.any()):
                 raise InputError(
-                    f"project must return {what} unchanged, bit for bit, got {int(missed.sum())} of "
-                    f"{len(x)} moved; pick"
-                    " unchanged points with torch.where, or pass contains=."
+                    f"project must return {what} unchanged, bit for bit, got {int(missed.sum())} of {len(x)} "
+                    "moved; pick unchanged points with torch.where, or pass contains=."
                 )
         if bool((self.distance(near, rows) > self._radius * (1 + 1e-9)).any()):
             raise InputError(
                 "radius_hint must bound the distance of every point of the set from its example, got "
-                f"{self._radius:g} and"
-                f" a point at {float(self.distance(near, rows).max()):g}; raise it."
+                f"{self._radius:g} and a point at {float(self.distance(near, rows).max()):g}; raise it."
             )
 
     def _nearest(self, points: Points, x: Points) -> Points:

@@ -178,9 +178,8 @@ class LpBall(Threat):
         outside = (over > unit * rows.abs()).any(1)
         if bool(outside.any()):
             raise InputError(
-                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples "
-                "outside, by up to"
-                f" {float(over.max()):.3g}; clip the data or widen bounds."
+                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, "
+                f"by up to {float(over.max()):.3g}; clip the data or widen bounds."
             )
 
     def _check_maximiser(self, x: Points) -> None:
@@ -201,9 +200,9 @@ class LpBall(Threat):
                 )
                 if bool((beyond & self.contains(member, x)).any()):
                     raise InputError(
-                        f"{type(self).__name__} must hold no points beyond its linear maximiser, got "
-                        "some that its project or contains lets"
-                        " in; override maximise and sample as well, or describe the set with hf.CustomThreat."
+                        f"{type(self).__name__} must hold no points beyond its linear maximiser, got some "
+                        "that its project or contains lets in; override maximise and sample as well, or "
+                        "describe the set with hf.CustomThreat."
                     )
 
     def norm_of(self, delta: Points) -> Float[Tensor, " batch"]:
@@ -368,8 +367,7 @@ def _checked_bounds(
     if not bool(torch.all(torch.as_tensor(low).cpu() <= torch.as_tensor(high).cpu())):
         raise InputError(
             f"bounds must be (low, high) with low <= high everywhere and no NaN, got {_short(low)} and "
-            f"{_short(high)};"
-            " swap them or use -inf and inf for no limit."
+            f"{_short(high)}; swap them or use -inf and inf for no limit."
         )
     return _own(low), _own(high)
 

@@ -253,9 +253,8 @@ def load_trace(folder: Path) -> Trace:
         record = json.loads(checked(folder / "trace.json").read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise RunFolderError(
-                f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; "
-                "use the version of Holdfast that "
-                "its summary.json names, or train again."
+                f"the trace in {folder} is of format {record['format']}, this version reads {FORMAT}; use "
+                "the version of Holdfast that its summary.json names, or train again."
             )
         initial = load_file(checked(folder / "initial.safetensors"))
         _refuse_not_finite(folder / "initial.safetensors", initial)

@@ -55,9 +55,9 @@ def check_same(first: Tracer, second: Tracer, dtype: torch.dtype, when: str) -> 
         if one is None or other is None or not _same(one, other, first, second, tolerance):
             names = " and ".join("nothing more" if note is None else repr(note.name) for note in (one, other))
             raise InputError(
-                "model must be one fixed function of each example to be verified, but it computes "
-                f"otherwise {when} ({names}); remove what"
-                " depends on that, and keep all it computes with in parameters and buffers."
+                "model must be one fixed function of each example to be verified, but it computes otherwise "
+                f"{when} ({names}); remove what depends on that, and keep all it computes with in parameters "
+                "and buffers."
             )
 
 
@@ -97,15 +97,13 @@ def unchanging(*models: nn.Module) -> Iterator[None]:
         changed = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
         if changed:
             raise InputError(
-                "model must be one fixed function of each example to be verified, but running it "
-                f"changes its {changed[0]}; keep it as it is in"
-                " evaluation mode."
+                "model must be one fixed function of each example to be verified, but running it changes its "
+                f"{changed[0]}; keep it as it is in evaluation mode."
             )
     if chance != _chance():
         raise InputError(
-            "model must be one fixed function of each example to be verified, but it draws random "
-            "numbers; remove randomness in evaluation"
-            " mode, or use hf.smooth for a randomised classifier."
+            "model must be one fixed function of each example to be verified, but it draws random numbers; "
+            "remove randomness in evaluation mode, or use hf.smooth for a randomised classifier."
         )
 
 

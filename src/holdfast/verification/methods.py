@@ -142,9 +142,9 @@ def _check_original(graph: Graph, model: nn.Module, x: Float[Tensor, "examples .
         if not agrees(graph, points, outputs, ORIGINAL if outputs.dtype == torch.float32 else AGREEMENT):
             far = (graph(points.double()) - outputs.double()).abs().amax()
             raise InputError(
-                f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs "
-                f"differ by {float(far):.3g};"
-                " use model.double(), and keep all that it computes with in parameters and buffers."
+                f"model must compute in {outputs.dtype} what its float64 copy computes, but outputs differ "
+                f"by {float(far):.3g}; use model.double(), and keep all that it computes with in parameters "
+                "and buffers."
             )
 
 
@@ -207,9 +207,8 @@ class _Work:
         allowed = AGREEMENT * (1 + outputs.abs().amax())
         if bool((margins > spread(there, y, self.graph.outputs) + allowed).any()):
             raise InputError(
-                f"model must be the network that method {method!r} takes it for, but a bound lies above "
-                "the margin at the example itself;"
-                " remove hooks and overridden methods, or use method='crown'."
+                f"model must be the network that method {method!r} takes it for, but a bound lies above the "
+                "margin at the example itself; remove hooks and overridden methods, or use method='crown'."
             )
 
     def _bounds(self, method: str, chosen: Int[Tensor, " batch"], left: int) -> Found:

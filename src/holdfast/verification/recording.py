@@ -17,9 +17,9 @@ from holdfast.verification.graph import Step
 from holdfast.verification.linear_maps import Shape
 
 ALLOWED = (
-    "linear, convolution, batch norm, average and max pooling, reshaping, slices, sums, "
-    "concatenation, constants, dropout,"
-    " ReLU, leaky ReLU, ELU, softplus, sigmoid, tanh, erf, GELU, SiLU, squares, exp, abs and clamp"
+    "linear, convolution, batch norm, average and max pooling, reshaping, slices, sums, concatenation, "
+    "constants, dropout, ReLU, leaky ReLU, ELU, softplus, sigmoid, tanh, erf, GELU, SiLU, squares, exp, abs "
+    "and clamp"
 )
 ROWS = 2  # of the traced batch; two, so that an operation across examples shows in a shape
 

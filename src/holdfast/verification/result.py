@@ -105,9 +105,8 @@ class Verification(Tabular):
         smoothed = isinstance(loss, CrossEntropy) and loss.label_smoothing > 0
         if smoothed or not any(is_value_of(type(loss), kind) for kind in (CrossEntropy, Hinge)):
             raise InputError(
-                "loss must be cross-entropy without label smoothing or hinge to be bounded by margins, "
-                f"got {loss.name};"
-                " use one of these."
+                "loss must be cross-entropy without label smoothing or hinge to be bounded by margins, got "
+                f"{loss.name}; use one of these."
             )
         if self.margins.shape[1] == 1:
             return loss(self.margins * (2 * self.y - 1)[:, None], self.y)

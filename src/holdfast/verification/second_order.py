@@ -37,8 +37,7 @@ def _expansion(model: nn.Module, threat: Threat) -> MarginExpansion:
     why = why_not_exact(model) or f"none is known for {type(model).__name__}"
     raise InputError(
         "model must be a TwoLayer network exactly, or one of a family with such a bound, for method "
-        "'second-order', but"
-        f" {why}; use method='crown'."
+        f"'second-order', but {why}; use method='crown'."
     )
 
 

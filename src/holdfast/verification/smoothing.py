@@ -201,9 +201,8 @@ def _check_rows(model: nn.Module, x: Tensor, sigma: float, outputs: Tensor) -> N
     size = 1e-3 * (1 + outputs.abs().amax())
     if bool(((whole - torch.cat(halves)).abs() > size).any()):
         raise InputError(
-            "model must answer each example by itself to be smoothed, but its outputs depend on the rest "
-            "of the batch or on chance; use"
-            " evaluation mode, and no operation across examples."
+            "model must answer each example by itself to be smoothed, but its outputs depend on the rest of "
+            "the batch or on chance; use evaluation mode, and no operation across examples."
         )
 
 

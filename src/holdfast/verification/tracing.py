@@ -96,8 +96,8 @@ class _Run:
         except (RuntimeError, TypeError, ValueError) as error:
             raise tracer.refused or InputError(
                 f"model must run on {len(probe)} examples in {probe.dtype} to be verified, but does not "
-                f"({str(error).strip().splitlines()[0]});"
-                " keep all it computes with in parameters and buffers, and in no copy of the model."
+                f"({str(error).strip().splitlines()[0]}); keep all it computes with in parameters and "
+                "buffers, and in no copy of the model."
             ) from error
         finally:
             for hook in hooks:
@@ -107,9 +107,8 @@ class _Run:
         number = tracer.number(outputs)
         if number is None:
             raise InputError(
-                "model must return outputs computed from its input to be verified, but they do not "
-                "depend on it;"
-                " return a tensor, and compute it without leaving torch."
+                "model must return outputs computed from its input to be verified, but they do not depend on "
+                "it; return a tensor, and compute it without leaving torch."
             )
         if number == LOST:
             raise tracer.refuse("memory changed or reached under another name as its output")
@@ -158,9 +157,9 @@ def _check_agreement(graph: Graph, model: nn.Module, x: Tensor) -> None:
         expected = _tensors.applied(model, points).flatten(1)
         if not agrees(graph, points, expected, AGREEMENT):
             raise InputError(
-                "model must be a fixed function of each example to be verified, but its outputs differ "
-                "from those of its"
-                " recorded steps; remove branches on values, randomness and operations across examples."
+                "model must be a fixed function of each example to be verified, but its outputs differ from "
+                "those of its recorded steps; remove branches on values, randomness and operations across "
+                "examples."
             )
 
 

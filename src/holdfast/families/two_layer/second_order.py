@@ -79,9 +79,9 @@ def pairs_of(model: TwoLayer) -> UnitPairs:
         ones = others = units
     if not torch.equal(output[ones], -output[others]):
         raise InputError(
-            "model must have units in pairs with opposite output weights for method 'second-order', but "
-            "its output weights"
-            " differ in more than sign; use TwoLayer(paired=True, train_output=False), or method='crown'."
+            "model must have units in pairs with opposite output weights for method 'second-order', but its "
+            "output weights differ in more than sign; use TwoLayer(paired=True, train_output=False), or "
+            "method='crown'."
         )
     weight = model.weight.detach().double()
     scale = model.scale.double()

@@ -71,9 +71,8 @@ COLUMNS = (
     Column(name="robust: no fit found at", known="observed", style="text"),
 )
 NOTES = (
-    "A width is verified by an exact check of every threat set, not by attacks; a seed is another "
-    "search, and the least width of all seeds counts: "
-    "what one search proves to fit, fits.",
+    "A width is verified by an exact check of every threat set, not by attacks; a seed is another search, "
+    "and the least width of all seeds counts: what one search proves to fit, fits.",
 )
 
 

@@ -175,9 +175,9 @@ def measure(scale: Scale, report: Report) -> Measured:
         notes=(
             f"{len(data.train)} examples, differences of outputs over {STARTS} starts per seed. Lower ends "
             "are proved on these examples, upper ends and losses are those of 40-step PGD.",
-            f"Written in: the limit's solution of radius {FINITE:g} put into a network's weights as in "
-            "the existence proof, nothing trained. "
-            "Trained networks may beat the limit's bracket: they are not linear in their weights.",
+            f"Written in: the limit's solution of radius {FINITE:g} put into a network's weights as in the "
+            "existence proof, nothing trained. Trained networks may beat the limit's bracket: they are not "
+            "linear in their weights.",
         ),
     )
 

@@ -129,8 +129,8 @@ def _known(
             what = ", ".join(key for key in now if there.get(key) != now[key])
             raise RunFolderError(
                 f"out (--out) must be a new folder or one of these settings, but {folder} holds "
-                f"{experiment.name} with others ({what}); choose"
-                " another, or add overwrite=True (--overwrite) to replace it."
+                f"{experiment.name} with others ({what}); choose another, or add overwrite=True "
+                "(--overwrite) to replace it."
             )
     return known
 
@@ -149,9 +149,8 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
         return {entry["name"]: entry for entry in listed if entry["settings"]}
     except (KeyError, TypeError) as error:
         raise RunFolderError(
-            f"{path} must be what `holdfast reproduce` wrote, but cannot be read "
-            f"({type(error).__name__}: {error}); remove it or"
-            " choose another --out."
+            f"{path} must be what `holdfast reproduce` wrote, but cannot be read ({type(error).__name__}: "
+            f"{error}); remove it or choose another --out."
         ) from error
 
 

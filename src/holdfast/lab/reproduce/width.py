@@ -115,8 +115,7 @@ def measure(scale: Scale, report: Report) -> Measured:
         ),
         notes=(
             f"{len(data.train)} examples, parameter radius {RADIUS:g}, {rounds} rounds, step 4, momentum "
-            "0.9. "
-            f"Predicted width {predicted:,}: where the curvature term of "
+            f"0.9. Predicted width {predicted:,}: where the curvature term of "
             f"docs/explanations/certificate.md falls to {GAP:g}.",
             "Pixels are not centred here: their mean dominates the curvature, so that its cost is seen "
             "at small widths.",

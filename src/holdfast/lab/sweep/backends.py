@@ -98,8 +98,7 @@ def on_ray(address: str | None) -> Backend:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InputError(
                     f"--address must be that of a running Ray cluster, got {address!r} "
-                    f"({' '.join(str(error).split())}); "
-                    "start one with `ray start --head`, or leave it out."
+                    f"({' '.join(str(error).split())}); start one with `ray start --head`, or leave it out."
                 ) from error
         try:
             remote = ray.remote(num_cpus=threads, max_retries=TRIES - 1)(run_cell)

@@ -75,14 +75,12 @@ class FiniteProblem:
         if self.gram.shape not in ((len(self.start),) * 2, (self.start.numel(),) * 2):
             raise InputError(
                 f"the kernel must give one number for each pair of {len(self.start)} points, got "
-                f"{tuple(self.gram.shape)}; see"
-                " holdfast.theory.ntk."
+                f"{tuple(self.gram.shape)}; see holdfast.theory.ntk."
             )
         if not bool(self.gram.isfinite().all() and self.start.isfinite().all()):
             raise InputError(
                 "the kernel and the outputs at the start must be finite in float64 on all examples, got "
-                "overflow or NaN; scale the"
-                " examples down."
+                "overflow or NaN; scale the examples down."
             )
         jitter = JITTER * float(self.gram.diagonal().mean().clamp_min(1e-300))
         failed = True

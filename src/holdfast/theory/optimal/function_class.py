@@ -184,7 +184,6 @@ def function_class(kernel: Any, x: Float[Tensor, "n ..."], classes: int) -> Func
     if callable(kernel):
         return KernelClass(kernel, outputs)
     raise InputError(
-        "kernel must be a KernelSpec, a function (x1, x2) -> matrix such as ntk(spec), or an nn.Module "
-        "for its own tangent"
-        f" kernel, got {type(kernel).__name__}; see holdfast.theory."
+        "kernel must be a KernelSpec, a function (x1, x2) -> matrix such as ntk(spec), or an nn.Module for "
+        f"its own tangent kernel, got {type(kernel).__name__}; see holdfast.theory."
     )

@@ -117,9 +117,8 @@ def optimal_robust_loss(
     functions = function_class(kernel, x, classes)
     if int(y.max()) >= max(2, functions.outputs):
         raise InputError(
-            f"labels must lie in 0..{max(2, functions.outputs) - 1} for functions with "
-            f"{functions.outputs} output(s), got {int(y.max())};"
-            " renumber them or give classes."
+            f"labels must lie in 0..{max(2, functions.outputs) - 1} for functions with {functions.outputs} "
+            f"output(s), got {int(y.max())}; renumber them or give classes."
         )
     search = _LossSearch(
         functions=functions,
@@ -308,9 +307,8 @@ class _LossSearch:
         assert best is not None  # rounds >= 1
         if not math.isfinite(best.loss):
             raise InputError(
-                f"the loss of the best function of norm {radius:g} must be finite, got {best.loss}; "
-                "scale the examples down or take a"
-                " smaller radius."
+                f"the loss of the best function of norm {radius:g} must be finite, got {best.loss}; scale "
+                "the examples down or take a smaller radius."
             )
         return best
 
