@@ -534,7 +534,7 @@ def settings() -> dict[str, Call]:
         "reproduce",
         reproduce,
         names=["width", ["none"], 3],
-        setting=["quick"],
+        scale=["quick"],
         out=[3],
         overwrite=[1],
         progress=["bar"],
