@@ -19,7 +19,7 @@ import holdfast as hf
 
 BATCH, RATE = 128, 0.001
 SILENT = {
-    "final_attack": "clean",
+    "closing": "none",
     "certificate": hf.CertificateSettings(trace=False, tighten=0),
     "validation": hf.ValidationSettings(attack="clean", every=10**6),
     "allow_incompatible": True,
@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", default="pgd,trades,fgsm-rs")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     data = hf.data.load(given.data, validation=0.0)
     if len(data.train.y) > given.examples:
         part = data.train
@@ -148,12 +150,12 @@ def main() -> None:
         print(rows[-1], flush=True)
     header = ["recipe", "plain: clean", "robust", "Holdfast: clean", "robust", "time / plain"]
     text = (
-        f"{machine()}\n\n{given.epochs} epochs on {len(data.train.y):,} examples of {data.name}, l-inf {given.eps:g}, batches of {BATCH}, "
+        f"## Recipes against a plain loop\n\n`{command()}`; {machine()}\n\n{given.epochs} epochs on {len(data.train.y):,} examples of {data.name}, l-inf {given.eps:g}, batches of {BATCH}, "
         f"Adam {RATE:g}; 1,000 test examples; percent, mean (spread) over {given.seeds} seeds.\n\n"
         + table(header, rows)
     )
     if given.record:
-        record("Recipes against a plain loop", command(), text)
+        record("recipes", text)
     print(text)
 
 
