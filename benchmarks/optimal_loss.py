@@ -99,7 +99,7 @@ def digits(quick: bool) -> str:
 def mnist(folder: Path, examples: int, radii: list[float], rounds: int) -> str:
     data = hf.data.idx(folder, validation=0.0)
     part = keep_examples(data, examples * len(data.y) // len(data.train)).train
-    model = build_network(NetworkConfig(width=1000, activation="relu"), data, seed=0)
+    model = build_network(NetworkConfig.section("two-layer", width=1000, activation="relu"), data, seed=0)
     threat = hf.LpBall("inf", 0.1, bounds=data.bounds)
     began = time.process_time()
     curve = optimal_robust_loss(

@@ -167,7 +167,7 @@ def test_the_command_that_goes_on_is_one_that_works(tmp_path, network, end):
     """A file's import paths run only where it is trusted, so the command says so."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").touch()
-    config = RunConfig(network=NetworkConfig(name=network))
+    config = RunConfig(network=NetworkConfig.section(network))
     assert _interrupted(tmp_path, config, overwrite=False).endswith(
         f"`holdfast train {tmp_path / 'config.yaml'} {end}"
     )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import holdfast as hf
-from holdfast._registry import ATTACKS, AVERAGING, LOSSES, OBJECTIVES, PERTURBATIONS
+from holdfast._registry import ATTACKS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
 from holdfast._rules import rules_of
 from holdfast.cli.main import main
 from holdfast.config import schema as configuration
@@ -160,7 +160,15 @@ def values_of(path):
 
 
 def test_the_names_written_out_are_those_there_are():
-    assert set(configuration.ACTIVATIONS) == set(ACTIVATIONS)
+    said = NETWORKS.settings("two-layer")["activation"].help
+    assert set(ACTIVATIONS) <= set(said.replace(",", "").split())
+    assert {name for name, made in NETWORKS.items() if not inspect.isfunction(made)} == {
+        "mnist-conv",
+        "preact-resnet",
+        "wide-resnet",
+        "cnn7",
+        "vit",
+    }
     kinds = (
         (ATTACKS, hf.Attack),
         (LOSSES, hf.Loss),
@@ -366,7 +374,12 @@ def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
         for name in ATTACKS
         if name != "transfer"
     ]
-    parts = {"objective": OBJECTIVES, "weight_perturbation": PERTURBATIONS, "averaging": AVERAGING}
+    parts = {
+        "network": NETWORKS,
+        "objective": OBJECTIVES,
+        "weight_perturbation": PERTURBATIONS,
+        "averaging": AVERAGING,
+    }
     others += [
         options_help({}, {part: name}) for part, registry in parts.items() for name in (*registry, "my:A")
     ]
@@ -441,8 +454,8 @@ def test_a_wrong_file_is_refused_in_one_sentence(tmp_path, text, what):
 
 
 def test_limits_hold_from_python_too():
-    with pytest.raises(InputError, match="width must be >= 1, got 0"):
-        NetworkConfig(width=0)
+    with pytest.raises(InputError, match=r"network.width must be a whole number >= 1, got 0"):
+        from_dict({"network": {"width": 0}})
 
 
 def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp_path):
@@ -459,16 +472,16 @@ def test_reading_a_configuration_imports_neither_torch_nor_the_users_modules(tmp
 
 def test_a_dense_network_takes_signed_outputs_and_centred_softplus():
     data = hf.data.digits(classes=(0, 1, 2))
-    config = NetworkConfig(name="dense", width=20, depth=2, activation="csp2", input_layer=False)
+    config = NetworkConfig.section("dense", width=20, depth=2, activation="csp2", input_layer=False)
     signed = build_network(config, data, seed=0)
     assert signed.output == "signed"
     assert signed.width == 24  # a multiple of two signs for each of three outputs
     assert signed.activation.name == "csp2"
     assert signed.input_weight is None
-    gaussian = build_network(NetworkConfig(name="dense", width=21, outputs="dense"), data, seed=0)
+    gaussian = build_network(NetworkConfig.section("dense", width=21, outputs="dense"), data, seed=0)
     assert (gaussian.output, gaussian.width) == ("gaussian", 21)
-    with pytest.raises(InputError, match=r"activation must be .* or csp1, csp2"):
-        NetworkConfig(activation="csp")
+    with pytest.raises(InputError, match=r"a centred softplus is named csp and its temperature"):
+        from_dict({"network": {"activation": "csp"}})
 
 
 def test_an_attack_that_needs_more_than_its_name_is_refused_in_python():

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of adding an attack, a loss, an objective, a data source, an operator and a figure is enough, and all there is to do."""
+"""What CONTRIBUTING.md says of adding an attack, a loss, an objective, a network, a data source, an operator and a figure is enough, and all there is to do."""
 
 import os
 import re
@@ -44,7 +44,8 @@ from holdfast.losses import as_loss, broken_claim
 
 words = ["--data", "moons", "--threat", "l2:0.2", "--attack", "corners", "--attack.tries", "3", "--loss", "smooth-hinge"]
 words += ["--objective", "worse"]
-assert main(["train", *words, "--epochs", "2", "--width", "16", "--out", "run", "--quiet"]) == 0
+assert main(["train", *words, "--epochs", "2", "--network", "bumps", "--network.units", "4", "--out", "run", "--quiet"]) == 0
+assert hf.Run.load("run").weights("last")["centers"].shape == (4, 2)
 assert main(["train", "--attack", "corners", "--help"]) == 0
 assert main(["train", "--attack", "corners", "--attack.tries", "0"]) == 2
 data = hf.data.load("moons", examples=60)
@@ -58,12 +59,12 @@ assert broken_claim(as_loss("smooth-hinge"), 1) == ""
 """
 
 
-def test_an_attack_a_loss_an_objective_and_a_data_source_are_one_definition_and_one_line(tmp_path):
-    """In a copy of the package with the four definitions and the four lines, all commands and functions know them."""
+def test_an_attack_a_loss_an_objective_a_network_and_a_data_source_are_one_definition_and_one_line(tmp_path):
+    """In a copy of the package with the definitions and the lines, all commands and functions know them."""
     package = tmp_path / "holdfast"
     shutil.copytree(Path(hf.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     registry = (package / "_registry.py").read_text()
-    for section in ("attack", "loss", "objective of training", "data source"):
+    for section in ("attack", "loss", "objective of training", "network", "data source"):
         name, entry = line(section)
         assert f"{name} = Registry(\n" in registry
         registry = registry.replace(f"{name} = Registry(\n", f"{name} = Registry(\n    {entry},\n")

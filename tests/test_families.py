@@ -581,7 +581,7 @@ def test_a_network_is_proved_only_while_its_family_is_registered() -> None:
     assert MineCurvature().unproved(Mine())
 
 
-@pytest.mark.parametrize("name", ["two-layer", "dense", "mnist-conv", "nobody"])
+@pytest.mark.parametrize("name", ["two-layer", "dense", "mnist-conv", "vit", "nobody"])
 def test_the_librarys_families_are_not_unregistered(name: str) -> None:
     with pytest.raises(InputError, match="registered"):
         unregister(name)

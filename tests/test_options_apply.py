@@ -9,7 +9,7 @@ import yaml
 
 import holdfast as hf
 from holdfast._imports import Trusted
-from holdfast._registry import ATTACKS, AVERAGING, LOSSES, OBJECTIVES, PERTURBATIONS
+from holdfast._registry import ATTACKS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
 from holdfast.cli.main import main
 from holdfast.config.build import build_threat
 from holdfast.config.options import LEAVES
@@ -36,12 +36,7 @@ ALTERNATIVES = {
         "a file": "some.npz",
     },
     ("threat", "spec"): {"ball": "linf:0.1", "sphere": "sphere:0.1", OWN: "my_package:Threat"},
-    ("network", "name"): {
-        "two-layer": "two-layer",
-        "dense": "dense",
-        "mnist-conv": "mnist-conv",
-        OWN: "my_package:Net",
-    },
+    ("network", "name"): {name: name for name in NETWORKS} | {OWN: "my_package:Net"},
     **{
         (section, "name"): {name: name for name in ATTACKS if name != "transfer"} | {OWN: "my_package:Attack"}
         for section in ("attack", "evaluation", "final")
@@ -125,7 +120,7 @@ def test_the_command_line_and_a_file_say_the_same(path, tag, value, fits, defaul
     [
         (
             ["--network", "mnist-conv", "--width", "5000"],
-            "network.width must go with network.name two-layer or dense, got it with mnist-conv",
+            "network.width must go with network.name two-layer or dense or preact-resnet or cnn7, got it with mnist-conv",
         ),
         (
             ["--attack", "fgsm", "--attack.steps", "50"],
@@ -161,12 +156,12 @@ def test_an_option_that_picks_another_alternative_takes_the_place_of_what_the_fi
     file = tmp_path / "run.yaml"
     file.write_text("network: {name: two-layer, width: 64, paired: false}\nfinal: {name: pgd, steps: 7}\n")
     config, _ = read_config([str(file), "--network", "mnist-conv", "--final", "fgsm"])
-    assert config.network == NetworkConfig(name="mnist-conv")
+    assert config.network == NetworkConfig.section("mnist-conv")
     assert config.final.name == "fgsm"
 
 
 def test_what_is_written_reads_back_whatever_was_chosen():
-    for name in ("mnist-conv", "dense", "two-layer"):
+    for name in NETWORKS:
         for attack in ALTERNATIVES["attack", "name"].values():
             run = RunConfig()
             run = dataclasses.replace(
@@ -178,9 +173,9 @@ def test_what_is_written_reads_back_whatever_was_chosen():
 
 
 def test_settings_made_in_python_are_held_to_the_same():
-    with pytest.raises(InputError, match="width must go with name"):
-        NetworkConfig(name="mnist-conv", width=64)
-    assert not applies(NetworkConfig(name="mnist-conv"), "width")
+    with pytest.raises(InputError, match=r"network\.width must go with network\.name"):
+        with_entries(NetworkConfig.section("mnist-conv"), {"width": 64}, "network")
+    assert not applies(NetworkConfig.section("mnist-conv"), "width")
 
 
 @pytest.mark.parametrize(

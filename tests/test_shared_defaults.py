@@ -20,7 +20,8 @@ from holdfast.lab.sweep.backends import in_turn
 from holdfast.lab.sweep.grid import OWN, read_grid
 
 NONE = object()  # an option that Python has no parameter for
-NETWORK, THREAT = NetworkConfig(), ThreatConfig()
+NETWORK, DENSE = NetworkConfig.section("two-layer"), NetworkConfig.section("dense")
+THREAT = ThreatConfig()
 
 
 def default(function, name):
@@ -66,7 +67,7 @@ OPTIONS = {
     "plan": {
         "network": [NETWORK.name],
         "activation": [NETWORK.activation],
-        "network.depth": [NETWORK.depth],
+        "network.depth": [DENSE.depth],
         "network.center": [NETWORK.center],
         "radii": [default(plan, "radii")],
         "target_loss": [default(plan, "target_loss")],

@@ -33,7 +33,7 @@ class Declared:
 
 @cache
 def declared(path: str) -> dict[str, Declared]:
-    """The parameters of the dataclass or function ``module:Name`` of this library, by name.
+    """The parameters of the dataclass, class or function ``module:Name`` of this library, by name.
 
     >>> declared("attacks.pgd:PGD")["steps"].default
     10
@@ -70,10 +70,14 @@ def _choices(tree: ast.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _parameters(found: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, ast.expr, ast.expr | None]]:
-    """Fields of a dataclass, or parameters of a function with a default, with their annotation and
+    """Fields of a dataclass, or parameters of a function or of a constructor, with their annotation and
     default.
     """
     if isinstance(found, ast.ClassDef):
+        own = [node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+        if own:
+            yield from _parameters(own[0])
+            return
         for node in found.body:
             match node:
                 case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=default):
@@ -96,7 +100,7 @@ def _type(annotation: ast.expr, words: dict[str, Any]) -> Any:
             return _type(left, words) | _type(right, words)
         case ast.Constant(value=None):
             return None
-        case ast.Subscript(value=ast.Name(id="tuple")):
+        case ast.Subscript(value=ast.Name(id="tuple" | "Sequence")):
             return tuple[int, ...]
         case ast.Name(id=name):
             return words.get(name, str)

@@ -77,6 +77,15 @@ LOSSES = Registry(
     dlr="attacks.margins:DLR",
     targeted_dlr="attacks.margins:TargetedDLR",
 )
+NETWORKS = Registry(
+    two_layer="networks.for_data:two_layer",
+    dense="networks.for_data:dense",
+    mnist_conv="networks.conv:MNISTConv",
+    preact_resnet="networks.preact_resnet:PreActResNet",
+    wide_resnet="networks.wide_resnet:WideResNet",
+    cnn7="networks.cnn7:CNN7",
+    vit="networks.vit:ViT",
+)
 DATA = Registry(
     digits="data.digits:digits",
     spheres="data.synthetic:spheres",

@@ -21,8 +21,8 @@ The folder gets plan.json and plan.html. Below a curve no function of that radiu
 attack took above it (observed). Nothing is trained."""
 
 
-NETWORK = NetworkConfig()
-"""As `holdfast train` builds it."""
+NETWORK, DENSE = NetworkConfig.section("two-layer"), NetworkConfig.section("dense")
+"""As `holdfast train` builds them."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -36,11 +36,11 @@ def run(argv: Sequence[str]) -> int:
     from holdfast.cli.planned import show_plan
     from holdfast.cli.terminal import console
     from holdfast.config.build import build_data, build_network, build_threat
-    from holdfast.config.schema import NTK_SCALED, DataConfig, ThreatConfig, with_entries
+    from holdfast.config.schema import DataConfig, ThreatConfig, with_entries
     from holdfast.jobs.plan import PROBE_WIDTH, plan
 
     chosen: dict[str, Any] = {"name": Trusted(given.network)}
-    chosen |= {"width": PROBE_WIDTH} if given.network in NTK_SCALED else {}
+    chosen |= {"width": PROBE_WIDTH} if given.network in (NETWORK.name, DENSE.name) else {}
     chosen |= {"depth": vars(given)["network.depth"]} if "--network.depth" in given.given else {}
     chosen |= {"activation": given.activation} if "--activation" in given.given else {}
     chosen |= {"center": vars(given)["network.center"]} if "--network.center" in given.given else {}
@@ -79,7 +79,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--activation", default=NETWORK.activation, help="of the hidden units")
     parser.add_argument(
-        "--network.depth", type=count, default=NETWORK.depth, help="trained layers of a dense network"
+        "--network.depth", type=count, default=DENSE.depth, help="trained layers of a dense network"
     )
     parser.add_flag("--network.center", help="subtract the mean of the inputs (two layers)")
     parser.add_argument(

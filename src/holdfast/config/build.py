@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast import _imports as imports
 from holdfast import data as datasets
-from holdfast._registry import LOSSES
+from holdfast._registry import LOSSES, NETWORKS
 from holdfast._tensors import flatten, generator
 from holdfast.attacks import Attack
 from holdfast.config.schema import (
@@ -28,10 +29,7 @@ from holdfast.data.base import Dataset
 from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError
 from holdfast.losses import Loss
-from holdfast.networks.conv import MNISTConv
-from holdfast.networks.dense import Dense
 from holdfast.networks.linearised import Linearised
-from holdfast.networks.two_layer import TwoLayer
 from holdfast.threats import Threat, as_threat
 from holdfast.training import optimizers
 from holdfast.training.averaging import Averaging
@@ -44,7 +42,6 @@ PROBED, PROBES = 32, 4
 """Examples and directions with which a user's own threat is tried against the box and the fixed features."""
 BOX_SPARE = 1e-6
 """Share of the box by which rounding may lead out of it."""
-DOMAIN_NORM = math.sqrt(3) / 2  # beside a constant 1/2, unit vectors: the domain of Gao et al. 2019
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,71 +195,36 @@ def build_network(config: NetworkConfig, data: Dataset, *, seed: int) -> nn.Modu
     """The network, its initial weights fixed by ``seed``; its tangent there where ``linearised``."""
     if config.linearised:
         return Linearised(build_network(replace(config, linearised=False), data, seed=seed))
-    if config.name == "two-layer":
-        center = (
-            flatten(data.train.x).mean(0, dtype=torch.float64).to(data.x.dtype) if config.center else None
-        )
-        return TwoLayer(
-            data.features,
-            data.classes,
-            _even_width(config, data.classes),
-            config.activation,
-            outputs=config.outputs,
-            paired=config.paired,
-            train_output=config.train_output,
-            scale=config.scale or _domain_scale(data, center),
-            center=center,
-            constant=config.constant,
-            seed=seed,
-        )
-    if config.name == "dense":
-        return Dense(
-            data.features,
-            data.classes,
-            _even_width(config, data.classes),
-            config.depth,
-            config.activation,
-            output="signed" if config.outputs == "signed" else "gaussian",
-            input_layer=config.input_layer,
-            seed=seed,
-        )
-    if config.name == "mnist-conv":
-        return _conv(data, seed)
     offers = {"features": data.features, "classes": data.classes, "shape": data.shape, "seed": seed}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network: nn.Module = imports.call(config.name, config.init_args, offers)
+    network: nn.Module
+    if config.name in NETWORKS:
+        target = NETWORKS[config.name]
+        if "channels" in signature(target).parameters:
+            offers |= _image(config.name, data, sized="size" in signature(target).parameters)
+        network = imports.made(config.name, target, _declared(config), {**offers, "data": data})
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = imports.call(config.name, config.init_args, offers)  # type: ignore[attr-defined]
     _refuse_other(network, nn.Module, config.name)
     return network
 
 
-def _even_width(config: NetworkConfig, classes: int) -> int:
-    """The width rounded up to what the signs of the outputs divide, so that one width serves data of any
-    classes.
+def _image(name: str, data: Dataset, *, sized: bool) -> dict[str, int]:
+    """Channels and size of one example as an image: as it is, or flattened and grey.
+
+    Raises:
+        InputError: it is no image, or no square one where the network needs that.
     """
-    outputs = 1 if classes == 2 else classes
-    deep = config.name == "dense"
-    signed = config.outputs == "signed" or (classes == 2 and not deep)
-    unit = 2 * outputs if signed else 2 if config.paired and not deep else 1
-    return -(-config.width // unit) * unit
-
-
-def _domain_scale(data: Dataset, center: Tensor | None) -> float:
-    """The factor that gives the (centred) training examples the mean norm of the paper's domain."""
-    rows = flatten(data.train.x).double()
-    mean = float((rows if center is None else rows - center).norm(dim=1).mean())
-    return DOMAIN_NORM / mean if mean > 0 else 1.0
-
-
-def _conv(data: Dataset, seed: int) -> nn.Module:
     channels = data.shape[0] if len(data.shape) == 3 else 1
     size = math.isqrt(data.features // channels)
-    if channels * size * size != data.features:
+    square = channels * size * size == data.features and len(data.shape) in (1, 3)
+    if not square and (sized or len(data.shape) != 3):
         raise InputError(
-            f"mnist-conv needs square images, got examples of shape {data.shape}; choose --network "
-            "two-layer or dense."
+            f"{name} needs {'square ' if sized else ''}images, got examples of shape {data.shape}; choose "
+            "--network two-layer or dense."
         )
-    return MNISTConv(data.classes, channels, size, seed=seed)
+    return {"channels": channels, "size": size}
 
 
 def build_attack(config: AttackConfig) -> Attack:
@@ -276,18 +238,21 @@ def build_tagged(config: Tagged, kind: type) -> Any:
     path.
     """
     if config.name in config.registry:
-        settings = {
-            entry.name: getattr(config, entry.name) for entry in fields(config) if entry.metadata["declared"]
-        }
-        return config.registry[config.name](
-            **{
-                key: build_tagged(value, Attack) if isinstance(value, AttackConfig) else value
-                for key, value in settings.items()
-            }
-        )
+        return config.registry[config.name](**_declared(config))
     made = imports.call(config.name, config.init_args, {})  # type: ignore[attr-defined]
     _refuse_other(made, kind, config.name)
     return made
+
+
+def _declared(config: Tagged) -> dict[str, Any]:
+    """The settings that the class of the alternative declares, attacks among them built."""
+    settings = {
+        entry.name: getattr(config, entry.name) for entry in fields(config) if entry.metadata["declared"]
+    }
+    return {
+        key: build_tagged(value, Attack) if isinstance(value, AttackConfig) else value
+        for key, value in settings.items()
+    }
 
 
 def build_objective(config: ObjectiveConfig) -> Objective:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
-from holdfast._registry import ATTACKS, AVERAGING, DATA, LOSSES, OBJECTIVES, PERTURBATIONS, Registry
+from holdfast._registry import ATTACKS, AVERAGING, DATA, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS, Registry
 from holdfast._rules import (
     FLAG,
     LARGEST_RADIUS,
@@ -38,23 +38,6 @@ from holdfast.errors import InputError
 Arguments = dict[str, Any]
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
-# Written out here so that a wrong name is refused before torch is imported; a test holds them against what
-# there is.
-NETWORKS = ("two-layer", "dense", "mnist-conv")
-ACTIVATIONS = (
-    "softplus",
-    "relu",
-    "leaky-relu",
-    "relu2",
-    "elu",
-    "sigmoid",
-    "tanh",
-    "erf",
-    "gelu",
-    "silu",
-    "identity",
-)
-CENTRED_SOFTPLUS = (r"csp\d+(\.\d+)?", "csp1, csp2, ... (centred softplus of that temperature)")
 NORMS = ("linf", "l2", "l1")
 OPTIMIZERS = ("auto", "sgd", "adam", "adamw")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
@@ -62,7 +45,6 @@ PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = "your own"
 """The alternative that an import path is."""
 CLOSINGS = ("auto", "none", "fast", "standard")
-NTK_SCALED = ("two-layer", "dense")
 
 
 def _option(
@@ -75,7 +57,6 @@ def _option(
     below: float | int | None = None,
     names: tuple[str, ...] = (),
     own: bool = True,
-    family: tuple[str, str] | None = None,
     what: str | None = None,
     most: float | int | None = None,
     of: dict[str, tuple[Any, ...]] | None = None,
@@ -85,17 +66,15 @@ def _option(
     """A field with what the command line needs: a help text, a short name, and the numbers or the names
     allowed.
 
-    With ``own`` the import path of something of the user's stands beside the names; so does a ``family`` of
-    names, a pattern and how to say it. ``of`` is the one place that says where a setting belongs:
-    alternatives of another entry of its section, such as ``{"name": ("two-layer", "dense")}``; with any other
-    alternative it does not apply, and is refused. What is ``declared`` by the class that takes it is checked
-    by that class's rules.
+    With ``own`` the import path of something of the user's stands beside the names. ``of`` is the one place
+    that says where a setting belongs: alternatives of another entry of its section, such as
+    ``{"name": ("two-layer", "dense")}``; with any other alternative it does not apply, and is refused. What
+    is ``declared`` by the class that takes it is checked by that class's rules.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
     facts |= {
         "names": names,
         "own": own,
-        "family": family,
         "what": what or short,
         "most": most,
         "of": of or {},
@@ -133,10 +112,13 @@ class Tagged(_Checked):
     class or function declares.
 
     A setting annotated ``Attack`` is a section of its own. Anything else without a default, such as a second
-    network, no text can give.
+    network, no text can give; what is ``offered`` by other sections, none has to. The settings in ``shorts``
+    have their name for an option too.
     """
 
     registry: ClassVar[Registry]
+    offered: ClassVar[tuple[str, ...]] = ()
+    shorts: ClassVar[tuple[str, ...]] = ()
     name: str
 
     @classmethod
@@ -188,9 +170,13 @@ def _alternative(base: Any, name: str) -> Any:
     if name == OWN:
         entries = [("init_args", Arguments, _option({}, "arguments of your own, as {key: value}"))]
     for key, one in registry.settings(name).items() if name != OWN else ():
+        if key in base.offered:
+            continue
         nested = one.annotation == "Attack"
         default = AttackConfig.section("pgd") if nested else one.default
-        entries.append((key, AttackConfig if nested else one.type, _option(default, one.help, declared=True)))
+        short = key if key in base.shorts else None
+        option = _option(default, one.help, short=short, declared=True)
+        entries.append((key, AttackConfig if nested else one.type, option))
     return make_dataclass(
         base.__name__,
         entries,
@@ -321,13 +307,13 @@ def is_path(name: str) -> bool:
 
 
 def _check_name(entry: Field[Any], value: str) -> None:
-    names, own, family = (entry.metadata[key] for key in ("names", "own", "family"))
-    if value in names or (own and is_path(value)) or (family and re.fullmatch(family[0], value)):
+    names, own = entry.metadata["names"], entry.metadata["own"]
+    if value in names or (own and is_path(value)):
         return
     what = entry.metadata["what"] or entry.name
     close = difflib.get_close_matches(value, names, n=1)
     remedy = f"did you mean {close[0]}?" if close else "use one of these."
-    path = " or an import path like my_package:Name" if own else f" or {family[1]}" if family else ""
+    path = " or an import path like my_package:Name" if own else ""
     raise InputError(f"{what} must be {', '.join(names)}{path}, got {value!r}; {remedy}")
 
 
@@ -396,63 +382,17 @@ class ThreatConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(_Checked):
-    """The network. Its inputs are ``scale * (x - center)`` with ``constant`` appended (two layers)."""
+class NetworkConfig(Tagged):
+    """The network; the settings of each are those of its class, but for what the data say of it."""
 
+    registry: ClassVar[Registry] = NETWORKS
+    offered: ClassVar[tuple[str, ...]] = ("data", "features", "classes", "shape", "channels", "size", "seed")
+    shorts: ClassVar[tuple[str, ...]] = ("width", "activation")
     name: str = _option(
-        "two-layer", "two-layer, dense, mnist-conv, or my_package.module:Net", short="network", names=NETWORKS
-    )
-    init_args: Arguments = _option({}, "arguments of your own network, as {key: value}", of={"name": (OWN,)})
-    width: int = _option(
-        2000,
-        "hidden units in a layer (two layers: rounded up to as many of each sign for every output)",
-        short="width",
-        least=1,
-        of={"name": NTK_SCALED},
-    )
-    depth: int = _option(2, "trained layers of a dense network", least=1, of={"name": ("dense",)})
-    input_layer: bool = _option(
-        True,
-        "a fixed random map before the first trained layer of a dense network, as the paper has",
-        of={"name": ("dense",)},
-    )
-    activation: str = _option(
-        "softplus",
-        ", ".join(ACTIVATIONS) + f", or {CENTRED_SOFTPLUS[1]}",
-        short="activation",
-        names=ACTIVATIONS,
-        own=False,
-        family=CENTRED_SOFTPLUS,
-        of={"name": NTK_SCALED},
-    )
-    outputs: Literal["signed", "dense"] = _option(
-        "signed",
-        "output weights: one-hot rows with a sign, or dense rows (dense network: Gaussian ones)",
-        of={"name": NTK_SCALED},
-    )
-    paired: bool = _option(
-        True,
-        "start at output 0: each unit twice, with opposite output weights (two layers)",
-        of={"name": ("two-layer",)},
-    )
-    train_output: bool = _option(
-        False, "train the output weights of a two-layer network too", of={"name": ("two-layer",)}
-    )
-    center: bool = _option(
-        True,
-        "subtract the mean of the training part (two layers): a tighter certificate",
-        of={"name": ("two-layer",)},
-    )
-    scale: float | None = _option(
-        None,
-        "factor on the inputs (two layers); left out, their mean norm becomes sqrt(3)/2",
-        above=0,
-        of={"name": ("two-layer",)},
-    )
-    constant: float | None = _option(
-        0.5,
-        "constant appended to the inputs (two layers), as a bias; null for none",
-        of={"name": ("two-layer",)},
+        "two-layer",
+        f"{', '.join(NETWORKS)}, or my_package.module:Net",
+        names=tuple(NETWORKS),
+        what="network",
     )
     linearised: bool = _option(
         False,
@@ -677,7 +617,7 @@ class RunConfig(_Checked):
 
     data: DataConfig = _section(DataConfig(), "data")
     threat: ThreatConfig = _section(ThreatConfig(), "threat")
-    network: NetworkConfig = _section(NetworkConfig(), "network")
+    network: NetworkConfig = _section(NetworkConfig.section("two-layer"), "network")
     attack: AttackConfig = _section(AttackConfig.section("pgd"), "attack in training")
     evaluation: AttackConfig = _section(
         AttackConfig.section("pgd", steps=20), "attack after every epoch, on the validation part"

@@ -271,7 +271,10 @@ def _no_attack(subject: Subject) -> Found | None:
 
 def _training_mode(subject: Subject) -> Found | None:
     x, _ = subject.right
-    if not subject.training or len(x) == 0 or not _differ(subject.outputs(x), subject.outputs(x, "train")):
+    if not subject.training or len(x) == 0:
+        return None
+    twice = torch.cat([x, x])  # batch norm refuses to train on one example
+    if not _differ(subject.outputs(twice), subject.outputs(twice, "train")):
         return None
     return (
         "warning",

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from holdfast._arguments import MODEL
+from holdfast._registry import NETWORKS
 from holdfast._rules import TEXT, kind, takes
 from holdfast.curvature.base import Curvature
 from holdfast.curvature.linearity import LocalLinearity
@@ -15,15 +16,17 @@ from holdfast.families.dense import DenseFamily
 from holdfast.families.exact import exact_core, forget, note, origin, why_not_exact
 from holdfast.families.linearised import LinearisedNetworks
 from holdfast.families.mnist_conv import MNISTConvNetworks
+from holdfast.families.named import named
 from holdfast.families.two_layer import TwoLayerFamily
 
 _KNOWN: dict[str, NetworkFacts[Any]] = {}
-_LIBRARY: tuple[NetworkFacts[Any], ...] = (
+_SPECIAL: tuple[NetworkFacts[Any], ...] = (
     TwoLayerFamily(),
     DenseFamily(),
     LinearisedNetworks(),
     MNISTConvNetworks(),
 )
+_LIBRARY = (*_SPECIAL, *(named(name) for name in NETWORKS if name not in {one.name for one in _SPECIAL}))
 
 
 @takes(family=kind(NetworkFacts, what="a holdfast.families.Family", hint="make an instance of yours"))

@@ -282,7 +282,7 @@ def plan(
     threat, loss = as_threat(threat, bounds=data.bounds, fixed=data.fixed), as_loss(loss)
     check_data(data, threat)
     if model is None:
-        model = build_network(NetworkConfig(width=PROBE_WIDTH), data, seed=seed)
+        model = build_network(NetworkConfig.section("two-layer", width=PROBE_WIDTH), data, seed=seed)
     check_model(model, data)
     found = _separation(data, threat, seen)
     part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
