@@ -357,7 +357,7 @@ def test_load_finds_each_kind(mnist_like, tmp_path):
         (
             "cifar",
             {},
-            "digits, spheres, forced, shattering, separated, a folder with IDX files, or an .npz file, got 'cifar'",
+            "digits, spheres, forced, shattering, separated, a folder with IDX, CIFAR or image files, or an .npz file, got 'cifar'",
         ),
         ("digits", {"class": (1,)}, "did you mean 'classes'"),
         ("digits", {"features": "globe"}, "features must be one of"),

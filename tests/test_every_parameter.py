@@ -252,6 +252,11 @@ GOOD = {
     "TwoLayer": {"features": 4, "classes": 2, "width": 8},
     "Dense": {"features": 4, "classes": 2, "width": 8, "depth": 2},
     "MNISTConv": {"size": 8},
+    "PreActResNet": {"classes": 3, "width": 2, "blocks": (1,)},
+    "WideResNet": {"classes": 3, "depth": 10, "widen": 1},
+    "CNN7": {"classes": 3, "size": 4, "width": 1},
+    "ViT": {"classes": 3, "size": 4, "dim": 4, "depth": 1, "heads": 1},
+    "Normalize": {"mean": (0.5,), "std": (0.5,)},
     "Linearised": {"model": nn.Linear(4, 2)},
     "LogOutputs": {"model": nn.Linear(4, 2)},
     "activation_named": {"name": "relu"},
@@ -284,6 +289,9 @@ GOOD = {
     "read_figures": {"folder": "none"},
     "idx": {"folder": "none"},
     "npz": {"file": "none.npz"},
+    "cifar": {"folder": "none"},
+    "image_folder": {"folder": "none"},
+    "from_dataset": {"train": [(torch.ones(2), 0), (torch.zeros(2), 1)], "validation": 0.0},
 }
 
 

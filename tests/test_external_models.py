@@ -82,15 +82,52 @@ def saved_weights(package, how):
             torch.save({"epoch": 3, "state_dict": state}, path)
         case "parallel":
             torch.save({f"module.{name}": value for name, value in state.items()}, path)
+        case "compiled, wrapped and nested":
+            inner = {f"_orig_mod.module.model.{name}": value for name, value in state.items()}
+            torch.save({"epoch": 3, "best": 0.5, "model_state_dict": inner}, path)
+        case "under model":
+            torch.save({"model": {f"model.{name}": value for name, value in state.items()}}, path)
     return other(X), path
 
 
-@pytest.mark.parametrize("how", ["safetensors", "torch", "old torch", "checkpoint", "parallel"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "safetensors",
+        "torch",
+        "old torch",
+        "checkpoint",
+        "parallel",
+        "compiled, wrapped and nested",
+        "under model",
+    ],
+)
 def test_weights_are_loaded_into_it(package, how):
     outputs, path = saved_weights(package, how)
     torch.manual_seed(2)
     assert not torch.allclose(network(package)(X), outputs)
     torch.testing.assert_close(network(package, weights=path)(X), outputs, rtol=0, atol=0)
+
+
+def test_weights_are_loaded_into_a_network_that_is_there(package):
+    outputs, path = saved_weights(package, "parallel")
+    own = network(package).train()
+    found = load_model(own, weights=path)
+    assert found is own
+    assert not found.training
+    torch.testing.assert_close(found(X), outputs, rtol=0, atol=0)
+    with pytest.raises(InputError, match="init_args must go with a class or function, but Net is a network"):
+        load_model(own, init_args={"width": 3})
+
+
+def test_names_of_which_only_some_have_a_prefix_are_refused_as_they_are(package):
+    state = network(package).state_dict()
+    mixed = {
+        f"module.{name}" if number else name: value for number, (name, value) in enumerate(state.items())
+    }
+    torch.save(mixed, package / "w.pt")
+    with pytest.raises(InputError, match=r"it has besides module\."):
+        network(package, weights=package / "w.pt")
 
 
 class Harmful:

@@ -93,4 +93,4 @@ DATA = Registry(
     shattering="data.forced:shattering",
     separated="data.forced:separated",
 )
-"""Beside folders of IDX files and ``.npz`` files, which go by their path."""
+"""Beside folders of IDX, CIFAR and image files and ``.npz`` files, which go by their path."""

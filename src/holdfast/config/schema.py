@@ -323,7 +323,7 @@ class DataConfig(_Checked):
 
     name: str = _option(
         "digits",
-        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), a .npz file, or module:function "
+        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), of CIFAR or of images, a .npz file, or module:function "
         "for your own",
         short="data",
     )

@@ -2,7 +2,7 @@
 change.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -160,8 +160,12 @@ class Dataset(Shown):
         return self.part(self.split.test)
 
 
-DATASET = kind(
-    Dataset,
-    what="a holdfast Dataset",
-    hint="holdfast.data.from_tensors(x, y) makes one, holdfast.data.load('digits') reads one",
-)
+def _hint(value: object) -> str:
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | Tensor):
+        return "holdfast.data.from_dataset(train, test) makes one of a torch Dataset"
+    if hasattr(value, "dataset"):
+        return "holdfast.data.from_dataset(loader.dataset) makes one of a torch DataLoader's data"
+    return "holdfast.data.from_tensors(x, y) makes one, holdfast.data.load('digits') reads one"
+
+
+DATASET = replace(kind(Dataset, what="a holdfast Dataset"), hint=_hint)

@@ -8,21 +8,30 @@ from pathlib import Path
 from holdfast._registry import DATA
 from holdfast._rules import PATH, takes
 from holdfast.data.base import Dataset
+from holdfast.data.cifar import cifar, is_cifar_folder
 from holdfast.data.idx import idx, is_idx_folder
+from holdfast.data.image_folder import image_folder, is_image_folder
 from holdfast.data.npz import npz
 from holdfast.errors import InputError
+
+FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[..., Dataset]], ...] = (
+    (is_idx_folder, idx),
+    (is_cifar_folder, cifar),
+    (is_image_folder, image_folder),
+)
+"""How a folder is known, and who reads it."""
 
 
 @takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: of the library, a folder with IDX files, or an ``.npz`` file.
+    """The data set called ``name``: of the library, a folder of IDX, CIFAR or image files, or an ``.npz`` file.
 
     Names are the words of `holdfast._registry.DATA`. Every loader takes ``features``, ``validation``,
     ``test``, ``seed`` and ``dtype``.
 
     Args:
         name: ``digits``, ``spheres``, ..., or a path.
-        **options: go to the function of that name, to `idx` or to `npz`.
+        **options: go to the function of that name, to `idx`, `cifar`, `image_folder` or `npz`.
 
     Raises:
         InputError: nothing of that name, an option the loader does not take, or what the loader refuses.
@@ -48,16 +57,18 @@ def _loader(name: str | Path) -> tuple[Callable[..., Dataset], tuple[Path, ...]]
         return DATA[str(name)], ()
     path = Path(name).expanduser()
     if path.is_dir():
-        if is_idx_folder(path):
-            return idx, (path,)
+        for known, loader in FOLDERS:
+            if known(path):
+                return loader, (path,)
         raise InputError(
-            f"data folder {str(name)!r} must hold train-images-idx3-ubyte, plain or .gz, got none; check "
-            "the path."
+            f"data folder {str(name)!r} must hold train-images-idx3-ubyte (plain or .gz), CIFAR's "
+            "data_batch_1.bin or train.bin, or a folder of .png or .jpg images for each class, got none of "
+            "these; check the path."
         )
     if path.suffix == ".npz" and path.is_file():
         return npz, (path,)
     near = difflib.get_close_matches(str(name).lower(), DATA, 1)
     raise InputError(
-        f"data must be {', '.join(DATA)}, a folder with IDX files, or an .npz file, got {str(name)!r}; "
+        f"data must be {', '.join(DATA)}, a folder with IDX, CIFAR or image files, or an .npz file, got {str(name)!r}; "
         + (f"did you mean {near[0]!r}?" if near else "check the spelling or the path.")
     )

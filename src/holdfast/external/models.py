@@ -19,6 +19,7 @@ from holdfast.external.onnx import load_onnx
 from holdfast.external.programs import load_exported, load_torchscript
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")  # where checkpoints keep their state dict
+_PREFIXES = ("module.", "model.", "_orig_mod.")  # of nn.DataParallel, of modules around it, of torch.compile
 _SHOWN = 3  # keys named in an error
 _ONNX_SUFFIXES = ((".onnx",), (".onnx", ".gz"))
 _NAMES = {"torchscript": "TorchScript", "export": "torch.export"}
@@ -26,13 +27,13 @@ _PROGRAMS = {"torchscript": load_torchscript, "export": load_exported}
 
 
 @takes(
-    source=kind(str, Path, what="an import path or a file"),
+    source=kind(str, Path, nn.Module, what="an import path, a file or a network"),
     weights=maybe(PATH),
     init_args=maybe(MAPPING),
     trusted=FLAG,
 )
 def load_model(
-    source: str | Path,
+    source: str | Path | nn.Module,
     *,
     weights: str | Path | None = None,
     init_args: Mapping[str, Any] | None = None,
@@ -44,10 +45,11 @@ def load_model(
         source: an import path (``my_package.module:Net`` or ``my_package.module.Net``: a class or function
             that makes the network, or the network itself), which runs that code; or a file, known by its
             content and name: ONNX (``.onnx``, ``.onnx.gz``), read without executing anything; TorchScript or
-            ``torch.export`` (``.pt2``), which are programs.
-        weights: for an import path: a safetensors file or a state dict saved by ``torch.save``, loaded
+            ``torch.export`` (``.pt2``), which are programs; or a network, to put weights into.
+        weights: for a network or its import path: a safetensors file or a state dict saved by ``torch.save``, loaded
             without executing code (``weights_only=True``); a checkpoint that holds it under ``state_dict``,
-            ``model_state_dict`` or ``model`` is understood.
+            ``model_state_dict`` or ``model`` is understood, and so are names that all begin with ``module.``,
+            ``model.`` or ``_orig_mod.``.
         init_args: arguments for what the import path names.
         trusted: whether programs may be loaded. TorchScript runs in torch's interpreter and not in Python,
             but its operations can read and write files, and reading it was never made safe against malicious
@@ -64,7 +66,7 @@ def load_model(
     >>> hf.load_model("torch.nn:Linear", init_args={"in_features": 3, "out_features": 2})
     Linear(in_features=3, out_features=2, bias=True)
     """
-    path = Path(source)
+    path = Path() if isinstance(source, nn.Module) else Path(source)
     if path.is_file() or _looks_like_file(path):
         if weights is not None or init_args:
             raise InputError(
@@ -72,7 +74,9 @@ def load_model(
                 "out, or name the class."
             )
         return _from_file(path, trusted)
-    model = _made(_imports.Trusted(source), init_args or {})  # whoever calls this wrote the path
+    # whoever calls this wrote the path
+    name = source if isinstance(source, nn.Module) else _imports.Trusted(source)
+    model = _made(name, init_args or {})
     if weights is not None:
         _fill(model, read_weights(weights), Path(weights))
     return model.eval()
@@ -135,7 +139,14 @@ def _from_file(path: Path, trusted: bool) -> nn.Module:
     )
 
 
-def _made(source: str, init_args: Mapping[str, Any]) -> nn.Module:
+def _made(source: str | nn.Module, init_args: Mapping[str, Any]) -> nn.Module:
+    if isinstance(source, nn.Module):
+        if init_args:
+            raise InputError(
+                f"init_args must go with a class or function, but {type(source).__name__} is a network "
+                "already; leave them out."
+            )
+        return source
     if ":" not in source and "." not in source:
         raise InputError(
             f"model must be a file or an import path such as my_package.module:Net, got {source!r}; give one."
@@ -233,12 +244,14 @@ def _state_dict(found: object, path: Path) -> dict[str, Tensor]:
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict that fits exactly; names that all begin with ``module.`` come from
-    `nn.DataParallel` and lose it.
+    """Load a state dict that fits exactly; what wrappers of the network put before all of its names is
+    dropped.
     """
     own = model.state_dict()
-    if not own.keys() & state.keys() and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    while not own.keys() & state.keys() and (
+        prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), "")
+    ):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"

@@ -160,7 +160,7 @@ def why_not_exact(model: nn.Module) -> str:
     and `nn.Flatten`), are exact too.
 
     >>> why_not_exact(nn.Linear(2, 2))
-    'Linear is not a network of the library'
+    'Linear is not a network of the library with a proof'
     """
     found = _core(model)
     return "" if isinstance(found, Core) else found
@@ -175,7 +175,7 @@ def _core(model: nn.Module) -> Core | str:
         if noted.family is not None and isinstance(model, kind):
             why = altered(model, kind) or _inconsistent(model, noted) or _shared_storage(model)
             return why or Core(family=noted.family, network=model, prefix="")
-    return f"{type(model).__name__} is not a network of the library"
+    return f"{type(model).__name__} is not a network of the library with a proof"
 
 
 def _wrapped(model: nn.Sequential) -> Core | str:
@@ -277,7 +277,7 @@ def _inconsistent(net: nn.Module, noted: _Noted) -> str:
     """
     name, family = type(net).__name__, noted.family
     if family is None:
-        return f"{name} is not a network of the library"
+        return f"{name} is not a network of the library with a proof"
     try:
         sizes: Sizes = family.sizes(net)
     except Exception as error:  # of a network whose numbers were changed to anything

@@ -10,8 +10,10 @@ from holdfast.networks._images import CHANNELS, CLASSES, SIZE, as_images, draw_w
 
 @takes(classes=CLASSES, channels=CHANNELS, size=SIZE, width=CHANNELS, batch_norm=FLAG, seed=SEED)
 class CNN7(nn.Module):
-    """Five 3x3 convolutions of ``w, w, 2w, 2w, 2w`` channels, the third of stride 2, then ``8 w`` ReLU units (Shi et al.
-    2021, arXiv 2103.17268; before them the large network of Zhang et al. 2020, CROWN-IBP).
+    """Five 3x3 convolutions and two dense layers (Shi et al. 2021, arXiv 2103.17268).
+
+    The convolutions have ``w, w, 2w, 2w, 2w`` channels, the third has stride 2; then come ``8 w`` ReLU units. Without
+    batch norm it is the large network of Gowal et al. 2018, arXiv 1810.12715, and of CROWN-IBP.
 
     Args:
         classes: 2 classes have one signed output, more have one output a class.

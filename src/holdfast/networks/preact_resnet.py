@@ -16,10 +16,9 @@ STAGES = 8
 
 @takes(classes=CLASSES, channels=CHANNELS, width=CHANNELS, blocks=several(DEPTH), seed=SEED)
 class PreActResNet(nn.Module):
-    """Residual network with batch norm and ReLU before each convolution (He et al. 2016, arXiv 1603.05027); by
-    default ResNet-18 for 32x32 images, as robust training uses it (Rice et al. 2020).
+    """Residual network with batch norm and ReLU before each convolution (He et al. 2016, arXiv 1603.05027).
 
-    Stage ``s = 0, 1, ..`` has ``2^s width`` channels and, but for the first, half the height and width of the
+    The default is ResNet-18 for 32x32 images, as robust training uses it (Rice et al. 2020). Stage ``s = 0, 1, ..`` has ``2^s width`` channels and, but for the first, half the height and width of the
     one before. The parameters have the names of published checkpoints (RobustBench), which
     `holdfast.external.load_model` reads.
 

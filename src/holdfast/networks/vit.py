@@ -57,8 +57,9 @@ class _Block(nn.Module):
     seed=SEED,
 )
 class ViT(nn.Module):
-    """Vision transformer with normalisation before each part (Dosovitskiy et al. 2021, arXiv 2010.11929); the mean of
-    the tokens is classified, without a class token (Beyer et al. 2022, arXiv 2205.01580).
+    """Vision transformer with normalisation before each part (Dosovitskiy et al. 2021, arXiv 2010.11929).
+
+    The mean of the tokens is classified, without a class token (Beyer et al. 2022, arXiv 2205.01580).
 
     Args:
         classes: 2 classes have one signed output, more have one output a class.

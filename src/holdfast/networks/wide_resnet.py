@@ -18,10 +18,9 @@ from holdfast.networks._residual import stage
     seed=SEED,
 )
 class WideResNet(nn.Module):
-    """Residual network of three stages of ``16 widen``, ``32 widen`` and ``64 widen`` channels with ``(depth - 4) / 6``
-    blocks each (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
+    """Residual network of three stages, wide rather than deep (Zagoruyko and Komodakis 2016, arXiv 1605.07146).
 
-    The parameters have the names of published checkpoints (TRADES, RobustBench), which
+    The stages have ``16 widen``, ``32 widen`` and ``64 widen`` channels and ``(depth - 4) / 6`` blocks each. The parameters have the names of published checkpoints (TRADES, RobustBench), which
     `holdfast.external.load_model` reads.
 
     Args:
