@@ -167,7 +167,7 @@ WITH_NAN[2:4, 1] = torch.nan
         (GOOD_X[:5], GOOD_Y, {}, "got 5 rows and 6 labels"),
         (GOOD_X[:, 0], GOOD_Y, {}, "at least one of each"),
         (GOOD_X, GOOD_Y.double(), {}, "integer labels"),
-        (GOOD_X, GOOD_Y[:, None], {}, "one label an example"),
+        (GOOD_X, GOOD_Y[:, None], {}, "one label per example"),
         (GOOD_X, GOOD_Y - 1, {}, r"labels 0\.\.1, got \[-1\]"),
         (GOOD_X, GOOD_Y, {"class_names": ("a", "b")}, r"labels 0\.\.1, got \[2\]"),
         (GOOD_X, GOOD_Y * 2, {}, r"got none of \[1, 3\]"),
