@@ -107,7 +107,7 @@ def test_an_unknown_command_names_all_there_are(capsys):
         (["--network", "not_there.module:Net"], "not_there.module"),
         (["--network", "holdfast.errors:Net"], "has no Net"),
         (["--network", "builtins:dict"], "torch.nn"),
-        (["--activation", "relo"], "did you mean relu?"),
+        (["--activation", "relo"], "did you mean 'relu'?"),
         (["--attack", "pdg"], "did you mean pgd?"),
         (["--loss", "hing"], "loss must be cross-entropy, logistic"),
         (["--epochs", "0"], "epochs must be >= 1, got 0"),
