@@ -4,12 +4,15 @@ import ast
 import functools
 import importlib
 import inspect
+import itertools
 import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
 
 import holdfast
+from holdfast.config.commands import COMMANDS
+from holdfast.config.options import options_of
 
 # Command line, jobs and experiments: their public names are those that `holdfast` re-exports, or the commands themselves.
 INTERNAL = {"__main__", "cli", "config", "jobs", "lab", "record"}
@@ -118,12 +121,53 @@ def page(name: str, members: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
+def literal(text: str) -> str:
+    """Help as reStructuredText: what stands between backquotes is code, and so are options."""
+    code = re.split(r"`([^`]+)`|(?<!\S)(--[\w.-]*\w)", text)
+    plain = [re.sub(r"([*|_])", r"\\\1", part) for part in code[::3]]
+    words = [f"``{quoted or option}``" for quoted, option in zip(code[1::3], code[2::3], strict=True)]
+    return "".join(part for pair in itertools.zip_longest(plain, words, fillvalue="") for part in pair)
+
+
+def commands() -> str:
+    """The page of the command line: of every command what it does, its arguments and its options."""
+    lines = ["The command line", "================", ""]
+    lines += [
+        "Every argument and option, as ``holdfast COMMAND --help`` lists them. How they work together is in"
+    ]
+    lines += [":doc:`/howto/command-line`.", ""]
+    for name, kind in COMMANDS.items():
+        options = options_of(kind)
+        said, examples = options.about
+        title = f"holdfast {name}"
+        lines += [title, "-" * len(title), "", f"``{options.usage}``", "", literal(said), ""]
+        shown, _, more = examples.partition("\n\n")
+        lines += ["::", "", shown, "", literal(more), ""]
+        for section, rows in options.described().items():
+            lines += [f".. list-table:: {section}", "   :widths: 34 48 18", "   :header-rows: 1"]
+            lines += ["   :class: names", "", "   * - name", "     - meaning", "     - left out"]
+            for row in rows:
+                names = ", ".join(f"``{word}``" for word in row.names.split(", "))
+                lines += [f"   * - {names}", f"     - {literal(row.help)}"]
+                lines += [f"     - ``{row.default}``" if row.default else "     -"]
+            lines.append("")
+    return "\n".join(lines)
+
+
 def index(pages: dict[str, dict[str, object]]) -> str:
     """The page that leads to all others, and to every name of `import holdfast as hf`."""
     lines = ["API reference", "=============", ""]
     lines += ["Every public name, from the docstrings. Shapes are written as jaxtyping writes them:"]
-    lines += ['``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.', ""]
-    lines += [".. toctree::", "   :maxdepth: 1", "   :hidden:", "", *(f"   {name}" for name in pages), ""]
+    lines += ['``Float[Tensor, "batch features"]`` is a floating-point tensor with two axes.']
+    lines += ["The options of ``holdfast`` are listed in :doc:`command_line`.", ""]
+    lines += [
+        ".. toctree::",
+        "   :maxdepth: 1",
+        "   :hidden:",
+        "",
+        *(f"   {name}" for name in ("command_line", *pages)),
+        "",
+    ]
     lines += [".. list-table::", "   :widths: 30 70", "   :header-rows: 1", "   :class: names", ""]
     lines += [
         "   * - module",
@@ -144,7 +188,8 @@ def index(pages: dict[str, dict[str, object]]) -> str:
 def write(folder: Path) -> None:
     """Writes a page for each module, and the index, into ``folder``. A page that is as it was keeps its time stamp."""
     pages = public()
-    texts = {name: page(name, members) for name, members in pages.items()} | {"index": index(pages)}
+    texts = {name: page(name, members) for name, members in pages.items()}
+    texts |= {"index": index(pages), "command_line": commands()}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.rst"):
         if old.stem not in texts:

@@ -15,7 +15,8 @@ from holdfast._rules import rules_of
 from holdfast.cli.main import main
 from holdfast.config import schema as configuration
 from holdfast.config.build import build_attack, build_loss, build_network
-from holdfast.config.options import LEAVES, LONG, SHORT, options_help
+from holdfast.config.commands import TrainCommand
+from holdfast.config.options import options_of
 from holdfast.config.reading import read_config
 from holdfast.config.schema import NetworkConfig, RunConfig, from_dict, optional, to_dict
 from holdfast.errors import InputError
@@ -23,6 +24,9 @@ from holdfast.networks.activations import ACTIVATIONS
 from holdfast.training.averaging import Averaging
 from holdfast.training.optimizers import OPTIMIZERS
 from holdfast.training.perturbation import WeightPerturbation
+
+RUN, TRAIN = options_of(RunConfig), options_of(TrainCommand)
+LEAVES = RUN.leaves
 
 
 def read(*argv):
@@ -367,32 +371,21 @@ def test_a_loss_takes_its_arguments_and_may_be_ones_own():
 
 
 def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
-    assert len(SHORT) == len(set(SHORT.values()))
-    assert not set(SHORT) & set(LONG)
-    others = [
-        options_help({}, dict.fromkeys(("attack", "evaluation", "final"), name))
-        for name in ATTACKS
-        if name != "transfer"
-    ]
+    assert len(TRAIN.short) == len(set(TRAIN.short.values()))
+    assert not set(TRAIN.short) & set(TRAIN.long)
+    attacks = ("attack", "evaluation", "final")
     parts = {
         "network": NETWORKS,
         "objective": OBJECTIVES,
-        "weight_perturbation": PERTURBATIONS,
+        "weight-perturbation": PERTURBATIONS,
         "averaging": AVERAGING,
     }
-    others += [
-        options_help({}, {part: name}) for part, registry in parts.items() for name in (*registry, "my:A")
-    ]
-    shown = "\n".join(
-        [
-            options_help({"--resume": "go on"}),
-            *others,
-            options_help({}, {"attack": "my:A", "evaluation": "my:A", "final": "my:A"}),
-        ]
-    )
-    for option in (*LONG, *SHORT, "--resume"):
+    picked = [[f"--{part}={name}" for part in attacks] for name in (*ATTACKS, "my:A") if name != "transfer"]
+    picked += [[f"--{part}={name}"] for part, registry in parts.items() for name in (*registry, "my:A")]
+    shown = "\n".join(TRAIN.page(argv) for argv in ([], *picked))
+    for option in (*TRAIN.long, *TRAIN.short):
         assert f"{option} " in shown or f"{option}," in shown or f"{option}\n" in shown
-    assert all(entry.metadata["help"] for entry, _ in LEAVES.values())
+    assert all(entry.metadata["help"] for entry, _ in TRAIN.leaves.values())
 
 
 @pytest.mark.parametrize(
@@ -415,7 +408,7 @@ def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
         (["--network.paired", "perhaps"], "network.paired"),
         (["--classes", "three"], "data.classes must be a list of whole numbers"),
         (["--network.init-args", "3"], "network.init_args must be a mapping"),
-        (["one.yaml", "two.yaml"], "at most one configuration file"),
+        (["one.yaml", "two.yaml"], "at most one CONFIG.yaml is allowed"),
         (["missing.yaml"], "missing.yaml (No such file or directory)"),
     ],
 )

@@ -204,14 +204,14 @@ def test_every_example_may_have_a_radius_of_its_own() -> None:
 
 def test_a_sample_has_intervals_and_all_examples_have_none() -> None:
     x, y = points()
-    part = evaluate(line(), x, y, THREAT, [FGSM()], sample=20, verify=None)
+    part = evaluate(line(), x, y, THREAT, [FGSM()], examples=20, verify=None)
     assert len(part.y) == 20
     assert part.population == 41
     low, high = part.interval("robust")
     assert low < part.robust_accuracy < high
     every = evaluate(line(), x, y, THREAT, [FGSM()], verify=None)
     assert every.interval("robust") == (every.robust_accuracy, every.robust_accuracy)
-    assert evaluate(line(), x, y, THREAT, [FGSM()], sample=100, verify=None).population is None
+    assert evaluate(line(), x, y, THREAT, [FGSM()], examples=100, verify=None).population is None
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 12), (3, 12), (12, 12), (450, 500)])

@@ -1,6 +1,5 @@
 """Random command lines, from the commands' own lists of options: each ends with a status that is documented, and never with a traceback."""
 
-import importlib
 import json
 import random
 import shutil
@@ -12,7 +11,8 @@ from typing import Any, get_args
 import pytest
 
 from holdfast.cli.main import main
-from holdfast.config.options import LEAVES, LONG, SHORT
+from holdfast.config.commands import COMMANDS
+from holdfast.config.options import options_of
 
 # what a warning is about is not what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -167,21 +167,19 @@ WORK = (
 """What takes time."""
 
 
-def options_of(command: str) -> dict[str, Any]:
+def named_options(command: str) -> dict[str, Any]:
     """Every option of a command, with the values that it names, or None."""
-    module = importlib.import_module(f"holdfast.cli.{command}")
-    if hasattr(module, "_parser"):
-        return {
-            name: action.choices for action in module._parser()._actions for name in action.option_strings
-        }
-    flags = importlib.import_module("holdfast.lab.sweep.grid").OWN if command == "sweep" else module.FLAGS
-    of_run = {name: get_args(LEAVES[path][0].type) for name, path in LONG.items()}
-    return {**of_run, **{short: of_run[long] for short, long in SHORT.items()}, **dict.fromkeys(flags)}
+    options = options_of(COMMANDS[command])
+    named = {
+        name: (*get_args(options.leaves[path][0].type), *options.leaves[path][0].metadata["names"])
+        for name, path in options.long.items()
+    }
+    return {**named, **{short: named[long] for short, long in options.short.items()}, "--help": ()}
 
 
 def command_line(draw: random.Random) -> list[str]:
     command = draw.choice(list(STARTS))
-    options = options_of(command)
+    options = named_options(command)
     words = [command, *draw.choice(STARTS[command][:1] * 3 + STARTS[command])]
     for _ in range(draw.choice((0, 1, 1, 1, 2, 2, 3, 6))):
         option = draw.choice(list(options))

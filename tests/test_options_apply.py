@@ -12,7 +12,7 @@ from holdfast._imports import Trusted
 from holdfast._registry import ATTACKS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
 from holdfast.cli.main import main
 from holdfast.config.build import build_threat
-from holdfast.config.options import LEAVES
+from holdfast.config.options import options_of
 from holdfast.config.reading import read_config
 from holdfast.config.schema import (
     OWN,
@@ -25,6 +25,8 @@ from holdfast.config.schema import (
     with_entries,
 )
 from holdfast.errors import InputError
+
+LEAVES = options_of(RunConfig).leaves
 
 # Every alternative of every entry that others depend on, by section and entry.
 ALTERNATIVES = {
@@ -181,21 +183,25 @@ def test_settings_made_in_python_are_held_to_the_same():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["evaluate", "RUN", "--out", "x"], "--out is for"),
-        (["evaluate", "RUN", "--data", "digits"], "--data is for"),
-        (["evaluate", "RUN", "--log-outputs"], "--log-outputs is for"),
-        (["evaluate", "RUN", "--verify", "none", "--verify-seconds", "3"], "--verify-seconds is for bounds"),
+        (["evaluate", "RUN", "--out", "x"], "--out must go with a file of weights"),
+        (["evaluate", "RUN", "--data", "digits"], "--data must go with a file of weights"),
+        (["evaluate", "RUN", "--classes", "3,8"], "--data must go with a file of weights"),
+        (["evaluate", "RUN", "--log-outputs"], "--log-outputs must go with"),
+        (
+            ["evaluate", "RUN", "--verify", "none", "--verify-seconds", "3"],
+            "--verify-seconds must go with --verify auto or ibp",
+        ),
         (
             ["evaluate", "FILE.onnx", "--weights", "best", "--data", "digits", "--threat", "linf:0.1"],
-            "--weights is for a run folder",
+            "--weights must go with a run folder, got it with an ONNX file, and an ONNX file takes --data, ",
         ),
         (
             ["evaluate", "FILE.onnx", "--trusted", "--data", "digits", "--threat", "linf:0.1"],
-            "--trusted is for",
+            "--trusted must go with a run folder or a program",
         ),
         (
             ["evaluate", "FILE.pt2", "--network", "my:Net", "--trusted", "--data", "digits"],
-            "--trusted is for",
+            "--trusted must go with a run folder or a program",
         ),
         (
             ["plan", "--data", "digits", "--threat", "l2:0.1", "--network.depth", "3"],
@@ -243,14 +249,29 @@ def test_settings_made_in_python_are_held_to_the_same():
         ),
         (["evaluate", "RUN", "--sample", "20"], "option --sample does not exist; write --examples."),
         (["evaluate", "RUN", "--no-box"], "option --no-box does not exist; write --threat.box false."),
-        (["sweep", "--data", "digits", "--hidden-layers", "2"], "--hidden-layers is for --capacity"),
+        (
+            ["evaluate", "FILE.pt2", "--network.width", "8", "--data", "digits", "--threat", "linf:0.1"],
+            "needs --network, got none",
+        ),
+        (
+            ["evaluate", "FILE.pt2", "--network", "dense", "--network.center", "false"],
+            "network.center must go with network.name two-layer",
+        ),
+        (["plan", "--threat.allow-incompatible"], "is one of `holdfast train`"),
+        (["certify", "RUN", "--seed", "3"], "option --seed is one of `holdfast train`"),
+        (["sweep", "--address", "auto"], "--address must go with --backend ray"),
+        (["sweep", "--backend", "ray", "--processes", "2"], "--processes must go with --backend joblib"),
+        (
+            ["sweep", "--data", "digits", "--hidden-layers", "2"],
+            "--hidden-layers must go with --capacity true",
+        ),
         (
             ["sweep", "--capacity", "--data", "forced", "--threat", "l2", "--epochs", "3"],
             "--training.epochs is for training",
         ),
         (
             ["doctor", "--data", "digits", "--epochs", "3"],
-            "--training.epochs says nothing about data or threat",
+            "option --epochs is one of `holdfast train`, and `holdfast doctor` has nothing to do with it",
         ),
     ],
 )

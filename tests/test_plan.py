@@ -70,10 +70,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--threat", "linf:0.05"], "--data"),
         (["--data", "digits", "--threat", "linf:-1"], "radius"),
-        (["--data", "digits", "--threat", "linf:0.1", "--radii", "5,x"], "--radii must be numbers > 0"),
-        (["--data", "digits", "--threat", "linf:0.1", "--radii", "-5"], "--radii"),
-        (["--data", "digits", "--threat", "linf:0.1", "--classes", "3,a"], "--classes must be whole numbers"),
-        (["--data", "digits", "--threat", "linf:0.1", "--target-loss", "0"], "a number > 0"),
+        (["--data", "digits", "--threat", "linf:0.1", "--radii", "5,x"], "radii must be a list of numbers"),
+        (["--data", "digits", "--threat", "linf:0.1", "--radii", "-5"], "radii must be > 0"),
+        (
+            ["--data", "digits", "--threat", "linf:0.1", "--classes", "3,a"],
+            "data.classes must be a list of whole numbers",
+        ),
+        (["--data", "digits", "--threat", "linf:0.1", "--target-loss", "0"], "target_loss must be > 0"),
         (["--data", "digits", "--threat", "linf:0.1", "--radius", "5"], "did you mean --radii"),
     ],
 )

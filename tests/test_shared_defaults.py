@@ -1,8 +1,8 @@
 """Every option of a command has the default of the Python parameter it sets: a new option that is not listed here fails."""
 
 import ast
-import importlib
 import inspect
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,18 +10,17 @@ import pytest
 import holdfast as hf
 from holdfast import _defaults
 from holdfast.cli.sweep import _backend
-from holdfast.cli.train import FLAGS
-from holdfast.config.schema import NetworkConfig, RunConfig, ThreatConfig, to_dict
+from holdfast.config.commands import COMMANDS, SweepCommand, TrainCommand
+from holdfast.config.options import options_of
+from holdfast.config.schema import RunConfig, to_dict
 from holdfast.jobs.certify import certify_run
 from holdfast.jobs.evaluate import Plan, evaluate_model, evaluate_run
 from holdfast.jobs.plan import plan
 from holdfast.jobs.verify import verify_property
 from holdfast.lab.sweep.backends import in_turn
-from holdfast.lab.sweep.grid import OWN, read_grid
+from holdfast.lab.sweep.grid import read_grid
 
 NONE = object()  # an option that Python has no parameter for
-NETWORK, DENSE = NetworkConfig.section("two-layer"), NetworkConfig.section("dense")
-THREAT = ThreatConfig()
 
 
 def default(function, name):
@@ -34,21 +33,16 @@ OPTIONS = {
         "attacks": [default(hf.evaluate, "attacks"), Plan().attacks],
         "verify": [default(hf.evaluate, "verify"), Plan().verify],
         "verify_seconds": [default(hf.evaluate, "verify_seconds"), Plan().verify_seconds],
-        "threat": [default(evaluate_run, "threat")],
         "part": [Plan().part],
-        "examples": [default(hf.evaluate, "sample"), Plan().sample],
-        "radii": [Plan().radii or None],
+        "examples": [default(hf.evaluate, "examples"), Plan().examples],
+        "radii": [Plan().radii],
         "weights": [default(evaluate_run, "which")],
         "trusted": [default(evaluate_run, "trusted")],
-        "threat.box": [default(evaluate_run, "box"), THREAT.box],
         "batch_size": [default(hf.evaluate, "batch_size"), Plan().batch_size],
         "processes": [Plan().processes],
         "accelerator": [default(evaluate_run, "accelerator")],
         "seed": [default(hf.evaluate, "seed"), Plan().seed, RunConfig().seed],
         "quiet": [not default(evaluate_run, "progress"), not default(evaluate_model, "progress")],
-        "data": [NONE],
-        "classes": [NONE],
-        "network": [NONE],
         "log_outputs": [NONE],
         "out": [NONE],
         "overwrite": [default(evaluate_model, "overwrite")],
@@ -65,22 +59,14 @@ OPTIONS = {
         "quiet": [not default(certify_run, "progress")],
     },
     "plan": {
-        "network": [NETWORK.name],
-        "activation": [NETWORK.activation],
-        "network.depth": [DENSE.depth],
-        "network.center": [NETWORK.center],
-        "radii": [default(plan, "radii")],
+        "radii": [NONE],
         "target_loss": [default(plan, "target_loss")],
         "target_gap": [default(plan, "target_gap")],
         "examples": [default(plan, "examples")],
-        "threat.box": [THREAT.box],
         "seed": [default(plan, "seed"), RunConfig().seed],
         "out": [default(plan, "out")],
         "overwrite": [default(plan, "overwrite")],
         "quiet": [not default(plan, "progress")],
-        "data": [NONE],
-        "threat": [NONE],
-        "classes": [RunConfig().data.classes],
     },
     "verify": {
         "seconds": [default(verify_property, "seconds")],
@@ -88,32 +74,40 @@ OPTIONS = {
         "quiet": [not default(verify_property, "progress")],
         "model": [NONE],
         "counterexample": [NONE],
+        "overwrite": [NONE],
     },
 }
 
 
-def parser(command):
-    return importlib.import_module(f"holdfast.cli.{command}")._parser()
-
-
 @pytest.mark.parametrize("command", OPTIONS)
 def test_an_option_has_the_default_of_the_parameter_it_sets(command):
-    actions = {a.dest: a.default for a in parser(command)._actions if a.option_strings and a.dest != "help"}
-    assert actions.keys() == OPTIONS[command].keys()
+    kinds = options_of(COMMANDS[command])
+    own = {path: default for path, (_, default) in kinds.leaves.items() if "." not in path}
+    assert own.keys() == OPTIONS[command].keys()
     for name, wanted in OPTIONS[command].items():
-        values = [actions[name]] if wanted == [NONE] else wanted
-        assert all(value == actions[name] and type(value) is type(actions[name]) for value in values), name
+        values = [own[name]] if wanted == [NONE] else wanted
+        assert all(value == own[name] and type(value) is type(own[name]) for value in values), name
 
 
-@pytest.mark.parametrize("command", OPTIONS)
+def test_a_section_has_the_entries_and_the_defaults_of_a_run():
+    run = options_of(RunConfig).leaves
+    for command, kind in COMMANDS.items():
+        for path, (entry, default) in options_of(kind).leaves.items():
+            if "." in path:
+                other = (
+                    _defaults.PROBE_WIDTH if (command, path) == ("plan", "network.width") else run[path][1]
+                )
+                assert default == other, (command, path)
+                assert entry.metadata == run[path][0].metadata
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_the_default(command):
-    said = " ".join(parser(command).format_help().split())
-    for action in parser(command)._actions:
-        value = action.default
-        if isinstance(value, float):
-            assert f"(default: {value:g})" in said
-        elif isinstance(value, str | int) and not isinstance(value, bool) and action.dest != "help":
-            assert f"(default: {value})" in said
+    kinds = options_of(COMMANDS[command])
+    said = " ".join(kinds.page().split())
+    for path, (entry, default) in kinds.leaves.items():
+        if "." not in path and isinstance(default, str | int | float) and not isinstance(default, bool):
+            assert f"{entry.metadata['help']} ({default})" in said, path
 
 
 def test_a_parameter_with_the_name_of_an_option_cannot_be_forgotten():
@@ -125,20 +119,18 @@ def test_a_parameter_with_the_name_of_an_option_cannot_be_forgotten():
         "verify": (verify_property,),
     }
     for command, those in functions.items():
-        actions = {a.dest: a.default for a in parser(command)._actions if a.option_strings}
+        own = {path: default for path, (_, default) in options_of(COMMANDS[command]).leaves.items()}
         for function in those:
             for name, one in inspect.signature(function).parameters.items():
-                if (
-                    name in actions
-                    and one.default is not one.empty
-                    and name not in ("loss", "threat", "radii")
-                ):
-                    assert one.default == actions[name], (command, function.__name__, name)
+                if name in own and one.default is not one.empty and name not in ("loss", "threat", "radii"):
+                    assert one.default == own[name], (command, function.__name__, name)
 
 
 def test_train_has_the_defaults_of_its_configuration_and_its_switches():
     """The configuration's entries are compared in `test_defaults`; these are what the command adds."""
-    assert FLAGS.keys() == {"--resume", "--overwrite", "--trusted", "--quiet", "--print-config", "--help"}
+    added = {entry.name for entry in fields(TrainCommand)} - {entry.name for entry in fields(RunConfig)}
+    assert added == {"config", "resume", "overwrite", "trusted", "quiet", "print_config"}
+    assert TrainCommand().run == RunConfig()
     assert (default(hf.train, "resume"), default(hf.train, "overwrite"), default(hf.train, "progress")) == (
         False,
         False,
@@ -149,19 +141,16 @@ def test_train_has_the_defaults_of_its_configuration_and_its_switches():
 def test_a_sweep_of_one_cell_is_the_run_that_train_makes():
     grid, own, _ = read_grid([])
     (cell,) = grid.cells
-    assert own == {}
+    assert own == SweepCommand()
     config = RunConfig()
     assert cell.config == {k: v for k, v in to_dict(config).items() if k not in ("out", "name")}
     assert cell.hidden_layers == _defaults.HIDDEN_LAYERS
-    assert f"({_defaults.HIDDEN_LAYERS})" in OWN["--hidden-layers"]
-    assert f"({_defaults.BACKEND})" in OWN["--backend"]
-    assert f"({_defaults.PROCESSES})" in OWN["--processes"]
 
 
 def test_a_sweep_without_a_backend_runs_in_this_process(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    grid, own, _ = read_grid([])
-    assert _backend(grid, own) == (in_turn, 3)
+    _, own, _ = read_grid([])
+    assert _backend(own) == (in_turn, 3)
 
 
 def test_the_library_says_what_it_wants_proved():

@@ -90,14 +90,14 @@ def test_lists_short_names_and_made_up_sizes_are_understood():
         (["--width", "3,,4"], "leave out the empty one"),
         (["--width", "4,4"], "twice"),
         (["--rho", "1.2"], r"\[0, 1\)"),
-        (["--seeds", "0"], "--seeds must be a whole number >= 1"),
-        (["--seeds", "99999999999999999999"], "--seeds must be at most 100,000"),
+        (["--seeds", "0"], "seeds must be >= 1 and <= 100000, got 0"),
+        (["--seeds", "99999999999999999999"], "seeds must be >= 1 and <= 100000"),
         (
             ["--seeds", "1000", "--rho", ",".join(f"0.{k}" for k in range(100, 300))],
             "at most 100,000 cells, got 200,000",
         ),
         (["--seeds", "2", "--seed", "3"], "leave one out"),
-        (["--capacity", "--hidden-layers", "3"], "1 or 2"),
+        (["--capacity", "--hidden-layers", "3"], "hidden_layers must be >= 1 and <= 2, got 3"),
         (["--width"], "needs a value"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said_before_anything_runs(words, said):
 
 def test_status_two_and_one_sentence_on_the_command_line(tmp_path, capsys):
     assert main(["sweep", *TINY, "--backend", "slurm", "--out", str(tmp_path / "x")]) == 2
-    assert "joblib or ray, got 'slurm'" in capsys.readouterr().err
+    assert "backend must be joblib, ray, got 'slurm'" in capsys.readouterr().err
     assert main(["sweep", *TINY, "--address", "auto"]) == 2
     nowhere = ["--quiet", "--out", str(tmp_path / "x")]
     assert main(["sweep", "--data", "forsed", "--width", "8,16", *nowhere]) == 2

@@ -282,7 +282,7 @@ def settings() -> dict[str, Call]:
         verify=["crwn", 3],
         loss=[torch_loss, "focal"],
         batch_size=count[:3],
-        sample=[0, 1.5],
+        examples=[0, 1.5],
         seed=seed,
         radii=[torch.ones(3), "small", -torch.ones(6)],
         verify_seconds=[-1, "long"],

@@ -22,6 +22,8 @@ TARGET_LOSS = 0.1
 """Robust loss that a plan works out radius and width for."""
 TARGET_GAP = 0.01
 PLAN_EXAMPLES = 400
+PROBE_WIDTH = 1024
+"""Of the network that a plan looks at, and the most that it tries the cost of training at."""
 PROPERTY_SECONDS = 60.0
 """For the answer to a VNN-LIB property."""
 HIDDEN_LAYERS = 1

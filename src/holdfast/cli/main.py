@@ -11,26 +11,17 @@ import sys
 from collections.abc import Sequence
 
 from holdfast._signals import silence, stopping, was_signal
+from holdfast.config.commands import COMMANDS
+from holdfast.config.options import HELP as ASKED
+from holdfast.config.options import options_of
 from holdfast.errors import HoldfastError, InputError
-
-COMMANDS = {
-    "train": "train under attack, certify the gap, write the report",
-    "evaluate": "robust accuracy between what is proved and what no attack broke",
-    "verify": "does an input meet a VNN-LIB property: sat, unsat (proved) or unknown",
-    "certify": "the convergence certificate of a run again, at any parameter radius",
-    "plan": "before training: the best robust loss to be had, the radius and the width it takes",
-    "reproduce": "the claims of the theory put to the test: figure, table, pass or fail",
-    "sweep": "train over widths, sizes and radii, or search the smallest width: phase diagrams",
-    "report": "one self-contained page about one or several runs",
-    "doctor": "why is it stuck? one remedy for each finding",
-}
 
 HELP = f"""usage: holdfast COMMAND [options]
 
 Trains neural networks that hold fast under attack, and says how far from the best possible they are.
 
 commands:
-{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<10} {kind.__doc__.partition(chr(10))[0]}" for name, kind in COMMANDS.items())}
 
 examples:
   holdfast train --data digits
@@ -114,7 +105,12 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         remedy = f"did you mean {close[0]}?" if close else "see `holdfast --help`."
         raise InputError(f"the command must be one of {', '.join(COMMANDS)}, got {name!r}; {remedy}")
-    status: int = importlib.import_module(f"holdfast.cli.{name}").run(arguments[1:])
+    options, words = options_of(COMMANDS[name]), arguments[1:]
+    if set(ASKED) & set(words):
+        print(options.page(words))
+        return 0
+    options.spelled(words)  # a mistyped option is refused before anything is imported to read its value
+    status: int = importlib.import_module(f"holdfast.cli.{name}").run(words)
     return status
 
 

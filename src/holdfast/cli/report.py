@@ -5,21 +5,19 @@ plan, sweep or reproduction again.
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.cli.arguments import Parser
 from holdfast.cli.certify import check_run
+from holdfast.config.commands import ReportCommand
 from holdfast.record.folder import check_file
 
-EXAMPLES = """\
-  holdfast report runs/wide
-  holdfast report runs/narrow runs/wide --out widths.html
-  holdfast report runs/sweep"""
 OTHERS = {"plan.json": "plan.html", "sweep.json": "report.html", "reproduce.json": "reproduce.html"}
 """What folders of other jobs are known by, and their pages."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
-    given = _parser().read(argv)
+    from holdfast.config.reading import read
+
+    given, _ = read(ReportCommand, argv)
     for folder in given.runs:
         check_run(folder)
     of_one, folder = len(given.runs) == 1, given.runs[0]
@@ -53,21 +51,3 @@ def _again(folder: Path, kept: str, page: Path) -> Path:
     from holdfast.report.reproduced import write_reproduced_page
 
     return write_reproduced_page(values["experiments"], page)
-
-
-def _parser() -> Parser:
-    parser = Parser("report", __doc__, EXAMPLES)
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        type=Path,
-        nargs="+",
-        help="folders that `holdfast train` wrote; or one of a plan, sweep or reproduction",
-    )
-    parser.add_argument(
-        "--out",
-        metavar="PAGE.html",
-        type=Path,
-        help="default: in RUN, such as RUN/report.html; of several runs, comparison.html here",
-    )
-    return parser

@@ -5,69 +5,34 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast._record import destination
-from holdfast.config.options import chosen, options_help, spelled
+from holdfast.config.commands import TrainCommand
 from holdfast.config.schema import RunConfig, names_code, to_dict
 from holdfast.record.folder import RUN, output_folder, process_number, written_in
-
-FLAGS = {
-    "--resume": "go on with an interrupted run",
-    "--overwrite": "replace the run that lies in --out, once the new one is finished",
-    "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
-    "--quiet": "no progress bar",
-    "--print-config": "print the complete configuration as YAML and stop",
-    "--help": "show this help and stop",
-}
-
-USAGE = """usage: holdfast train [CONFIG.yaml] [options]
-
-Train a network under attack, prove how far its loss is from the best robust loss of any network in the parameter
-ball, and write a page that shows it. Options go over the file, the file over the defaults.
-
-examples:
-  holdfast train --data digits
-  holdfast train --data digits --classes 3,8 --threat l2:0.3 --width 8000 --out runs/wide
-  holdfast train --data path/to/mnist --batch-size 500 --optimizer adam --learning-rate 0.001
-  holdfast train --data digits --network my_package.module:Net --network.init-args.hidden 64
-  holdfast train --print-config > mine.yaml; holdfast train mine.yaml --seed 1
-  holdfast train runs/wide/config.yaml            the same run again, in the next free folder
-  holdfast train runs/wide/config.yaml --resume   go on where it was interrupted
-
-The folder: --out must be new or empty (or see --resume, --overwrite); without --out the next free one is taken.
-In a file a section may be one word (data: digits), and your own classes may be written as class_path and init_args."""
 
 
 def run(argv: Sequence[str]) -> int:
     """Read, check, build, train, show."""
-    if "--help" in argv or "-h" in argv:
-        print(f"{USAGE}\n\n{options_help(FLAGS, chosen(argv))}")
-        return 0
-    spelled(argv, FLAGS)  # a mistyped option is refused before anything is imported to read its value
+    from holdfast.config.reading import read
 
-    from holdfast.config.reading import read_config
-
-    config, given = read_config(_to_resume(argv), FLAGS)
-    if given.get("print_config"):
+    command, given = read(TrainCommand, _to_resume(argv))
+    if command.print_config:
         from holdfast._files import yaml_text
 
-        print(yaml_text(to_dict(config)), end="")
+        print(yaml_text(to_dict(command.run)), end="")
         return 0
-    return _train(config, given)
+    return _train(command, asked=given.get("out"))
 
 
-def _train(config: RunConfig, given: dict[str, object]) -> int:
+def _train(command: TrainCommand, *, asked: str | None) -> int:
     # of several processes the first one speaks and chooses; the others must not take its folder for occupied
     first = process_number() == 0
-    asked, resume, overwrite = given.get("out"), bool(given.get("resume")), bool(given.get("overwrite"))
-    file = Path(str(given.get("config") or ""))
-    if resume and not asked and file.name == RUN and (file.parent / "checkpoints").is_dir():
-        asked = destination(file.parent)  # the run lies where its file does, wherever it was started from
-    out = output_folder(
-        config, asked=str(asked) if asked else None, resume=resume, overwrite=overwrite, check=first
-    )
-    config = replace(config, out=str(out))
-    quiet = bool(given.get("quiet")) or not first
-    if not quiet:
-        print(f"holdfast: {config.data.name}, {config.threat.spec}, into {out}", flush=True)
+    resume, overwrite, file = command.resume, command.overwrite, command.config
+    if resume and not asked and file and file.name == RUN and (file.parent / "checkpoints").is_dir():
+        asked = str(
+            destination(file.parent)
+        )  # the run lies where its file does, wherever it was started from
+    out = output_folder(command.run, asked=asked, resume=resume, overwrite=overwrite, check=first)
+    config = replace(command.run, out=str(out))
 
     from holdfast.config.build import build
     from holdfast.jobs.train import train
@@ -78,7 +43,7 @@ def _train(config: RunConfig, given: dict[str, object]) -> int:
         "out": out,
         "resume": resume,
         "overwrite": overwrite,
-        "progress": not quiet,
+        "progress": first and not command.quiet,
         "config": to_dict(config),
     }
     try:

@@ -1,23 +1,33 @@
-"""From a YAML file and command-line options to a `RunConfig`. jsonargparse types the values; nothing of
+"""From the command line, and from a YAML file, to the settings of a command. jsonargparse types the values; nothing of
 the user's is imported.
 """
 
 import difflib
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import is_dataclass, replace
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from holdfast._imports import Trusted
-from holdfast.config.options import LEAVES, LONG, SECTIONS, kind, spelled
-from holdfast.config.schema import RunConfig, from_dict, is_path, optional, with_entries
+from holdfast.config.commands import TrainCommand
+from holdfast.config.options import Options, hyphens, is_option, kind, options_of
+from holdfast.config.schema import (
+    Checked,
+    RunConfig,
+    check_applies,
+    from_dict,
+    is_path,
+    optional,
+    plain_default,
+    with_entries,
+)
 from holdfast.errors import HoldfastError, InputError
 
 # What stands in a file for a whole section: `data: digits` is `data: {name: digits}`.
@@ -29,14 +39,22 @@ SHORTHAND = {
     "evaluation": "name",
     "final": "name",
 }
-HELP = "see `holdfast train --help`"
+RUN = options_of(RunConfig)
+"""What a file may hold."""
+Settings = TypeVar("Settings", bound=Checked)
 
 
-def read_config(
-    argv: Sequence[str], flags: Iterable[str] = (), *, trusted: bool = False
-) -> tuple[RunConfig, dict[str, Any]]:
-    """The run that ``[CONFIG.yaml] --option value ...`` describes: options over file over defaults; and all
-    that was given.
+def read_config(argv: Sequence[str], *, trusted: bool = False) -> tuple[RunConfig, dict[str, Any]]:
+    """The run that ``[CONFIG.yaml] --option value ...`` describes, and what was given; see `read`."""
+    settings, given = read(TrainCommand, argv, trusted=trusted)
+    return settings.run, given
+
+
+def read(
+    schema: Callable[..., Settings], argv: Sequence[str], *, trusted: bool = False
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a command that the command line describes, options over file over defaults; and what options were
+    given.
 
     Import paths among the options are `Trusted`; those of the file only where ``trusted``, or where the flag
     ``--trusted`` is given.
@@ -45,60 +63,105 @@ def read_config(
         InputError: an unknown option or key, a value of the wrong type or outside its limits, a file that
             cannot be read.
     """
-    names = tuple(flags)
-    parser = _parser(names)
+    options = options_of(schema)
+    words = options.spelled(argv)
+    given = _typed(options, [word for word in words if is_option(word)])
+    placed = _placed(options, [word for word in words if not is_option(word)])
+    filed: dict[str, Any] = {}
+    if placed.get("config") is not None:
+        sections = _read_yaml(placed["config"])
+        filed = _with_arguments(_typed(RUN, deepcopy(sections)), sections)
+    if trusted or given.get("trusted"):
+        filed = _stood_for(filed)
+    own = _stood_for(given)
+    _check_nulls(RUN, filed)
+    _check_nulls(options, _merged(filed, own))
+    _check_needed(options, placed | given)
+    settings = _read_over(schema, filed, placed | own)
+    for name in given:
+        check_applies(settings, name)
+    return settings, own
+
+
+def _typed(options: Options, values: Any) -> dict[str, Any]:
+    """Words of the command line, or the sections of a file, each value of its type."""
+    parser = _parser(options.schema)
+    read_values = parser.parse_args if isinstance(values, list) else parser.parse_object
     try:
-        given: dict[str, Any] = parser.parse_args(spelled(argv, names), defaults=False).as_dict()
-        file = given.get("config")
-        sections = _read_yaml(Path(file)) if file else {}
-        typed: dict[str, Any] = parser.parse_object(deepcopy(sections), defaults=False).as_dict()
+        typed: dict[str, Any] = read_values(values, defaults=False).as_dict()
     except ArgumentError as error:
-        raise InputError(_sentence(str(error))) from error
+        raise InputError(_sentence(options, str(error))) from error
     except HoldfastError:
         raise
     except RecursionError as error:
         raise InputError(
-            f"values must not be nested so deeply, got more levels than can be read; {HELP}."
+            f"values must not be nested so deeply, got more levels than can be read; {_help(options)}."
         ) from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:  # of what jsonargparse did not expect
         raise InputError(
             "values must be as their help says, got one that cannot be read "
-            f"({' '.join(str(error).split())[:120]}); {HELP}."
+            f"({' '.join(str(error).split())[:120]}); {_help(options)}."
         ) from error
-    options = {key: value for key, value in given.items() if key in SECTIONS}
-    filed = _with_arguments(typed, sections)
-    if trusted or given.get("trusted"):
-        filed = _stood_for(filed)
-    options = _stood_for(options)
-    _check_nulls(filed)
-    _check_nulls(_merged(filed, options))
-    return _read_over(filed, options), given
+    return typed
 
 
-def _read_over(filed: dict[str, Any], options: dict[str, Any]) -> RunConfig:
+def _placed(options: Options, words: list[str]) -> dict[str, Any]:
+    """The words without an option's name, by the entry in whose place they stand."""
+    placed: dict[str, Any] = {}
+    for entry in options.places:
+        several = "tuple" in str(entry.type)
+        taken, words = (words, []) if several else (words[:1], words[1:])
+        read = [Path(word) if "Path" in str(entry.type) else word for word in taken]
+        if read:
+            placed[entry.name] = tuple(read) if several else read[0]
+    if words:
+        allowed = "".join(f"at most one {entry.metadata['place']}" for entry in options.places) or "no word"
+        raise InputError(f"{allowed} is allowed beside the options, got also {words[0]!r}; {_help(options)}.")
+    return placed
+
+
+def _check_needed(options: Options, given: Mapping[str, Any]) -> None:
+    """Refuse a command line that lacks something."""
+    for entry in options.entries.values():
+        facts = entry.metadata
+        if facts.get("needed") and (first := fields(facts["default"])[0]).name not in given.get(
+            entry.name, {}
+        ):
+            raise InputError(f"--{first.metadata['short']} is needed, got none; {_help(options)}.")
+        if plain_default(entry) is ... and entry.name not in given:
+            name = facts["place"] or f"--{hyphens(entry.name)}"
+            raise InputError(f"{name} is needed, got none; {_help(options)}.")
+
+
+def _help(options: Options) -> str:
+    return f"see `holdfast {options.schema.command} --help`"
+
+
+def _read_over(schema: Callable[..., Settings], filed: dict[str, Any], given: dict[str, Any]) -> Settings:
     """The file's settings with the options over them: an option that picks another alternative takes the
     place of what the file gave for its own.
 
     Raises:
         InputError: a setting of either that does not apply.
     """
-    recipe = {"recipe": options["recipe"]} if "recipe" in options else {}
-    base = from_dict(filed | recipe)
-    sections: dict[str, Any] = {}
-    for key, value in options.items():
-        held = getattr(base, key)
-        if not isinstance(value, dict) or not is_dataclass(held):
-            sections[key] = value
-            continue
-        own = filed.get(key, {})
-        entries = {
-            name: _merged(own[name], entry)
-            if isinstance(own.get(name), dict) and isinstance(entry, dict)
-            else entry
-            for name, entry in value.items()
-        }
-        sections[key] = with_entries(held, entries, key)
-    return replace(base, **sections)
+    entries = options_of(schema).entries
+    values: dict[str, Any] = {}
+    if "config" in entries:
+        run = from_dict(filed | {key: given[key] for key in ("recipe",) if key in given})
+        values = {key: getattr(run, key) for key in entries if key in RUN.entries}
+    for key, value in given.items():
+        default = entries[key].metadata.get("default")
+        if default is not None:  # a section
+            own = filed.get(key, {})
+            value = {
+                name: _merged(own[name], entry)
+                if isinstance(own.get(name), dict) and isinstance(entry, dict)
+                else entry
+                for name, entry in value.items()
+            }
+            value = with_entries(values.get(key, default), value, key)
+        values[key] = value
+    return schema(**values)
 
 
 def _stood_for(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,17 +179,13 @@ def _stood_for(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _parser(flags: tuple[str, ...]) -> ArgumentParser:
-    parser = ArgumentParser(prog="holdfast train", exit_on_error=False, add_help=False)
-    parser.add_argument("config", nargs="?", type=str)
-    for option, path in LONG.items():
-        entry, default = LEAVES[path]
+def _parser(schema: Any) -> ArgumentParser:
+    parser, options = ArgumentParser(exit_on_error=False, add_help=False), options_of(schema)
+    for option, path in options.long.items():
+        entry, default = options.leaves[path]
         # what a class declares is checked by its own rules: here only numbers, lists and words are told apart
-        parser.add_argument(
-            option, type=Any if entry.metadata.get("declared") else entry.type, default=default
-        )
-    for flag in flags:
-        parser.add_argument(flag, action="store_true")
+        type_ = Any if entry.metadata["declared"] else entry.type
+        parser.add_argument(option, type=type_, default=None if default is ... else default)
     return parser
 
 
@@ -147,23 +206,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         place = f"line {mark.line + 1} is not" if mark else "it is not"
         raise InputError(f"{path} must be YAML, but {place}; fix it there.") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {HELP}.")
+        raise InputError(f"{path} must hold `key: value` lines, got {type(values).__name__}; {_help(RUN)}.")
     if values.get("started_from") == "python":
         raise InputError(
             f"{path} describes a run started from Python, whose parts no file can hold; run its script "
             "again, or write a configuration (`holdfast train --print-config`)."
         )
-    _check_keys(path, "", values, SECTIONS)
+    _check_keys(path, "", values, RUN.entries)
     return {key: _section(path, key, value) for key, value in values.items()}
 
 
 def _section(path: Path, key: str, value: Any) -> Any:
-    if key in LEAVES:
+    if key in RUN.leaves:
         return value
     if isinstance(value, str) and key in SHORTHAND:
         return {SHORTHAND[key]: value}
     if not isinstance(value, dict):
-        raise InputError(f"{key} in {path} must be a section of `key: value` lines, got {value!r}; {HELP}.")
+        raise InputError(
+            f"{key} in {path} must be a section of `key: value` lines, got {value!r}; {_help(RUN)}."
+        )
     section = dict(value)
     if "class_path" in section and key in SHORTHAND:
         section[SHORTHAND[key]] = section.pop("class_path")
@@ -174,7 +235,10 @@ def _section(path: Path, key: str, value: Any) -> Any:
     if section.get("name") == "random" and "restarts" in section:  # as runs of 0.1 wrote it
         section["samples"] = section.pop("restarts")
     _check_keys(
-        path, f"{key}.", section, [leaf.partition(".")[2] for leaf in LEAVES if leaf.startswith(f"{key}.")]
+        path,
+        f"{key}.",
+        section,
+        [leaf.partition(".")[2] for leaf in RUN.leaves if leaf.startswith(f"{key}.")],
     )
     return section
 
@@ -188,12 +252,13 @@ def _check_keys(path: Path, prefix: str, given: Iterable[Any], allowed: Iterable
             raise InputError(f"{prefix}{key} in {path} does not exist; {remedy}")
 
 
-def _check_nulls(values: Mapping[str, Any]) -> None:
+def _check_nulls(options: Options, values: Mapping[str, Any]) -> None:
     """jsonargparse lets null pass for every type."""
-    for path, (entry, default) in LEAVES.items():
+    for path, (entry, _) in options.leaves.items():
         section, dot, name = path.partition(".")
-        value = values.get(section, {}).get(name, default) if dot else values.get(section, default)
-        if value is None and not optional(entry) and not entry.metadata.get("declared"):
+        held = values.get(section, ...)
+        value = held.get(name, ...) if dot and isinstance(held, dict) else held
+        if value is None and not optional(entry) and not entry.metadata["declared"]:
             raise InputError(f"{path} must be {kind(entry.type)}, got null; leave it out for the default.")
 
 
@@ -201,7 +266,7 @@ def _with_arguments(typed: dict[str, Any], raw: Mapping[str, Any]) -> dict[str, 
     """Arguments of the user's classes as YAML has them: jsonargparse would make a number of the text
     ``"0"``.
     """
-    for path, (entry, _) in LEAVES.items():
+    for path, (entry, _) in RUN.leaves.items():
         section, _, name = path.partition(".")
         if "dict" in str(entry.type) and name in raw.get(section, {}):
             typed[section][name] = raw[section][name]
@@ -217,18 +282,13 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _sentence(problem: str) -> str:
+def _sentence(options: Options, problem: str) -> str:
     """jsonargparse's message of several lines as one sentence: what, what is allowed, what came, the
     remedy.
     """
     key = re.search(r'Parser key "([^"]+)"', problem)
     came = re.search(r"(?:Got|Given) value: (.*)", problem)
-    if key and came and key.group(1) in LEAVES:
-        return f"{key.group(1)} must be {kind(LEAVES[key.group(1)][0].type)}, got {came.group(1)!r}; {HELP}."
-    missing = re.search(r"argument (\S+): expected", problem)
-    if missing:
-        return f"option {missing.group(1)} needs a value, got none; write one after it."
-    extra = re.search(r"[Uu]nrecognized arguments: (.*)", problem)
-    if extra:
-        return f"at most one configuration file is allowed, got also {extra.group(1)!r}; {HELP}."
-    return f"{' '.join(problem.split()).rstrip('.')}; {HELP}."
+    if key and came and key.group(1) in options.leaves:
+        type_ = options.leaves[key.group(1)][0].type
+        return f"{key.group(1)} must be {kind(type_)}, got {came.group(1)!r}; {_help(options)}."
+    return f"{' '.join(problem.split()).rstrip('.')}; {_help(options)}."

@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
@@ -33,7 +33,7 @@ from holdfast._rules import (
 from holdfast.config.recipes import RECIPES
 from holdfast.errors import InputError
 
-# ruff: noqa: RUF009 - `_option` and `_section` make fields, they are no shared defaults
+# ruff: noqa: RUF009 - `option` and `section` make fields, they are no shared defaults
 
 Arguments = dict[str, Any]
 PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -47,7 +47,7 @@ OWN = "your own"
 CLOSINGS = ("auto", "none", "fast", "standard")
 
 
-def _option(
+def option(
     default: Any,
     help: str,
     *,
@@ -62,6 +62,8 @@ def _option(
     of: dict[str, tuple[Any, ...]] | None = None,
     unit: str = "",
     declared: bool = False,
+    place: str = "",
+    switch: bool = False,
 ) -> Any:
     """A field with what the command line needs: a help text, a short name, and the numbers or the names
     allowed.
@@ -69,7 +71,9 @@ def _option(
     With ``own`` the import path of something of the user's stands beside the names. ``of`` is the one place
     that says where a setting belongs: alternatives of another entry of its section, such as
     ``{"name": ("two-layer", "dense")}``; with any other alternative it does not apply, and is refused. What
-    is ``declared`` by the class that takes it is checked by that class's rules.
+    is ``declared`` by the class that takes it is checked by that class's rules. A default of ``...`` must be given. What has a
+    ``place`` is written without its name, and called so in the help; a ``switch`` is true where it is written,
+    without a value.
     """
     facts: dict[str, Any] = {"help": help, "short": short, "least": least, "above": above, "below": below}
     facts |= {
@@ -80,6 +84,8 @@ def _option(
         "of": of or {},
         "unit": unit,
         "declared": declared,
+        "place": place,
+        "switch": switch,
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=facts)
@@ -91,23 +97,33 @@ def optional(entry: Field[Any]) -> bool:
     return get_origin(entry.type) in (types.UnionType, Union) and type(None) in get_args(entry.type)
 
 
-class _Checked:
+class Checked:
     """Refuses a number outside the limits of its field, and a name that is none."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                _check_number(entry, value)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    _check_number(entry, number)
             if entry.metadata.get("names") and isinstance(value, str):
                 _check_name(entry, value)
         for entry in fields(self):  # type: ignore[arg-type]
             if getattr(self, entry.name) != plain_default(entry):
                 check_applies(self, entry.name)
 
+    def chosen(self, tag: str) -> Any:
+        """Which alternative the entry ``tag`` is: its word, or `OWN` for an import path.
+
+        >>> NetworkConfig(name="my_nets:Net").chosen("name"), ThreatConfig(spec="linf:0.1").chosen("spec")
+        ('your own', 'ball')
+        """
+        value = getattr(self, tag)
+        return OWN if isinstance(value, str) and is_path(value) else value
+
 
 @dataclass(frozen=True, kw_only=True)
-class Tagged(_Checked):
+class Tagged(Checked):
     """A section that is one of several alternatives, by ``name``: each a subclass with the settings that its
     class or function declares.
 
@@ -168,15 +184,15 @@ def _alternative(base: Any, name: str) -> Any:
     registry: Registry = base.registry
     entries: list[tuple[str, Any, Any]] = []
     if name == OWN:
-        entries = [("init_args", Arguments, _option({}, "arguments of your own, as {key: value}"))]
+        entries = [("init_args", Arguments, option({}, "arguments of your own, as {key: value}"))]
     for key, one in registry.settings(name).items() if name != OWN else ():
         if key in base.offered:
             continue
         nested = one.annotation == "Attack"
         default = AttackConfig.section("pgd") if nested else one.default
         short = key if key in base.shorts else None
-        option = _option(default, one.help, short=short, declared=True)
-        entries.append((key, AttackConfig if nested else one.type, option))
+        made = option(default, one.help, short=short, declared=True)
+        entries.append((key, AttackConfig if nested else one.type, made))
     return make_dataclass(
         base.__name__,
         entries,
@@ -192,23 +208,6 @@ def plain_default(entry: Field[Any]) -> Any:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
-def alternative(section: object, tag: str) -> Any:
-    """Which alternative the entry ``tag`` of a section is: its word, or `OWN` for an import path.
-
-    >>> alternative(NetworkConfig(name="my_nets:Net"), "name"), alternative(ThreatConfig(spec="linf:0.1"), "spec")
-    ('your own', 'ball')
-    """
-    value = getattr(section, tag)
-    if isinstance(section, ThreatConfig):
-        word = value.partition(":")[0].strip().lower()
-        return "sphere" if word == "sphere" else "ball" if word in NORMS or not is_path(value) else OWN
-    if isinstance(section, DataConfig):
-        return value if value in DATA else OWN if ":" in value and is_path(value) else "a file"
-    if tag == "parameter_radius":
-        return "null" if value is None else "a number"
-    return OWN if isinstance(value, str) and is_path(value) else value
-
-
 def names_code(config: "RunConfig") -> bool:
     """Whether the configuration names code of the user's by import path, which from a file runs only where
     it is trusted.
@@ -219,19 +218,19 @@ def names_code(config: "RunConfig") -> bool:
             value = getattr(section, entry.name)
             if is_dataclass(value):
                 yield from named(value)
-            elif isinstance(value, str) and alternative(section, entry.name) == OWN:
+            elif isinstance(value, str) and section.chosen(entry.name) == OWN:
                 yield value
 
     return not all(LIBRARY.fullmatch(path) for path in named(config))
 
 
-def applies(section: object, name: str) -> bool:
+def applies(section: Any, name: str) -> bool:
     """Whether an entry of a section means anything beside the section's other entries."""
     of = _entry(section, name).metadata.get("of") or {}
-    return all(alternative(section, tag) in allowed for tag, allowed in of.items())
+    return all(section.chosen(tag) in allowed for tag, allowed in of.items())
 
 
-def check_applies(section: object, name: str, prefix: str = "") -> None:
+def check_applies(section: Any, name: str, prefix: str = "") -> None:
     """Refuse an entry that means nothing beside the section's other entries.
 
     Raises:
@@ -240,12 +239,13 @@ def check_applies(section: object, name: str, prefix: str = "") -> None:
     if applies(section, name):
         return
     of: dict[str, tuple[Any, ...]] = _entry(section, name).metadata["of"]
-    tag, allowed = next((t, a) for t, a in of.items() if alternative(section, t) not in a)
-    chosen = alternative(section, tag)
+    tag, allowed = next((t, a) for t, a in of.items() if section.chosen(t) not in a)
+    chosen = section.chosen(tag)
     said = str(getattr(section, tag)) if chosen == OWN else _word(chosen)
+    say = partial(_said, section, prefix)
     others = [
         entry.name
-        for entry in fields(section)  # type: ignore[arg-type]
+        for entry in fields(section)
         if (
             tag in entry.metadata["of"]
             or (isinstance(section, Tagged) and entry not in fields(section.base()))
@@ -253,12 +253,20 @@ def check_applies(section: object, name: str, prefix: str = "") -> None:
         and applies(section, entry.name)
     ]
     close = difflib.get_close_matches(name, others, n=1)
-    takes = f"{said} takes {', '.join(others)}" if others else f"{said} takes no such settings"
-    meant = f"; did you mean {prefix}{close[0]}?" if close else "; leave it out."
+    listed = ", ".join(say(other).removeprefix(prefix) for other in others)
+    takes = f"{said} takes {listed}" if others else f"{said} takes no such settings"
+    meant = f"; did you mean {say(close[0])}?" if close else "; leave it out."
     raise InputError(
-        f"{prefix}{name} must go with {prefix}{tag} {' or '.join(map(_word, allowed))}, got it with "
+        f"{say(name)} must go with {f'{say(tag)} '.lstrip()}{' or '.join(map(_word, allowed))}, got it with "
         f"{said}, and {takes}{meant}"
     )
+
+
+def _said(section: Any, prefix: str, name: str) -> str:
+    """An entry as the command line has it in a command, as a file has it in a section."""
+    if not hasattr(section, "command"):
+        return f"{prefix}{name}"
+    return "" if _entry(section, name).metadata.get("place") else f"--{name.replace('_', '-')}"
 
 
 def _word(value: Any) -> str:
@@ -318,38 +326,38 @@ def _check_name(entry: Field[Any], value: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """What is learnt from: a data set, the part of it that is used, and how its features are prepared."""
 
-    name: str = _option(
+    name: str = option(
         "digits",
         f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), of CIFAR or of images, a .npz file, or module:function "
         "for your own",
         short="data",
     )
-    init_args: Arguments = _option({}, "arguments of the data set's own function, as {key: value}")
-    classes: tuple[int, ...] | None = _option(
+    init_args: Arguments = option({}, "arguments of the data set's own function, as {key: value}")
+    classes: tuple[int, ...] | None = option(
         None,
         "keep these classes only and number them from 0, e.g. [3,8]",
         short="classes",
         of={"name": ("digits", "a file", OWN)},
     )
-    examples: int | None = _option(
+    examples: int | None = option(
         None, "keep this many examples, of every class its share", short="examples", least=2
     )
-    features: Literal["pixels", "sphere", "centred-sphere"] = _option(
+    features: Literal["pixels", "sphere", "centred-sphere"] = option(
         "pixels",
         "as they are, or scaled to norm sqrt(3)/2 with a constant last feature 1/2 (the paper's domain)",
     )
-    flatten: bool = _option(False, "one axis of features per example")
-    validation: float | None = _option(
+    flatten: bool = option(False, "one axis of features per example")
+    validation: float | None = option(
         None,
         "share of the examples that selects the best weights; left out, the data's own",
         least=0,
         below=1,
         unit="a share of the examples, ",
     )
-    test: float | None = _option(
+    test: float | None = option(
         None,
         "share of the examples kept for the final figures; left out, the data's own",
         least=0,
@@ -357,28 +365,34 @@ class DataConfig(_Checked):
         unit="a share of the examples, ",
     )
 
+    def chosen(self, tag: str) -> Any:
+        own = ":" in self.name and is_path(self.name)
+        return self.name if self.name in DATA else OWN if own else "a file"
+
 
 @dataclass(frozen=True, kw_only=True)
-class ThreatConfig(_Checked):
+class ThreatConfig(Checked):
     """What the adversary may do to one example."""
 
-    spec: str = _option(
+    spec: str = option(
         "l2:0.3",
         "what an adversary may change: linf:0.1, l2:0.5, l1:3, linf:8/255, sphere:0.1",
         short="threat",
     )
-    box: bool = _option(
-        True, "keep attacked examples within the data's valid box", of={"spec": ("ball", OWN)}
-    )
-    fixed: tuple[int, ...] = _option(
+    box: bool = option(True, "keep attacked examples within the data's valid box", of={"spec": ("ball", OWN)})
+    fixed: tuple[int, ...] = option(
         (), "numbers of the features no adversary may change, beside the data's own, e.g. [0,5]"
     )
-    allow_incompatible: bool = _option(
+    allow_incompatible: bool = option(
         False,
         "train although threat sets of different labels meet: no classifier is robust on those",
         short="allow-incompatible",
     )
-    init_args: Arguments = _option({}, "arguments of your own threat, as {key: value}", of={"spec": (OWN,)})
+    init_args: Arguments = option({}, "arguments of your own threat, as {key: value}", of={"spec": (OWN,)})
+
+    def chosen(self, tag: str) -> Any:
+        word = self.spec.partition(":")[0].strip().lower()
+        return "sphere" if word == "sphere" else "ball" if word in NORMS or not is_path(self.spec) else OWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,13 +402,13 @@ class NetworkConfig(Tagged):
     registry: ClassVar[Registry] = NETWORKS
     offered: ClassVar[tuple[str, ...]] = ("data", "features", "classes", "shape", "channels", "size", "seed")
     shorts: ClassVar[tuple[str, ...]] = ("width", "activation")
-    name: str = _option(
+    name: str = option(
         "two-layer",
         f"{', '.join(NETWORKS)}, or my_package.module:Net",
         names=tuple(NETWORKS),
         what="network",
     )
-    linearised: bool = _option(
+    linearised: bool = option(
         False,
         "train its tangent at the initial weights instead, which is linear in the weights: two to three "
         "times the work",
@@ -407,7 +421,7 @@ class AttackConfig(Tagged):
     """A search of the threat set; the settings of each attack are those of its class (`Tagged.section`)."""
 
     registry: ClassVar[Registry] = ATTACKS
-    name: str = _option(
+    name: str = option(
         "pgd", f"{', '.join(ATTACKS)}, or my_package.module:Attack", names=tuple(ATTACKS), what="attack"
     )
 
@@ -417,7 +431,7 @@ class ObjectiveConfig(Tagged):
     """What a step minimises; the settings of each objective are those of its class."""
 
     registry: ClassVar[Registry] = OBJECTIVES
-    name: str = _option(
+    name: str = option(
         "robust-loss",
         f"{', '.join(OBJECTIVES)}, or my_package.module:objective",
         names=tuple(OBJECTIVES),
@@ -430,7 +444,7 @@ class PerturbationConfig(Tagged):
     """The weights at which each step's gradient is taken."""
 
     registry: ClassVar[Registry] = PERTURBATIONS
-    name: str = _option(
+    name: str = option(
         "none",
         f"{', '.join(PERTURBATIONS)}, or my_package.module:Perturbation",
         names=tuple(PERTURBATIONS),
@@ -443,7 +457,7 @@ class AveragingConfig(Tagged):
     """The average of the weights that is used as the network."""
 
     registry: ClassVar[Registry] = AVERAGING
-    name: str = _option(
+    name: str = option(
         "none",
         f"{', '.join(AVERAGING)}, or my_package.module:Averaging",
         names=tuple(AVERAGING),
@@ -452,25 +466,25 @@ class AveragingConfig(Tagged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(_Checked):
+class TrainingConfig(Checked):
     """How the weights are found."""
 
-    loss: str = _option(
+    loss: str = option(
         "cross-entropy", f"{', '.join(LOSSES)}, or my_package.module:Loss", short="loss", names=tuple(LOSSES)
     )
-    loss_args: Arguments = _option(
+    loss_args: Arguments = option(
         {},
         "arguments of the loss, as {key: value}",
         of={"loss": (*(name for name in LOSSES if LOSSES.settings(name)), OWN)},
     )
-    epochs: int = _option(30, "passes over the training part", short="epochs", least=1)
-    batch_size: int | None = _option(
+    epochs: int = option(30, "passes over the training part", short="epochs", least=1)
+    batch_size: int | None = option(
         None,
         "examples per step; left out, all of them, or 64 where auto is adam",
         short="batch-size",
         least=1,
     )
-    parameter_radius: float | None = _option(
+    parameter_radius: float | None = option(
         None,
         "radius of the ball around the initial weights; left out, none: the certificate's is then the "
         "distance they moved",
@@ -478,63 +492,63 @@ class TrainingConfig(_Checked):
         above=0,
         most=LARGEST_RADIUS,
     )
-    start: Literal["initial", "kernel", "interval"] = _option(
+    start: Literal["initial", "kernel", "interval"] = option(
         "initial",
         "where training starts: the centre of the ball, the kernel limit's solution written into the "
         "weights, or weights drawn for interval bounds",
     )
-    project: bool = _option(
+    project: bool = option(
         True, "return the weights to that ball after every step", of={"parameter_radius": ("a number",)}
     )
-    optimizer: str = _option(
+    optimizer: str = option(
         "auto",
         "sgd, adam, adamw, or e.g. torch.optim.RMSprop; auto: sgd for two layers, for linearised networks "
         "and with a learning rate or momentum given, else adam",
         short="optimizer",
         names=OPTIMIZERS,
     )
-    optimizer_args: Arguments = _option(
+    optimizer_args: Arguments = option(
         {},
         "further arguments of the optimizer, as {key: value}",
         of={"optimizer": ("sgd", "adam", "adamw", OWN)},
     )
-    learning_rate: float | None = _option(
+    learning_rate: float | None = option(
         None,
         "step size; left out, the inverse of the curvature measured at the start for sgd, the best of a "
         "short search where auto is adam, 0.001 for adam and its kin otherwise",
         short="learning-rate",
         above=0,
     )
-    momentum: float | None = _option(
+    momentum: float | None = option(
         None, "momentum of sgd; left out, 0.9", least=0, below=1, of={"optimizer": ("auto", "sgd")}
     )
-    weight_decay: float = _option(0.0, "weight decay of the optimizer", least=0)
-    schedule: Literal["constant", "cosine", "linear", "steps", "one-cycle"] = _option(
+    weight_decay: float = option(0.0, "weight decay of the optimizer", least=0)
+    schedule: Literal["constant", "cosine", "linear", "steps", "one-cycle"] = option(
         "constant", "how the learning rate changes"
     )
-    warm_up: float = _option(
+    warm_up: float = option(
         0.0, "share of training over which the learning rate rises from 0 first", least=0, below=1
     )
-    radius_ramp: float = _option(
+    radius_ramp: float = option(
         0.0, "share of training over which the threat's radius rises from 0 to its own", least=0, most=1.0
     )
-    clip_norm: float | None = _option(
+    clip_norm: float | None = option(
         None,
         "largest length of a step's gradient; left out, any",
         above=0,
         of={"optimizer": ("auto", "sgd", "adam", "adamw")},
     )
-    best_by: Literal["robust_loss", "robust_accuracy"] = _option(
+    best_by: Literal["robust_loss", "robust_accuracy"] = option(
         "robust_loss",
         "which weights are the best on the validation part: of lowest loss or highest accuracy under attack",
     )
-    closing: Literal["auto", "none", "fast", "standard"] = _option(
+    closing: Literal["auto", "none", "fast", "standard"] = option(
         "auto",
         "how much of the data the finished network is attacked on: standard (all), fast (1,000 examples of either "
         "part), none; auto is standard up to 10,000 training examples, else fast",
     )
-    evaluate_every: int = _option(1, "epochs between evaluations on the validation part", least=1)
-    kernel_examples: int | None = _option(
+    evaluate_every: int = option(1, "epochs between evaluations on the validation part", least=1)
+    kernel_examples: int | None = option(
         None,
         "training examples, e.g. 64, on which drift, alignment and eigenvalues of the tangent kernel are "
         "observed after each evaluated epoch (about a backward pass per output for each of them); left out, "
@@ -543,11 +557,16 @@ class TrainingConfig(_Checked):
         least=2,
     )
 
+    def chosen(self, tag: str) -> Any:
+        if tag == "parameter_radius":
+            return "null" if self.parameter_radius is None else "a number"
+        return super().chosen(tag)
+
 
 # The two sections that Python takes whole say what their entries are; of text, jsonargparse makes the types.
 @takes(trace=FLAG, trace_every=maybe(whole()), tighten=whole(), radius=maybe(real()))
 @dataclass(frozen=True, kw_only=True)
-class CertificateSettings(_Checked):
+class CertificateSettings(Checked):
     """How the certificate of a run is recorded and tightened.
 
     Attributes:
@@ -561,15 +580,15 @@ class CertificateSettings(_Checked):
     40
     """
 
-    trace: bool = _option(True, "record the rounds of training for the certificate")
-    trace_every: int | None = _option(
+    trace: bool = option(True, "record the rounds of training for the certificate")
+    trace_every: int | None = option(
         None,
         "epochs between recorded ones; left out, as often as costs at most 10 % of the time",
         least=1,
         of={"trace": (True,)},
     )
-    tighten: int = _option(TIGHTEN, "evaluations spent on raising the lower bound after training", least=0)
-    radius: float | None = _option(
+    tighten: int = option(TIGHTEN, "evaluations spent on raising the lower bound after training", least=0)
+    radius: float | None = option(
         None,
         "parameter radius to certify at; left out, that of training",
         above=0,
@@ -579,7 +598,7 @@ class CertificateSettings(_Checked):
 
 @takes(accelerator=TEXT, devices=whole(), precision=word(*PRECISIONS), strategy=TEXT)
 @dataclass(frozen=True, kw_only=True)
-class DeviceSettings(_Checked):
+class DeviceSettings(Checked):
     """Where training runs, in the words of lightning-fabric.
 
     Attributes:
@@ -594,56 +613,79 @@ class DeviceSettings(_Checked):
     1
     """
 
-    accelerator: str = _option(
+    accelerator: str = option(
         "auto", ", ".join(ACCELERATORS), short="accelerator", names=ACCELERATORS, own=False
     )
-    devices: int = _option(1, "devices a machine", least=1)
-    precision: str = _option(
+    devices: int = option(1, "devices a machine", least=1)
+    precision: str = option(
         "32-true",
         f"precision of training: {', '.join(PRECISIONS)}; the certificate is in float64 in any case",
         names=PRECISIONS,
         own=False,
     )
-    strategy: str = _option("auto", "auto, ddp, ...")
+    strategy: str = option("auto", "auto, ddp, ...")
 
 
-def _section(default: Any, help: str) -> Any:
-    return field(default_factory=lambda: default, metadata={"help": help})
+def section(
+    default: Any,
+    help: str,
+    *,
+    needed: bool = False,
+    optional: bool = False,
+    without: tuple[str, ...] = (),
+    of: dict[str, tuple[Any, ...]] | None = None,
+) -> Any:
+    """A field that is a section of entries, ``without`` those that the command has no use for.
+
+    Where it is ``needed``, its first entry must be given; where it is ``optional``, it is ``None`` unless something of
+    it is given.
+    """
+    facts: dict[str, Any] = {
+        "help": help,
+        "names": (),
+        "default": default,
+        "without": without,
+        "of": of or {},
+    }
+    facts |= {"needed": needed, "optional": optional}
+    return field(default_factory=lambda: None if optional else default, metadata=facts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(_Checked):
+class RunConfig(Checked):
     """One training run, completely: the same file gives the same run."""
 
-    data: DataConfig = _section(DataConfig(), "data")
-    threat: ThreatConfig = _section(ThreatConfig(), "threat")
-    network: NetworkConfig = _section(NetworkConfig.section("two-layer"), "network")
-    attack: AttackConfig = _section(AttackConfig.section("pgd"), "attack in training")
-    evaluation: AttackConfig = _section(
+    command: ClassVar[str] = "train"
+
+    data: DataConfig = section(DataConfig(), "data")
+    threat: ThreatConfig = section(ThreatConfig(), "threat")
+    network: NetworkConfig = section(NetworkConfig.section("two-layer"), "network")
+    attack: AttackConfig = section(AttackConfig.section("pgd"), "attack in training")
+    evaluation: AttackConfig = section(
         AttackConfig.section("pgd", steps=20), "attack after every epoch, on the validation part"
     )
-    final: AttackConfig = _section(
+    final: AttackConfig = section(
         AttackConfig.section("pgd", steps=40, restarts=2, keep_best=True), "attack on the finished network"
     )
-    objective: ObjectiveConfig = _section(ObjectiveConfig.section("robust-loss"), "what a step minimises")
-    weight_perturbation: PerturbationConfig = _section(
+    objective: ObjectiveConfig = section(ObjectiveConfig.section("robust-loss"), "what a step minimises")
+    weight_perturbation: PerturbationConfig = section(
         PerturbationConfig.section("none"), "weights at which gradients are taken"
     )
-    averaging: AveragingConfig = _section(AveragingConfig.section("none"), "average of the weights")
-    training: TrainingConfig = _section(TrainingConfig(), "training")
-    certificate: CertificateSettings = _section(CertificateSettings(), "certificate")
-    device: DeviceSettings = _section(DeviceSettings(), "device")
-    seed: int = _option(
+    averaging: AveragingConfig = section(AveragingConfig.section("none"), "average of the weights")
+    training: TrainingConfig = section(TrainingConfig(), "training")
+    certificate: CertificateSettings = section(CertificateSettings(), "certificate")
+    device: DeviceSettings = section(DeviceSettings(), "device")
+    seed: int = option(
         SEED, "seed of the split, the weights, the order and the attacks", least=0, most=LARGEST_SEED
     )
-    out: str | None = _option(None, "folder to write; left out, runs/DATA-THREAT")
-    recipe: str | None = _option(
+    out: str | None = option(None, "folder to write; left out, runs/DATA-THREAT")
+    recipe: str | None = option(
         None,
         f"a published recipe, whose settings stand where you give none: {', '.join(RECIPES)}",
         names=tuple(RECIPES),
         own=False,
     )
-    name: str | None = _option(None, "name of the run in its report; left out, that of its folder")
+    name: str | None = option(None, "name of the run in its report; left out, that of its folder")
 
 
 def to_dict(config: object) -> dict[str, Any]:

@@ -46,7 +46,7 @@ PLAIN = {"auto": "crown", "alpha": "crown"}
     loss=maybe(LOSS),
     batch_size=maybe(COUNT),
     drop_broken=FLAG,
-    sample=maybe(COUNT),
+    examples=maybe(COUNT),
     radii=maybe(RADII),
     seed=SEED,
     resume_from=maybe(PATH),
@@ -66,7 +66,7 @@ def evaluate(
     loss: Loss | str | None = None,
     batch_size: int | None = None,
     drop_broken: bool = True,
-    sample: int | None = None,
+    examples: int | None = None,
     radii: Array | None = None,
     seed: int = _defaults.SEED,
     resume_from: str | Path | None = None,
@@ -98,7 +98,7 @@ def evaluate(
         drop_broken: examples that are misclassified, proved, or broken by one attack, are spared the next, as
             only success matters. False: every example meets every attack, for the highest loss; attacks that
             drop broken examples themselves (`PGD.drop_broken`, as in ``pgd``) still do so.
-        sample: evaluate only this many examples, drawn at random; the result then has confidence intervals.
+        examples: evaluate only this many, drawn at random; the result then has confidence intervals.
         radii: of each example's own ball, (examples,); default the threat's radius. Examples of one radius go
             together.
         seed: the same seed, batch size and attacks give the same result.
@@ -132,8 +132,8 @@ def evaluate(
         check_precision(model, x, "verified")
     if radii is not None:
         radii = as_tensor("radii", radii)
-        if sample is not None or resume_from is not None:
-            raise InputError("radii go with neither sample nor resume_from, got both; leave one out.")
+        if examples is not None or resume_from is not None:
+            raise InputError("radii go with neither examples nor resume_from, got both; leave one out.")
         groups = balls_by_radius(threat, radii, len(x))
         parts = [
             evaluate(
@@ -173,7 +173,7 @@ def evaluate(
     device = _tensors.device_of(model, x)
     checked_model(model, x[:4].to(device), y.to(device))
     x, y, population = x.detach().cpu(), y.cpu(), None
-    rows = drawn(len(x), sample, seed)
+    rows = drawn(len(x), examples, seed)
     if rows is not None:
         x, y, population = x[rows], y[rows], len(x)
 
@@ -227,17 +227,17 @@ def evaluate(
     return result
 
 
-def drawn(examples: int, sample: int | None, seed: int) -> Tensor | None:
+def drawn(population: int, examples: int | None, seed: int) -> Tensor | None:
     """Rows of a random sample, in order; nothing where all examples are wanted, or no more than there are.
 
     Raises:
         InputError: a sample of none.
     """
-    if sample is None or sample >= examples:
+    if examples is None or examples >= population:
         return None
-    if sample < 1:
-        raise InputError(f"sample must be >= 1, got {sample}; leave it out to evaluate every example.")
-    return torch.randperm(examples, generator=_tensors.generator(seed))[:sample].sort().values
+    if examples < 1:
+        raise InputError(f"examples must be >= 1, got {examples}; leave it out to evaluate every example.")
+    return torch.randperm(population, generator=_tensors.generator(seed))[:examples].sort().values
 
 
 class _Cascade:

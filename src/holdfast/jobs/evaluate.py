@@ -2,21 +2,22 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from holdfast import _defaults
 from holdfast._files import json_writer, text_writer
-from holdfast._imports import Trusted
 from holdfast._progress import Progress
 from holdfast._record import Files, locked
 from holdfast._signals import stopping
-from holdfast.config.build import build_threat
-from holdfast.config.schema import ThreatConfig
+from holdfast.config.build import build_data, build_threat
+from holdfast.config.commands import PARTS
+from holdfast.config.schema import with_entries
 from holdfast.data import Dataset
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation, evaluate
@@ -28,7 +29,7 @@ from holdfast.jobs.summary import class_figures, names_of, versions
 from holdfast.losses import CrossEntropy, Loss
 from holdfast.record.folder import check_folder
 from holdfast.record.plain import figure, to_plain
-from holdfast.record.reload import load_weights, run_data, run_parts
+from holdfast.record.reload import load_weights, run_config, run_parts
 from holdfast.record.run import RunWriter, read_summary
 from holdfast.record.schema import (
     AccuracyAtRadius,
@@ -46,7 +47,7 @@ HARDEST = 12
 CURVE_ATTACKS = "fast"
 """The suite at other radii than the threat's."""
 FILE, UNFINISHED = "evaluation.json", "unfinished*"
-PARTS = ("test", "validation", "train", "all")
+NO_OTHER: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Plan:
         verify: method of the bounds; ``None`` for none.
         verify_seconds: for all bounds together; ``None`` for no limit.
         part: which part of the data.
-        sample: examples drawn at random; ``None`` for all.
+        examples: as many drawn at random; ``None`` for all.
         radii: further radii for the accuracy curve.
         processes: of this machine.
     """
@@ -66,7 +67,7 @@ class Plan:
     attacks: str = _defaults.ATTACKS
     verify: str | None = _defaults.VERIFY
     part: str = _defaults.PART
-    sample: int | None = None
+    examples: int | None = None
     verify_seconds: float | None = _defaults.VERIFY_SECONDS
     radii: tuple[float, ...] = ()
     batch_size: int | None = None
@@ -80,8 +81,7 @@ def evaluate_run(
     plan: Plan,
     *,
     which: str = _defaults.WEIGHTS,
-    threat: str | None = None,
-    box: bool = True,
+    threat: Mapping[str, Any] = NO_OTHER,
     accelerator: str = _defaults.ACCELERATOR,
     trusted: bool = False,
     progress: bool = True,
@@ -91,10 +91,9 @@ def evaluate_run(
 
     Args:
         which: ``last`` or ``best`` weights.
-        threat: as on the command line, e.g. ``linf:0.1``; default the run's own.
+        threat: entries of `ThreatConfig` that go over those of the run, e.g. ``{"spec": "linf:0.1"}``.
         trusted: import what the run's configuration names: its data, network, threat or loss, whose code runs
             then.
-        box: whether attacked examples stay within the data's valid box.
 
     Raises:
         RunFolderError: not a finished run, or one whose data is described nowhere.
@@ -108,7 +107,6 @@ def evaluate_run(
             plan,
             which=which,
             threat=threat,
-            box=box,
             accelerator=accelerator,
             trusted=trusted,
             progress=progress,
@@ -120,21 +118,17 @@ def _evaluate_run(
     plan: Plan,
     *,
     which: str,
-    threat: str | None,
-    box: bool,
+    threat: Mapping[str, Any],
     accelerator: str,
     trusted: bool,
     progress: bool,
 ) -> EvaluationFigures:
     summary, writer = read_summary(folder), RunWriter(folder)
-    data = run_data(folder, trusted=trusted)
+    config = run_config(folder, trusted=trusted)
+    data = build_data(config.data, seed=config.seed)
     model, own, loss, setting = run_parts(folder, trusted=trusted)
     load_weights(model, folder, which)
-    asked = (
-        own
-        if threat is None and box
-        else build_threat(ThreatConfig(spec=own.spec if threat is None else Trusted(threat), box=box), data)
-    )
+    asked = build_threat(with_entries(config.threat, threat, "threat"), data) if threat else own
     record, attacked = _evaluated(
         on_accelerator(model, accelerator),
         data,
@@ -251,7 +245,7 @@ def _evaluated(
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     population = None
-    rows = drawn(len(x), plan.sample, plan.seed)
+    rows = drawn(len(x), plan.examples, plan.seed)
     if rows is not None:
         x, y, population = x[rows], y[rows], len(x)
     settings: dict[str, Any] = {

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 RADII = 10
 DONE = 0.5  # of the target loss: larger radii than that of the first such loss are not looked at unless asked for
 LOSSES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-PROBE_WIDTH = 1024
 PROBE_BATCH = 64
 FILE, PAGE = "plan.json", "plan.html"
 BYTES_A_WEIGHT = 56
@@ -58,7 +57,7 @@ BYTES_A_WEIGHT = 56
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """What training a two-layer network of ``width`` takes on this machine; *estimated* from a probe of
-    `PROBE_WIDTH` units.
+    `_defaults.PROBE_WIDTH` units.
     """
 
     width: int
@@ -282,7 +281,9 @@ def plan(
     threat, loss = as_threat(threat, bounds=data.bounds, fixed=data.fixed), as_loss(loss)
     check_data(data, threat)
     if model is None:
-        model = build_network(NetworkConfig.section("two-layer", width=PROBE_WIDTH), data, seed=seed)
+        model = build_network(
+            NetworkConfig.section("two-layer", width=_defaults.PROBE_WIDTH), data, seed=seed
+        )
     check_model(model, data)
     found = _separation(data, threat, seen)
     part = keep_examples(data, min(examples * len(data.y) // max(1, len(data.train)), len(data.y))).train
@@ -421,7 +422,7 @@ def _cost(
     core = exact_core(model)
     assert core is not None  # only networks of families have a width
     unit = core.family.width_step(core.network)
-    probe_width = -(-min(width, PROBE_WIDTH) // unit) * unit
+    probe_width = -(-min(width, _defaults.PROBE_WIDTH) // unit) * unit
     probe: nn.Module = core.family.of_width(core.network, probe_width)
     trained = [parameter for parameter in probe.parameters() if parameter.requires_grad]
     rows = slice(0, min(PROBE_BATCH, batch_size, len(data.train)))

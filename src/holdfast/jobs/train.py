@@ -273,6 +273,8 @@ def train(
     )
     batch = choice.batch_size
     check_batches(model, data, batch)
+    if target is not None:
+        seen.say(f"{data.name}, {threat.spec}, into {target}")
 
     fabric.launch()
     model.to(fabric.device)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from torch import nn
 
-from holdfast.config.build import Job, build, build_data
+from holdfast.config.build import Job, build
 from holdfast.config.reading import read_config
 from holdfast.config.schema import RunConfig
-from holdfast.data import Dataset
 from holdfast.errors import InputError, RunFolderError
 from holdfast.losses import Loss
 from holdfast.record.run import read_config_file, read_weights
@@ -49,8 +48,8 @@ def load_weights(model: nn.Module, folder: Path, which: str = "last") -> None:
         ) from error
 
 
-def run_data(folder: Path, *, trusted: bool = False) -> Dataset:
-    """The run's data, split as it was.
+def run_config(folder: Path, *, trusted: bool = False) -> RunConfig:
+    """The run's settings.
 
     Raises:
         RunFolderError: the run was started from Python, whose data no file describes.
@@ -61,7 +60,7 @@ def run_data(folder: Path, *, trusted: bool = False) -> Dataset:
             f"{folder} was written from Python, and its data is described nowhere; evaluate it there with "
             "holdfast.evaluate, or name the data with --data."
         )
-    return build_data(config.data, seed=config.seed)
+    return config
 
 
 def _configuration(folder: Path, trusted: bool) -> RunConfig | None:

@@ -11,33 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast._defaults import BACKEND, HIDDEN_LAYERS, PROCESSES
 from holdfast._registry import DATA
 from holdfast._rules import TEXT, several, takes
-from holdfast.config.options import LONG, SHORT, spelled
+from holdfast.config.commands import MOST_CELLS, SweepCommand
+from holdfast.config.options import is_option, options_of
 from holdfast.config.schema import RunConfig, to_dict
 from holdfast.errors import InputError
 
 SEED, RHO, WIDTH, DIMENSION = "--seed", "--rho", "--network.width", "--dimension"
-OWN = {
-    "--seeds": "how many seeds (0, 1, ..): every cell is run from each (1)",
-    "--rho": "radius in units of half the smallest distance between labels, in place of the threat's own",
-    "--dimension": "features of made-up data",
-    "--capacity": "search the smallest width that fits instead of training: --width lists the widths tried",
-    "--hidden-layers": f"of the networks of --capacity: 1 or 2 ({HIDDEN_LAYERS})",
-    "--processes": f"cells at once on this machine ({PROCESSES})",
-    "--threads": "threads of each cell (left out, the processors shared out; with ray 1)",
-    "--backend": f"joblib: processes of this machine; ray: a cluster ({BACKEND})",
-    "--address": "of the Ray cluster; left out, a running one or a new one on this machine",
-    "--trusted": "run the code that the configuration file names by import path: only from a source you trust",
-    "--quiet": "no progress",
-    "--help": "show this help and stop",
-}
 CAPACITY_SETTINGS = ("--data.", "--threat.", SEED, RHO, WIDTH, DIMENSION)
-MOST_CELLS = 100_000
-"""Of one sweep: each is checked before any is run, and has a folder of its own."""
-SWITCHES = ("--capacity", "--trusted", "--quiet", "--help")
-_SHORT_OF = {long: short for short, long in SHORT.items()}
+RUN = options_of(RunConfig)
+_SHORT_OF = {long: short for short, long in RUN.short.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +77,8 @@ class Grid:
 
 
 @takes(argv=several(TEXT, least=0))
-def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
-    """The sweep that ``[CONFIG.yaml] --option value[,value ..] ...`` describes, its own options as given, and
+def read_grid(argv: Sequence[str]) -> tuple[Grid, SweepCommand, str | None]:
+    """The sweep that ``[CONFIG.yaml] --option value[,value ..] ...`` describes, its own settings, and
     its folder if named.
 
     Every cell's settings are checked here, before anything runs.
@@ -102,32 +86,24 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     Raises:
         InputError: an unknown option, or a value that `holdfast train` would refuse.
     """
-    file, options, own = _options(argv)
+    from holdfast.config.reading import read
+
+    file, options, words = _options(argv)
+    own, _ = read(SweepCommand, words)
     out = options.pop("--out", None)
     if "--name" in options:
         raise InputError("--name is for one run, and a sweep has many; leave it out.")
-    capacity = "--capacity" in own
     axes = [_axis(option, text) for option, text in options.items()]
-    axes += [_axis(option, own[option]) for option in (DIMENSION, RHO) if option in own]
-    if "--seeds" in own:
+    made = ((DIMENSION, own.dimension), (RHO, own.rho))
+    axes += [_axis(option, text) for option, text in made if text is not None]
+    if own.seeds is not None:
         if SEED in options:
             raise InputError("--seed and --seeds say the same in two ways, got both; leave one out.")
-        count = whole("--seeds", own["--seeds"])
-        if count > MOST_CELLS:
-            raise InputError(
-                f"--seeds must be at most {MOST_CELLS:,}, got {own['--seeds']}; a few are usual."
-            )
-        axes.append(Axis(name="seed", option=SEED, values=tuple(map(str, range(count)))))
+        axes.append(Axis(name="seed", option=SEED, values=tuple(map(str, range(own.seeds)))))
     widths = None
-    if capacity:
+    if own.capacity:
         widths = _widths(next((axis for axis in axes if axis.option == WIDTH), None))
         axes = [axis for axis in axes if axis.option != WIDTH]
-    layers = whole("--hidden-layers", own.get("--hidden-layers", str(HIDDEN_LAYERS)))
-    if layers > 2:
-        raise InputError(f"--hidden-layers must be 1 or 2, got {layers}; leave it out for 1.")
-    if "--hidden-layers" in own and not capacity:
-        raise InputError("--hidden-layers is for --capacity, got it without; add that or leave it out.")
-    if capacity:
         foreign = [option for option in options if not option.startswith(CAPACITY_SETTINGS)]
         if foreign:
             raise InputError(
@@ -146,8 +122,8 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
             dict(zip((axis.option for axis in axes), values, strict=True)),
             axes,
             widths,
-            layers,
-            "--trusted" in own,
+            own.hidden_layers,
+            own.trusted,
         )
         for values in itertools.product(*(axis.values for axis in axes))
     ]
@@ -156,7 +132,7 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
         raise InputError(f"every cell must differ, got {repeated[0]} twice; list each value once.")
     return (
         Grid(
-            kind="capacity" if capacity else "train",
+            kind="capacity" if own.capacity else "train",
             axes=tuple(axes),
             cells=tuple(cells),
             shared=_shared(cells, axes),
@@ -166,32 +142,25 @@ def read_grid(argv: Sequence[str]) -> tuple[Grid, dict[str, str], str | None]:
     )
 
 
-def _options(argv: Sequence[str]) -> tuple[str | None, dict[str, str], dict[str, str]]:
-    """The configuration file, the options of a run in their long form, and the sweep's own, each with its
-    text.
+def _options(argv: Sequence[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """The configuration file, the options of a run in their long form, each with its text, and the words of the
+    sweep's own.
     """
-    words = spelled(argv, OWN)
     file: str | None = None
     options: dict[str, str] = {}
-    own: dict[str, str] = {}
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
+    own: list[str] = []
+    for word in options_of(SweepCommand).spelled(argv):
+        option, _, value = word.partition("=")
+        if not is_option(word):
             if file is not None or options or own:
                 raise InputError(
                     f"at most one configuration file is allowed, first of all, got {word!r}; leave it out."
                 )
             file = word
-            continue
-        option, equals, value = word.partition("=")
-        if option in SWITCHES:
-            own[option] = ""
-            continue
-        if not equals:
-            if not words:
-                raise InputError(f"option {option} needs a value, got none; write one after it.")
-            value = words.pop(0)
-        (own if option in OWN else options)[option] = value
+        elif option[2:].partition(".")[0].replace("-", "_") in RUN.entries:
+            options[option] = value
+        else:
+            own.append(word)
     return file, options, own
 
 
@@ -218,19 +187,17 @@ def _axis(option: str, text: str) -> Axis:
     return Axis(name=short.rpartition(".")[2], option=option, values=tuple(values))
 
 
-def whole(option: str, text: str) -> int:
-    """A whole number, 1 or more, from the command line."""
-    if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise InputError(f"{option} must be a whole number >= 1, got {text!r}; leave it out for the default.")
-    return int(text)
-
-
 def _widths(axis: Axis | None) -> tuple[int, ...]:
     if axis is None:
         from holdfast.lab.capacity.smallest import WIDTHS
 
         return WIDTHS
-    return tuple(whole("--width", text) for text in axis.values)
+    wrong = next((text for text in axis.values if not text.isdecimal() or int(text) < 1), None)
+    if wrong is not None:
+        raise InputError(
+            f"--width must list whole numbers >= 1, got {wrong!r}; leave it out for the default."
+        )
+    return tuple(map(int, axis.values))
 
 
 def _cell(
@@ -318,7 +285,7 @@ def _paths(option: str) -> set[str]:
         DIMENSION: {"data.init_args.dimension"},
         "--data.examples": {"data.examples", "data.init_args.examples"},
     }
-    return inner.get(option, {LONG.get(option, option.lstrip("-").replace("-", "_"))})
+    return inner.get(option, {RUN.long.get(option, option.lstrip("-").replace("-", "_"))})
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

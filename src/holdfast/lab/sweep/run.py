@@ -65,7 +65,8 @@ def run_sweep(
         # Those of an earlier version, which kept no digests; what the folder's record names is left as it is.
         unnamed = [record for slug, record in done.items() if f"{CELLS}/{slug}.json" not in files]
         _write(files, _described(grid, done), *unnamed)
-        if progress and done:
+        _say(seen, f"{len(grid.cells)} cells, into {out}")
+        if done:
             _say(seen, f"{len(done)} of {len(grid.cells)} cells were done before")
         report = stack.enter_context(seen.named()) if seen.live and todo else None
         try:
