@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
         check_run(Path(arguments[0]))
         findings = _of_run(Path(arguments[0]))
     else:
-        findings = _of_surroundings(arguments)
+        findings = _of_environment(arguments)
 
     from holdfast.cli.terminal import console, show_findings
 
@@ -40,7 +40,7 @@ def _of_run(folder: Path) -> "Sequence[Finding]":
     return examine(folder)
 
 
-def _of_surroundings(arguments: Sequence[str]) -> "Sequence[Finding]":
+def _of_environment(arguments: Sequence[str]) -> "Sequence[Finding]":
     from holdfast.config.reading import read
 
     given, _ = read(DoctorCommand, arguments)

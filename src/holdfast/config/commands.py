@@ -217,7 +217,7 @@ class CertifyCommand(Checked):
         None, "parameter radius; left out, that of the run", above=0, most=LARGEST_RADIUS
     )
     tighten: int = option(_defaults.TIGHTEN, "evaluations spent on raising the bound", least=0)
-    per_unit: bool = _switch("a curvature matrix a hidden unit: tighter, slower")
+    per_unit: bool = _switch("a curvature matrix per hidden unit: tighter, slower")
     trusted: bool = _trusted("the run's configuration names")
     quiet: bool = _quiet()
 
