@@ -721,7 +721,7 @@ def test_input_errors_name_the_remedy() -> None:
         certified(net, start, x, y + 1, 2.0)
     with pytest.raises(InputError, match="finite"):
         certified(net, start, x / 0, y, 2.0)
-    with pytest.raises(InputError, match="one label an example"):
+    with pytest.raises(InputError, match="one label per example"):
         certified(net, start, x, y[:-1], 2.0)
 
 

@@ -382,13 +382,13 @@ def test_a_sweep_that_another_sweep_holds_or_that_names_code_it_may_not_run_stop
 
 def test_a_reproduction_with_other_settings_is_refused_unless_it_is_to_be_replaced(tmp_path, at_once):
     one, two = (Scale(quick=True, seeds=tuple(range(n))) for n in (1, 2))
-    [first] = reproduce(setting=one, out=tmp_path, progress=False)
-    assert reproduce(setting=one, out=tmp_path, progress=False) == [json.loads(json.dumps(first))]
+    [first] = reproduce(scale=one, out=tmp_path, progress=False)
+    assert reproduce(scale=one, out=tmp_path, progress=False) == [json.loads(json.dumps(first))]
     before = content(tmp_path)
     with pytest.raises(RunFolderError, match=r"holds width with others \(seeds\)"):
-        reproduce(setting=two, out=tmp_path, progress=False)
+        reproduce(scale=two, out=tmp_path, progress=False)
     assert content(tmp_path) == before
-    [found] = reproduce(setting=two, out=tmp_path, overwrite=True, progress=False)
+    [found] = reproduce(scale=two, out=tmp_path, overwrite=True, progress=False)
     assert found["settings"]["seeds"] == [0, 1]
 
 

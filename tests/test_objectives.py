@@ -75,7 +75,7 @@ def trained(model=None, of=None, **settings):
         model,
         of or data(),
         hf.LpBall("inf", 0.05, bounds=(0.0, 1.0)),
-        final_attack="fgsm",
+        closing="none",
         allow_incompatible=True,
         **{"certificate": hf.CertificateSettings(tighten=0)} | settings,
     )
