@@ -177,6 +177,15 @@ def nearest_word(value: object, allowed: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}" if close else ""
 
 
+def instance_or_name(value: Any, kinds: tuple[type, ...], names: Sequence[str]) -> str:
+    """What was meant where one of these kinds, or its name, is needed: an instance of the class given, or the
+    nearest name; empty where nothing is near.
+    """
+    if isinstance(value, type) and issubclass(value, kinds):
+        return f"write {value.__name__}() for one of that class"
+    return nearest_word(value, names) if isinstance(value, str) else ""
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast._registry import LOSSES as LOSSES
-from holdfast._rules import TEXT, Rule, nearest_word, real, takes
+from holdfast._rules import TEXT, Rule, instance_or_name, real, takes
 from holdfast.errors import InputError
 
 Outputs = Float[Tensor, "batch outputs"]
@@ -389,16 +389,12 @@ def _read_loss(value: Any) -> Loss:
 
 
 def _other_loss(value: Any) -> str:
-    if isinstance(value, str):
-        return nearest_word(value, tuple(LOSSES))
-    if isinstance(value, type) and issubclass(value, Loss):
-        return f"write {value.__name__}() for one of that class"
     if isinstance(value, torch.nn.Module):
         return (
             "torch's own averages and has no slope to certify with; use holdfast.CrossEntropy() or "
             "another of these"
         )
-    return ""
+    return instance_or_name(value, (Loss,), tuple(LOSSES))
 
 
 LOSS = Rule(what=f"a holdfast Loss or one of {', '.join(LOSSES)}", read=_read_loss, hint=_other_loss)

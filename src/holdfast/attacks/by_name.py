@@ -3,7 +3,7 @@
 from typing import Any
 
 from holdfast._registry import ATTACKS
-from holdfast._rules import Rule, nearest_word
+from holdfast._rules import Rule, instance_or_name
 from holdfast.attacks.base import Attack
 
 
@@ -39,14 +39,10 @@ def _read_attack(value: Any) -> Attack:
 
 
 def _other_attack(value: Any) -> str:
-    if isinstance(value, type) and issubclass(value, Attack):
-        return f"write {value.__name__}() for one of that class"
-    if not isinstance(value, str):
-        return ""
-    if value in ATTACKS:
+    if isinstance(value, str) and value in ATTACKS:
         needed = ", ".join(f"{name}=..." for name in _needed(value))
         return f"write {ATTACKS[value].__name__}({needed}), for it needs more than its name"
-    return nearest_word(value, tuple(ATTACKS))
+    return instance_or_name(value, (Attack,), tuple(ATTACKS))
 
 
 ATTACK = Rule(

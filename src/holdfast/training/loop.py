@@ -303,13 +303,14 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
-            points = x[rows]
+            clean, labels = x[rows], y[rows]
+            points = clean
             if len(rows):  # a process may have no share of a short last round
                 with fabric.autocast():
                     points = run.objective.attacked(
                         module,
-                        points,
-                        y[rows],
+                        clean,
+                        labels,
                         threat,
                         run.attack,
                         loss=run.loss,
@@ -321,9 +322,9 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                 share = weights[rows] * (n / batch.round_size)
             taken = partial(
                 Batch,
-                clean=x[rows],
+                clean=clean,
                 attacked=points,
-                y=y[rows],
+                y=labels,
                 threat=threat,
                 loss=run.loss,
                 generator=noise,

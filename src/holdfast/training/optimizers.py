@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from holdfast._rules import Rule, maybe, real, takes, word
+from holdfast._rules import Rule, instance_or_name, maybe, real, takes, word
 from holdfast.errors import InputError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -54,7 +54,7 @@ class Auto:
 
     Attributes:
         weight_decay: of whichever it is.
-        clip_norm: largest length of a step\'s gradient; None for any.
+        clip_norm: largest length of a step's gradient; None for any.
 
     >>> import holdfast as hf
     >>> hf.optimizers.as_optimizer("auto") == hf.optimizers.Auto()
@@ -74,7 +74,7 @@ class SGD:
     Attributes:
         momentum: of the heavy ball; 0 for none.
         weight_decay: its factor times the weights is added to the gradient.
-        clip_norm: largest length of a step\'s gradient; None for any.
+        clip_norm: largest length of a step's gradient; None for any.
 
     >>> import holdfast as hf
     >>> hf.optimizers.SGD(momentum=0.5).name
@@ -98,7 +98,7 @@ class Adam:
 
     Attributes:
         weight_decay: its factor times the weights is added to the gradient.
-        clip_norm: largest length of a step\'s gradient; None for any.
+        clip_norm: largest length of a step's gradient; None for any.
 
     >>> import holdfast as hf
     >>> hf.optimizers.Adam(clip_norm=1.0).name
@@ -121,7 +121,7 @@ class AdamW:
 
     Attributes:
         weight_decay: share of the weights, times the learning rate, taken off at each step.
-        clip_norm: largest length of a step\'s gradient; None for any.
+        clip_norm: largest length of a step's gradient; None for any.
 
     >>> import holdfast as hf
     >>> hf.optimizers.AdamW(weight_decay=0.01).name
@@ -160,18 +160,12 @@ def _read(value: Any) -> Auto | Choice:
     return factory
 
 
-def _other_optimizer(value: Any) -> str:
-    if isinstance(value, type) and value in OPTIMIZERS.values():
-        return f"write {value.__name__}() for one of that class"
-    return _WORD.hint(value) if isinstance(value, str) else ""
-
-
 _WORD = word(*OPTIMIZERS)
 OPTIMIZER = Rule(
     what=f"one of {', '.join(OPTIMIZERS)}, one with settings such as SGD(momentum=0.5), or a function from parameters "
     "to a torch optimiser",
     read=_read,
-    hint=_other_optimizer,
+    hint=lambda value: instance_or_name(value, tuple(OPTIMIZERS.values()), tuple(OPTIMIZERS)),
 )
 
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from holdfast._arguments import EXAMPLES, GENERATOR, LABELS, MODEL, paired
 from holdfast._registry import OBJECTIVES
-from holdfast._rules import SEED, Rule, maybe, nearest_word, takes
+from holdfast._rules import SEED, Rule, instance_or_name, maybe, takes
 from holdfast._tensors import applied, fresh
 from holdfast._tensors import generator as seeded
 from holdfast._values import Shown
@@ -81,6 +81,7 @@ class Objective(ABC):
         robust: whether a step of it is a round of the robust loss ``loss(f(x'), y)`` itself, which the trace
             of a certificate may record. Of any other objective the pass after training certifies.
         certified: whether it trains for verified bounds, so that the finished network is verified.
+        searches: whether there is an inner attack at all.
 
     >>> import holdfast as hf
     >>> objective = hf.objectives.as_objective("trades")
@@ -90,6 +91,7 @@ class Objective(ABC):
 
     robust: ClassVar[bool] = False
     certified: ClassVar[bool] = False
+    searches: ClassVar[bool] = True
     mode: AttackMode = "keep"
 
     @property
@@ -108,10 +110,27 @@ class Objective(ABC):
         loss: Loss,
         generator: Generator,
     ) -> Points:
-        """The points that the step trains on; here those of highest ``loss``."""
+        """The points that the step trains on."""
+        if not self.searches:
+            return x
         return attack.points(
-            model, x, y, threat, generator=generator, loss=loss, mode=self.mode, inside=not attack.leaves
+            model,
+            x,
+            y,
+            self.searched(threat),
+            generator=generator,
+            loss=self.raised(model, x, loss),
+            mode=self.mode,
+            inside=not attack.leaves,
         )
+
+    def searched(self, threat: Threat) -> Threat:
+        """The sets that the inner attack searches."""
+        return threat
+
+    def raised(self, model: nn.Module, x: Points, loss: Loss) -> Loss:
+        """What the inner attack raises at these examples."""
+        return loss
 
     @abstractmethod
     def losses(self, batch: Batch) -> PerExample:
@@ -223,17 +242,11 @@ def _read(value: Any) -> Objective:
     return _OwnObjective(value)
 
 
-def _other(value: Any) -> str:
-    if isinstance(value, type) and issubclass(value, Objective):
-        return f"write {value.__name__}() for one of that class"
-    return nearest_word(value, tuple(OBJECTIVES)) if isinstance(value, str) else ""
-
-
 OBJECTIVE = Rule(
     what="an objective such as TRADES(beta=6), the name of one such as 'trades', or a function "
     "(model, clean, attacked, y) -> per-example loss",
     read=_read,
-    hint=_other,
+    hint=lambda value: instance_or_name(value, (Objective,), tuple(OBJECTIVES)),
 )
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
 from holdfast._rules import real, takes, word
-from holdfast.attacks import Attack
+from holdfast.attacks._ball import box_around
 from holdfast.errors import InputError
-from holdfast.losses import CrossEntropy, Labels, Loss, PerExample
+from holdfast.losses import CrossEntropy, PerExample
 from holdfast.threats import LpBall, Threat
 from holdfast.threats.base import Points
 from holdfast.training.intervals import Interval, bounded, worst_outputs
@@ -28,13 +28,10 @@ def box(threat: Threat, x: Points) -> tuple[Tensor, Tensor]:
     """
     threat = ball(threat)
     lower, upper = x - threat.radius, x + threat.radius
-    if threat.bounds is not None:
-        low, high = (torch.as_tensor(edge, dtype=x.dtype, device=x.device) for edge in threat.bounds)
-        lower, upper = torch.maximum(lower, low), torch.minimum(upper, high)
-    if threat.fixed is not None:
-        fixed = threat.fixed.to(x.device)
-        lower, upper = torch.where(fixed, x, lower), torch.where(fixed, x, upper)
-    return lower, upper
+    low, high = box_around(x, threat)
+    if low is None or high is None:
+        return lower, upper
+    return torch.maximum(lower, low.reshape(x.shape)), torch.minimum(upper, high.reshape(x.shape))
 
 
 def imbalance(found: Interval, first: Tensor) -> Tensor:
@@ -88,25 +85,13 @@ class IBP(Objective):
     """
 
     certified = True
+    searches = False
     clean: float = 0.0
     regularisation: float = 0.5
 
     @property
     def name(self) -> str:
         return "ibp"
-
-    def attacked(
-        self,
-        model: nn.Module,
-        x: Points,
-        y: Labels,
-        threat: Threat,
-        attack: Attack,
-        *,
-        loss: Loss,
-        generator: Generator,
-    ) -> Points:
-        return x  # nothing is attacked
 
     def losses(self, batch: Batch) -> PerExample:
         lower, upper = box(batch.threat, batch.clean)
@@ -143,19 +128,8 @@ class SABR(Objective):
     def name(self) -> str:
         return "sabr"
 
-    def attacked(
-        self,
-        model: nn.Module,
-        x: Points,
-        y: Labels,
-        threat: Threat,
-        attack: Attack,
-        *,
-        loss: Loss,
-        generator: Generator,
-    ) -> Points:
-        inner = ball(threat).with_radius((1 - self.share) * ball(threat).radius)
-        return super().attacked(model, x, y, inner, attack, loss=loss, generator=generator)
+    def searched(self, threat: Threat) -> Threat:
+        return ball(threat).with_radius((1 - self.share) * ball(threat).radius)
 
     def losses(self, batch: Batch) -> PerExample:
         lower, upper = box(batch.threat, batch.clean)

@@ -4,15 +4,13 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
-from torch import Generator, nn
+from torch import nn
 
 from holdfast._rules import real, takes, word
 from holdfast._tensors import answers
-from holdfast.attacks import Attack
 from holdfast.attacks.modes import in_mode, still
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Labels, Loss, Outputs, PerExample
-from holdfast.threats import Threat
 from holdfast.threats.base import Points
 from holdfast.training.objectives.base import (
     AttackMode,
@@ -77,22 +75,9 @@ class TRADES(Objective):
     def name(self) -> str:
         return "trades"
 
-    def attacked(
-        self,
-        model: nn.Module,
-        x: Points,
-        y: Labels,
-        threat: Threat,
-        attack: Attack,
-        *,
-        loss: Loss,
-        generator: Generator,
-    ) -> Points:
+    def raised(self, model: nn.Module, x: Points, loss: Loss) -> Loss:
         with in_mode(model, self.mode), still(model), torch.no_grad():
-            reference = log_probabilities(answers(model, x))
-        return attack.points(
-            model, x, y, threat, generator=generator, loss=_DivergenceFrom(reference), mode=self.mode
-        )
+            return _DivergenceFrom(log_probabilities(answers(model, x)))
 
     def losses(self, batch: Batch) -> PerExample:
         p, q = log_probabilities(batch.clean_outputs), log_probabilities(batch.outputs)
