@@ -19,7 +19,7 @@ from holdfast.config.schema import RunConfig
 from holdfast.errors import InputError
 from holdfast.losses import CrossEntropy, Hinge
 from holdfast.training.automatic import BATCH, RATES, chosen_for, chosen_rate
-from holdfast.training.optimizers import SGD, Adam, AdamW, Auto, as_optimizer
+from holdfast.training.optimizers import SGD, Adam, AdamW, Auto
 from holdfast.training.schedules import ScheduleSettings
 from holdfast.training.step_size import ADAM, USUAL, chosen_step, largest_eigenvalue
 
@@ -31,7 +31,8 @@ def test_training_has_the_same_defaults_from_the_command_line_and_from_python():
     defaults["schedule"] = ScheduleSettings()
     for part in ("objective", "weight_perturbation", "averaging"):
         defaults[part] = build_tagged(getattr(RunConfig(), part), object)
-    defaults["optimizer"] = as_optimizer(defaults["optimizer"])
+    assert defaults["optimizer"] is defaults["start"] is None  # the recipe's, which without one are these
+    defaults["optimizer"], defaults["start"] = Auto(), RunConfig().training.start
     defaults["validation"] = replace(defaults["validation"], attack=build_attack(RunConfig().evaluation))
     for name, value in options.items():
         if name in attacks:

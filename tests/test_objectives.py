@@ -525,6 +525,19 @@ def test_options_stand_over_the_file_over_the_recipe(tmp_path):
     assert build(RunConfig()).options["weight_perturbation"] == NoPerturbation()
 
 
+def test_what_is_given_stands_over_a_recipe_even_where_it_is_the_default(monkeypatch):
+    config, _ = read_config(["--recipe", "ibp", "--training.start", "initial", "--objective.clean", "0.2"])
+    options = build(config).options
+    assert (options["start"], options["objective"].clean) == ("initial", 0.2)
+    assert "recipe" not in options  # nothing is resolved a second time
+    drawn = []
+    monkeypatch.setattr("holdfast.jobs.start.interval_start", lambda model, seed: drawn.append(seed))
+    trained(recipe="ibp", start="initial", epochs=1)
+    assert not drawn
+    trained(recipe="ibp", epochs=1)
+    assert drawn == [0]
+
+
 def test_a_recipe_that_is_none_names_the_one_meant():
     with pytest.raises(
         InputError, match=r"recipe must be pgd, trades, .*, got 'trade'; did you mean trades\?"

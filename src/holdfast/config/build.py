@@ -55,7 +55,7 @@ class Job:
 
 
 def build(config: RunConfig) -> Job:
-    """Everything a run needs, built from its configuration.
+    """Everything a run needs, built from its configuration, in which a recipe's settings are resolved already.
 
     Raises:
         InputError: a name that is not known, or values that do not fit together.
@@ -88,7 +88,6 @@ def build(config: RunConfig) -> Job:
             "objective": build_objective(config.objective),
             "weight_perturbation": build_tagged(config.weight_perturbation, WeightPerturbation),
             "averaging": build_tagged(config.averaging, Averaging),
-            "recipe": config.recipe,
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,

@@ -94,14 +94,14 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     project=FLAG,
     epochs=COUNT,
     batch_size=maybe(COUNT),
-    optimizer=OPTIMIZER,
+    optimizer=maybe(OPTIMIZER),
     learning_rate=maybe(LEARNING_RATE),
     schedule=maybe(SCHEDULE),
     objective=maybe(OBJECTIVE),
     weight_perturbation=maybe(kind(WeightPerturbation, what="a WeightPerturbation such as AWP(0.005)")),
     averaging=maybe(kind(Averaging, what="an Averaging such as EMA(0.999)")),
     recipe=maybe(word(*RECIPES)),
-    start=kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network"),
+    start=maybe(kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network")),
     example_weights=maybe(TENSOR),
     allow_incompatible=FLAG,
     validation=kind(ValidationSettings, what="ValidationSettings such as ValidationSettings(every=5)"),
@@ -130,14 +130,14 @@ def train(
     project: bool = DEFAULT.training.project,
     epochs: int = DEFAULT.training.epochs,
     batch_size: int | None = DEFAULT.training.batch_size,
-    optimizer: str | Auto | Choice = DEFAULT.training.optimizer,
+    optimizer: str | Auto | Choice | None = None,
     learning_rate: float | None = DEFAULT.training.learning_rate,
     schedule: ScheduleSettings | Factor | str | None = None,
     objective: Objective | Function | str | None = None,
     weight_perturbation: WeightPerturbation | None = None,
     averaging: Averaging | None = None,
     recipe: str | None = None,
-    start: nn.Module | str = DEFAULT.training.start,
+    start: nn.Module | str | None = None,
     example_weights: Array | None = None,
     allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     validation: ValidationSettings = ValidationSettings(),  # noqa: B008 - frozen
@@ -170,7 +170,7 @@ def train(
         batch_size: examples per round; default all of them, or 64 where ``auto`` is adam.
         optimizer: ``sgd``, ``adam``, ``adamw``, one with settings such as
             ``holdfast.optimizers.SGD(momentum=0.5)``, or a function from parameters to a torch optimiser,
-            which has its own. ``auto`` is sgd for two layers, for networks linear in their weights and where
+            which has its own. ``auto`` (default) is sgd for two layers, for networks linear in their weights and where
             a learning rate is given, else adam.
         learning_rate: default for sgd the inverse of the curvature at the start
             (`holdfast.training.step_size`), for adam by ``auto`` the best of a short search
@@ -189,7 +189,7 @@ def train(
         recipe: a published recipe by name (`holdfast.config.recipes`): its settings replace those of
             ``attack``, ``objective``, ``weight_perturbation``, ``averaging``, ``schedule``, ``start`` and
             ``optimizer`` that are left out.
-        start: ``initial``: at the present weights of ``model``, the centre of the ball; ``kernel``: at the
+        start: ``initial`` (default): at the present weights of ``model``, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
             network like ``model``, whose weights training starts from.
         example_weights: ``pi_i >= 0`` of the robust loss, one per training example, adding up to 1; default
@@ -238,10 +238,10 @@ def train(
     'certified'
     """
     usual = build_recipe(recipe)
-    start = usual.start if start == DEFAULT.training.start else start
-    optimizer = usual.optimizer if as_optimizer(optimizer) == Auto() else optimizer
+    start = usual.start if start is None else start
+    optimizer = usual.optimizer if optimizer is None else as_optimizer(optimizer)
     check_start(start, parameter_radius)
-    check_together(as_optimizer(optimizer), learning_rate)
+    check_together(optimizer, learning_rate)
     if (resume or overwrite) and out is None:
         raise InputError(
             f"{'resume' if resume else 'overwrite'} needs the run's folder, got none; pass out=."
@@ -254,8 +254,8 @@ def train(
     weight_perturbation = weight_perturbation or usual.perturbation
     averaging = averaging or usual.averaging
     schedule = usual.schedule if schedule is None else as_schedule(schedule)
-    ramped(threat if isinstance(threat, Threat) else as_threat(threat), schedule, 0.0)
     loss, threat = as_loss(loss), as_threat(threat, bounds=data.bounds, fixed=data.fixed)
+    ramped(threat, schedule, 0.0)  # which refuses a ramp of a threat without a radius
     check_data(data, threat)
     if example_weights is not None:
         example_weights = as_weights("example_weights", example_weights, len(data.train))
@@ -267,7 +267,7 @@ def train(
     choice = chosen_for(
         model,
         len(data.train),
-        optimizer=as_optimizer(optimizer),
+        optimizer=optimizer,
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
