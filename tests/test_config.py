@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import holdfast as hf
-from holdfast._registry import ATTACKS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
+from holdfast._registry import ATTACKS, AUGMENTATIONS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
 from holdfast._rules import rules_of
 from holdfast.cli.main import main
 from holdfast.config import schema as configuration
@@ -21,6 +21,7 @@ from holdfast.config.reading import read_config
 from holdfast.config.schema import NetworkConfig, RunConfig, from_dict, optional, to_dict
 from holdfast.errors import InputError
 from holdfast.networks.activations import ACTIVATIONS
+from holdfast.training.augmentation import Augmentation
 from holdfast.training.averaging import Averaging
 from holdfast.training.optimizers import OPTIMIZERS
 from holdfast.training.perturbation import WeightPerturbation
@@ -177,6 +178,7 @@ def test_the_names_written_out_are_those_there_are():
         (ATTACKS, hf.Attack),
         (LOSSES, hf.Loss),
         (OBJECTIVES, hf.objectives.Objective),
+        (AUGMENTATIONS, Augmentation),
         (PERTURBATIONS, WeightPerturbation),
         (AVERAGING, Averaging),
     )
@@ -198,7 +200,7 @@ def below(kind):
 
 @pytest.mark.parametrize(
     ("registry", "name"),
-    [(r, name) for r in (ATTACKS, LOSSES, OBJECTIVES, PERTURBATIONS, AVERAGING) for name in r],
+    [(r, name) for r in (ATTACKS, LOSSES, OBJECTIVES, AUGMENTATIONS, PERTURBATIONS, AVERAGING) for name in r],
 )
 def test_what_is_read_from_a_class_is_what_it_takes(registry, name):
     """Names, defaults and help come from the source; the class itself and its rules agree."""
@@ -377,6 +379,7 @@ def test_everything_has_an_option_with_a_help_text_and_no_two_share_a_name():
     parts = {
         "network": NETWORKS,
         "objective": OBJECTIVES,
+        "augmentation": AUGMENTATIONS,
         "weight-perturbation": PERTURBATIONS,
         "averaging": AVERAGING,
     }

@@ -29,7 +29,7 @@ def test_training_has_the_same_defaults_from_the_command_line_and_from_python():
     defaults = {name: one.default for name, one in inspect.signature(hf.train).parameters.items()}
     attacks = {"attack": "attack", "final_attack": "final"}
     defaults["schedule"] = ScheduleSettings()
-    for part in ("objective", "weight_perturbation", "averaging"):
+    for part in ("objective", "augmentation", "weight_perturbation", "averaging"):
         defaults[part] = build_tagged(getattr(RunConfig(), part), object)
     assert defaults["optimizer"] is defaults["start"] is None  # the recipe's, which without one are these
     defaults["optimizer"], defaults["start"] = Auto(), RunConfig().training.start

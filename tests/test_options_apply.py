@@ -9,7 +9,7 @@ import yaml
 
 import holdfast as hf
 from holdfast._imports import Trusted
-from holdfast._registry import ATTACKS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
+from holdfast._registry import ATTACKS, AUGMENTATIONS, AVERAGING, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS
 from holdfast.cli.main import main
 from holdfast.config.build import build_threat
 from holdfast.config.options import options_of
@@ -47,6 +47,7 @@ ALTERNATIVES = {
         (section, "name"): {name: name for name in registry} | {OWN: "my_package:Own"}
         for section, registry in (
             ("objective", OBJECTIVES),
+            ("augmentation", AUGMENTATIONS),
             ("weight_perturbation", PERTURBATIONS),
             ("averaging", AVERAGING),
         )

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from holdfast.trace import TraceRecorder as TraceRecorder
     from holdfast.training import objectives as objectives
     from holdfast.training import optimizers as optimizers
+    from holdfast.training.augmentation import ImageAugmentation as ImageAugmentation
     from holdfast.training.averaging import EMA as EMA
     from holdfast.training.averaging import SWA as SWA
     from holdfast.training.perturbation import AWP as AWP
@@ -125,6 +126,7 @@ _NAMES = {
     "diagnose": "jobs.diagnose",
     "plan": "jobs.plan",
     "AWP": "training.perturbation",
+    "ImageAugmentation": "training.augmentation",
     "EMA": "training.averaging",
     "SWA": "training.averaging",
     "ScheduleSettings": "training.schedules",

@@ -67,6 +67,9 @@ PERTURBATIONS = Registry(none="training.perturbation:NoPerturbation", awp="train
 AVERAGING = Registry(
     none="training.averaging:NoAveraging", ema="training.averaging:EMA", swa="training.averaging:SWA"
 )
+AUGMENTATIONS = Registry(
+    none="training.augmentation:NoAugmentation", images="training.augmentation:ImageAugmentation"
+)
 LOSSES = Registry(
     cross_entropy="losses:CrossEntropy",
     logistic="losses:CrossEntropy",

@@ -15,6 +15,7 @@ from holdfast._tensors import flatten, generator
 from holdfast.attacks import Attack
 from holdfast.config.schema import (
     AttackConfig,
+    AugmentationConfig,
     DataConfig,
     NetworkConfig,
     ObjectiveConfig,
@@ -32,6 +33,7 @@ from holdfast.losses import Loss
 from holdfast.networks.linearised import Linearised
 from holdfast.threats import Threat, as_threat
 from holdfast.training import optimizers
+from holdfast.training.augmentation import Augmentation, as_augmentation
 from holdfast.training.averaging import Averaging
 from holdfast.training.objectives import Objective, as_objective
 from holdfast.training.perturbation import WeightPerturbation
@@ -86,6 +88,7 @@ def build(config: RunConfig) -> Job:
             "learning_rate": None if _makes_its_own(training) else training.learning_rate,
             "schedule": build_schedule(training),
             "objective": build_objective(config.objective),
+            "augmentation": build_augmentation(config.augmentation),
             "weight_perturbation": build_tagged(config.weight_perturbation, WeightPerturbation),
             "averaging": build_tagged(config.averaging, Averaging),
             "allow_incompatible": config.threat.allow_incompatible,
@@ -256,13 +259,21 @@ def _declared(config: Tagged) -> dict[str, Any]:
 
 def build_objective(config: ObjectiveConfig) -> Objective:
     """The objective; an import path may name a class, or a function ``(model, clean, attacked, y)``."""
+    return as_objective(_built_or_function(config, Objective))
+
+
+def build_augmentation(config: AugmentationConfig) -> Augmentation:
+    """The augmentation; an import path may name a class, or a function ``(x, generator)``."""
+    return as_augmentation(_built_or_function(config, Augmentation))
+
+
+def _built_or_function(config: Tagged, kind: type) -> Any:
     if config.name in config.registry:
-        objective: Objective = build_tagged(config, Objective)
-        return objective
+        return build_tagged(config, kind)
     found = imports.find(config.name)
     if isinstance(found, type):
-        found = imports.made(config.name, found, config.init_args, {})  # type: ignore[attr-defined]
-    return as_objective(found)
+        return imports.made(config.name, found, config.init_args, {})  # type: ignore[attr-defined]
+    return found
 
 
 def build_schedule(training: TrainingConfig) -> ScheduleSettings:
@@ -278,6 +289,7 @@ class RecipeParts:
 
     attack: Attack
     objective: Objective
+    augmentation: Augmentation
     perturbation: WeightPerturbation
     averaging: Averaging
     schedule: ScheduleSettings
@@ -291,6 +303,7 @@ def build_recipe(name: str | None) -> RecipeParts:
     return RecipeParts(
         attack=build_attack(config.attack),
         objective=build_objective(config.objective),
+        augmentation=build_augmentation(config.augmentation),
         perturbation=build_tagged(config.weight_perturbation, WeightPerturbation),
         averaging=build_tagged(config.averaging, Averaging),
         schedule=build_schedule(config.training),

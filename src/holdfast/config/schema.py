@@ -16,7 +16,17 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from holdfast._defaults import SEED, TIGHTEN
 from holdfast._imports import LIBRARY
-from holdfast._registry import ATTACKS, AVERAGING, DATA, LOSSES, NETWORKS, OBJECTIVES, PERTURBATIONS, Registry
+from holdfast._registry import (
+    ATTACKS,
+    AUGMENTATIONS,
+    AVERAGING,
+    DATA,
+    LOSSES,
+    NETWORKS,
+    OBJECTIVES,
+    PERTURBATIONS,
+    Registry,
+)
 from holdfast._rules import (
     FLAG,
     LARGEST_RADIUS,
@@ -453,6 +463,19 @@ class PerturbationConfig(Tagged):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationConfig(Tagged):
+    """How the examples of a step are varied before they are attacked."""
+
+    registry: ClassVar[Registry] = AUGMENTATIONS
+    name: str = option(
+        "none",
+        f"{', '.join(AUGMENTATIONS)}, or my_package.module:augmentation",
+        names=tuple(AUGMENTATIONS),
+        what="augmentation",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AveragingConfig(Tagged):
     """The average of the weights that is used as the network."""
 
@@ -668,6 +691,9 @@ class RunConfig(Checked):
         AttackConfig.section("pgd", steps=40, restarts=2, keep_best=True), "attack on the finished network"
     )
     objective: ObjectiveConfig = section(ObjectiveConfig.section("robust-loss"), "what a step minimises")
+    augmentation: AugmentationConfig = section(
+        AugmentationConfig.section("none"), "augmentation of the examples in training"
+    )
     weight_perturbation: PerturbationConfig = section(
         PerturbationConfig.section("none"), "weights at which gradients are taken"
     )

@@ -27,6 +27,7 @@ from holdfast.theory import KernelWatch
 from holdfast.threats import Threat
 from holdfast.trace import Trace, TraceRecorder
 from holdfast.training import ParameterBall, TrainingState
+from holdfast.training.augmentation import Augmentation
 from holdfast.training.automatic import Chosen
 from holdfast.training.averaging import Averaging, refresh_statistics
 from holdfast.training.devices import Devices
@@ -67,6 +68,7 @@ class Session:
     loss: Loss
     attack: Attack
     objective: Objective
+    augmentation: Augmentation
     weight_perturbation: WeightPerturbation
     averaging: Averaging
     final: Attack

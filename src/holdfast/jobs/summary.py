@@ -125,6 +125,7 @@ def summarise(session: Session, results: Results) -> Summary:
         ),
         parameter_radius=figure(session.parameter_radius),
         objective=session.objective.name,
+        augmentation=session.augmentation.name,
         weight_perturbation=session.weight_perturbation.name,
         averaging=session.averaging.name,
         optimizer=session.chosen.name,

@@ -64,6 +64,14 @@ from holdfast.trace import TraceRecorder
 from holdfast.trace.cost import record_every
 from holdfast.trace.trace import kept
 from holdfast.training import EpochRecord, Hooks, ParameterBall, Training, TrainingState, fit, summed
+from holdfast.training.augmentation import (
+    AUGMENTATION,
+    Augmentation,
+    NoAugmentation,
+    as_augmentation,
+    check_augmentation,
+)
+from holdfast.training.augmentation import Function as AugmentationFunction
 from holdfast.training.automatic import chosen_for, chosen_rate, chosen_words
 from holdfast.training.averaging import Averaging
 from holdfast.training.devices import devices_for
@@ -98,6 +106,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     learning_rate=maybe(LEARNING_RATE),
     schedule=maybe(SCHEDULE),
     objective=maybe(OBJECTIVE),
+    augmentation=maybe(AUGMENTATION),
     weight_perturbation=maybe(kind(WeightPerturbation, what="a WeightPerturbation such as AWP(0.005)")),
     averaging=maybe(kind(Averaging, what="an Averaging such as EMA(0.999)")),
     recipe=maybe(word(*RECIPES)),
@@ -134,6 +143,7 @@ def train(
     learning_rate: float | None = DEFAULT.training.learning_rate,
     schedule: ScheduleSettings | Factor | str | None = None,
     objective: Objective | Function | str | None = None,
+    augmentation: Augmentation | AugmentationFunction | str | None = None,
     weight_perturbation: WeightPerturbation | None = None,
     averaging: Averaging | None = None,
     recipe: str | None = None,
@@ -182,12 +192,15 @@ def train(
         objective: what is minimised: default the robust loss; another of ``holdfast.objectives``, such as
             ``TRADES(beta=6)``, its name, or a function ``(model, clean, attacked, y) -> per-example loss``.
             Steps of another objective than the robust loss are not recorded: only the final pass certifies.
+        augmentation: of the examples of each step, before they are attacked, such as ``ImageAugmentation(shift=4)``,
+            its name, or a function ``(x, generator) -> x``; default none. Steps on augmented examples are not
+            recorded: only the final pass, over the examples themselves, certifies.
         weight_perturbation: weights at which each step's gradient is taken, such as `AWP`; default the present
             ones.
         averaging: an average of the weights, such as `EMA` or `SWA`, that is validated, kept and returned in
             place of the last iterate; statistics of batch norm are worked out afresh for it. Default: none.
         recipe: a published recipe by name (`holdfast.config.recipes`): its settings replace those of
-            ``attack``, ``objective``, ``weight_perturbation``, ``averaging``, ``schedule``, ``start`` and
+            ``attack``, ``objective``, ``augmentation``, ``weight_perturbation``, ``averaging``, ``schedule``, ``start`` and
             ``optimizer`` that are left out.
         start: ``initial`` (default): at the present weights of ``model``, the centre of the ball; ``kernel``: at the
             solution of the kernel limit at ``parameter_radius`` (`holdfast.theory.into_network`); or another
@@ -251,6 +264,7 @@ def train(
         check_folder(target, RUN, resume=resume, overwrite=overwrite)
     attack = usual.attack if attack is None else as_attack(attack)
     objective = usual.objective if objective is None else as_objective(objective)
+    augmentation = usual.augmentation if augmentation is None else as_augmentation(augmentation)
     weight_perturbation = weight_perturbation or usual.perturbation
     averaging = averaging or usual.averaging
     schedule = usual.schedule if schedule is None else as_schedule(schedule)
@@ -273,6 +287,7 @@ def train(
     )
     batch = choice.batch_size
     check_batches(model, data, batch)
+    check_augmentation(augmentation, data.train.x, threat)
     if target is not None:
         seen.say(f"{data.name}, {threat.spec}, into {target}")
 
@@ -298,6 +313,7 @@ def train(
         learning_rate=learning_rate,
         schedule=schedule,
         objective=objective,
+        augmentation=augmentation,
         weight_perturbation=weight_perturbation,
         averaging=averaging,
         seed=seed,
@@ -372,6 +388,7 @@ def train(
             loss=loss,
             attack=attack,
             objective=objective,
+            augmentation=augmentation,
             weight_perturbation=weight_perturbation,
             averaging=averaging,
             validation=validation,
@@ -419,6 +436,7 @@ def train(
             attack=attack,
             loss=loss,
             objective=objective,
+            augmentation=augmentation,
             perturbation=weight_perturbation,
             averaging=averaging,
             clip_norm=getattr(choice.optimizer, "clip_norm", None),
@@ -550,6 +568,8 @@ def _unrecorded(session: Session, precision: str) -> str:
         return f"training in {precision} is not what the proof is about"
     if not session.objective.robust:
         return f"a step of {session.objective.name} is not one of the robust loss"
+    if not isinstance(session.augmentation, NoAugmentation):
+        return "augmented examples are not those of the training part"
     if not isinstance(session.weight_perturbation, NoPerturbation):
         return f"with {session.weight_perturbation.name} a step's gradient is taken at other weights"
     if session.attack.leaves:

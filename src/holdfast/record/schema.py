@@ -298,6 +298,10 @@ class Summary:
         "radius of the ball that training kept to; null for none", "weight norm"
     )
     objective: str | None = about("what was minimised: `robust-loss`, `trades`, ...", optional=True)
+    augmentation: str | None = about(
+        "how the examples of a step were varied before they were attacked: `none`, `images`, or a function's name",
+        optional=True,
+    )
     weight_perturbation: str | None = about(
         "weights at which gradients were taken: `none` for the present ones, or `awp`", optional=True
     )

@@ -24,6 +24,7 @@ from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.losses import Loss, finite
 from holdfast.threats import LpBall, Threat
 from holdfast.trace import TraceRecorder, Window
+from holdfast.training.augmentation import Augmentation, NoAugmentation
 from holdfast.training.averaging import Average, Averaging, NoAveraging
 from holdfast.training.ball import ParameterBall
 from holdfast.training.batches import epoch_batches, epoch_seed
@@ -145,6 +146,7 @@ class Training(Shown):
         threat: at its full radius.
         attack, loss: those of the robust loss.
         objective: what is minimised, with attack and loss.
+        augmentation: of the examples of a step, before they are attacked.
         epochs: in all.
         batch_size: examples per step, over all processes.
         ball: measures the drift.
@@ -187,6 +189,7 @@ class Training(Shown):
     batch_size: int
     ball: ParameterBall
     project: bool = False
+    augmentation: Augmentation = NoAugmentation()  # noqa: RUF009 - frozen
     schedule: ScheduleSettings = ScheduleSettings()  # noqa: RUF009 - frozen
     perturbation: WeightPerturbation = NoPerturbation()  # noqa: RUF009 - frozen
     averaging: Averaging = NoAveraging()  # noqa: RUF009 - frozen
@@ -304,8 +307,10 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
             clean, labels = x[rows], y[rows]
-            points = clean
             if len(rows):  # a process may have no share of a short last round
+                clean = run.augmentation(clean, noise)
+            points = clean
+            if len(rows):
                 with fabric.autocast():
                     points = run.objective.attacked(
                         module,
