@@ -144,6 +144,7 @@ def values_of(path):
         found = st.sampled_from(entry.type.__args__)
     elif facts["names"]:
         found = st.sampled_from([name for name in facts["names"] if name != "transfer"])  # needs a network
+        found = st.lists(found, max_size=2).map(tuple) if "tuple" in text else found
         found = found | st.just("my_package.parts:Part") if facts["own"] else found
     elif "dict" in text:
         found = st.dictionaries(st.sampled_from(["size", "hidden_size"]), st.integers() | WORDS, max_size=2)

@@ -51,6 +51,12 @@ BELOW = {
     "evaluation": ("*.safetensors", "*.json", "*.csv", "unfinished*"),
 }
 """What a run writes into its folder and the folders below; ``log.txt`` besides."""
+LOGS = {
+    "tensorboard": "tensorboard/events.out.tfevents.*",
+    "csv": "csv/metrics.csv",
+    "wandb": "wandb/run-id.txt",
+}
+"""What tools that watch a run write there, by logger: without a digest, since it is no part of the run."""
 REPLACEMENT = "replacement"
 """Folder within that of a run in which the one that is to take its place is written."""
 LOOKS = 5
@@ -64,6 +70,26 @@ def belongings(folder: Path) -> list[str]:
         path for below, patterns in BELOW.items() for p in patterns for path in (folder / below).glob(p)
     ]
     return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def drop_logs(folder: Path, *loggers: str) -> None:
+    """Remove what these loggers, or all, have written of a run."""
+    for name in loggers or LOGS:
+        place = folder / name
+        for path in folder.glob(LOGS[name]):
+            path.unlink(missing_ok=True)
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
+
+
+def _move_logs(source: Path, target: Path) -> None:
+    for name, pattern in LOGS.items():
+        paths = list(source.glob(pattern))
+        if paths:
+            drop_logs(target, name)
+            (target / name).mkdir(exist_ok=True)
+        for path in paths:
+            os.replace(path, target / path.relative_to(source))
 
 
 def free(folder: Path, unfinished: str = "") -> bool:
@@ -360,6 +386,7 @@ def take_over(folder: Path) -> Path:
         for name in read_record(folder):
             files.put(name, partial(shutil.copyfile, checked(folder / name)))
         files.drop(belongings(target))
+    drop_logs(target)
     clear_replacement(target)
     return target
 
@@ -376,6 +403,9 @@ def clear_replacement(folder: Path) -> None:
         return  # it can be resumed
     if taken and (left / "log.txt").exists():
         os.replace(left / "log.txt", folder / "log.txt")
+    if taken:
+        _move_logs(left, folder)
+    drop_logs(left)
     for path in (
         left / "config.yaml",
         *(left / name for name in belongings(left)),

@@ -94,6 +94,7 @@ def build(config: RunConfig) -> Job:
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,
+            "loggers": config.loggers,
             "device": config.device,
             "certificate": config.certificate,
         },

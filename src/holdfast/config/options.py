@@ -288,6 +288,7 @@ def kind(type_: Any) -> str:
     or_null = " or null" if type(None) in get_args(type_) else ""
     for word, text in (
         ("tuple[float", "a list of numbers such as [0.1,0.2]"),
+        ("tuple[str", "a list of names such as [a,b]"),
         ("tuple", "a list of whole numbers such as [3,8]"),
         ("dict", "a mapping such as {size: 3}"),
         ("bool", "true or false"),

@@ -54,6 +54,7 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 OWN = "your own"
 """The alternative that an import path is."""
+LOGGERS = ("csv", "tensorboard", "wandb")
 CLOSINGS = ("auto", "none", "fast", "standard")
 
 
@@ -116,8 +117,10 @@ class Checked:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     _check_number(entry, number)
-            if entry.metadata.get("names") and isinstance(value, str):
-                _check_name(entry, value)
+            if entry.metadata.get("names"):
+                for name in value if isinstance(value, tuple) else (value,):
+                    if isinstance(name, str):
+                        _check_name(entry, name)
         for entry in fields(self):  # type: ignore[arg-type]
             if getattr(self, entry.name) != plain_default(entry):
                 check_applies(self, entry.name)
@@ -712,6 +715,13 @@ class RunConfig(Checked):
         own=False,
     )
     name: str | None = option(None, "name of the run in its report; left out, that of its folder")
+    loggers: tuple[str, ...] = option(
+        (),
+        f"where the figures of each epoch go besides: {', '.join(LOGGERS)}, into the run's folder or the account's "
+        "project",
+        names=LOGGERS,
+        own=False,
+    )
 
 
 def to_dict(config: object) -> dict[str, Any]:
@@ -759,9 +769,9 @@ def with_recipe(name: Any) -> RunConfig:
 
 
 def _over(default: Any, value: Any, key: str) -> Any:
-    """A section with these entries replaced; anything else is the value itself."""
+    """A section with these entries replaced; anything else is the value itself, of several values a tuple."""
     if not is_dataclass(default) or isinstance(default, type):
-        return value
+        return tuple(value) if isinstance(value, list) else value
     return with_entries(default, value, key)
 
 

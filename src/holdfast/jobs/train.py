@@ -47,6 +47,7 @@ from holdfast.families import curvature_for
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
+from holdfast.jobs.loggers import LOGGERS_RULE, Observer, check_loggers, watching
 from holdfast.jobs.rows import metrics_row, with_kernel
 from holdfast.jobs.session import Session
 from holdfast.jobs.start import STARTS, check_start, start_from
@@ -123,6 +124,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     seed=SEED,
     out=maybe(PATH),
     name=maybe(TEXT),
+    loggers=LOGGERS_RULE,
     resume=FLAG,
     overwrite=FLAG,
     progress=FLAG,
@@ -158,6 +160,7 @@ def train(
     seed: int = DEFAULT.seed,
     out: str | Path | None = None,
     name: str | None = None,
+    loggers: Sequence[Any] = DEFAULT.loggers,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -224,6 +227,9 @@ def train(
         out: run folder, new or empty unless ``resume`` or ``overwrite`` is given; default: nothing is
             written.
         name: of the run, in its page; default that of its folder.
+        loggers: where the figures of each epoch go besides ``metrics.jsonl``: ``tensorboard`` and ``csv``, which
+            write into ``out``, ``wandb``, or objects with ``log_metrics(metrics, step)``, such as the loggers of
+            lightning-fabric.
         resume: go on from the last checkpoint in ``out``, bit for bit; everything must be as it was but what
             `docs/explanations/runs.md` names.
         overwrite: replace the run in ``out``, once this one is finished; until then the old one stays as it
@@ -262,6 +268,7 @@ def train(
     target = None if out is None else destination(Path(out))
     if target is not None and process_number() == 0:
         check_folder(target, RUN, resume=resume, overwrite=overwrite)
+    check_loggers(loggers, target)
     attack = usual.attack if attack is None else as_attack(attack)
     objective = usual.objective if objective is None else as_objective(objective)
     augmentation = usual.augmentation if augmentation is None else as_augmentation(augmentation)
@@ -450,7 +457,8 @@ def train(
             record_every=certificate.trace_every or record_every(model, len(y), batch, attack.passes),
             example_weights=example_weights,
         )
-        run = _fitted(session, training)
+        with watching(loggers, session) as watch:
+            run = _fitted(session, training, watch)
         if run is None:
             run = conclude(session)
             if session.folder is not None:
@@ -503,7 +511,7 @@ def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None
         save(session)
 
 
-def _fitted(session: Session, training: Training) -> Run | None:
+def _fitted(session: Session, training: Training, watch: Observer) -> Run | None:
     """Train, and save where training ended. Nothing is returned unless it ended early and its caller is to
     go on.
     """
@@ -515,6 +523,7 @@ def _fitted(session: Session, training: Training) -> Run | None:
             row = validate(session, row) if len(session.data.validation) else row
             row = row if session.kernel is None else with_kernel(row, session.kernel.look(session.model))
         session.rows.append(row)
+        watch(row)
         now.windows = kept(now.windows, TRACE_BYTES)
         if record.epoch < training.epochs and session.due():
             save(session)
@@ -603,7 +612,7 @@ def _said(value: object) -> str:
 def _described(given: dict[str, Any]) -> dict[str, Any]:
     """A readable ``config.yaml`` for a run started from Python: settings as given, objects by their text."""
     plain = (str, int, float, bool, type(None))
-    skip = {"data", "config", "model", "resume", "overwrite", "progress", "out"}
+    skip = {"data", "config", "model", "resume", "overwrite", "progress", "out", "loggers"}
     names = [p.name for p in inspect.signature(train).parameters.values() if p.kind is p.KEYWORD_ONLY]
     values = {
         key: given[key] if isinstance(given[key], plain) else _said(given[key])

@@ -3,7 +3,7 @@
 ``config.yaml`` (complete), ``summary.json``, ``metrics.jsonl`` (a line per epoch), ``trace/``,
 ``model.safetensors`` (best on validation), ``last.safetensors``, ``initial.safetensors``,
 ``gallery.safetensors``, ``checkpoints/``, ``evaluation/``, and ``digests.json``, which all these are checked
-against whenever they are read; ``log.txt`` and ``report.html``, which are not.
+against whenever they are read; ``log.txt``, ``report.html`` and what loggers write, which are not.
 """
 
 import json
@@ -28,6 +28,7 @@ from holdfast._record import (
     check_recorded,
     checked,
     clear_replacement,
+    drop_logs,
     free,
 )
 from holdfast._rules import FLAG, PATH, maybe, takes
@@ -348,6 +349,7 @@ class RunWriter:
         if not self._began:
             self._began = True
             (self.folder / "log.txt").unlink(missing_ok=True)
+            drop_logs(self.folder)
         self.log()
 
     def drop(self, *names: str) -> None:
