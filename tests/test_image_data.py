@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import holdfast as hf
 from holdfast.cli.main import main
@@ -177,9 +177,9 @@ def test_the_data_sets_of_torch_are_read_in_order():
 
 def test_rows_with_columns_and_bytes_are_understood():
     rows = Rows(
-        {"image": (x * 255).to(torch.uint8).numpy(), "label": int(y)} for x, y in zip(X, Y, strict=True)
+        {"picture": (x * 255).to(torch.uint8).numpy(), "label": int(y)} for x, y in zip(X, Y, strict=True)
     )
-    data = from_dataset(rows, columns=("image", "label"), validation=0, class_names=("no", "yes"))
+    data = from_dataset(rows, columns=("picture", "label"), validation=0, class_names=("no", "yes"))
     assert data.class_names == ("no", "yes")
     assert float((data.x - X).abs().max()) < 1 / 255
     assert torch.equal(data.y, Y)
@@ -191,9 +191,9 @@ def test_rows_with_columns_and_bytes_are_understood():
         (Rows([(X[0], 0), X[1]]), {}, None),
         (Rows([(X[0], 0), 5]), {}, "item 1 of train must hold an example and its label at 0, 1, got int"),
         (
-            Rows([{"image": X[0], "label": 0}]),
+            Rows([{"picture": X[0], "label": 0}]),
             {},
-            "got columns image, label; say where they are with columns=",
+            "got columns picture, label; say where they are with columns=",
         ),
         (Rows([(X[0], 0), (X[1],)]), {}, "item 1 of train must hold an example and its label"),
         (Rows([(X[0], 0), (X[1], None)]), {}, "the label of item 1 of train must be"),
@@ -201,14 +201,23 @@ def test_rows_with_columns_and_bytes_are_understood():
         (Rows([(X[0], 0), (X[1, :, :2], 1)]), {}, r"got \(1, 2, 4\) at index 1 against \(1, 4, 4\)"),
         (Rows([(X[0], 0), (X[1].long(), 1)]), {}, "the example of item 1 of train must hold floating-point"),
         (
-            Rows([(X[0], 0), (Image.new("L", (4, 4)), 1)]),
+            Rows([(X[0], 0), (Image.new("I", (4, 4)), 1)]),
             {},
-            "item 1 of train must be a tensor, got an image",
+            "item 1 of train must be an image of bytes, got mode I",
         ),
         (Rows(), {}, "train must have at least one item"),
         (Rows([(X[0] + 2, 0), (X[1], 1)]), {}, "x must lie in bounds"),
         (TensorDataset(X, Y), {"test": TensorDataset(X[..., :2], Y)}, "must have examples of one shape"),
-        (DataLoader(TensorDataset(X, Y)), {}, r"give the data set of the loader, loader\.dataset"),
+        (
+            DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler(range(3))),
+            {},
+            r"with a sampler of its own, .*; give torch\.utils\.data\.Subset\(dataset, indices\)",
+        ),
+        (
+            DataLoader(TensorDataset(X, Y), collate_fn=len),
+            {},
+            r"with a collate function of its own, .*; give loader\.dataset",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_item_is_said_with_its_index(items, options, said):

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast._rules import Rule, kind, real
+from holdfast._tensors import all_finite
 from holdfast.errors import InputError
 
 Array = Tensor | np.ndarray
@@ -79,7 +80,7 @@ def as_examples(name: str, value: Any) -> Tensor:
             f"{name} must be floating-point examples (examples, features...) with at least one of each, got "
             f"shape {tuple(x.shape)}; give a single example as x[None]."
         )
-    if not bool(x.isfinite().all()):
+    if not all_finite(x):
         bad = ~x.reshape(len(x), -1).isfinite().all(1)
         raise InputError(
             f"{name} must be finite, got NaN or infinity in {int(bad.sum())} of {len(x)} rows, the first "

@@ -33,6 +33,26 @@ def chunks(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(total, start + size))
 
 
+AT_ONCE = 2**22
+"""Numbers looked at together where a whole data set is gone through: what is worked out of them stays small."""
+
+
+def portions(x: Tensor) -> Iterator[slice]:
+    """Consecutive rows of a data set, few enough that what is worked out of them stays small beside it."""
+    return chunks(len(x), AT_ONCE // max(1, x.shape[1:].numel()))
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether every number is finite."""
+    return all(bool(x[rows].isfinite().all()) for rows in portions(x))
+
+
+def largest_size(x: Tensor) -> float:
+    """The largest absolute value; NaN where there is one, 0 of nothing."""
+    sizes = [x[rows].abs().max() for rows in portions(x) if x[rows].numel()]
+    return float(torch.stack(sizes).max()) if sizes else 0.0
+
+
 def called(model: nn.Module, points: Tensor) -> object:
     """``model(points)``, whatever that is: the one place where a user's model is called. It works on a copy
     and answers with one.

@@ -27,6 +27,7 @@ from holdfast.config.schema import (
     with_recipe,
 )
 from holdfast.data.base import Dataset
+from holdfast.data.items import is_items
 from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError
 from holdfast.losses import Loss
@@ -108,8 +109,7 @@ def build_data(config: DataConfig, *, seed: int) -> Dataset:
     shares = {"validation": config.validation, "test": config.test}
     offers = {"seed": seed} | {part: share for part, share in shares.items() if share is not None}
     if ":" in config.name and is_path(config.name):
-        data: Dataset = imports.call(config.name, arguments, offers)
-        _refuse_other(data, Dataset, config.name)
+        data = _own_data(config, arguments, offers)
     elif config.name == "spheres" and config.classes is not None:
         raise InputError(
             f"data.classes picks classes of data that has some, got {list(config.classes)} for spheres; "
@@ -123,6 +123,41 @@ def build_data(config: DataConfig, *, seed: int) -> Dataset:
     if config.flatten:
         data = _flattened(data)
     return datasets.with_features(data, config.features)
+
+
+def _own_data(config: DataConfig, arguments: dict[str, Any], offers: dict[str, Any]) -> Dataset:
+    """What an import path gives; data sets of torch and of Hugging Face, loaders and iterables are converted.
+
+    A class of data sets that has a parameter ``train``, as those of torchvision have, gives both parts.
+    """
+    target = imports.find(config.name)
+    of_torch = isinstance(target, type) and issubclass(target, torch.utils.data.Dataset)
+    if of_torch:  # which knows nothing of classes that are left out
+        arguments = dict(config.init_args)
+    both = of_torch and config.test is None and _has_train(target) and "train" not in arguments
+    found = imports.made(config.name, target, {**arguments, "train": True} if both else arguments, offers)
+    test: Any = 0.15 if config.test is None else config.test
+    if both:
+        test = imports.made(config.name, target, {**arguments, "train": False}, offers)
+    elif isinstance(found, tuple) and len(found) == 2 and not is_items(found):
+        found, test = found
+    if isinstance(found, Dataset):
+        return found
+    if not is_items(found):
+        _refuse_other(found, Dataset, config.name)
+    return datasets.from_dataset(
+        found,
+        test,
+        validation=0.15 if config.validation is None else config.validation,
+        classes=config.classes if of_torch else None,
+        name=config.name.rpartition(":")[2],
+        seed=offers["seed"],
+    )
+
+
+def _has_train(target: Any) -> bool:
+    parameter = signature(target).parameters.get("train")
+    return parameter is not None and isinstance(parameter.default, bool)
 
 
 def _flattened(data: Dataset) -> Dataset:

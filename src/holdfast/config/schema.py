@@ -344,7 +344,7 @@ class DataConfig(Checked):
 
     name: str = option(
         "digits",
-        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), of CIFAR or of images, a .npz file, or module:function "
+        f"data set: {', '.join(DATA)}, a folder of IDX files (MNIST), of CIFAR, of images or of a cache, a .npz file, or module:function "
         "for your own",
         short="data",
     )

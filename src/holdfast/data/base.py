@@ -2,8 +2,12 @@
 change.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -145,6 +149,10 @@ class Dataset(Shown):
         return int(torch.Size(self.shape).numel())
 
     def part(self, rows: Tensor) -> Part:
+        """These rows: a view where they are consecutive, so that nothing is copied, else a copy."""
+        if len(rows) and bool((rows.diff() == 1).all()):
+            one = slice(int(rows[0]), int(rows[0]) + len(rows))
+            return Part(x=self.x[one], y=self.y[one])
         return Part(x=self.x[rows], y=self.y[rows])
 
     @property
@@ -160,12 +168,51 @@ class Dataset(Shown):
         return self.part(self.split.test)
 
 
+def remedy_for(value: object) -> str:
+    """The call that makes a data set of what was given in its place; empty where none is near."""
+    call = "holdfast.data.from_dataset"
+    if isinstance(value, str | bytes | Path):
+        return "holdfast.data.load(...) reads one by its name or path"
+    if isinstance(value, type):
+        return "make an object of the class first"
+    if isinstance(value, Tensor | np.ndarray):
+        return "holdfast.data.from_tensors(x, y) makes one of tensors or arrays"
+    if isinstance(value, Mapping):
+        splits = [repr(key) for key in value if str(key) in ("train", "test", "validation")]
+        first = splits[:1] or [repr(key) for key in islice(value, 1)]
+        others = ["" if key == "'test'" else f"{key.strip(chr(39))}=" for key in splits[1:]]
+        given = [f"splits[{key}]" for key in first]
+        given += [f"{word}splits[{key}]" for word, key in zip(others, splits[1:], strict=True)]
+        given.sort(key=lambda text: "=" in text)
+        return f"{call}({', '.join(given)}) makes one of its splits" if given else ""
+    if (
+        isinstance(value, tuple | list)
+        and value
+        and all(isinstance(item, Tensor | np.ndarray) for item in value)
+    ):
+        return "holdfast.data.from_tensors(x, y) makes one of tensors or arrays"
+    kinds = (torch.utils.data.Dataset, torch.utils.data.DataLoader)
+    if isinstance(value, tuple | list) and value and all(isinstance(item, kinds) for item in value):
+        return f"{call}(train, test) makes one of two such parts" + (
+            "" if len(value) < 3 else ", and validation= takes a third"
+        )
+    if isinstance(value, torch.utils.data.DataLoader):
+        return f"{call}(loader) makes one of a DataLoader's data"
+    if isinstance(value, torch.utils.data.IterableDataset):
+        return f"{call}(train, test) makes one of a torch IterableDataset, and limit= bounds an endless one"
+    if isinstance(value, torch.utils.data.Dataset) or (
+        hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    ):
+        return f"{call}(train, test) makes one of a torch or Hugging Face Dataset"
+    if isinstance(value, Iterable):
+        return f"{call}(iterable) makes one of (example, label) pairs, and limit= bounds an endless one"
+    return ""
+
+
 def _hint(value: object) -> str:
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | Tensor):
-        return "holdfast.data.from_dataset(train, test) makes one of a torch Dataset"
-    if hasattr(value, "dataset"):
-        return "holdfast.data.from_dataset(loader.dataset) makes one of a torch DataLoader's data"
-    return "holdfast.data.from_tensors(x, y) makes one, holdfast.data.load('digits') reads one"
+    return remedy_for(value) or (
+        "holdfast.data.from_tensors(x, y) makes one, holdfast.data.load('digits') reads one"
+    )
 
 
 DATASET = replace(kind(Dataset, what="a holdfast Dataset"), hint=_hint)

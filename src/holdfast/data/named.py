@@ -11,10 +11,12 @@ from holdfast.data.base import Dataset
 from holdfast.data.cifar import cifar, is_cifar_folder
 from holdfast.data.idx import idx, is_idx_folder
 from holdfast.data.image_folder import image_folder, is_image_folder
+from holdfast.data.mapped import is_mapped_folder, mapped
 from holdfast.data.npz import npz
 from holdfast.errors import InputError
 
 FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[..., Dataset]], ...] = (
+    (is_mapped_folder, mapped),
     (is_idx_folder, idx),
     (is_cifar_folder, cifar),
     (is_image_folder, image_folder),
@@ -24,14 +26,14 @@ FOLDERS: tuple[tuple[Callable[[Path], bool], Callable[..., Dataset]], ...] = (
 
 @takes(name=PATH)
 def load(name: str | Path, **options: object) -> Dataset:
-    """The data set called ``name``: of the library, a folder of IDX, CIFAR or image files, or an ``.npz`` file.
+    """The data set called ``name``: of the library, a folder of IDX, CIFAR, image or cached files, or an ``.npz`` file.
 
     Names are the words of `holdfast._registry.DATA`. Every loader takes ``features``, ``validation``,
     ``test``, ``seed`` and ``dtype``.
 
     Args:
         name: ``digits``, ``spheres``, ..., or a path.
-        **options: go to the function of that name, to `idx`, `cifar`, `image_folder` or `npz`.
+        **options: go to the function of that name, to `mapped`, `idx`, `cifar`, `image_folder` or `npz`.
 
     Raises:
         InputError: nothing of that name, an option the loader does not take, or what the loader refuses.
@@ -62,7 +64,7 @@ def _loader(name: str | Path) -> tuple[Callable[..., Dataset], tuple[Path, ...]]
                 return loader, (path,)
         raise InputError(
             f"data folder {str(name)!r} must hold train-images-idx3-ubyte (plain or .gz), CIFAR's "
-            "data_batch_1.bin or train.bin, or a folder of .png or .jpg images for each class, got none of "
+            "data_batch_1.bin or train.bin, dataset.json of a data set that was cached, or a folder of .png or .jpg images for each class, got none of "
             "these; check the path."
         )
     if path.suffix == ".npz" and path.is_file():

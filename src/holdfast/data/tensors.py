@@ -7,6 +7,7 @@ from torch import Tensor
 
 from holdfast._arguments import BOUNDS, EXAMPLES, LABELS, TENSOR, Array, as_examples, as_labels, as_tensor
 from holdfast._rules import SEED, TEXT, kind, maybe, several, takes, whole
+from holdfast._tensors import portions
 from holdfast.data._rules import DTYPE, SHARE
 from holdfast.data.base import Bounds, Dataset, Split
 from holdfast.data.split import split_rows
@@ -75,20 +76,50 @@ def from_tensors(
     split = _checked_split(split, len(labels)) or split_rows(
         labels, validation=validation, test=test, seed=seed
     )
-    names = tuple(class_names)
+    names, owned = tuple(class_names), classes is not None
     if classes is not None:
-        examples, labels, split, names = _keep(examples, labels, split, names, tuple(classes))
-    count = _count(labels, names)
-    box = _box(bounds, examples)
+        kept, labels, split, names = keep_classes(labels, split, names, tuple(classes))
+        examples = examples[kept]
+    return assembled(
+        examples,
+        labels,
+        bounds,
+        fixed=fixed,
+        class_names=names,
+        name=name,
+        split=split,
+        dtype=dtype,
+        owned=owned,
+    )
+
+
+def assembled(
+    x: Tensor,
+    y: Tensor,
+    bounds: Bounds | tuple[Array, Array],
+    *,
+    split: Split,
+    name: str,
+    dtype: torch.dtype,
+    fixed: Array | None = None,
+    class_names: tuple[str, ...] = (),
+    owned: bool = False,
+) -> Dataset:
+    """The data set of these rows, checked.
+
+    ``owned``: nobody else holds ``x``, which may be changed in place.
+    """
+    classes = count_classes(y, class_names)
+    box = checked_box(bounds, x)
     return Dataset(
         name=name,
-        x=_inside(examples, box, dtype),
-        y=labels,
-        classes=count,
+        x=inside(x, box, dtype, owned=owned),
+        y=y,
+        classes=classes,
         split=split,
         bounds=box,
-        fixed=None if fixed is None else _mask(fixed, examples),
-        class_names=names or tuple(str(label) for label in range(count)),
+        fixed=None if fixed is None else _mask(fixed, x),
+        class_names=class_names or tuple(str(label) for label in range(classes)),
     )
 
 
@@ -106,10 +137,10 @@ def _checked_split(split: Split | None, rows: int) -> Split | None:
     return split
 
 
-def _keep(
-    x: Tensor, y: Tensor, split: Split, names: tuple[str, ...], classes: tuple[int, ...]
+def keep_classes(
+    y: Tensor, split: Split, names: tuple[str, ...], classes: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Split, tuple[str, ...]]:
-    """Only the rows of these classes, labels renumbered, row numbers of the split following."""
+    """Which rows are of these classes; their labels, renumbered; the row numbers of the split, following; the names."""
     present = torch.unique(y).tolist()
     missing = [label for label in classes if label not in present]
     if missing or len(set(classes)) != len(classes):
@@ -127,10 +158,10 @@ def _keep(
 
     parts = Split(train=rows(split.train), validation=rows(split.validation), test=rows(split.test))
     labels = match[kept].long().argmax(1)
-    return x[kept], labels, parts, tuple(names[c] if names else str(c) for c in classes)
+    return kept, labels, parts, tuple(names[c] if names else str(c) for c in classes)
 
 
-def _count(y: Tensor, names: tuple[str, ...]) -> int:
+def count_classes(y: Tensor, names: tuple[str, ...]) -> int:
     """The number of classes, every one of them present."""
     low, high = int(y.min()), int(y.max())
     count = len(names) or high + 1
@@ -152,7 +183,7 @@ def _count(y: Tensor, names: tuple[str, ...]) -> int:
     return count
 
 
-def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
+def checked_box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
     if bounds is None:
         return None
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
@@ -170,10 +201,12 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
         raise InputError(
             "bounds must have low <= high everywhere, got a low end above its high end or NaN; swap them."
         )
-    outside = (x < low.to(x.dtype)) | (x > high.to(x.dtype))
-    if bool(outside.any()):
+    outside = sum(
+        int(((x[rows] < low.to(x.dtype)) | (x[rows] > high.to(x.dtype))).sum()) for rows in portions(x)
+    )
+    if outside:
         raise InputError(
-            f"x must lie in bounds, got {int(outside.sum())} of {x.numel()} values outside (x runs from "
+            f"x must lie in bounds, got {outside} of {x.numel()} values outside (x runs from "
             f"{float(x.min()):g} to {float(x.max()):g}); rescale x or widen the bounds."
         )
     if low.ndim == 0 and high.ndim == 0:
@@ -181,18 +214,18 @@ def _box(bounds: Bounds | tuple[Array, Array], x: Tensor) -> Bounds:
     return low.expand(x.shape[1:]).clone(), high.expand(x.shape[1:]).clone()
 
 
-def _inside(x: Tensor, box: Bounds, dtype: torch.dtype) -> Tensor:
+def inside(x: Tensor, box: Bounds, dtype: torch.dtype, *, owned: bool = False) -> Tensor:
     """``x`` in ``dtype``; where rounding left the box (0.1 in float32 is above 0.1), the neighbour inside
-    it.
+    it. In place where ``owned``.
     """
-    x = x.to(dtype)
+    owned, x = owned or x.dtype != dtype, x.to(dtype)
     if box is None:
         return x
     low, high = (torch.as_tensor(side, dtype=torch.float64, device=x.device) for side in box)
     floor, ceiling = low.to(dtype), high.to(dtype)
     floor = torch.where(floor < low, floor.nextafter(torch.full_like(floor, torch.inf)), floor)
     ceiling = torch.where(ceiling > high, ceiling.nextafter(torch.full_like(ceiling, -torch.inf)), ceiling)
-    return x.clamp(floor, ceiling)
+    return x.clamp_(floor, ceiling) if owned else x.clamp(floor, ceiling)
 
 
 def _mask(fixed: Array, x: Tensor) -> Tensor:
