@@ -24,7 +24,7 @@ from holdfast.diagnosis.rules import OF_RUNS, RULES
 from holdfast.diagnosis.thresholds import OVERFITTED, SMALL, WEAK_ACCURACY
 from holdfast.errors import InputError
 from holdfast.evaluation import evaluate
-from holdfast.evaluation.closing import close, closing_attacks
+from holdfast.evaluation.closing import close, closing_attacks, examples_within
 from holdfast.evaluation.parallel import evaluate_in_processes
 from holdfast.evaluation.result import continued
 from holdfast.evaluation.suites import suite
@@ -663,11 +663,25 @@ class Counting(nn.Module):
 
     def __init__(self, net):
         super().__init__()
-        self.net, self.rows = net, 0
+        self.net, self.rows, self.passes = net, 0, 0.0
 
     def forward(self, x):
         self.rows += len(x)
+        self.passes += len(x) * (1.0 if x.requires_grad else 0.5)  # half of a pass goes back
         return self.net(x)
+
+
+@pytest.mark.parametrize("passes", [3e3, 10e3, 25e3])
+def test_a_closing_evaluation_keeps_to_the_passes_it_is_given(elsewhere, monkeypatch, passes):
+    monkeypatch.setattr("holdfast.evaluation.closing.SMALL", 0)
+    monkeypatch.setattr("holdfast.evaluation.closing.FEWEST", 2)
+    net, _, train, test = elsewhere
+    final = hf.PGD(steps=20, restarts=2, keep_best=True)
+    most = examples_within(passes, len(train[1]), len(test[1]), THREAT, final)
+    counted = Counting(net)
+    close(counted, train, test, THREAT, final, loss=hf.CrossEntropy(), seed=0, most=most)
+    # nearly nothing breaks here, and each search also scores its points
+    assert 0.6 * passes < counted.passes < 1.15 * passes
 
 
 def test_both_parts_meet_the_same_attacks_at_no_more_cost_than_one_of_them_did(elsewhere):

@@ -18,6 +18,7 @@ import holdfast as hf
 from holdfast._files import without_nan
 from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
+from holdfast.evaluation.closing import closing_attacks
 from holdfast.jobs.certify import certify_run
 from holdfast.record.run import Run, read_weights
 from holdfast.training.schedules import ScheduleSettings
@@ -788,7 +789,20 @@ def test_without_a_closing_evaluation_there_is_a_certificate_and_no_accuracy(tmp
     assert hf.Run.load(tmp_path).summary["robust_loss_attacked"] is None
 
 
-def test_many_examples_are_sampled_where_nothing_is_said(tmp_path, monkeypatch, data, threat):
-    monkeypatch.setattr("holdfast.jobs.conclude.WHOLE", 50)
-    monkeypatch.setattr("holdfast.jobs.conclude.FAST", 9)
-    assert train(two_layer(data), data, threat).summary["closing"]["train"]["examples"] == 9
+def test_where_nothing_is_said_as_many_are_attacked_as_a_third_of_training_allows(monkeypatch, data, threat):
+    monkeypatch.setattr("holdfast.evaluation.closing.SMALL", 50)  # of 56 + 12
+    monkeypatch.setattr("holdfast.evaluation.closing.FEWEST", 3)
+    settings = {"attack": hf.PGD(steps=9), "final_attack": hf.PGD(steps=20)}
+    runs = [train(two_layer(data), data, threat, epochs=epochs, **settings) for epochs in (1, 10, 40)]
+    sizes = [run.summary["closing"]["train"]["examples"] for run in runs]
+    # passes of an example on both parts; a third of 10 passes an epoch for 56 examples
+    further = sum(attack.passes for attack in closing_attacks(threat))
+    assert sizes[0] == 3
+    assert sizes[1] == int(10 * 56 * 10 / 3 / (20 + 20 + further + further))
+    assert sizes[2] == 12  # as many as there are test examples: all
+    assert runs[2].summary["train_fitted"] is not None
+
+
+def test_small_data_are_attacked_whole_where_nothing_is_said(data, threat):
+    closing = train(two_layer(data), data, threat, epochs=1).summary["closing"]
+    assert closing["train"]["examples"] == closing["test"]["examples"] == 12

@@ -571,7 +571,8 @@ class TrainingConfig(Checked):
     closing: Literal["auto", "none", "fast", "standard"] = option(
         "auto",
         "how much of the data the finished network is attacked on: standard (all), fast (1,000 examples of either "
-        "part), none; auto is standard up to 10,000 training examples, else fast",
+        "part), none; auto is standard for up to 2,000 examples or where that takes at most a third of training's passes, else "
+        "samples that do",
     )
     evaluate_every: int = option(1, "epochs between evaluations on the validation part", least=1)
     kernel_examples: int | None = option(

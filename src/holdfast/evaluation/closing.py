@@ -19,8 +19,12 @@ Examples = tuple[Tensor, Tensor]
 
 FAST = 1000
 """Examples of either part that a fast closing evaluation attacks."""
-WHOLE = 10_000
-"""Training examples up to which a closing evaluation attacks every one where nothing is said."""
+SMALL = 2_000
+"""Examples in all up to which a closing evaluation attacks every one where nothing is said: it takes seconds."""
+FEWEST = 200
+"""Examples of either part that are attacked however short training was: fewer say little."""
+SHARE = 1 / 3
+"""Of training's passes that a closing evaluation may take where nothing is said."""
 QUERIES = 250
 """Of Square on either part: both together cost less than the 800 of the suite ``fast`` on one."""
 
@@ -34,6 +38,36 @@ def closing_attacks(threat: Threat) -> tuple[Attack, ...]:
         APGD(steps=30, targets=2, loss="margin", drop_broken=True),
         Square(queries=QUERIES),
     )
+
+
+def examples_within(passes: float, train: int, test: int, threat: Threat, final: Attack) -> int | None:
+    """How many examples of either part a closing evaluation attacks for so many passes at the most; ``None`` for all.
+
+    Counted as if no example broke, which is the most it takes.
+
+    Args:
+        passes: forward and backward passes over one example.
+        train, test: examples of either part.
+        threat, final: of the evaluation.
+
+    >>> import holdfast as hf
+    >>> examples_within(1e6, 60_000, 10_000, hf.LpBall("inf", 0.1), hf.PGD(steps=40))
+    2016
+    """
+    further = sum(attack.passes for attack in closing_attacks(threat))
+
+    def cost(most: int) -> int:
+        few, tested = min(most, train), min(most, test)
+        return few * final.passes + tested * (final.passes + further) + min(few, tested) * further
+
+    every = max(train, test)
+    if train + test <= SMALL or cost(every) <= passes:
+        return None
+    low, high = FEWEST, every  # the cost rises with the number: halve the range
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= passes else (low, middle)
+    return low
 
 
 @dataclass(frozen=True, kw_only=True)

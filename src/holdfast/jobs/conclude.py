@@ -5,7 +5,7 @@ import torch
 from holdfast._defaults import VERIFY
 from holdfast.certificates import Certificate, FrozenPass, certify_trace, evaluated_pass
 from holdfast.certificates.certificate import void
-from holdfast.evaluation.closing import FAST, WHOLE, Closing, close
+from holdfast.evaluation.closing import FAST, SHARE, Closing, close, examples_within
 from holdfast.jobs.rows import at_radius, with_bounds
 from holdfast.jobs.session import Session
 from holdfast.jobs.summary import Results, summarise
@@ -41,7 +41,6 @@ def conclude(session: Session) -> Run:
     if session.closing == "none":
         session.writer.log("no closing evaluation: closing was none")
         return _written(session, Results(certificate=certificate, passed=passed, others=tuple(others)))
-    few = session.closing == "fast" or (session.closing == "auto" and len(session.y) > WHOLE)
     with session.progress.counted("attacking the trained network harder, on both parts alike") as report:
         closing = close(
             session.model,
@@ -52,12 +51,24 @@ def conclude(session: Session) -> Run:
             loss=session.loss,
             seed=session.seed,
             verify=VERIFY if session.objective.certified else None,
-            most=FAST if few else None,
+            most=_most(session),
             progress=report,
         )
     _say_sampled(session, closing)
     return _written(
         session, Results(certificate=certificate, passed=passed, others=tuple(others), closing=closing)
+    )
+
+
+def _most(session: Session) -> int | None:
+    """How many examples of either part the finished network is attacked on; ``None`` for all."""
+    if session.closing != "auto":
+        return FAST if session.closing == "fast" else None
+    # Counted in passes and not in seconds, so that a run repeats. Beside the attack a step takes about one.
+    a_step = 1 + (session.attack.passes if session.objective.searches else 0)
+    trained = session.state.epoch * len(session.y) * a_step
+    return examples_within(
+        SHARE * trained, len(session.y), len(session.data.test), session.threat, session.final
     )
 
 

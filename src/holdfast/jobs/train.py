@@ -217,8 +217,9 @@ def train(
             and queries follow, on both parts alike.
         closing: on how much of the data these are run: ``standard``: the test part, every training example, and
             as many of these as there are test examples with all attacks; ``fast``: samples of 1,000 of either
-            part; ``none``: nothing is attacked, and no accuracy reported. ``auto`` is standard up to 10,000
-            training examples, else fast.
+            part; ``none``: nothing is attacked, and no accuracy reported. ``auto`` is standard for data of up to 2,000
+            examples and where it takes at most a third of training's passes through the network, else samples that
+            take a third, of at least 200 examples.
         certificate: which rounds are recorded for it, at which radius it is, and how long its bound is
             tightened.
         device: where training runs, on how many devices, and in which precision. Rounds in less than float32
