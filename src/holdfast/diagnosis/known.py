@@ -36,6 +36,14 @@ class ClassKnown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpochAccuracy:
+    """Accuracy under attack after an epoch, on the validation part or on a sample of the training part."""
+
+    epoch: int
+    robust: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """Everything the rules read. Losses are means over the training part, accuracies shares of one.
 
@@ -68,11 +76,12 @@ class Known:
         reach: largest distance at which two threat sets can meet.
         pairs_meeting: pairs of examples of different labels whose threat sets meet.
         per_class: robust accuracy by class.
-        robust_accuracy: on the part that was evaluated.
+        robust_accuracy, clean_accuracy: on the part that was evaluated.
         test_examples: in the test part.
         train, test: the two parts under the same attacks, at the same weights.
         epochs: of training, finished.
         online: online losses by epoch.
+        robust_by_epoch: accuracies under attack while training.
         windows: lower bounds of the recorded epochs.
         void_windows: reasons of the recorded epochs that gave no bound.
         evaluated: whether attacks were run.
@@ -111,11 +120,13 @@ class Known:
     pairs_meeting: Real | None = None
     per_class: tuple[ClassKnown, ...] = ()
     robust_accuracy: float | None = None
+    clean_accuracy: float | None = None
     test_examples: Real | None = None
     train: Counted | None = None
     test: Counted | None = None
     epochs: int = 0
     online: tuple[float, ...] = ()
+    robust_by_epoch: tuple[EpochAccuracy, ...] = ()
     windows: tuple[float, ...] = ()
     void_windows: tuple[str, ...] = ()
     evaluated: bool = False

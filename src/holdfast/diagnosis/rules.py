@@ -7,22 +7,26 @@ weak to train against hides what the optimiser does, and so on to the certificat
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from holdfast._formats import Real, count, number, percent, points, setting
 from holdfast.diagnosis.finding import Finding, Level, Remedy, Value
 from holdfast.diagnosis.intervals import difference
-from holdfast.diagnosis.known import Known
+from holdfast.diagnosis.known import EpochAccuracy, Known
 from holdfast.diagnosis.thresholds import (
     AT_EDGE,
+    COLLAPSED,
     CURVED,
+    DECLINED,
     FALLING,
     FEW,
     FEW_OF_CLASS,
     FEWEST_EPOCHS,
     GENEROUS,
+    GUESSING,
     LAGGING,
+    MEANT,
     OVERFITTED,
     RARE,
     RISING,
@@ -226,6 +230,21 @@ def _training(known: Known) -> Finding:
         few = f"{len(losses)} epoch{'s' if len(losses) != 1 else ''} of losses: too few to tell a trend"
         return _found("not-measured", few if losses else UNKNOWN)
     last = Value(number=losses[-1], kind="observed")
+    sizes = [row.examples for row in known.per_class if row.examples is not None]
+    if sizes and known.clean_accuracy is not None and len(sizes) > 1:
+        guess = max(sizes) / sum(sizes)
+        if known.clean_accuracy <= guess + GUESSING * (1 - guess):
+            return _found(
+                "bad",
+                f"the network has learnt nothing: its accuracy without attack is {percent(known.clean_accuracy)}, and "
+                f"always naming the largest class gives {percent(guess)}",
+                Remedy.by(
+                    "begin with a smaller radius and let it rise, or lower the learning rate",
+                    python="schedule=hf.ScheduleSettings(radius_ramp=0.5), learning_rate",
+                    command="--training.radius-ramp 0.5, --learning-rate",
+                ),
+                Value(number=known.clean_accuracy, kind="observed", unit="accuracy"),
+            )
     if losses[-1] > RISING * losses[0]:
         return _found(
             "bad",
@@ -241,6 +260,74 @@ def _training(known: Known) -> Finding:
             last,
         )
     return _found("good", f"the loss has levelled off, at {number(losses[-1])}", "", last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """Where robustness was lost, and the sentence that says so."""
+
+    epoch: int
+    sentence: str
+
+
+def collapse(accuracies: Sequence[EpochAccuracy]) -> Collapse | None:
+    """The first epoch in which robust accuracy collapsed; None where it did not.
+
+    >>> from holdfast.diagnosis.known import EpochAccuracy
+    >>> collapse([EpochAccuracy(epoch=1, robust=0.4), EpochAccuracy(epoch=2, robust=0.03)]).sentence
+    'catastrophic overfitting in epoch 2: robust accuracy fell from 40 % (epoch 1) to 3 %'
+    """
+    for place, now in enumerate(accuracies):
+        best = max(accuracies[:place], key=lambda one: one.robust, default=now)
+        if best.robust >= MEANT and now.robust < COLLAPSED * best.robust:
+            fell = f"fell from {_whole(best.robust)} (epoch {best.epoch}) to {_whole(now.robust)}"
+            return Collapse(
+                epoch=now.epoch,
+                sentence=f"catastrophic overfitting in epoch {now.epoch}: robust accuracy {fell}",
+            )
+    return None
+
+
+def _whole(share: float) -> str:
+    """A share in whole per cent: all that a few hundred examples tell."""
+    return f"{100 * share:.0f} %"
+
+
+def _overfitting(known: Known) -> Finding:
+    """How robust accuracy went while training: collapsed, past its best, or neither."""
+    seen = known.robust_by_epoch
+    if len(seen) < 2:
+        return _found("not-measured", UNKNOWN)
+    best, last = max(seen, key=lambda one: one.robust), seen[-1]
+    value = Value(number=last.robust, kind="observed", unit="accuracy")
+    lost = collapse(seen)
+    if lost is not None and last.robust < COLLAPSED * best.robust:
+        return _found(
+            "bad",
+            f"{lost.sentence}; it ended at {_whole(last.robust)}",
+            Remedy.by(
+                "train against more steps, or with a recipe that keeps single steps honest; the weights kept as the best "
+                "are from before",
+                python="attack=hf.PGD(steps=10), or recipe='grad-align'",
+                command="--attack pgd --attack.steps 10, or --recipe grad-align",
+            ),
+            value,
+        )
+    if best.robust - last.robust > DECLINED:
+        return _found(
+            "warning",
+            f"robust accuracy was highest in epoch {best.epoch}, {_whole(best.robust)}, and fell to "
+            f"{_whole(last.robust)} by the end: robust overfitting",
+            Remedy.by(
+                "use the best weights, train for fewer epochs, or average the weights",
+                python="run.best, epochs, averaging=hf.EMA()",
+                command="--weights best, --epochs, --averaging ema",
+            ),
+            value,
+        )
+    return _found(
+        "good", f"robust accuracy held while training: {_whole(last.robust)} after the last epoch", "", value
+    )
 
 
 def _longer(known: Known) -> Remedy:
@@ -534,6 +621,7 @@ RULES: dict[str, Callable[[Known], Finding | list[Finding]]] = {
     "evaluation": _evaluation,
     "attack": _attack,
     "training": _training,
+    "overfitting": _overfitting,
     "optimisation": _optimisation,
     "capacity": _capacity,
     "generalisation": _generalisation,
@@ -541,8 +629,8 @@ RULES: dict[str, Callable[[Known], Finding | list[Finding]]] = {
     "trace": _trace,
     "certificate": _certificate,
 }
-BY_ATTACKS = ("attack", "capacity", "generalisation", "classes")
+BY_ATTACKS = ("attack", "overfitting", "capacity", "generalisation", "classes")
 """Rules that take what attacks found for the worst there is."""
 
-OF_RUNS = ("run", "training", "trace")
+OF_RUNS = ("run", "training", "overfitting", "trace")
 """Rules that look at how a network was trained; one from elsewhere is spared them."""

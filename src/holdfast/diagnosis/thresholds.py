@@ -26,6 +26,22 @@ ordinary case; robust overfitting (Rice et al. 2020, arXiv 2002.11569) opens ten
 accuracy falls by several.
 """
 
+COLLAPSED = 0.5
+"""Robust accuracy over the best of an earlier epoch below which it has collapsed: catastrophic overfitting takes
+nearly all of it within an epoch (Wong et al. 2020, arXiv 2001.03994).
+"""
+
+MEANT = 0.2
+"""Best robust accuracy below which a fall says nothing: it may be noise."""
+
+DECLINED = 0.05
+"""Robust accuracy at the end less than the best of an earlier epoch, in shares, from which on the last weights are not
+the ones to use. Rice et al. 2020 (arXiv 2002.11569) lose five to eight points.
+"""
+
+GUESSING = 0.05
+"""Share of the errors of always naming the largest class that a network must avoid to have learnt something."""
+
 LAGGING = 0.25
 """Robust accuracy of all classes less that of one: a class this far behind is hidden by the mean."""
 

@@ -48,6 +48,7 @@ from holdfast.jobs.checkpoint import Best, kept_config, resume_state
 from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
 from holdfast.jobs.conclude import conclude, save
 from holdfast.jobs.loggers import LOGGERS_RULE, Observer, check_loggers, watching
+from holdfast.jobs.probe import watched
 from holdfast.jobs.rows import metrics_row, with_kernel
 from holdfast.jobs.session import Session
 from holdfast.jobs.start import STARTS, check_start, start_from
@@ -523,7 +524,11 @@ def _fitted(session: Session, training: Training, watch: Observer) -> Run | None
         if record.epoch == training.epochs or record.epoch % session.validation.every == 0:
             row = validate(session, row) if len(session.data.validation) else row
             row = row if session.kernel is None else with_kernel(row, session.kernel.look(session.model))
+        row = watched(session, row)
         session.rows.append(row)
+        if row.event:
+            session.writer.log(row.event)
+            seen.say(row.event)
         watch(row)
         now.windows = kept(now.windows, TRACE_BYTES)
         if record.epoch < training.epochs and session.due():

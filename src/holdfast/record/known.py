@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from holdfast.certificates.certificate import REACHED
-from holdfast.diagnosis.known import STATUSES, ClassKnown, Counted, Known
+from holdfast.diagnosis.known import STATUSES, ClassKnown, Counted, EpochAccuracy, Known
 from holdfast.record.schema import EpochFigures, PartCounts, Summary
 
 
@@ -58,16 +58,32 @@ def known_of(summary: Summary, epochs: Sequence[EpochFigures] = ()) -> Known:
             for index, row in enumerate(summary.per_class)
         ),
         robust_accuracy=summary.robust_accuracy,
+        clean_accuracy=summary.clean_accuracy,
         test_examples=data.test,
         train=None if closing is None else _counted(closing.train),
         test=None if closing is None else _counted(closing.test),
         epochs=len(epochs),
         online=tuple(row.online_loss for row in epochs if row.online_loss is not None),
+        robust_by_epoch=robust_by_epoch(epochs),
         windows=tuple(row.lower_bound for row in epochs if row.lower_bound is not None and not row.void),
         void_windows=tuple(row.void for row in epochs if row.void),
         evaluated=verdict is not None and verdict.word is not None,
         warnings=() if verdict is None else verdict.warnings,
     )
+
+
+def robust_by_epoch(epochs: Sequence[EpochFigures]) -> tuple[EpochAccuracy, ...]:
+    """Accuracies under attack while training: those of the validation part, else those of the probe."""
+    for name in ("robust_accuracy", "probe_accuracy"):
+        seen = [(row.epoch, getattr(row, name)) for row in epochs]
+        found = tuple(
+            EpochAccuracy(epoch=epoch, robust=share)
+            for epoch, share in seen
+            if share is not None and epoch is not None
+        )
+        if found:
+            return found
+    return ()
 
 
 def floor_of(summary: Summary) -> float:

@@ -265,6 +265,13 @@ class EpochFigures:
     clean_accuracy: Share | None = about("accuracy on the validation part: observed", "share")
     robust_accuracy: Share | None = about("the same under the validation attack: observed", "share")
     robust_loss: float | None = about("loss on the validation part under that attack: observed", "loss")
+    probe_accuracy: Share | None = about(
+        "accuracy of some training examples under PGD of ten steps, where training is against a single step and the "
+        "validation part was not looked at: observed",
+        "share",
+        optional=True,
+    )
+    event: str | None = about("what went wrong in this epoch, in words", optional=True)
     kernel_drift: float | None = about("relative change of the tangent kernel", optional=True)
     kernel_alignment: float | None = about("cosine to the initial tangent kernel", optional=True)
     kernel_centred_alignment: float | None = about("of the tangent kernel with the labels", optional=True)
