@@ -64,7 +64,14 @@ def run_folder(folder, changes=None, losses=SETTLED, void="", extra=""):
             inner[name] = value
     (folder / "summary.json").write_text(json.dumps(summary))
     rows = [
-        {"epoch": i + 1, "rounds": i + 1, "online_loss": loss, "lower_bound": 0.1, "void": void}
+        {
+            "epoch": i + 1,
+            "rounds": i + 1,
+            "online_loss": loss,
+            "robust_accuracy": 0.8,
+            "lower_bound": 0.1,
+            "void": void,
+        }
         for i, loss in enumerate(losses)
     ]
     (folder / "trace").mkdir(exist_ok=True)
@@ -105,7 +112,8 @@ TROUBLES = [
         "warning",
         {
             "per_class": [
-                {"class_name": "cat", "examples": 500, "robust_accuracy": 0.93},
+                {"class_name": "cat", "examples": 300, "robust_accuracy": 0.93},
+                {"class_name": "dog", "examples": 200, "robust_accuracy": 0.93},
                 {"class_name": "owl", "examples": 3},
             ]
         },
