@@ -193,6 +193,18 @@ CASES = {
         11,
     ),
     "concat": ([node("Neg", "x", "h"), node("Concat", "x h", axis=1)], IMAGE, {}, 13),
+    "concat with rows made for the batch": (
+        [
+            node("Shape", "x", "s"),
+            node("Gather", "s zero", "n"),
+            node("Concat", "n one", "to", axis=0),
+            node("Expand", "c to", "e"),
+            node("Concat", "x e", axis=1),
+        ],
+        ROWS,
+        {"zero": np.array([0]), "one": np.array([1]), "c": array(1, 1)},
+        13,
+    ),
     "concat with a constant": ([node("Concat", "c x", axis=1)], ("M1", 3), {"c": array(1, 2)}, 13),
     "split": ([node("Split", "x", "a b", axis=1), node("Sub", "a b")], IMAGE, {}, 11),
     "split in sizes": (

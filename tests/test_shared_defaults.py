@@ -58,6 +58,12 @@ OPTIONS = {
         "trusted": [default(certify_run, "trusted")],
         "quiet": [not default(certify_run, "progress")],
     },
+    "export": {
+        "to": [...],
+        "weights": [default(hf.export, "weights"), default(evaluate_run, "which")],
+        "overwrite": [default(hf.export, "overwrite")],
+        "trusted": [default(hf.export, "trusted")],
+    },
     "plan": {
         "radii": [NONE],
         "target_loss": [default(plan, "target_loss")],

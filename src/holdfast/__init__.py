@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from holdfast.external import load_model as load_model
     from holdfast.jobs.diagnose import Diagnosis as Diagnosis
     from holdfast.jobs.diagnose import diagnose as diagnose
+    from holdfast.jobs.export import export as export
     from holdfast.jobs.plan import plan as plan
     from holdfast.jobs.train import train as train
     from holdfast.lab import capacity as capacity
@@ -124,6 +125,7 @@ _NAMES = {
     "InputError": "errors",
     "Diagnosis": "jobs.diagnose",
     "diagnose": "jobs.diagnose",
+    "export": "jobs.export",
     "plan": "jobs.plan",
     "AWP": "training.perturbation",
     "ImageAugmentation": "training.augmentation",

@@ -359,6 +359,25 @@ class ReportCommand(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportCommand(Checked):
+    """A run's network as ONNX, as a program of torch.export or as weights, with a model card.
+
+    The file is read again and compared with the network; the card lies beside it (net.onnx.md).
+
+    Examples:
+      holdfast export runs/wide --to net.onnx
+      holdfast export runs/wide --to net.safetensors --weights best
+    """
+
+    command: ClassVar[str] = "export"
+    run: Path = option(..., "folder that `holdfast train` wrote", place="RUN")
+    to: Path = option(..., "file to write: .onnx, .pt2 or .safetensors, which is its format")
+    weights: str = option(_defaults.WEIGHTS, "last or best", names=("last", "best"), own=False)
+    overwrite: bool = _switch("replace the file and its card")
+    trusted: bool = _trusted("the run's configuration names")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorCommand(Checked):
     """Why is it stuck? One remedy for each finding.
 
@@ -394,6 +413,7 @@ COMMANDS: dict[str, Any] = {
         ReproduceCommand,
         SweepCommand,
         ReportCommand,
+        ExportCommand,
         DoctorCommand,
     )
 }

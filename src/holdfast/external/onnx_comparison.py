@@ -2,7 +2,8 @@
 node by node.
 
 The two compute in floating point in different orders, so outputs may differ by rounding: by a small share of
-their size, and by a multiple of what the network's own outputs move when it is computed in float64. A larger
+their size, and by a multiple of what the network's own outputs move when it is computed in float64, or when
+its inputs and weights move by a unit of rounding (large terms that cancel leave a small output with their rounding). A larger
 difference, or one being finite and the other not, means that the network read is not the file's, and it is
 refused by the first node that differs.
 """
@@ -32,6 +33,7 @@ POINTS = (
 )
 FEW = 3  # points of a large network
 ROUNDINGS = 64  # differences between float32 and float64 that are rounding
+SHAKES = 4  # times that inputs and weights are moved by a unit of rounding
 SHARE = 1e3  # units of rounding of an output, and this share of them of the largest output of an example
 OF_LARGEST = 0.01
 
@@ -79,10 +81,10 @@ def compared(
     for points in _batches(values[source], sum(value.numel() for value in constants.values())):
         ours = _run(network, [points])
         theirs = whole.run({source: points}, [output])
-        if theirs is not None and _agree(ours, _rows(theirs[0], ours), network, [points]):
+        if theirs is not None and agree(ours, _rows(theirs[0], ours), network, [points]):
             continue
         found = _node_by_node(onnx, model, steps, constants | {source: points}, notes)
-        if not _agree(ours, _rows(found[output], ours), network, [points]):
+        if not agree(ours, _rows(found[output], ours), network, [points]):
             raise InputError(
                 "the network assembled from the ONNX file must compute what its nodes do, but does not; "
                 "please report the file, and export it with another exporter."
@@ -159,7 +161,7 @@ def _rows(found: Tensor, like: Tensor) -> Tensor:
     return found.reshape(like.shape) if found.numel() == like.numel() else found
 
 
-def _agree(ours: Tensor, theirs: Tensor, module: nn.Module, inputs: Sequence[Tensor]) -> bool:
+def agree(ours: Tensor, theirs: Tensor, module: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Whether two results of a module are the same up to rounding; axes of length 1 may be more or fewer."""
     if [side for side in ours.shape if side != 1] != [side for side in theirs.shape if side != 1]:
         return False
@@ -176,12 +178,30 @@ def _agree(ours: Tensor, theirs: Tensor, module: nn.Module, inputs: Sequence[Ten
     allowed = SHARE * unit * (size + OF_LARGEST * _largest(size))
     if bool((gap <= allowed).all()):
         return True
-    if ours.dtype == torch.float64:
-        return False
     wide = [value.double() if value.is_floating_point() else value for value in inputs]
-    exact = _run(copy.deepcopy(module).double(), wide).reshape(ours.shape)
-    moved = torch.where(one.isfinite() & exact.isfinite(), (one - exact).abs(), 0.0)
+    widened = copy.deepcopy(module).double()
+    exact = _run(widened, wide).reshape(ours.shape)
+    others = [one]
+    for seed in range(SHAKES):
+        draw, moving = torch.Generator().manual_seed(seed), copy.deepcopy(widened)
+        with torch.no_grad():
+            for weights in moving.parameters():
+                weights.copy_(_shaken(weights, unit, draw))
+        others.append(_run(moving, [_shaken(value, unit, draw) for value in wide]).reshape(ours.shape))
+    moved = torch.zeros_like(one)
+    for value in others:
+        moved = torch.maximum(
+            moved, torch.where(value.isfinite() & exact.isfinite(), (value - exact).abs(), 0.0)
+        )
     return bool((gap <= allowed + ROUNDINGS * _largest(moved)).all())
+
+
+def _shaken(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    """Numbers moved by a unit of rounding each, up or down."""
+    if not value.is_floating_point():
+        return value
+    signs = 2 * torch.randint(0, 2, value.shape, generator=generator) - 1
+    return value * (1 + unit * signs.to(value.dtype))
 
 
 def _largest(sizes: Tensor) -> Tensor:
@@ -212,7 +232,7 @@ def _node_by_node(
                 step.entry.op_type == "LogSoftmax"
             ):  # the evaluator's is the log of a softmax that may be too small for its type
                 one, two = one.exp(), two.exp()
-            if not _agree(one, two, step.modules[name], live):
+            if not agree(one, two, step.modules[name], live):
                 raise InputError(
                     f"ONNX node {step.label} must compute what the reference evaluator of the onnx package "
                     f"does, but {_far(ours, other)}; export it with other operations."

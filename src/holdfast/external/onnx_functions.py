@@ -110,12 +110,14 @@ def concat(node: Node) -> nn.Module:
     def joined(*values: Any) -> Any:  # tensors, or what torch.fx puts in their place
         rows = values[live].shape[0]
         parts = [
-            value.expand(rows, *tail) if fixed else value
+            value[:1].expand(rows, *tail) if fixed else value
             for value, tail, fixed in zip(values, tails, node.constant, strict=True)
         ]
         return torch.cat(parts, axis)
 
-    if any(fixed and len(node.value(place)) != 1 for place, fixed in enumerate(node.constant)):
+    # a constant that the file makes from the number of examples has the probe's, all of them alike
+    fixed = [node.value(place) for place, is_fixed in enumerate(node.constant) if is_fixed]
+    if any(len(value) not in (1, node.batch) or bool((value != value[:1]).any()) for value in fixed):
         raise node.refuse("must join constants of one example, got one for several; export it so")
     return function(node, joined)
 
