@@ -1,5 +1,6 @@
 """Certified training: bounds that carry gradients against sampling, the verifier and formulas written out here."""
 
+import copy
 import math
 
 import pytest
@@ -13,6 +14,7 @@ import holdfast as hf
 from holdfast.errors import InputError
 from holdfast.training.intervals import bounded, interval_start, worst_outputs
 from holdfast.training.objectives.ibp import box, imbalance
+from holdfast.training.relaxation import least_margins, worst_of
 
 
 class Residual(nn.Module):
@@ -42,6 +44,8 @@ def net(kind, outputs=3):
             nn.AvgPool2d(2),
             nn.Flatten(),
         ],
+        "rectifiers": [nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 7), nn.LeakyReLU(0.2)],
+        "leaky": [Residual(), nn.AvgPool2d(2), nn.Flatten()],
         "residual": [Residual(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5), nn.Flatten()],
         "sums": [nn.Conv2d(2, 4, 3), Sums(), nn.Unflatten(1, (5, 1)), nn.Flatten()],
     }
@@ -231,6 +235,131 @@ def test_the_objectives_are_their_formulas():
     torch.testing.assert_close(
         hf.objectives.IBP(clean=0.0, regularisation=0.0).losses(halfway), 0.5 * clean + 0.5 * worst
     )
+
+    crown = worst_of(
+        least_margins(
+            model_of_rectifiers := net("rectifiers"),
+            given.clean,
+            *box(given.threat, given.clean),
+            given.y,
+            bounded(model_of_rectifiers, given.clean, *box(given.threat, given.clean)),
+        ),
+        given.y,
+    )
+    halfway = batch(model_of_rectifiers, ramp=0.5)
+    inner = worst_outputs(bounded(model_of_rectifiers, given.clean, *box(given.threat, given.clean)), given.y)
+    clean = F.cross_entropy(model_of_rectifiers(given.clean), given.y, reduction="none")
+    mixed = F.cross_entropy(0.5 * crown + 0.5 * inner, given.y, reduction="none")
+    found = hf.objectives.CROWNIBP(regularisation=0.0).losses(halfway)
+    torch.testing.assert_close(found, 0.5 * clean + 0.5 * mixed)
+    ended = hf.objectives.CROWNIBP().losses(batch(model_of_rectifiers))
+    torch.testing.assert_close(ended, hf.objectives.IBP().losses(batch(model_of_rectifiers)))
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(["rectifiers", "conv", "leaky"]),
+    st.booleans(),
+    st.floats(0.0, 0.3),
+    st.integers(0, 10**6),
+)
+def test_linear_bounds_hold_and_gain_on_intervals(kind, training, radius, seed):
+    model, (x, y, draw) = net(kind).double().train(training), images(seed=seed)
+    x = x.double()
+    found = bounded(model, x, x - radius, x + radius)
+    least = least_margins(model, x, x - radius, x + radius, y, found)
+    assert (least.gather(1, y[:, None]) == 0).all()
+    model = fixed_statistics(model, x) if training else model
+    for _ in range(100):
+        corner = torch.randint(0, 2, x.shape, generator=draw).double()
+        inner = torch.rand(x.shape, generator=draw, dtype=torch.float64)
+        for share in (corner, inner):
+            outputs = model(x + radius * (2 * share - 1))
+            assert (outputs.gather(1, y[:, None]) - outputs >= least - 1e-9).all()
+
+
+def fixed_statistics(model, x):
+    """The model in evaluation mode, with the statistics of this batch in its norms."""
+    again = copy.deepcopy(model).train()
+    for module in again.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        again(x)
+        for module in again.modules():
+            if isinstance(module, nn.BatchNorm2d):  # running variances are of n - 1
+                count = 6 * 2 * 2
+                module.running_var *= (count - 1) / count
+    return again.eval()
+
+
+def test_linear_bounds_are_those_of_the_verifier_on_one_hidden_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 20), nn.ReLU(), nn.Linear(20, 3))
+    x, y, _ = images(12)
+    threat = hf.LpBall("inf", 0.1, bounds=(0.0, 1.0))
+    lower, upper = box(threat, x)
+    found = bounded(model, x, lower, upper)
+    least = least_margins(model, x, lower, upper, y, found)
+    mine = torch.stack([least[row, [k for k in range(3) if k != int(y[row])]].min() for row in range(len(y))])
+    proved = hf.verify(model, x, y, threat, method="crown").margin_lower_bound
+    torch.testing.assert_close(mine.double(), proved, rtol=1e-4, atol=1e-5)
+    by_intervals = -worst_outputs(found, y)
+    assert (least - by_intervals).max() > 0.01
+
+
+def test_a_signed_output_has_a_linear_bound_of_its_own_sign():
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 1))
+    two = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():  # (0, f) has the margins of f
+        two[1].weight.copy_(one[1].weight)
+        two[1].bias.copy_(one[1].bias)
+        two[3].weight.copy_(torch.cat([torch.zeros(1, 8), one[3].weight]))
+        two[3].bias.copy_(torch.cat([torch.zeros(1), one[3].bias]))
+    x, _, _ = images(6)
+    y, ends = torch.tensor([0, 1] * 3), (x - 0.1, x + 0.1)
+    single = least_margins(one, x, *ends, y, bounded(one, x, *ends))
+    pair = least_margins(two, x, *ends, y, bounded(two, x, *ends))
+    torch.testing.assert_close(single[:, 0], pair.gather(1, 1 - y[:, None])[:, 0])
+    losses = [
+        F.binary_cross_entropy_with_logits(worst_of(single, y)[:, 0], y.float(), reduction="none"),
+        F.cross_entropy(worst_of(pair, y), y, reduction="none"),
+    ]
+    torch.testing.assert_close(*losses)
+
+
+def test_gradients_of_linear_bounds_are_their_derivatives():
+    """Through the intermediate bounds, the lines and the coefficients, against differences."""
+    model, (x, y, draw) = net("conv").double().train(), images(5)
+    x = x.double()
+
+    def value():
+        found = bounded(model, x, x - 0.03, x + 0.03)
+        return least_margins(model, x, x - 0.03, x + 0.03, y, found).sum()
+
+    weights = list(model.parameters())
+    averages = [buffer.clone() for buffer in model.buffers()]
+    found = bounded(model, x, x, x)
+    moved = [buffer.clone() for buffer in model.buffers()]
+    least_margins(model, x, x, x, y, found)
+    assert all(map(torch.equal, model.buffers(), moved)), "running statistics move in the first pass alone"
+    assert not all(map(torch.equal, averages, moved))
+    slopes = torch.autograd.grad(value(), weights)
+    for weight, slope in zip(weights, slopes, strict=True):
+        way = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
+        with torch.no_grad():
+            weight += 1e-7 * way
+            above = value()
+            weight -= 2e-7 * way
+            below = value()
+            weight += 1e-7 * way
+        torch.testing.assert_close((above - below) / 2e-7, (slope * way).sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_linear_bounds_of_other_units_are_refused_by_name():
+    with pytest.raises(InputError, match="linear operations, ReLU and leaky ReLU, got elu, softplus"):
+        hf.objectives.CROWNIBP(linear=1.0).losses(batch(net("dense")))
 
 
 def test_the_small_boxes_of_sabr_stay_within_the_ball():

@@ -59,6 +59,7 @@ OBJECTIVES = Registry(
     mart="training.objectives.mart:MART",
     logit_pairing="training.objectives.pairing:LogitPairing",
     ibp="training.objectives.ibp:IBP",
+    crown_ibp="training.objectives.ibp:CROWNIBP",
     sabr="training.objectives.ibp:SABR",
     mtl_ibp="training.objectives.ibp:MTLIBP",
     grad_align="training.objectives.grad_align:GradAlign",

@@ -31,6 +31,8 @@ RECIPES: dict[str, Settings] = {
     "n-fgsm": {"attack": {"name": "n-fgsm", "noise": 2.0, "step": 1.0}, "training": ONE_CYCLE},
     # Gowal et al. 2018, arXiv 1810.12715, with the start and the regulariser of Shi et al. 2021, arXiv 2103.15501
     "ibp": {"attack": {"name": "clean"}, "objective": {"name": "ibp"}, "training": CERTIFIED},
+    # Zhang et al. 2020, arXiv 1906.06316, with the same
+    "crown-ibp": {"attack": {"name": "clean"}, "objective": {"name": "crown-ibp"}, "training": CERTIFIED},
     # Mueller et al. 2023, arXiv 2210.04871
     "sabr": {
         "attack": {"name": "pgd", "steps": 8},

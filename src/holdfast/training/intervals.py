@@ -6,7 +6,7 @@ outwards here; what is claimed of a trained network is proved by `holdfast.verif
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +32,17 @@ class Seen:
 
     Attributes:
         before_units: intervals that piecewise linear units were applied to, in order.
+        statistics: mean and variance that each batch norm went by, in order.
+        operations: names of all that was applied.
+        rectify: what piecewise linear units do to the values; None for what torch does. Set by
+            `holdfast.training.relaxation`, whose batch norms go by ``given`` statistics, in order.
     """
 
     before_units: list["Interval"] = field(default_factory=list)
+    statistics: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    operations: set[str] = field(default_factory=set)
+    rectify: "Callable[[Interval, float], Tensor] | None" = None
+    given: Iterator[tuple[Tensor, Tensor]] | None = None
 
 
 class Interval(Tensor):
@@ -101,7 +109,10 @@ class Interval(Tensor):
         operation = OPERATIONS.get(name.strip("_"))
         if operation is None:
             raise _unknown(name)
-        return operation(function, *args, **kwargs)
+        found = operation(function, *args, **kwargs)
+        if isinstance(found, Interval):
+            found.seen.operations.add(name.strip("_"))
+        return found
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -155,7 +166,16 @@ def _constant(function: Operation, x: Interval, *args: Any, **kwargs: Any) -> An
 
 def _kinked(function: Operation, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     x.seen.before_units.append(x)
-    return x.mapped(lambda values: function(values, *args, **kwargs))
+    found = x.mapped(lambda values: function(values, *args, **kwargs))
+    if x.seen.rectify is not None:
+        slope = _slope(*args, **kwargs) if function.__name__.startswith("leaky") else 0.0
+        found.value = x.seen.rectify(x, slope)
+    return found
+
+
+def _slope(negative_slope: float = 0.01, inplace: bool = False) -> float:
+    """Of leaky ReLU, as torch's function takes it."""
+    return negative_slope
 
 
 def _linear(function: Operation, x: Interval, weight: Tensor, bias: Tensor | None = None) -> Interval:
@@ -190,18 +210,26 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Interval:
     """Statistics are those of the values, which also move the running ones (Shi et al. 2021, section 3.2)."""
-    value = functional.batch_norm(x.value, running_mean, running_var, weight, bias, training, momentum, eps)
-    if training or running_mean is None or running_var is None:
+    if x.seen.given is not None:
+        mean, variance = next(x.seen.given)
+    elif training or running_mean is None or running_var is None:
         dims = [dim for dim in range(x.value.ndim) if dim != 1]
         mean, variance = x.value.mean(dims), x.value.var(dims, unbiased=False)
     else:
         mean, variance = running_mean, running_var
+    x.seen.statistics.append((mean, variance))
     shape = (1, -1, *[1] * (x.value.ndim - 2))
     scale = torch.rsqrt(variance + eps) * (1 if weight is None else weight)
-    shift = -mean * scale + (0 if bias is None else bias)
-    return x.around(
-        value, x.centre * scale.reshape(shape) + shift.reshape(shape), x.radius * scale.abs().reshape(shape)
-    )
+    shift = (-mean * scale + (0 if bias is None else bias)).reshape(shape)
+    spread = scale.abs().reshape(shape)
+    scale = scale.reshape(shape)
+    if x.seen.given is not None:
+        value = x.value * scale + shift
+    else:
+        value = functional.batch_norm(
+            x.value, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+    return x.around(value, x.centre * scale + shift, x.radius * spread)
 
 
 def _add(function: Operation, first: Any, second: Any, *, alpha: float = 1) -> Interval:
@@ -301,6 +329,7 @@ def bounded(
     x: Float[Tensor, "batch ..."],
     lower: Float[Tensor, "batch ..."],
     upper: Float[Tensor, "batch ..."],
+    seen: Seen | None = None,
 ) -> Interval:
     """The model's outputs at ``x`` with their interval bounds over the boxes ``[lower, upper]``, all three
     differentiable in the weights; one pass of about three times the cost of a plain one.
@@ -308,7 +337,7 @@ def bounded(
     Raises:
         InputError: an operation that has no interval here.
     """
-    found = called(model, Interval(x, lower, upper, Seen()))
+    found = called(model, Interval(x, lower, upper, Seen() if seen is None else seen))
     if not isinstance(found, Interval):
         raise InputError(
             "certified training needs a network whose outputs depend on its inputs, got one that does not."
