@@ -98,6 +98,7 @@ def one(case: dict[str, str], folder: str) -> dict[str, float]:
         batch_size=128,
         learning_rate=0.01,
         closing="fast",
+        certificate=hf.CertificateSettings(tighten=1),
         progress=False,
         allow_incompatible=True,
     )
@@ -168,7 +169,7 @@ def main() -> None:
     text = "\n\n".join(
         [
             "## Memory\n\n`" + command() + "`; " + machine() + ".",
-            "Peak of a whole call of `holdfast.train` (one epoch, batches of 128, one step of PGD, closing fast), in MiB, "
+            "Peak of a whole call of `holdfast.train` (one epoch, batches of 128, one step of PGD, closing fast, the bound not tightened), in MiB, "
             "the interpreter and torch included. RSS counts pages of files, which the system takes back at need; anonymous "
             "memory it cannot.",
             table(header, rows),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from holdfast.data import digits, separation, spheres
-from holdfast.data.screens import SCREENS, product_dtype
+from holdfast.data.screens import SCREENS, Members, product_dtype
 from holdfast.errors import InputError
 
 ORDER = {"1": 1, "2": 2, "inf": np.inf}
@@ -100,9 +100,13 @@ def test_no_screen_drops_a_pair_nearer_than_the_cut(norm, scale, dtype):
     lengths = torch.cdist(a.double(), b.double(), p=ORDER[norm], compute_mode="donot_use_mm_for_euclid_dist")
     for share in (0.0, 0.01, 0.3, 0.9):
         cut = float(lengths.flatten().quantile(share)) * (1 + 1e-9)
-        kept = {tuple(pair) for pair in SCREENS[norm](x).near(a, b, cut).tolist()}
+        kept = {
+            tuple(pair) for pair in SCREENS[norm](Members(x, torch.arange(len(x)))).near(a, b, cut).tolist()
+        }
         assert {tuple(pair) for pair in (lengths < cut).nonzero().tolist()} <= kept
-    nearest = SCREENS[norm](x).near(a, b, float(lengths.diagonal().min()) * 1.001)
+    nearest = SCREENS[norm](Members(x, torch.arange(len(x)))).near(
+        a, b, float(lengths.diagonal().min()) * 1.001
+    )
     assert 1 <= len(nearest) < 0.3 * lengths.numel(), "a screen that keeps everything is none"
 
 
@@ -117,7 +121,7 @@ def test_rounding_of_the_product_drops_no_pair(norm):
     a, b = x[:100], x[100:]
     lengths = torch.cdist(a, b, p=ORDER[norm], compute_mode="donot_use_mm_for_euclid_dist")
     cut = float(lengths.flatten().quantile(0.2))
-    kept = {tuple(pair) for pair in SCREENS[norm](x).near(a, b, cut).tolist()}
+    kept = {tuple(pair) for pair in SCREENS[norm](Members(x, torch.arange(len(x)))).near(a, b, cut).tolist()}
     assert {tuple(pair) for pair in (lengths < cut).nonzero().tolist()} <= kept
     assert len(kept) <= 5000, "pairs of opposite clouds are far apart"
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdfast._tensors import raw_bytes
+from holdfast._tensors import portions, raw_bytes
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 LIBRARIES = ("holdfast", "torch")
@@ -49,6 +49,14 @@ class _Digest:
             data = word if isinstance(word, bytes) else str(word).encode("utf-8", "surrogatepass")
             self.sha.update(len(data).to_bytes(8, "big") + data)
 
+    def _numbers(self, value: Tensor) -> None:
+        """As `word` would take their bytes, without a copy of all of them."""
+        self.sha.update((value.numel() * value.element_size()).to_bytes(8, "big"))
+        for rows in portions(value) if value.ndim else ():
+            self.sha.update(raw_bytes(value[rows]))
+        if not value.ndim:
+            self.sha.update(raw_bytes(value))
+
     def feed(self, value: Any) -> None:
         if value is None or (
             isinstance(value, bool | int | float | complex | str | bytes) and not isinstance(value, enum.Enum)
@@ -64,7 +72,8 @@ class _Digest:
 
     def _feed(self, value: Any) -> None:
         if isinstance(value, Tensor):
-            self.word("tensor", value.dtype, tuple(value.shape), raw_bytes(value))
+            self.word("tensor", value.dtype, tuple(value.shape))
+            self._numbers(value)
         elif isinstance(value, np.ndarray | np.generic):
             self.word("array", value.dtype, value.shape, value.tobytes())
         elif isinstance(value, torch.Generator):

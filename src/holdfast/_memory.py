@@ -1,10 +1,17 @@
 """How much memory there is to be had; what does not fit is refused with the figure before it is taken."""
 
+import mmap
+import os
+import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from holdfast.errors import InputError
+
+LARGE = 2**28
+"""Bytes of what is as large as the data, beyond which it is kept in a file."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -16,6 +23,25 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     named = (line.split() for line in file.read_text(encoding="ascii").splitlines())
     return next((int(parts[1]) * 2**10 for parts in named if parts[0] == "MemAvailable:"), None)
+
+
+def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be filled, as large as the data are: in memory, or where it is large, on a CPU, in a temporary file that
+    is mapped into memory and gone with the tensor (in ``TMPDIR``).
+
+    >>> room((2, 3), torch.float32, torch.device("cpu")).shape
+    torch.Size([2, 3])
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if size <= LARGE or device.type != "cpu" or not hasattr(os, "posix_fallocate"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # now, since a full disk would end the process later
+            held = mmap.mmap(file.fileno(), size)
+    except OSError:  # no room there: then it has to be in memory
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.frombuffer(held, dtype=dtype).view(shape)
 
 
 def out_of_memory(error: BaseException) -> bool:

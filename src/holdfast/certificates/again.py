@@ -24,6 +24,7 @@ def attacked_again(passed: FrozenPass, *, seed: int) -> FrozenPass:
     truer one.
     """
     points, noise = passed.points, generator(seed, passed.points.x.device)
+    points = replace(points, x=points.x.double(), points=points.points.double())
     found = torch.cat(
         [
             _FromRecorded(steps=STEPS, restarts=RESTARTS, keep_best=True, recorded=start).points(

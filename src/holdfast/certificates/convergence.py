@@ -20,6 +20,7 @@ from holdfast._arguments import (
     check_precision,
     paired,
 )
+from holdfast._memory import room
 from holdfast._rules import (
     COUNT,
     FLAG,
@@ -33,7 +34,7 @@ from holdfast._rules import (
     takes,
     whole,
 )
-from holdfast._tensors import batches, generator
+from holdfast._tensors import batches, chunks, generator
 from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.attacks.base import checked_outputs
 from holdfast.attacks.modes import attacking
@@ -96,12 +97,15 @@ def attacked_points(
     >>> attacked_points(torch.nn.Identity(), x, y, threat, hf.FGSM(), hf.CrossEntropy(), **settings).points
     tensor([[0.3500, 0.6500]])
     """
-    noise = generator(seed, x.device)
-    parts = [
-        attack.points(model, rows.clone(), labels.clone(), threat, generator=noise, loss=loss, mode="eval")
-        for rows, labels in zip(batches(x, batch_size), batches(y, batch_size), strict=True)
-    ]
-    return FrozenPoints(x=x.detach(), points=torch.cat(parts), y=y)
+    noise, points = generator(seed, x.device), None
+    for part in chunks(len(x), batch_size):
+        rows, labels = x[part].clone(), y[part].clone()
+        found = attack.points(model, rows, labels, threat, generator=noise, loss=loss, mode="eval")
+        if points is None:
+            points = room(tuple(x.shape), found.dtype, found.device)
+        points[part] = found.detach()
+    assert points is not None
+    return FrozenPoints(x=x.detach(), points=points, y=y)
 
 
 def evaluated_pass(passed: FrozenPass, radius: float, max_eigenvalue: float) -> Evaluated:

@@ -40,7 +40,7 @@ class FrozenPass(Shown):
     Attributes:
         model: a copy in float64 and evaluation mode.
         initial: ``W0`` by name, in float64.
-        points: examples, attacked points and labels.
+        points: examples, attacked points and labels, in the precision they came in.
         weights: ``pi_i`` of the examples.
         outputs: of the network at the attacked points, (examples, outputs).
         loss: the loss.
@@ -111,7 +111,8 @@ class FrozenPass(Shown):
         sizes = self.loss(outputs, self.points.y).abs() + slopes * outputs.norm(dim=1)
         slope, size = float((slopes * self.weights).sum()), float((sizes * self.weights).sum())
         core = self.core
-        norms = [core.family.input_norms(core.network, x).max() for x in batches(self.points.points, BATCH)]
+        parts = batches(self.points.points, BATCH)
+        norms = [core.family.input_norms(core.network, part.double()).max() for part in parts]
         norm = float(torch.stack(norms).max())
         seen = Rounding(unit=2.0**-53, examples=n, slope=slope, loss=size, input_norm=norm, distance=distance)
         return core.family.rounding(core.network, core.own(self.initial), seen)
@@ -212,20 +213,24 @@ def frozen_pass(
     fixed = {name: digest for name, digest in whole.items() if name not in varying}
     exact = in_float64(model, points.x)
     twin = first_difference(fingerprints(fixed_parts(exact, ())), whole)
-    wide = FrozenPoints(x=points.x.double(), points=points.points.double(), y=as_labels("y", points.y))
+    # Kept in the precision they came in, and widened, which is exact, where they are computed with.
+    held = FrozenPoints(x=points.x, points=points.points, y=as_labels("y", points.y))
     n = len(points.y)
-    weights = torch.full((n,), 1 / n, dtype=torch.float64, device=wide.x.device)
+    weights = torch.full((n,), 1 / n, dtype=torch.float64, device=held.x.device)
     if example_weights is not None:
         weights = as_weights("example_weights", example_weights, n).to(weights)
     # Asked of the model itself: a copy may have lost what makes it another function.
-    fault = unproved(curvature, model) if curvature.rigorous else probed_fault(exact, wide.points[:8])
+    fault = (
+        unproved(curvature, model) if curvature.rigorous else probed_fault(exact, held.points[:8].double())
+    )
     outside = sum(
-        int((~threat.contains(wide.points[part], wide.x[part])).sum()) for part in chunks(n, 4 * BATCH)
+        int((~threat.contains(held.points[part].double(), held.x[part].double())).sum())
+        for part in chunks(n, 4 * BATCH)
     )
     if outside:
         fault = f"{outside} of {n} attacked points lie outside their threat sets"
     with torch.no_grad():
-        outputs = torch.cat([exact(part) for part in batches(wide.points, _rows(exact))])
+        outputs = torch.cat([exact(part.double()) for part in batches(held.points, _rows(exact))])
     if not bool(outputs.isfinite().all()):
         fault = "the network's outputs at the attacked points are not finite"
     fault = fault or broken_claim(loss, outputs.shape[1])
@@ -235,8 +240,8 @@ def frozen_pass(
         )
     return FrozenPass(
         model=exact,
-        initial={name: w.to(wide.x.device).double() for name, w in initial.items()},
-        points=wide,
+        initial={name: w.to(held.x.device).double() for name, w in initial.items()},
+        points=held,
         weights=weights,
         outputs=outputs,
         loss=loss,
@@ -328,7 +333,7 @@ def _recorded(passed: FrozenPass, radius: float) -> Window:
     for part in chunks(len(y), BATCH):
         rows = torch.arange(part.start, part.stop, device=y.device)
         # One round a chunk at the same weights: w_t p_ti = (chunk / n) (n pi_i / chunk) = pi_i.
-        recorder.record(rows, passed.points.points[part], passed.outputs[part], round_size=len(rows))
+        recorder.record(rows, passed.points.points[part].double(), passed.outputs[part], round_size=len(rows))
     return recorder.close(frozen=True)
 
 
@@ -338,7 +343,7 @@ def linearisation_error(passed: FrozenPass) -> float:
     """
     model = passed.model
     names = [name for ball in passed.curvature.parameters(model) for name in ball]
-    points = passed.points.points[:MEASURED]
+    points = passed.points.points[:MEASURED].double()
     with torch.no_grad():
         start = {name: passed.initial[name] for name in names}
         moves = {name: model.get_parameter(name) - start[name] for name in names}

@@ -136,6 +136,5 @@ def _gradient(passed: FrozenPass, model: nn.Module, parameters: list[nn.Paramete
 
 def _parts(passed: FrozenPass) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     points = passed.points
-    return zip(
-        batches(points.points, BATCH), batches(points.y, BATCH), batches(passed.weights, BATCH), strict=True
-    )
+    wide = (part.double() for part in batches(points.points, BATCH))
+    return zip(wide, batches(points.y, BATCH), batches(passed.weights, BATCH), strict=True)

@@ -12,7 +12,7 @@ def verified_loss(passed: FrozenPass) -> float:
     nothing is known.
     """
     try:
-        found = verify(passed.model, passed.points.x, passed.points.y, passed.threat, method="crown")
+        found = verify(passed.model, passed.points.x.double(), passed.points.y, passed.threat, method="crown")
         worst = found.loss_upper_bound(passed.loss).to(passed.weights)
     except InputError:  # a network, a threat or a loss without such bounds
         return math.inf

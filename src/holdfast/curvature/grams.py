@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LARGE = 2**26
+"""Numbers of the rows that are weighted at once."""
+
 
 def weighted_grams(
     z: Float[Tensor, "batch inputs"], weights: Float[Tensor, "groups batch"]
@@ -21,9 +24,13 @@ def weighted_grams(
     grams = []
     for w in weights:
         rows = w.nonzero().squeeze(1)
-        some = z[rows]
-        grams.append((some * w[rows, None]).T @ some)
+        parts = [_gram(z[some], w[some]) for some in rows.split(max(1, LARGE // z.shape[1]))]
+        grams.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
     return torch.stack(grams)
+
+
+def _gram(z: Tensor, w: Tensor) -> Tensor:
+    return (z * w[:, None]).T @ z
 
 
 @dataclass(frozen=True, kw_only=True)

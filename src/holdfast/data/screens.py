@@ -6,14 +6,42 @@ Each writes a bound as ``left(a) . right(b) <= limit``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holdfast._tensors import AT_ONCE, chunks
+
 DataRows = Float[Tensor, "rows features"]
 Others = Float[Tensor, "others features"]
+
+
+class Members:
+    """Some rows of the data, in an order of their own and at the features that vary, gathered when they are asked for:
+    a copy of all of them would be one of the data.
+    """
+
+    def __init__(self, x: Tensor, rows: Tensor, free: Tensor | None = None) -> None:
+        self.x, self.rows, self.free = x, rows, free
+        self.features = x.shape[1] if free is None else int(free.sum())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        found = self.x[self.rows[index]]
+        return found if self.free is None else found[:, self.free]
+
+    def portions(self) -> Iterator[Tensor]:
+        """All of them, some at a time."""
+        return (self[part] for part in chunks(len(self), AT_ONCE // max(1, self.features)))
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest value of each feature."""
+        lows, highs = zip(*((part.amin(0), part.amax(0)) for part in self.portions()), strict=True)
+        return torch.stack(lows).amin(0), torch.stack(highs).amax(0)
 
 
 class Screen(ABC):
@@ -52,9 +80,10 @@ def gram_near(a: DataRows, b: Others, limit: float) -> Int[Tensor, "pairs 2"]:
 class Euclidean(Screen):
     """``||a - b||^2 = ||a||^2 + ||b||^2 - 2 <a, b>``, after centring."""
 
-    def __init__(self, x: DataRows) -> None:
-        self.centre = x.mean(0, dtype=torch.float64)
-        spread = float((x.amax(0).double() - x.amin(0).double()).norm())
+    def __init__(self, x: Members) -> None:
+        self.centre = torch.stack([part.double().sum(0) for part in x.portions()]).sum(0) / len(x)
+        low, high = x.ends()
+        spread = float((high.double() - low.double()).norm())
         self.scale = 1 / spread if spread > 0 else 1.0
 
     def _centred(self, v: Tensor) -> Tensor:
@@ -76,8 +105,8 @@ class Thermometer(Screen):
 
     most_segments = 16
 
-    def __init__(self, x: DataRows) -> None:
-        low, high = x.amin(0).double(), x.amax(0).double()
+    def __init__(self, x: Members) -> None:
+        low, high = (end.double() for end in x.ends())
         self.varies = high > low
         self.low, self.range = low[self.varies], (high - low)[self.varies]
         self.scale = 1 / float(self.range.sum()) if len(self.range) else 1.0
@@ -109,7 +138,7 @@ class Conflict(Screen):
     feature's threshold is the one that parts most pairs of a sample.
     """
 
-    def __init__(self, x: DataRows) -> None:
+    def __init__(self, x: Members) -> None:
         self.sample = x[:: max(1, len(x) // 512)]
         self.cut = -1.0
         self.high = self.low = torch.empty(0)
@@ -137,4 +166,4 @@ class Conflict(Screen):
         return (left @ right.T < 0.5).nonzero()
 
 
-SCREENS: dict[str, Callable[[Tensor], Screen]] = {"1": Thermometer, "2": Euclidean, "inf": Conflict}
+SCREENS: dict[str, Callable[[Members], Screen]] = {"1": Thermometer, "2": Euclidean, "inf": Conflict}

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from holdfast._arguments import EXAMPLES, LABELS, MASK, Array, as_tensor
 from holdfast._rules import COUNT, FUNCTION, Rule, maybe, real, takes
-from holdfast._tensors import chunks, flatten, generator
+from holdfast._tensors import chunks, flatten, generator, largest_size
 from holdfast._values import Shown
-from holdfast.data.screens import SCREENS, DataRows, Others, Screen
+from holdfast.data.screens import SCREENS, DataRows, Members, Others, Screen
 from holdfast.errors import InputError
 
 Pairs = Int[Tensor, "pairs 2"]
@@ -158,10 +158,10 @@ def separation(
             f"fixed must have the shape of one example, {tuple(x.shape[1:])}, got {tuple(fixed.shape)}; "
             "give one true or false for each feature."
         )
-    if x.numel() and not float(x.abs().max()) <= LARGEST:
+    if not largest_size(x) <= LARGEST:
         raise InputError(
             f"x must be numbers of at most {LARGEST:g} in size, whose distances do not overflow, got "
-            f"{float(x.abs().max()):g}; scale the data down."
+            f"{largest_size(x):g}; scale the data down."
         )
     search = _PairSearch(flatten(x), y, norm, 2 * radius, listed, counted, block)
     groups = _groups(flatten(x), y, None if fixed is None else fixed.reshape(-1))
@@ -217,8 +217,7 @@ class _PairSearch:
         total = sum(_area(rows, cols) for blocks in panels for rows, cols in blocks)
         done = 0
         for members, blocks in zip(groups, panels, strict=True):
-            x = self.x[members] if free is None else self.x[members][:, free]
-            block = _Block(self, x, members)
+            block = _Block(self, Members(self.x, members, free), members)
             if len(members) > self.block // 16:
                 block.sample(self.y[members])
             for rows, cols in blocks:
@@ -251,14 +250,14 @@ class _PairSearch:
 class _Block:
     """The rows of one group with the screen fitted to them."""
 
-    def __init__(self, search: _PairSearch, x: DataRows, members: Tensor) -> None:
+    def __init__(self, search: _PairSearch, x: Members, members: Tensor) -> None:
         self.search, self.x, self.members = search, x, members
         self.budget = 16 * search.block
         self.screen: Screen | None = None
 
     def measure(self, i: Tensor, j: Tensor, *, count: bool = True) -> None:
         """Enter the pairs of rows ``i`` and ``j``, in portions that stay in the processor's cache."""
-        for part in chunks(len(i), max(1, (1 << 18) // max(1, self.x.shape[1]))):
+        for part in chunks(len(i), max(1, (1 << 18) // max(1, self.x.features))):
             lengths = paired_distances(self.x[i[part]], self.x[j[part]], self.search.norm)
             pairs = torch.stack([self.members[i[part]], self.members[j[part]]], 1)
             self.search.take(lengths, pairs, count=count)
@@ -283,8 +282,8 @@ class _Block:
             return
         if len(self.x) <= search.block // 16:
             i, j = torch.meshgrid(
-                torch.arange(rows.start, rows.stop, device=self.x.device),
-                torch.arange(cols.start, cols.stop, device=self.x.device),
+                torch.arange(rows.start, rows.stop, device=self.members.device),
+                torch.arange(cols.start, cols.stop, device=self.members.device),
                 indexing="ij",
             )
             return self.measure(i.reshape(-1), j.reshape(-1))

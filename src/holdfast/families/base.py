@@ -99,11 +99,11 @@ class Factor(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Pass(Shown):
-    """A pass over all examples at one network's weights, attacked, in float64.
+    """A pass over all examples at one network's weights, attacked; all but the points in float64.
 
     Attributes:
         initial: the network's initial weights, by its own names.
-        points: attacked, (examples, ...).
+        points: attacked, (examples, ...), in the precision they came in; to be widened, some at a time.
         labels: (examples,).
         weights: ``pi_i`` of the examples.
         outputs: of the network at the attacked points.

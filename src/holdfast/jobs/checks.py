@@ -35,7 +35,7 @@ class Compatibility:
 
 def check_data(data: Dataset, threat: Threat) -> None:
     """Refuse data without training examples, or outside the threat's box; the rest `Dataset` has refused."""
-    if len(data.train) == 0:
+    if len(data.split.train) == 0:
         raise InputError(
             f"data must have training examples, got none of {len(data.y)} in {data.name}; lower "
             "validation and test."
@@ -58,8 +58,8 @@ def check_model(model: nn.Module, data: Dataset) -> None:
             f"the model's parameters must be float32 or float64, got {dtype}; use model.float(), and "
             "precision= for speed."
         )
-    few = data.train.x[:4].to(device, dtype)
-    outputs = checked_model(model, few, data.train.y.to(device))
+    few = data.part(data.split.train[:4]).x.to(device, dtype)
+    outputs = checked_model(model, few, data.y[data.split.train].to(device))
     in_float64(model, few)  # as the final pass will
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
         raise InputError(
@@ -91,12 +91,12 @@ def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
     Raises:
         InputError: the pass failed.
     """
-    examples = len(data.train)
+    examples = len(data.split.train)
     smallest = examples % batch_size or batch_size
     if not any(isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm) for module in model.modules()):
         return
     first = next(model.parameters())
-    x = data.train.x[:smallest].to(first.device, first.dtype)
+    x = data.part(data.split.train[:smallest]).x.to(first.device, first.dtype)
     devices = [first.device] if first.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices), torch.no_grad():

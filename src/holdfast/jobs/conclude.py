@@ -37,7 +37,8 @@ def conclude(session: Session) -> Run:
     certificate = _certified(session, passed, others)
     session.writer.log(_logged(certificate))
     data = session.data
-    test = (data.test.x.to(session.device), data.test.y.to(session.device)) if len(data.test) else None
+    part = data.test
+    test = (part.x.to(session.device), part.y.to(session.device)) if len(part) else None
     if session.closing == "none":
         session.writer.log("no closing evaluation: closing was none")
         return _written(session, Results(certificate=certificate, passed=passed, others=tuple(others)))

@@ -250,9 +250,9 @@ def _write_gallery(model: nn.Module, data: Dataset, closing: Closing, writer: Ru
     """Examples with their attacked points: half of them broken by the attack, where there are as many,
     half holding.
     """
-    result, rows, part = closing.on_test, closing.test_rows, data.test
+    result, rows, among = closing.on_test, closing.test_rows, data.split.test
     if result is None:
-        result, rows, part = closing.on_train, closing.train_rows, data.train
+        result, rows, among = closing.on_train, closing.train_rows, data.split.train
     # Each example's group: broken by the attack, holding, wrong to begin with; in random order within a
     # group.
     group = torch.where(result.clean, result.robust.long(), 2)
@@ -261,16 +261,15 @@ def _write_gallery(model: nn.Module, data: Dataset, closing: Closing, writer: Ru
     half = max(GALLERY // 2, GALLERY - len(holding))
     chosen = torch.cat([broken[:half], holding, broken[half:], wrong])[:GALLERY]
     device = next(model.parameters()).device
+    part = data.part(among[rows[chosen]])
     with torch.no_grad():
-        before, after = (
-            predictions(applied(model, v[chosen].to(device))).cpu() for v in (part.x[rows], result.x)
-        )
+        before, after = (predictions(applied(model, v.to(device))).cpu() for v in (part.x, result.x[chosen]))
     writer.tensors(
         "gallery.safetensors",
         {
-            "x": part.x[rows[chosen]],
+            "x": part.x,
             "attacked": result.x[chosen],
-            "label": part.y[rows[chosen]],
+            "label": part.y,
             "predicted_clean": before,
             "predicted_attacked": after,
         },

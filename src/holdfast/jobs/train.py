@@ -281,7 +281,7 @@ def train(
     ramped(threat, schedule, 0.0)  # which refuses a ramp of a threat without a radius
     check_data(data, threat)
     if example_weights is not None:
-        example_weights = as_weights("example_weights", example_weights, len(data.train))
+        example_weights = as_weights("example_weights", example_weights, len(data.split.train))
     fabric = devices_for(device.accelerator, device.devices, device.precision, device.strategy)
     seen = Progress(enabled=progress and fabric.is_global_zero)
     started = datetime.now().astimezone()
@@ -289,7 +289,7 @@ def train(
     check_model(model, data)
     choice = chosen_for(
         model,
-        len(data.train),
+        len(data.split.train),
         optimizer=optimizer,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -335,7 +335,8 @@ def train(
     folder = None if target is None else written_in(target, resume=resume, overwrite=overwrite)
     if resume and folder is not None:
         identity = check_same(read_identity(folder), identity)
-    x, y = data.train.x.to(fabric.device), data.train.y.to(fabric.device)
+    part = data.train  # a copy, where its rows are no one stretch of the data
+    x, y = part.x.to(fabric.device), part.y.to(fabric.device)
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
     step = None
@@ -348,7 +349,7 @@ def train(
             # one rate for all processes, whose devices may differ in the last bit
             step = replace(step, learning_rate=fabric.broadcast(step.learning_rate))
         learning_rate = step.learning_rate
-    chosen = chosen_words(choice, None if resume else step, len(data.train))
+    chosen = chosen_words(choice, None if resume else step, len(data.split.train))
     for line in chosen:
         seen.say(line)
     torch_optimizer = make_optimizer(choice.optimizer, parameters, learning_rate)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from holdfast import projections
+from holdfast._tensors import all_finite
 from holdfast.errors import InputError
 from holdfast.projections import Rows
 from holdfast.threats._half import neighbour
@@ -144,7 +145,7 @@ def check_points(x: Tensor) -> None:
             f"x must be a floating-point batch (examples, ...), got {x.dtype} of shape {tuple(x.shape)}; "
             "convert with x.float() and give a single example as x[None]."
         )
-    if not bool(x.isfinite().all()):
+    if not all_finite(x):
         rows = int((~x.isfinite().reshape(len(x), -1).all(1)).sum())
         raise InputError(
             f"x must be finite, got NaN or infinity in {rows} of {len(x)} examples; remove or fill these "

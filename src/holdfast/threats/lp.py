@@ -172,14 +172,17 @@ class LpBall(Threat):
             self._check_maximiser(x[:TRIED])
         if bound.exact is None:
             return
-        rows = x.flatten(1).double()
-        over = torch.maximum(bound.exact[0] - rows, rows - bound.exact[1])
         unit = max(UNITS, 2 * torch.finfo(x.dtype).eps)  # half precision rounds more
-        outside = (over > unit * rows.abs()).any(1)
-        if bool(outside.any()):
+        outside, farthest = 0, -math.inf
+        for part in _tensors.portions(x):
+            rows = x[part].flatten(1).double()
+            over = torch.maximum(bound.exact[0] - rows, rows - bound.exact[1])
+            outside += int((over > unit * rows.abs()).any(1).sum())
+            farthest = max(farthest, float(over.max()))
+        if outside:
             raise InputError(
-                f"x must lie in the threat's bounds, got {int(outside.sum())} of {len(x)} examples outside, "
-                f"by up to {float(over.max()):.3g}; clip the data or widen bounds."
+                f"x must lie in the threat's bounds, got {outside} of {len(x)} examples outside, "
+                f"by up to {farthest:.3g}; clip the data or widen bounds."
             )
 
     def _check_maximiser(self, x: Points) -> None:

@@ -186,7 +186,7 @@ class TraceRecorder:
         self._width_factor = width_factor
         bound = self._bound
         if bound is None:
-            points, labels = self.x[:EXAMPLES], self.y[:EXAMPLES]
+            points, labels = self.x[:EXAMPLES].to(self.balls[0][0].dtype), self.y[:EXAMPLES]
             bound = self.curvature.within(self.model, self.initial, self.radius).prepared(
                 self.model, self.initial, points, lambda outputs: self.loss.slope(outputs.double(), labels)
             )
@@ -240,7 +240,7 @@ class TraceRecorder:
         sums.fault = sums.fault or self._unsuited(sums, points, len(rows), round_size, outputs)
         sums.visits.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
         examples = self.x[rows]
-        sums.outside += (~self.threat.contains(points, examples)).sum()
+        sums.outside += (~self.threat.contains(points, examples.to(points.dtype))).sum()
         sums.overwritten += (marks(examples) != self._marks[rows]).sum()
         if sums.fault:
             return

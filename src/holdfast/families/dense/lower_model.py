@@ -57,7 +57,7 @@ def _expanded(net: Dense, curvature: DeepCurvature, passed: Pass, centre: float)
     slopes = loss.slope(outputs, labels) * weights[:, None]
     constant, sums = 0.0, Sums.start([move] for move in moves)
     for part in chunks(len(weights), max(64, CHUNK_NUMBERS // net.width)):
-        rows = passed.points[part]
+        rows = passed.points[part].double()
         at = expand(net, at_centre, start, rows, slopes[part])
         constant += float((weights[part] * loss(outputs[part], labels[part])).sum())
         constant += float((slopes[part] * (outputs_at(net, at, rows) - outputs[part])).sum())

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast._tensors import batches
+from holdfast._memory import room
+from holdfast._tensors import batches, chunks
 from holdfast.curvature.lower_model import largest
 from holdfast.curvature.rounding import Rounding
 from holdfast.families.base import (
@@ -176,7 +177,10 @@ def anchors_of(network: TwoLayer, passed: Pass, reach: float, *, per_unit: bool)
     """Anchors of a pass by their share of the way from the initial weights."""
     start = passed.initial["weight"]
     move = network.weight.detach() - start
-    z = torch.cat([in_float64(network, part) for part in batches(passed.points, BATCH)])
+    count = len(passed.labels)
+    z = room((count, network.input_size), torch.float64, passed.points.device)
+    for part in chunks(count, BATCH):
+        z[part] = in_float64(network, passed.points[part])
 
     def at(theta: float) -> Anchor:
         moved = copy.copy(network)
