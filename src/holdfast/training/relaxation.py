@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.attacks.modes import still
 from holdfast.errors import InputError
 from holdfast.losses import Labels, Outputs
 from holdfast.training.intervals import Interval, Seen, bounded
@@ -96,7 +97,8 @@ def least_margins(
             f"CROWN-IBP needs a network of linear operations, ReLU and leaky ReLU, got {', '.join(others)}; use IBP, "
             "or replace it."
         )
-    with torch.enable_grad():  # the pass back is needed where no gradient is
+    # The pass back is needed where no gradient is, and averages have moved in the pass before.
+    with torch.enable_grad(), still(model):
         start = x.detach().requires_grad_()
         zero = x.new_zeros(len(x), requires_grad=True)
         before = iter(found.seen.before_units)
