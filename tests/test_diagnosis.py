@@ -361,6 +361,23 @@ def test_longer_training_stays_in_the_ball_that_its_bound_is_for(given, remedy):
     assert found["training"].command == found["optimisation"].command == remedy
 
 
+@pytest.mark.parametrize("factor", [99.0, 101.0, 1e6])
+@pytest.mark.parametrize("floor", [0.0, 0.1])  # a bound that says something, and one that does not
+def test_no_remedy_asks_for_a_width_out_of_reach(factor, floor):
+    summary = {
+        "certificate_status": "certified",
+        "robust_loss_lower_bound": 0.1,
+        "certificate_floor": floor,
+        "gap": 0.1,
+        "surrogate_loss": 0.2,
+        "width_factor": factor,
+        "network": {"width": 300},
+    }
+    found = named(summary, FALLING)["optimisation"]
+    assert ("--width" in found.command) == (factor < 100)
+    assert ("--parameter-radius" in found.command) == (factor > 100)
+
+
 @pytest.mark.parametrize(
     ("bounds", "level", "sentence"),
     [

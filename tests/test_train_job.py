@@ -76,6 +76,17 @@ def two_layer(data, **options):
     return hf.networks.TwoLayer(data.features, data.classes, **{"width": 40, **options})
 
 
+class Constant(torch.nn.Module):
+    """Has the weights of a network, and cuts its gradient."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).detach()
+
+
 def train(model, data, threat, **options):
     quick = {
         "attack": hf.PGD(steps=2),
@@ -309,6 +320,10 @@ REFUSALS = {
     "too few outputs": (
         lambda d: {"data": spoilt(d, classes=3), "model": Halves(d, "few")},
         "3 classes .* got 2",
+    ),
+    "no gradient": (
+        lambda d: {"model": Constant(two_layer(d))},
+        "outputs must depend on its trained parameters",
     ),
     "frozen": (lambda d: {"model": two_layer(d).requires_grad_(False)}, "require gradients"),
     "half": (lambda d: {"model": two_layer(d).half()}, "float32 or float64, got torch.float16"),

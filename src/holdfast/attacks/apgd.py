@@ -23,7 +23,7 @@ DEPTHS = (0.5, 1.0, 0.25)
 """Of the way from the example to a random point: where searches from `between` start, restart by restart. The
 point is one of the set, at depth 1 one of the whole box of valid examples."""
 Height = Callable[[Outputs, Labels, Labels], PerExample]
-"""What a climb maximises, from outputs, labels and the classes aimed at."""
+"""What a climb maximises, from outputs, labels and target classes."""
 
 L1_RADII = (3.0, 2.0, 1.0)  # of the l1 attack, in turn, in multiples of the radius
 L1_STEPS = (0.3, 0.3, 0.4)  # and the share of the steps spent at each
@@ -159,7 +159,7 @@ class APGD(Attack):
         return [*early, (threat, self.steps - sum(steps for _, steps in early))]
 
     def _heights(self, model: nn.Module, x: Points, y: Labels, goal: Goal) -> Iterator[tuple[Height, Labels]]:
-        """What to climb on, in turn, with the class aimed at in each row."""
+        """What to climb on, in turn, with the target class of each row."""
         loss = self._named_loss()
         if self.targets is None or goal.targeted:
             if loss is None:

@@ -33,6 +33,7 @@ from holdfast.diagnosis.thresholds import (
     SMALL,
     STUCK,
     TIGHT,
+    UNREACHABLE,
     WEAK,
     WEAK_ACCURACY,
     WIDE_GAP,
@@ -407,6 +408,10 @@ def _curved(known: Known) -> bool:
 
 def _wider(known: Known) -> Remedy:
     factor, less = known.width_factor, "curvature loosens the bound; a wider network has less"
+    if factor is not None and factor > UNREACHABLE:
+        return _smaller(
+            "curvature loosens the bound more than any width within reach makes up for; train in a smaller ball"
+        )
     if factor is None or not _curved(known):
         return Remedy.by(f"{less}, or one with centred inputs", python="width", command="--width")
     if known.width is None:
@@ -419,6 +424,10 @@ def _wider(known: Known) -> Remedy:
     return Remedy.by(less, python=f"width={width}", command=f"--width {width}")
 
 
+def _smaller(says: str) -> Remedy:
+    return Remedy.by(says, python="parameter_radius", command="--parameter-radius")
+
+
 def _tighter(known: Known) -> Remedy:
     """How to a bound that says something, or more: the largest radius known to have one, else the network."""
     inside = [
@@ -426,7 +435,8 @@ def _tighter(known: Known) -> Remedy:
         for radius, bound in known.at_radii
         if bound > known.floor and (known.radius is None or radius < known.radius)
     ]
-    if known.kind == "proved" and _curved(known):
+    within_reach = (known.width_factor or 0.0) <= UNREACHABLE
+    if known.kind == "proved" and _curved(known) and within_reach:
         return _wider(known)
     if inside:
         radius, bound = max(inside)
@@ -436,6 +446,8 @@ def _tighter(known: Known) -> Remedy:
             python=f"parameter_radius={setting(radius)}",
             command=f"--parameter-radius {setting(radius)}",
         )
+    if known.kind == "proved" and not within_reach:
+        return _wider(known)
     if known.kind == "proved":
         return Remedy.by(
             "train in a smaller ball, or widen the network",

@@ -80,6 +80,9 @@ AT_EDGE = 0.99
 GENEROUS = 0.5
 """Drift over radius below which the ball is larger than training needs."""
 
+UNREACHABLE = 100.0
+"""Width factor from which on a wider network is no remedy: it takes as many times the time and the memory."""
+
 CURVED = 1.5
 """Width factor from which on the lower bound is loose mostly for want of width; at 1 curvature costs
 nothing.

@@ -6,11 +6,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from holdfast._memory import out_of_memory
 from holdfast._progress import Progress
+from holdfast._tensors import applied
+from holdfast.attacks import in_mode
 from holdfast.attacks.base import checked_model
 from holdfast.certificates.frozen import in_float64
 from holdfast.data import Dataset
@@ -60,11 +63,28 @@ def check_model(model: nn.Module, data: Dataset) -> None:
         )
     few = data.part(data.split.train[:4]).x.to(device, dtype)
     outputs = checked_model(model, few, data.y[data.split.train].to(device))
+    _check_trains(model, few)
     in_float64(model, few)  # as the final pass will
     if outputs.shape[1] < data.classes and (data.classes, outputs.shape[1]) != (2, 1):
         raise InputError(
             f"model must return an output for each of {data.classes} classes (two classes: one will do), "
             f"got {outputs.shape[1]}; give it more outputs."
+        )
+
+
+def _check_trains(model: nn.Module, x: Float[Tensor, "batch ..."]) -> None:
+    """Refuse a model whose outputs carry no gradient to any trained parameter.
+
+    Raises:
+        InputError: it has none.
+    """
+    devices = [x.device] if x.is_cuda else []
+    with in_mode(model, "eval"), torch.random.fork_rng(devices), torch.enable_grad():
+        outputs = applied(model, x)
+    if not outputs.requires_grad:
+        raise InputError(
+            "the model's outputs must depend on its trained parameters, got outputs without a gradient; remove "
+            "no_grad, detach and the like from its forward pass."
         )
 
 

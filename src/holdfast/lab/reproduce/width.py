@@ -105,7 +105,7 @@ def measure(scale: Scale, report: Report) -> Measured:
                         style="s-vermillion dash",
                     ),
                     PlotLine(
-                        label=f"gap aimed at, {GAP:g}",
+                        label=f"target gap, {GAP:g}",
                         points=((xs[0], GAP),),
                         style="s-ink dash",
                         kind="level",
