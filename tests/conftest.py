@@ -77,3 +77,26 @@ def trained(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Raises a signal in this process at the ``count``-th round of training from now on."""
+    from holdfast.training.schedules import ScheduleSettings
+
+    left, came = [0], [signal.SIGINT]
+
+    factor = ScheduleSettings.rate_factor
+
+    def counted(schedule, progress):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(came[0])
+        return factor(schedule, progress)
+
+    monkeypatch.setattr(ScheduleSettings, "rate_factor", counted)
+
+    def at(count, number=signal.SIGINT):
+        left[0], came[0] = count, number
+
+    return at

@@ -21,7 +21,6 @@ from holdfast.errors import InputError, NonFiniteLossError, RunFolderError
 from holdfast.evaluation.closing import closing_attacks
 from holdfast.jobs.certify import certify_run
 from holdfast.record.run import Run, read_weights
-from holdfast.training.schedules import ScheduleSettings
 from settings import grouped
 
 # torch's own forward-mode derivatives still script a function when first used
@@ -403,27 +402,6 @@ def test_weights_that_run_away_are_the_learning_rates_fault(data, threat, depth,
 
 
 # ---- stopping and going on
-
-
-@pytest.fixture
-def signal_at(monkeypatch):
-    """Raises a signal in this process at the ``count``-th round of training from now on."""
-    left, came = [0], [signal.SIGINT]
-
-    factor = ScheduleSettings.rate_factor
-
-    def counted(schedule, progress):
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(came[0])
-        return factor(schedule, progress)
-
-    monkeypatch.setattr(ScheduleSettings, "rate_factor", counted)
-
-    def at(count, number=signal.SIGINT):
-        left[0], came[0] = count, number
-
-    return at
 
 
 def dropout(data):

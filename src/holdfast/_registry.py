@@ -63,6 +63,7 @@ OBJECTIVES = Registry(
     sabr="training.objectives.ibp:SABR",
     mtl_ibp="training.objectives.ibp:MTLIBP",
     grad_align="training.objectives.grad_align:GradAlign",
+    free="training.objectives.free:Free",
 )
 PERTURBATIONS = Registry(none="training.perturbation:NoPerturbation", awp="training.perturbation:AWP")
 AVERAGING = Registry(

@@ -25,6 +25,8 @@ RECIPES: dict[str, Settings] = {
         "objective": {"name": "trades", "beta": 6.0},
         "weight_perturbation": {"name": "awp", "size": 0.005},
     },
+    # Shafahi et al. 2019, arXiv 1904.12843; the attack is that of the pass after training
+    "free": {"attack": PGD, "objective": {"name": "free", "replays": 8}},
     # Wong et al. 2020, arXiv 2001.03994
     "fgsm-rs": {"attack": {"name": "fgsm-rs", "step": 1.25}, "training": ONE_CYCLE},
     # de Jorge et al. 2022, arXiv 2202.01181

@@ -10,7 +10,7 @@ from holdfast.errors import InputError, RunFolderError
 from holdfast.record.run import RunWriter, read_checkpoint, read_config_file, read_figures
 from holdfast.record.schema import EpochFigures
 from holdfast.trace import TraceRecorder, load_trace
-from holdfast.training import TrainingState, Within
+from holdfast.training import Carried, TrainingState, Within
 from holdfast.training.averaging import Average
 
 Epochs = list[EpochFigures]
@@ -43,6 +43,8 @@ def save_state(
         "seconds": state.seconds,
         "generator": state.generator_state,
         "average": vars(state.average),
+        # each process carries points of its own, and one of them saves
+        "carried": None if recorder.processes > 1 else vars(state.carried),
         "recorded_rounds": recorder.rounds,
         "within": None if state.within is None else vars(state.within),
         "best": vars(best),
@@ -74,6 +76,7 @@ def resume_state(
             generator_state=saved["generator"],
             average=Average(**saved["average"]),
             windows=[w for w in trace.windows if w.last <= saved["recorded_rounds"]],
+            carried=Carried(**(saved.get("carried") or {})),
             within=None if saved["within"] is None else Within(**saved["within"]),
         )
         recorder.last = next((w for w in reversed(state.windows) if w.lower is not None), None)

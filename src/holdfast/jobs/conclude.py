@@ -66,8 +66,9 @@ def _most(session: Session) -> int | None:
     if session.closing != "auto":
         return FAST if session.closing == "fast" else None
     # Counted in passes and not in seconds, so that a run repeats. Beside the attack a step takes about one.
-    a_step = 1 + (session.attack.passes if session.objective.searches else 0)
-    trained = session.state.epoch * len(session.y) * a_step
+    objective = session.objective
+    a_step = 1 + (session.attack.passes if objective.searches else 0)
+    trained = session.state.epoch * len(session.y) * objective.replays * a_step
     return examples_within(
         SHARE * trained, len(session.y), len(session.data.test), session.threat, session.final
     )

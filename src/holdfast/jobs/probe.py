@@ -27,7 +27,9 @@ def watched(session: Session, row: EpochFigures) -> EpochFigures:
 
 def _needs_probe(session: Session, row: EpochFigures) -> bool:
     """Only training against a single step overfits to it within an epoch, and the validation part shows it too."""
-    return row.robust_accuracy is None and session.objective.searches and session.attack.passes == 1
+    objective = session.objective
+    single = objective.carries or (objective.searches and session.attack.passes == 1)
+    return row.robust_accuracy is None and single
 
 
 def probed(session: Session, row: EpochFigures) -> EpochFigures:

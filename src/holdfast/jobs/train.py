@@ -537,7 +537,6 @@ def _fitted(session: Session, training: Training, watch: Observer) -> Run | None
         seen.epoch(record.epoch, record.online_loss, row.robust_accuracy)
 
     session.model.train()
-    steps = training.epochs * -(-len(session.y) // training.batch_size)
     devices = [session.device] if session.device.type == "cuda" else []
     try:
         with stopping(at_safe_points=True) as stop:
@@ -548,7 +547,7 @@ def _fitted(session: Session, training: Training, watch: Observer) -> Run | None
                 due=session.due,
                 checkpoint=partial(save, session),
             )
-            with torch.random.fork_rng(devices), seen.training(steps, state.rounds):
+            with torch.random.fork_rng(devices), seen.training(training.steps, state.rounds):
                 done = fit(training, state, hooks)
             session.model.eval()
             if session.best.weights is None:
@@ -582,6 +581,8 @@ def _unrecorded(session: Session, precision: str) -> str:
     """Why rounds are not recorded for the certificate, in words; empty where they are."""
     if not precision.endswith("-true"):
         return f"training in {precision} is not what the proof is about"
+    if session.objective.carries:
+        return f"points of {session.objective.name} were found at earlier weights"
     if not session.objective.robust:
         return f"a step of {session.objective.name} is not one of the robust loss"
     if not isinstance(session.augmentation, NoAugmentation):

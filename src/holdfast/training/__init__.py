@@ -1,6 +1,7 @@
 """Adversarial training: one loop, a ball around the initial weights, any optimiser."""
 
 from holdfast.training.ball import ParameterBall as ParameterBall
+from holdfast.training.loop import Carried as Carried
 from holdfast.training.loop import EpochRecord as EpochRecord
 from holdfast.training.loop import Fit as Fit
 from holdfast.training.loop import Hooks as Hooks

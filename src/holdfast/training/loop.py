@@ -90,6 +90,23 @@ class Within(Shown):
     device_random: Tensor | None
 
 
+@dataclass(repr=False, kw_only=True)
+class Carried(Shown):
+    """What goes from one step of an objective that replays or carries to the next.
+
+    Attributes:
+        moves: ``x' - x`` for the next step, (batch, ...) by the place in the batch; ``None`` before the first.
+        noise: state of the attacks' generator before a minibatch was first shown: replays draw the same again.
+
+    >>> from holdfast.training import Carried
+    >>> Carried().moves is None
+    True
+    """
+
+    moves: Tensor | None = None
+    noise: Tensor | None = None
+
+
 @dataclass(repr=False)
 class TrainingState(Shown):
     """All that changes while training; saved and loaded by checkpoints.
@@ -102,6 +119,7 @@ class TrainingState(Shown):
         average: of the weights.
         windows: recorded so far.
         within: the place within an epoch; ``None`` between two epochs.
+        carried: from step to step.
 
     >>> from holdfast.training import TrainingState
     >>> TrainingState().epoch
@@ -115,6 +133,7 @@ class TrainingState(Shown):
     average: Average = field(default_factory=lambda: Average(weights={}))
     windows: list[Window] = field(default_factory=list)
     within: Within | None = None
+    carried: Carried = field(default_factory=Carried)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +218,16 @@ class Training(Shown):
     record_every: int = 1
     example_weights: Float[Tensor, " examples"] | None = None
 
+    @property
+    def steps_an_epoch(self) -> int:
+        """A pass over the training part, each minibatch shown as often as the objective has it."""
+        return -(-len(self.y) // self.batch_size) * self.objective.replays
+
+    @property
+    def steps(self) -> int:
+        """In all."""
+        return self.epochs * self.steps_an_epoch
+
 
 def _nothing(*_: object) -> None:
     """Where nobody listens."""
@@ -269,7 +298,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
     noise = generator(run.seed, x.device)
     if state.generator_state is not None:
         noise.set_state(state.generator_state)
-    steps_an_epoch = -(-n // run.batch_size)
+    replays, carried, steps_an_epoch = run.objective.replays, state.carried, run.steps_an_epoch
     # Kept in the optimiser's own state, since a resumed one comes with the rates of its last step.
     base_rates = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -300,13 +329,18 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )
-        for step, batch in enumerate(islice(batches, done, None), start=done + 1):
-            progress = state.rounds / (run.epochs * steps_an_epoch)
+        shown = (batch for batch in batches for _ in range(replays))
+        for step, batch in enumerate(islice(shown, done, None), start=done + 1):
+            progress = state.rounds / run.steps
             factor, threat = run.schedule.rate_factor(progress), ramped(run.threat, run.schedule, progress)
             for group, peak in zip(optimizer.param_groups, base_rates, strict=True):
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
             clean, labels = x[rows], y[rows]
+            if carried.noise is not None and (step - 1) % replays:
+                noise.set_state(carried.noise)  # the same examples, however they are augmented
+            elif replays > 1:
+                carried.noise = noise.get_state()
             if len(rows):  # a process may have no share of a short last round
                 clean = run.augmentation(clean, noise)
             points = clean
@@ -321,6 +355,9 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                         loss=run.loss,
                         generator=noise,
                     )
+            if run.objective.carries and len(rows):
+                points = threat.project_inside(clean + _placed(carried.moves, clean), clean)
+                points.requires_grad_(True)
             # The mean over the whole round; processes average their gradients, hence the factor.
             share = torch.full((len(rows),), 1 / batch.round_size, dtype=torch.float64, device=x.device)
             if weights is not None:
@@ -340,6 +377,9 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             with run.perturbation.moved(module, lambda: value_at(module)[0], partial(summed, fabric)):  # noqa: B023
                 value, attacked = value_at(run.model)
                 fabric.backward(value * fabric.world_size)
+            if points.grad is not None:
+                moved = run.objective.moved(points.detach(), points.grad, clean, threat)
+                carried.moves = _kept(carried.moves, moved - clean)
             # One look at the loss per round (not within the attack): a step is never taken with a loss that is
             # not finite, and
             # all processes end in the same round.
@@ -364,9 +404,9 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
             if run.project:
                 ball.project(module)
             state.rounds += 1
-            done_now = state.rounds / (run.epochs * steps_an_epoch)
+            done_now = state.rounds / run.steps
             run.averaging.update(state.average, module, done_now, epoch_ends=step == steps_an_epoch)
-            total += value.detach() * (batch.round_size / n)
+            total += value.detach() * (batch.round_size / (n * replays))
             hooks.on_step(state.rounds, seen)
             if step < steps_an_epoch and (asked or hooks.due()):
                 seconds = time.perf_counter() - began
@@ -412,6 +452,20 @@ def _value(
     batch = taken(model=model)
     losses = objective.losses(batch)
     return (share.to(losses.dtype) * losses).sum(), batch
+
+
+def _placed(moves: Tensor | None, clean: Tensor) -> Tensor:
+    """The moves of a batch like ``clean``; 0 in places that had none."""
+    found = torch.zeros_like(clean)
+    if moves is not None:
+        known = min(len(moves), len(clean))
+        found[:known] = moves[:known].to(clean)
+    return found
+
+
+def _kept(moves: Tensor | None, now: Tensor) -> Tensor:
+    """The moves after a step; a short batch leaves those of the places it lacks."""
+    return now if moves is None else torch.cat([now, moves[len(now) :].to(now)])
 
 
 def ramped(threat: Threat, schedule: ScheduleSettings, progress: float) -> Threat:

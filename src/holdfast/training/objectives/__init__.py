@@ -3,6 +3,7 @@
 from holdfast.training.objectives.base import Batch as Batch
 from holdfast.training.objectives.base import Objective as Objective
 from holdfast.training.objectives.base import as_objective as as_objective
+from holdfast.training.objectives.free import Free as Free
 from holdfast.training.objectives.grad_align import GradAlign as GradAlign
 from holdfast.training.objectives.ibp import CROWNIBP as CROWNIBP
 from holdfast.training.objectives.ibp import IBP as IBP

@@ -82,6 +82,8 @@ class Objective(ABC):
             of a certificate may record. Of any other objective the pass after training certifies.
         certified: whether it trains for verified bounds, so that the finished network is verified.
         searches: whether there is an inner attack at all.
+        carries: whether the points of a step are those of the step before, `moved` along its gradient.
+        replays: steps in a row on each minibatch.
 
     >>> import holdfast as hf
     >>> objective = hf.objectives.as_objective("trades")
@@ -92,6 +94,8 @@ class Objective(ABC):
     robust: ClassVar[bool] = False
     certified: ClassVar[bool] = False
     searches: ClassVar[bool] = True
+    carries: ClassVar[bool] = False
+    replays: int = 1
     mode: AttackMode = "keep"
 
     @property
@@ -132,6 +136,17 @@ class Objective(ABC):
         """What the inner attack raises at these examples."""
         return loss
 
+    def moved(self, points: Points, gradient: Tensor, x: Points, threat: Threat) -> Points:
+        """Where the points of a step go along its gradient, for the next step of an objective that `carries` them.
+
+        Args:
+            points: (batch, ...) of the step, around the examples ``x``.
+            gradient: of the step's loss in these points, up to a positive factor for each.
+            x: examples (batch, ...).
+            threat: at the radius of the step.
+        """
+        raise NotImplementedError(f"{self.name} carries no points")
+
     @abstractmethod
     def losses(self, batch: Batch) -> PerExample:
         """The loss of each example of the batch."""
@@ -169,12 +184,18 @@ class Objective(ABC):
             seed, generator: to repeat a call; by default randomness goes on from torch's global generator.
 
         Raises:
-            InputError: examples, labels or threat are not as stated.
+            InputError: examples, labels or threat are not as stated, or the objective carries points from step
+                to step.
 
         >>> model, x, y = nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 0, 1])
         >>> OBJECTIVES["trades"](beta=6)(model, x, y, "linf:0.1").shape
         torch.Size([4])
         """
+        if self.carries:
+            raise InputError(
+                f"an objective in a loop of your own must find its points anew in each step, got {self.name}, which "
+                "carries them from step to step; train with hf.train(..., objective=...)."
+            )
         threat, loss = as_threat(threat), as_loss(loss)
         x, y = paired(model, x, y)
         threat.check(x)
