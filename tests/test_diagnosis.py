@@ -1,6 +1,7 @@
 """One diagnosis: page, terminal, doctor and Python say the same; like is compared with like; nothing unsayable is a number."""
 
 import copy
+import html
 import io
 import json
 import math
@@ -618,6 +619,35 @@ def test_with_its_start_it_is_compared_with_the_best_of_its_ball(elsewhere):
     assert proved["optimisation"].value.number == pytest.approx(proved.certificate.gap)
     with pytest.raises(InputError, match="starting weights"):
         hf.diagnose(near, x, y, THREAT, initial={}, **QUICK)
+
+
+def test_a_network_from_elsewhere_has_a_page(elsewhere, tmp_path):
+    net, start, train, test = elsewhere
+    found = hf.diagnose(net, *train, THREAT, test=test, initial=start, **QUICK)
+    page = hf.write_report(found, tmp_path / "page.html").read_text(encoding="utf-8")
+    for finding in found:
+        if finding.level in ("warning", "bad"):
+            assert html.escape(finding.sentence[1:], quote=False) in html.unescape(page)
+    assert f"{100 * found.evaluation.robust_accuracy:.2f}"[:4] in page
+    assert "Where the loss comes from" in page
+    for word in ("doctor RUN", "<h2>The run</h2>", "Accuracy over epochs", "No gallery", "Gallery</h2>"):
+        assert word not in page
+    run = hf.train(
+        hf.networks.TwoLayer(64, 3, width=6),
+        hf.data.digits(classes=(3, 8, 5)),
+        THREAT,
+        attack="fgsm",
+        epochs=1,
+        closing="none",
+        out=tmp_path / "run",
+        progress=False,
+    )
+    both = hf.write_report([run.folder, found], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "Side by side" in both
+    assert "doctor RUN" in both
+    with pytest.raises(InputError, match=r"what holdfast\.diagnose gave"):
+        hf.write_report(net, tmp_path / "none.html")
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_a_weak_training_attack_is_named(elsewhere):

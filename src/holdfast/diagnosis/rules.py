@@ -440,6 +440,12 @@ def _tighter(known: Known) -> Remedy:
         return _wider(known)
     if inside:
         radius, bound = max(inside)
+        if not known.of_run:
+            said = (
+                f"ask for a smaller ball: at radius {setting(radius)} the {known.kind} bound is {number(bound)} "
+                f"(radius={setting(radius)})"
+            )
+            return Remedy(said, said)
         return Remedy.by(
             f"train in a smaller ball: at radius {setting(radius)} the {known.kind} bound was {number(bound)} from "
             "this run; a new run's may differ",

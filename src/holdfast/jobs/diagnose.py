@@ -22,16 +22,25 @@ from holdfast.certificates.convergence import attacked_points
 from holdfast.certificates.frozen import in_float64
 from holdfast.data.separation import separation
 from holdfast.diagnosis import Finding, Known, summed_up
-from holdfast.diagnosis.known import ClassKnown, Counted
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation
-from holdfast.evaluation.closing import Examples, close
+from holdfast.evaluation.closing import Closing, Examples, close
 from holdfast.evaluation.warning_signs import examined
 from holdfast.families import curvature_for
 from holdfast.jobs.summary import with_certificate
 from holdfast.losses import LOSS, Loss, as_loss, correct
 from holdfast.record.known import known_of
-from holdfast.record.schema import Summary
+from holdfast.record.plain import figure
+from holdfast.record.schema import (
+    ClassFigures,
+    ClosingFigures,
+    CompatibilityFigures,
+    DataFigures,
+    DriftFigures,
+    NetworkFigures,
+    PartCounts,
+    Summary,
+)
 from holdfast.threats import THREAT, LpBall, Threat, as_threat
 from holdfast.training import ParameterBall
 
@@ -49,6 +58,7 @@ class Diagnosis(Tabular):
         findings: what was looked at, each with its level, its figures and one remedy.
         evaluation: the examples under the strongest attacks.
         certificate: how far the network is from the best of its ball; ``None`` without initial weights.
+        known, summary: the figures that findings are made from, and those that `holdfast.write_report` shows.
 
     >>> import torch
     >>> import holdfast as hf
@@ -61,6 +71,8 @@ class Diagnosis(Tabular):
     findings: tuple[Finding, ...]
     evaluation: Evaluation
     certificate: Certificate | None
+    known: Known
+    summary: Summary
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -209,31 +221,96 @@ def diagnose(
     assert reported is not None  # there is one where there is a test part
     evaluation = examined(model, *of, threat, reported, training=training, seed=seed)
     report(1.0)
-    record = closing.record(holds)
-    attacked = float(torch.maximum(against.cpu().double(), closing.on_train.loss.double()).mean())
-    known = replace(
-        _certified(certificate),
-        of_run=False,
+    summary = _summary(
+        model,
+        threat=threat,
+        attack=attack,
+        loss=loss,
+        parts=((x, y), held_out),
+        closing=closing,
+        against=against,
+        holds=holds,
+        evaluation=evaluation,
+        certificate=certificate,
+    )
+    known = replace(known_of(summary), of_run=False, evaluated=True, warnings=evaluation.warnings or ())
+    return Diagnosis(
+        findings=diagnosis.diagnose(known),
+        evaluation=evaluation,
+        certificate=certificate,
+        known=known,
+        summary=summary,
+    )
+
+
+def _summary(
+    model: nn.Module,
+    *,
+    threat: Threat,
+    attack: Attack,
+    loss: Loss,
+    parts: tuple[Examples, Examples | None],
+    closing: Closing,
+    against: Tensor,
+    holds: Tensor,
+    evaluation: Evaluation,
+    certificate: Certificate | None,
+) -> Summary:
+    """The figures as a run's summary has them; what is about training stays unknown."""
+    (x, y), held_out = parts
+    record, tested = closing.record(holds), 0 if held_out is None else len(held_out[1])
+    attacked = figure(float(torch.maximum(against.cpu().double(), closing.on_train.loss.double()).mean()))
+    train, test = record["train"], record["test"]
+    classes = max(2, int(y.max()) + 1)
+    summary = Summary(
+        name=type(model).__name__,
+        threat=threat.spec,
         attack=attack.name,
-        classes=float(max(2, int(y.max()) + 1)),
-        train=Counted(**record["train"]),
-        test=None
-        if record["test"] is None
-        else Counted(**record["test"], population=record["test"]["examples"]),
-        test_examples=None if held_out is None else float(len(held_out[1])),
-        trained_against=float(against.mean()),
-        attacked=attacked,
-        upper=attacked,
+        loss=loss.name,
+        data=DataFigures(
+            examples=len(y) + tested,
+            features=x[0].numel(),
+            classes=classes,
+            shape=tuple(x.shape[1:]),
+            train=len(y),
+            test=None if held_out is None else tested,
+        ),
+        network=NetworkFigures(
+            name=type(model).__name__, parameters=sum(p.numel() for p in model.parameters())
+        ),
+        compatibility=_separation(x, y, threat),
+        accuracy_on="train" if held_out is None else "test",
+        clean_accuracy=evaluation.clean_accuracy,
         robust_accuracy=evaluation.robust_accuracy,
+        train_clean_accuracy=closing.on_train.clean_accuracy,
+        train_robust_accuracy=train["robust"] / train["examples"],
+        train_fitted=bool(closing.on_train.robust.all()),
+        closing=ClosingFigures(
+            attacks=closing.attacks,
+            train=PartCounts(**train),
+            test=None if test is None else PartCounts(**test),
+        ),
+        training_attack_loss=figure(float(against.mean())),
+        robust_loss_attacked=attacked,
+        robust_loss_upper_bound=attacked,
+        robust_loss_upper_kind="strongest attack",
         per_class=tuple(
-            ClassKnown(name=str(row.label), examples=float(row.examples), robust=row.robust_accuracy)
+            ClassFigures(
+                class_name=str(row.label),
+                examples=row.examples,
+                clean_accuracy=row.clean_accuracy,
+                robust_accuracy=row.robust_accuracy,
+            )
             for row in evaluation.per_class()
         ),
-        evaluated=True,
-        warnings=evaluation.warnings or (),
-        **_separation(x, y, threat),
     )
-    return Diagnosis(findings=diagnosis.diagnose(known), evaluation=evaluation, certificate=certificate)
+    if certificate is None:
+        return summary
+    moved = tuple(
+        DriftFigures(layer=str(place), value=figure(distance), radius=figure(certificate.radius))
+        for place, distance in enumerate(certificate.drift, 1)
+    )
+    return replace(with_certificate(summary, certificate), drift=moved)
 
 
 @torch.no_grad()
@@ -258,23 +335,14 @@ def _distance(model: nn.Module, initial: nn.Module | Mapping[str, Tensor]) -> fl
     return max(float(distance) for distance in moved) * (1 + 1e-6) or 1.0
 
 
-def _separation(x: Tensor, y: Tensor, threat: Threat) -> dict[str, Any]:
+def _separation(x: Tensor, y: Tensor, threat: Threat) -> CompatibilityFigures:
     """Whether threat sets of different labels meet; nothing where no exact test is known."""
     if not isinstance(threat, LpBall):
-        return {}
+        return CompatibilityFigures()
     found = separation(x, y, norm=threat.norm, radius=float(threat.radius), fixed=threat.fixed)
-    return {
-        "compatible": found.count == 0,
-        "pairs_meeting": float(found.count),
-        "reach": threat.reach,
-        "smallest_distance": found.distance if math.isfinite(found.distance) else None,
-    }
-
-
-def _certified(certificate: Certificate | None) -> Known:
-    """What a certificate says, as a run's summary says it."""
-    if certificate is None:
-        return Known()
-    known = known_of(with_certificate(Summary(), certificate))
-    moved = max(certificate.drift, default=math.nan) / certificate.radius
-    return replace(known, drift=moved if math.isfinite(moved) else None)
+    return CompatibilityFigures(
+        compatible=found.count == 0,
+        pairs_meeting=found.count,
+        reach=threat.reach,
+        smallest_distance=figure(found.distance),
+    )

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,6 +212,42 @@ def read_run(folder: Path) -> RunPage:
         gallery_problem=problem,
         config=config,
         log=_log_tail(folder / "log.txt"),
+    )
+
+
+@runtime_checkable
+class Diagnosed(Protocol):
+    """What `holdfast.diagnose` gives, as far as a page shows it."""
+
+    findings: tuple[Finding, ...]
+    known: Known
+    summary: Summary
+
+
+def page_of(found: Diagnosed) -> RunPage:
+    """The page of a network that was trained elsewhere: what is about training is not on it."""
+    summary, known = found.summary, found.known
+    status = summary.certificate_status
+    return RunPage(
+        folder=Path(),
+        name=summary.name or "network",
+        summary=summary,
+        status=status if status in STATUSES else None,
+        lower=summary.robust_loss_lower_bound,
+        upper=summary.robust_loss_upper_bound,
+        surrogate=summary.surrogate_loss,
+        known=known,
+        findings=found.findings,
+        bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
+        drift=summary.drift,
+        per_class=named(summary.per_class),
+        class_names=summary.data.class_names,
+        epochs=(),
+        unread_lines=0,
+        gallery=None,
+        gallery_problem=None,
+        config=None,
+        log=(),
     )
 
 

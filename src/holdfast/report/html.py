@@ -7,18 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from holdfast import _formats as formats
 from holdfast._record import check_whole
-from holdfast._rules import PATH, several, takes
+from holdfast._rules import PATH, Rule, either, several, takes
 from holdfast.diagnosis import NOTHING, Finding, summed_up
 from holdfast.errors import InputError, RunFolderError
 from holdfast.report.accuracy import AccuracyPart, accuracy_bracket, curve_figure, parts
 from holdfast.report.bracket import NARROW, WIDE, bracket, full_scale
 from holdfast.report.citations import citations
-from holdfast.report.collect import RunPage, read_run
+from holdfast.report.collect import Diagnosed, RunPage, page_of, read_run
 from holdfast.report.evaluated import VERDICTS, EvaluatedPart, read_evaluation
 from holdfast.report.figures import FIGURES, Figure
 from holdfast.report.images import Picture, draw
@@ -76,15 +77,24 @@ class View:
     summed_up: str
 
 
-@takes(folders=several(PATH, least=0), out=PATH)
-def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the page about these run folders to ``out``, whole or not at all.
+def _read_diagnosed(value: Any) -> Any:
+    if isinstance(value, type) or not isinstance(value, Diagnosed):
+        raise TypeError
+    return value
 
-    The folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a
+
+ONE = either(PATH, Rule(what="what holdfast.diagnose gave", read=_read_diagnosed))
+
+
+@takes(folders=either(ONE, several(ONE, least=0)), out=PATH)
+def write_report(folders: str | Path | Diagnosed | Sequence[str | Path | Diagnosed], out: str | Path) -> Path:
+    """Write the page about these runs, or about networks from elsewhere, to ``out``, whole or not at all.
+
+    Folders are only read. Missing figures are shown as not measured, so a run that was interrupted has a
     page too.
 
     Args:
-        folders: run folders, as `holdfast.train` leaves them.
+        folders: run folders, as `holdfast.train` leaves them, and what `holdfast.diagnose` gave; one or several.
         out: the file of the page.
 
     Returns:
@@ -99,16 +109,17 @@ def write_report(folders: Sequence[str | Path], out: str | Path) -> Path:
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     length = pathlib.Path(name, "summary.json").write_text('{"name": "my run"}')
-    ...     hf.write_report([name], pathlib.Path(name, "page.html")).name
+    ...     hf.write_report(name, pathlib.Path(name, "page.html")).name
     'page.html'
     """
-    if not folders:
+    shown = folders if isinstance(folders, tuple) else (folders,)
+    if not shown:
         raise InputError("folders must name at least one run folder, got none; give for example runs/demo.")
-    runs = [read_run(Path(folder)) for folder in folders]
-    for (
-        folder
-    ) in folders:  # also what no figure is read from: the page shows what the trace is the evidence of
-        check_whole(Path(folder))
+    runs = [page_of(one) if isinstance(one, Diagnosed) else read_run(Path(one)) for one in shown]
+    for one in shown:
+        if not isinstance(one, Diagnosed):
+            # also what no figure is read from: the page shows what the trace is the evidence of
+            check_whole(Path(one))
     html = page(runs)
     _write_whole(Path(out), html)
     return Path(out)
@@ -128,6 +139,7 @@ def page(runs: Sequence[RunPage]) -> str:
     True
     """
     top, alone = full_scale(list(runs)), len(runs) == 1
+    elsewhere = not any(run.known.of_run for run in runs)  # nothing is known of how they were trained
     views = [
         View(
             label=label,
@@ -135,7 +147,11 @@ def page(runs: Sequence[RunPage]) -> str:
             wide=bracket(run, WIDE, top, magnify=alone),
             narrow=bracket(run, NARROW, top, magnify=alone),
             cards=cards(run),
-            figures=tuple(drawn for figure in FIGURES if (drawn := figure(run, runs)) is not None),
+            figures=tuple(
+                drawn
+                for figure in FIGURES
+                if (drawn := figure(run, runs)) is not None and not (elsewhere and drawn.empty)
+            ),
             gallery=draw(run, run.gallery),
             config=None if run.config is None else pretty(run.config),
             evaluation=evaluation(run),
@@ -147,6 +163,7 @@ def page(runs: Sequence[RunPage]) -> str:
         "page.html",
         views=views,
         alone=alone,
+        elsewhere=elsewhere,
         badges=BADGES,
         verdicts=VERDICTS,
         works=citations(list(runs)),
