@@ -365,6 +365,7 @@ def test_a_run_of_a_deep_network_is_certified_over_windows(tmp_path: Path) -> No
         batch_size=20,
         learning_rate=0.5,
         parameter_radius=0.3,
+        closing="none",
         certificate=hf.CertificateSettings(trace_every=2, tighten=1),
         progress=False,
     )

@@ -778,6 +778,7 @@ def test_further_attacks_break_more_and_keep_the_books(elsewhere):
 
 def test_an_evaluation_carries_its_verdict(elsewhere):
     net, _, _, (x, y) = elsewhere
+    x, y = x[:30], y[:30]
     trusted = hf.evaluate(net.eval(), x, y, THREAT, attacks="fast", verify=None)
     assert (trusted.verdict, trusted.warnings) == ("trust", ())
     void = hf.evaluate(net, x, (y + 1) % 3, THREAT, attacks="fast", verify=None)
@@ -791,6 +792,7 @@ def test_an_evaluation_carries_its_verdict(elsewhere):
 
 def test_a_model_handed_over_in_training_mode_is_noticed(elsewhere):
     net, _, _, (x, y) = elsewhere
+    x, y = x[:30], y[:30]
     model = nn.Sequential(net, nn.Dropout(0.5)).train()
     found = hf.evaluate(model, x, y, THREAT, attacks=[hf.FGSM()], verify=None)
     assert "training mode" in {sign.name for sign in found.warnings}
@@ -798,6 +800,7 @@ def test_a_model_handed_over_in_training_mode_is_noticed(elsewhere):
 
 def test_each_example_s_own_radius_counts_in_the_search_for_signs(elsewhere):
     net, _, _, (x, y) = elsewhere
+    x, y = x[:30], y[:30]
     radii = torch.where(torch.arange(len(x)) % 2 == 0, 0.05, 0.2)
     found = hf.evaluate(net.eval(), x, y, THREAT.with_radius(5.0), attacks="fast", radii=radii, verify=None)
     assert found.verdict == "trust", "in balls of radius 5 a further search would break most"
@@ -806,6 +809,7 @@ def test_each_example_s_own_radius_counts_in_the_search_for_signs(elsewhere):
 
 def test_processes_give_a_verdict_too(elsewhere):
     net, _, _, (x, y) = elsewhere
+    x, y = x[:30], y[:30]
     found = evaluate_in_processes(net.eval(), x, (y + 1) % 3, THREAT, [hf.FGSM()], processes=2, verify=None)
     assert found.verdict == "void"
 

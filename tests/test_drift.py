@@ -95,7 +95,7 @@ def trained(tmp_path, **given):
     options = {
         "attack": hf.attacks.PGD(steps=1),
         "evaluation_attack": hf.attacks.PGD(steps=1),
-        "final_attack": hf.attacks.PGD(steps=1),
+        "closing": "none",
         "epochs": 3,
         "learning_rate": 0.05,
         "accelerator": "cpu",

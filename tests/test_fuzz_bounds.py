@@ -34,7 +34,7 @@ def train(case, seed: int, folder=None):
         "precision": "64-true" if case.x.dtype == torch.float64 else "32-true",
         "accelerator": "cpu",
         "progress": False,
-        "final_attack": hf.PGD(steps=3),
+        "closing": "none",
         "evaluate_every": 100,
         "trace_every": 1,
         "allow_incompatible": True,

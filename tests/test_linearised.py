@@ -142,7 +142,7 @@ def test_it_trains_under_attack_and_evaluates_like_any_network():
         device=hf.DeviceSettings(accelerator="cpu"),
         progress=False,
         parameter_radius=20.0,
-        final_attack=hf.attacks.PGD(steps=2),
+        closing="none",
     )
     assert run.metrics[-1]["online_loss"] < run.metrics[0]["online_loss"]
     assert [row["kernel_drift"] for row in run.metrics] == [0.0, 0.0]

@@ -132,6 +132,7 @@ def test_the_width_keeps_its_word() -> None:
             parameter_radius=8.0,
             learning_rate=4.0,
             epochs=60,
+            closing="none",
             progress=False,
             certificate=hf.CertificateSettings(tighten=0),
         )

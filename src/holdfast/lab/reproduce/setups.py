@@ -88,7 +88,7 @@ def trained(
         data,
         threat,
         attack=attack,
-        final_attack=attack,
+        closing="none",
         parameter_radius=radius,
         epochs=rounds,
         learning_rate=STEP,
