@@ -479,7 +479,7 @@ def balls_by_radius(threat: Threat, radii: Tensor, examples: int) -> list[tuple[
     """
     if not isinstance(threat, LpBall) or radii.shape != (examples,):
         raise InputError(
-            f"radii must be {examples} numbers, one an example, beside an LpBall, got shape "
+            f"radii must be {examples} numbers, one for each example, beside an LpBall, got shape "
             f"{tuple(radii.shape)} and {type(threat).__name__}; leave them out for one radius."
         )
     return threat.by_radius(radii)

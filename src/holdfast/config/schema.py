@@ -643,7 +643,7 @@ class DeviceSettings(Checked):
     accelerator: str = option(
         "auto", ", ".join(ACCELERATORS), short="accelerator", names=ACCELERATORS, own=False
     )
-    devices: int = option(1, "devices a machine", least=1)
+    devices: int = option(1, "devices per machine", least=1)
     precision: str = option(
         "32-true",
         f"precision of training: {', '.join(PRECISIONS)}; the certificate is in float64 in any case",
