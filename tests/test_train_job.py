@@ -796,6 +796,26 @@ def test_where_nothing_is_said_as_many_are_attacked_as_a_third_of_training_allow
     assert runs[2].summary["train_fitted"] is not None
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_batch_that_memory_cannot_hold_is_refused_with_the_largest_that_fits(
+    monkeypatch, data, threat, fits
+):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(data.features, 100), torch.nn.ReLU(), torch.nn.Linear(100, data.classes)
+    )
+    each = 4 * (data.features + 100)  # the input and the units, each kept once
+    monkeypatch.setattr("holdfast.jobs.checks.free_bytes", lambda device: 30 * each + (0 if fits else -1))
+    options = {"batch_size": 30, "epochs": 1, "learning_rate": 0.01, "closing": "none", "trace_every": None}
+    if fits:
+        assert train(net, data, threat, **options).summary["batch_size"] == 30
+        return
+    before = [weight.clone() for weight in net.parameters()]
+    with pytest.raises(InputError, match=r"holds 29 examples.*got 30; choose a batch_size of at most 14"):
+        train(net, data, threat, **options)
+    assert all(map(torch.equal, before, net.parameters()))
+
+
 def test_small_data_are_attacked_whole_where_nothing_is_said(data, threat):
     closing = train(two_layer(data), data, threat, epochs=1).summary["closing"]
     assert closing["train"]["examples"] == closing["test"]["examples"] == 12

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from holdfast._memory import out_of_memory
+from holdfast._memory import free_bytes, out_of_memory
 from holdfast._progress import Progress
 from holdfast._tensors import applied
 from holdfast.attacks import in_mode
@@ -129,6 +129,47 @@ def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
             f"{examples} examples ({' '.join(str(error).split()).rstrip('.')}); choose a batch_size that "
             f"leaves more, such as {_better(examples, batch_size)}."
         ) from error
+
+
+def check_memory(model: nn.Module, data: Dataset, batch_size: int) -> None:
+    """Refuse batches whose pass does not fit into memory: a system that runs out of it ends the process.
+
+    What a pass keeps for its gradient is measured at two and at four examples, and taken to grow in proportion.
+
+    Raises:
+        InputError: with the largest batch that fits.
+    """
+    first = next(model.parameters())
+    free, few = free_bytes(first.device), data.train.x[:4].to(first.device, first.dtype)
+    if free is None or len(few) < 4:
+        return
+    each = (_kept_bytes(model, few) - _kept_bytes(model, few[:2])) / 2
+    most = int(free / max(each, 1.0))
+    if batch_size > most:
+        raise InputError(
+            f"a batch must fit into memory, which holds {most:,} examples at about {each / 2**20:.3g} MiB each "
+            f"({free / 2**30:.3g} GiB are free), got {batch_size:,}; choose a batch_size of at most {most // 2:,}."
+        )
+
+
+def _kept_bytes(model: nn.Module, x: Float[Tensor, "batch ..."]) -> int:
+    """What the gradient of a pass needs kept."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    devices = [x.device] if x.is_cuda else []
+    with (
+        in_mode(model, "eval"),
+        torch.random.fork_rng(devices),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        applied(model, x.clone().requires_grad_())
+    return sum(kept.values())
 
 
 def _better(examples: int, batch_size: int) -> int:

@@ -45,7 +45,14 @@ from holdfast.data.base import DATASET
 from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.families import curvature_for
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
-from holdfast.jobs.checks import check_batches, check_compatible, check_data, check_model, check_together
+from holdfast.jobs.checks import (
+    check_batches,
+    check_compatible,
+    check_data,
+    check_memory,
+    check_model,
+    check_together,
+)
 from holdfast.jobs.conclude import conclude, save
 from holdfast.jobs.loggers import LOGGERS_RULE, Observer, check_loggers, watching
 from holdfast.jobs.probe import watched
@@ -296,6 +303,7 @@ def train(
     )
     batch = choice.batch_size
     check_batches(model, data, batch)
+    check_memory(model, data, math.ceil(batch / device.devices))
     check_augmentation(augmentation, data.train.x, threat)
     if target is not None:
         seen.say(f"{data.name}, {threat.spec}, into {target}")
