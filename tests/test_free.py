@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import holdfast as hf
 from holdfast.cli.main import main
 from holdfast.errors import InputError
-from holdfast.training.batches import epoch_batches
+from holdfast.training.batches import Mix, epoch_batches
 from holdfast.training.objectives import Free
 
 DOUBLE = torch.float64
@@ -51,7 +51,7 @@ def test_a_run_takes_the_steps_of_a_plain_loop(norm, step):
 
     losses = []
     for epoch in range(2):
-        for batch in epoch_batches(len(of.train), 10, seed=0, epoch=epoch):
+        for batch in epoch_batches(len(of.train), Mix(own=10), seed=0, epoch=epoch):
             x, y = of.train.x[batch.rows].double(), of.train.y[batch.rows]
             n = len(x)
             for _ in range(m):

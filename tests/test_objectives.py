@@ -21,7 +21,7 @@ from holdfast.config.recipes import RECIPES
 from holdfast.config.schema import RunConfig, from_dict, to_dict
 from holdfast.errors import InputError
 from holdfast.training.averaging import Average, refresh_statistics
-from holdfast.training.batches import epoch_batches
+from holdfast.training.batches import Mix, epoch_batches
 from holdfast.training.objectives.base import divergence, log_probabilities
 from holdfast.training.perturbation import NoPerturbation
 from holdfast.training.schedules import as_schedule
@@ -180,7 +180,7 @@ def test_a_run_of_trades_takes_the_steps_of_a_plain_loop():
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     n = len(of.train.y)
     for epoch in range(3):
-        [order] = epoch_batches(n, n, seed=0, epoch=epoch, rank=0, processes=1)
+        [order] = epoch_batches(n, Mix(own=n), seed=0, epoch=epoch, rank=0, processes=1)
         x, y = of.train.x[order.rows], of.train.y[order.rows]
         plain.eval()
         reference = plain(x).log_softmax(1).detach()

@@ -37,6 +37,7 @@ ALTERNATIVES = {
         OWN: "my_package:data",
         "a file": "some.npz",
     },
+    ("data", "extra"): {"a data set": "some.npz", OWN: "my_package:data", "null": None},
     ("threat", "spec"): {"ball": "linf:0.1", "sphere": "sphere:0.1", OWN: "my_package:Threat"},
     ("network", "name"): {name: name for name in NETWORKS} | {OWN: "my_package:Net"},
     **{

@@ -21,7 +21,7 @@ from holdfast.record.run import Run
 from holdfast.threats import LpBall
 from holdfast.trace import TraceRecorder
 from holdfast.training import Hooks, ParameterBall, Training, TrainingState, fit
-from holdfast.training.batches import epoch_batches
+from holdfast.training.batches import Mix, epoch_batches
 from holdfast.training.devices import OneProcess, devices_for
 from holdfast.training.objectives import RobustLoss
 from holdfast.training.optimizers import (
@@ -41,7 +41,7 @@ from holdfast.training.schedules import SCHEDULES, as_schedule
 @pytest.mark.parametrize(("examples", "size"), [(10, 3), (10, 10), (7, 100), (13, 4), (5, 1)])
 def test_every_example_once_an_epoch_over_all_processes(examples, size, processes):
     shares = [
-        list(epoch_batches(examples, size, seed=1, epoch=2, rank=rank, processes=processes))
+        list(epoch_batches(examples, Mix(own=size), seed=1, epoch=2, rank=rank, processes=processes))
         for rank in range(processes)
     ]
     rounds = list(zip(*shares, strict=True))
@@ -57,15 +57,17 @@ def test_every_example_once_an_epoch_over_all_processes(examples, size, processe
 
 
 def test_the_processes_share_the_batches_of_one():
-    whole = list(epoch_batches(10, 4, seed=0, epoch=0))
-    shares = [list(epoch_batches(10, 4, seed=0, epoch=0, rank=rank, processes=2)) for rank in range(2)]
+    whole = list(epoch_batches(10, Mix(own=4), seed=0, epoch=0))
+    shares = [
+        list(epoch_batches(10, Mix(own=4), seed=0, epoch=0, rank=rank, processes=2)) for rank in range(2)
+    ]
     for one, first, second in zip(whole, *shares, strict=True):
         assert set(one.rows.tolist()) == set(first.rows.tolist()) | set(second.rows.tolist())
 
 
 def test_the_order_is_fixed_by_seed_and_epoch_alone():
     def order(seed, epoch):
-        return torch.cat([b.rows for b in epoch_batches(50, 7, seed=seed, epoch=epoch)]).tolist()
+        return torch.cat([b.rows for b in epoch_batches(50, Mix(own=7), seed=seed, epoch=epoch)]).tolist()
 
     torch.manual_seed(1)
     first = order(3, 5)
@@ -73,7 +75,7 @@ def test_the_order_is_fixed_by_seed_and_epoch_alone():
     assert order(3, 5) == first
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert order(0, 0) != list(range(50))
-    assert [b.rows.tolist() for b in epoch_batches(4, 4, seed=0, epoch=1)] == [[0, 1, 2, 3]]
+    assert [b.rows.tolist() for b in epoch_batches(4, Mix(own=4), seed=0, epoch=1)] == [[0, 1, 2, 3]]
 
 
 # ---- the ball
@@ -424,7 +426,7 @@ def test_the_loop_takes_the_steps_of_a_plain_one(optimizer):
     expected, done = [], 0
     for epoch in range(3):
         total = 0.0
-        for batch in epoch_batches(23, 5, seed=0, epoch=epoch):
+        for batch in epoch_batches(23, Mix(own=5), seed=0, epoch=epoch):
             step.param_groups[0]["lr"] = 0.1 * 0.5 * (1 + math.cos(math.pi * done / 15))
             step.zero_grad()
             loss = nn.functional.cross_entropy(plain(x[batch.rows]), y[batch.rows])

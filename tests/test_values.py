@@ -114,6 +114,7 @@ def tangible() -> dict[str, Shown]:
         ),
         "data": dataclasses.replace(data, name=HOSTILE),
         "split": data.split,
+        "extra": hf.data.Extra(data.train.x, data.train.y, share=0.4),
         "part": data.train,
         "ball": threat,
         "sphere": hf.SphereSlice(0.3, fixed=data.fixed),

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields, replace
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from holdfast.config.schema import (
 )
 from holdfast.data.base import Dataset
 from holdfast.data.items import is_items
+from holdfast.data.mapped import is_mapped_folder
 from holdfast.data.selection import keep_examples
 from holdfast.errors import InputError
 from holdfast.losses import Loss
@@ -92,6 +94,7 @@ def build(config: RunConfig) -> Job:
             "augmentation": build_augmentation(config.augmentation),
             "weight_perturbation": build_tagged(config.weight_perturbation, WeightPerturbation),
             "averaging": build_tagged(config.averaging, Averaging),
+            "extra": build_extra(config.data, seed=config.seed),
             "allow_incompatible": config.threat.allow_incompatible,
             "seed": config.seed,
             "name": config.name,
@@ -123,6 +126,33 @@ def build_data(config: DataConfig, *, seed: int) -> Dataset:
     if config.flatten:
         data = _flattened(data)
     return datasets.with_features(data, config.features)
+
+
+def build_extra(config: DataConfig, *, seed: int) -> datasets.Extra | None:
+    """The further examples of training: the training part of a data set, prepared as the data are; all of it where it
+    has no parts of its own.
+
+    Raises:
+        InputError: features that are centred, since these examples have another centre.
+    """
+    if config.extra is None:
+        return None
+    if config.features == "centred-sphere":
+        raise InputError(
+            "data.extra must go with features pixels or sphere, got centred-sphere, whose centre is that of the training "
+            "part; choose sphere."
+        )
+    share = None if is_mapped_folder(Path(config.extra).expanduser()) else 0.0
+    of = DataConfig(
+        name=config.extra,
+        classes=config.classes,
+        features=config.features,
+        flatten=config.flatten,
+        validation=share,
+        test=share,
+    )
+    part = build_data(of, seed=seed).train
+    return datasets.Extra(part.x, part.y, share=config.extra_share)
 
 
 def _own_data(config: DataConfig, arguments: dict[str, Any], offers: dict[str, Any]) -> Dataset:

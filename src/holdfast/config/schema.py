@@ -358,6 +358,14 @@ class DataConfig(Checked):
     examples: int | None = option(
         None, "keep this many examples, of every class its share", short="examples", least=2
     )
+    extra: str | None = option(
+        None,
+        "further examples for training alone, such as pseudo-labelled or generated ones: the training part of a data set "
+        "named as above",
+    )
+    extra_share: float = option(
+        0.5, "share of each batch that they are", above=0, below=1, of={"extra": ("a data set", OWN)}
+    )
     features: Literal["pixels", "sphere", "centred-sphere"] = option(
         "pixels",
         "as they are, or scaled to norm sqrt(3)/2 with a constant last feature 1/2 (the paper's domain)",
@@ -379,6 +387,9 @@ class DataConfig(Checked):
     )
 
     def chosen(self, tag: str) -> Any:
+        if tag == "extra":
+            path = self.extra is not None and ":" in self.extra and is_path(self.extra)
+            return "null" if self.extra is None else OWN if path else "a data set"
         own = ":" in self.name and is_path(self.name)
         return self.name if self.name in DATA else OWN if own else "a file"
 

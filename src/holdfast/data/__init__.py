@@ -7,6 +7,7 @@ from holdfast.data.base import Split as Split
 from holdfast.data.cifar import cifar as cifar
 from holdfast.data.datasets import from_dataset as from_dataset
 from holdfast.data.digits import digits as digits
+from holdfast.data.extra import Extra as Extra
 from holdfast.data.features import on_sphere as on_sphere
 from holdfast.data.features import with_features as with_features
 from holdfast.data.forced import forced as forced

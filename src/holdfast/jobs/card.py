@@ -158,7 +158,12 @@ def _network(facts: Facts) -> str:
 
 def _trained(facts: Facts, summary: Summary) -> str:
     data = summary.data
-    parts = (("train", data.train), ("validation", data.validation), ("test", data.test))
+    parts = (
+        ("train", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+        ("extra", data.extra),
+    )
     rows = [
         [
             "data",

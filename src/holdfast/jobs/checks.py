@@ -4,6 +4,7 @@ other.
 
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,12 @@ from holdfast._tensors import applied
 from holdfast.attacks import in_mode
 from holdfast.attacks.base import checked_model
 from holdfast.certificates.frozen import in_float64
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Extra
 from holdfast.data.separation import separation
+from holdfast.data.tensors import checked_box
 from holdfast.errors import InputError
 from holdfast.threats import LpBall, Threat
+from holdfast.training.loop import mixed
 from holdfast.training.optimizers import Auto, Named
 
 
@@ -44,6 +47,38 @@ def check_data(data: Dataset, threat: Threat) -> None:
             "validation and test."
         )
     threat.check(data.x)
+
+
+def check_extra(extra: Extra, data: Dataset, threat: Threat, batch_size: int) -> None:
+    """Refuse extra examples that are not like the data, and batches without an example of either kind.
+
+    Raises:
+        InputError: what was wrong, and the remedy.
+    """
+    if extra.x.shape[1:] != data.x.shape[1:]:
+        raise InputError(
+            f"extra examples must have the shape of the data's, {data.shape}, got {tuple(extra.x.shape[1:])}; reshape "
+            "them."
+        )
+    low, high = int(extra.y.min()), int(extra.y.max())
+    if low < 0 or high >= data.classes:
+        raise InputError(
+            f"labels of extra examples must lie in 0..{data.classes - 1}, as those of the data do, got {low}..{high}; "
+            "renumber them, and label what has no label."
+        )
+    try:
+        checked_box(data.bounds, extra.x)
+        threat.check(extra.x)
+    except InputError as error:
+        raise InputError(f"extra examples must be as the data are, but of them: {error}") from error
+    mix = mixed(batch_size, extra)
+    if not (mix.own and mix.extra):
+        least = next(size for size in count(2) if 0 < extra.of_batch(size) < size)
+        kind = "of the training part" if mix.extra else "that is extra"
+        raise InputError(
+            f"batch_size must leave room for both kinds of examples, got {batch_size} at an extra share of "
+            f"{extra.share:g}, with none {kind}; choose at least {least}."
+        )
 
 
 def check_model(model: nn.Module, data: Dataset) -> None:
@@ -101,7 +136,7 @@ def check_together(optimizer: object, learning_rate: float | None) -> None:
         )
 
 
-def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
+def check_batches(model: nn.Module, data: Dataset, batch_size: int, extra: Extra | None = None) -> None:
     """Refuse batches that the model cannot be trained on: batch norm has no variance to divide by where a
     batch is of one example.
 
@@ -112,7 +147,7 @@ def check_batches(model: nn.Module, data: Dataset, batch_size: int) -> None:
         InputError: the pass failed.
     """
     examples = len(data.split.train)
-    smallest = examples % batch_size or batch_size
+    smallest = mixed(batch_size, extra).smallest(examples)
     if not any(isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm) for module in model.modules()):
         return
     first = next(model.parameters())

@@ -68,7 +68,8 @@ def _most(session: Session) -> int | None:
     # Counted in passes and not in seconds, so that a run repeats. Beside the attack a step takes about one.
     objective = session.objective
     a_step = 1 + (session.attack.passes if objective.searches else 0)
-    trained = session.state.epoch * len(session.y) * objective.replays * a_step
+    of_both = len(session.y) / (1 if session.extra is None else 1 - session.extra.share)
+    trained = session.state.epoch * of_both * objective.replays * a_step
     return examples_within(
         SHARE * trained, len(session.y), len(session.data.test), session.threat, session.final
     )

@@ -16,7 +16,7 @@ from holdfast.attacks import Attack
 from holdfast.certificates import FrozenPass, attacked_points, frozen_pass
 from holdfast.config.schema import CertificateSettings
 from holdfast.curvature import Curvature
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Extra
 from holdfast.families.exact import fingerprints
 from holdfast.jobs.checkpoint import Best, save_state
 from holdfast.jobs.checks import Compatibility
@@ -47,7 +47,7 @@ class Session:
     """A training run between its checks and its summary.
 
     Attributes:
-        x, y: the training part, on the run's device.
+        x, y: the training part, on the run's device; ``extra`` the examples that training has beside it.
         attack: the adversary of training; ``final`` that of the finished network;
             ``closing`` says how much of the data it and others are run on.
         kernel: what the tangent kernel was at the start; None where it is not watched.
@@ -64,6 +64,7 @@ class Session:
     data: Dataset
     x: Tensor
     y: Tensor
+    extra: Extra | None
     threat: Threat
     loss: Loss
     attack: Attack

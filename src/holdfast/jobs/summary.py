@@ -110,6 +110,8 @@ def summarise(session: Session, results: Results) -> Summary:
             train=len(data.split.train),
             validation=len(data.split.validation),
             test=len(data.split.test),
+            extra=None if session.extra is None else len(session.extra),
+            extra_share=None if session.extra is None else session.extra.share,
         ),
         network=NetworkFigures(
             name=type(model).__name__,

@@ -40,8 +40,9 @@ from holdfast.attacks import ATTACK, Attack, as_attack
 from holdfast.config.build import build_attack, build_recipe
 from holdfast.config.recipes import RECIPES
 from holdfast.config.schema import CLOSINGS, CertificateSettings, DeviceSettings, RunConfig
-from holdfast.data import Dataset
+from holdfast.data import Dataset, Extra
 from holdfast.data.base import DATASET
+from holdfast.data.tensors import inside
 from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.families import curvature_for
 from holdfast.jobs.checkpoint import Best, kept_config, resume_state
@@ -49,6 +50,7 @@ from holdfast.jobs.checks import (
     check_batches,
     check_compatible,
     check_data,
+    check_extra,
     check_memory,
     check_model,
     check_together,
@@ -121,6 +123,7 @@ OVERTAKEN = ("certificate.json", "report.html", "trace/final_pass.safetensors", 
     recipe=maybe(word(*RECIPES)),
     start=maybe(kind(str, nn.Module, what=f"one of {', '.join(STARTS)}, or a network")),
     example_weights=maybe(TENSOR),
+    extra=maybe(kind(Extra, what="extra examples such as holdfast.data.Extra(x, y, share=0.5)")),
     allow_incompatible=FLAG,
     validation=kind(ValidationSettings, what="ValidationSettings such as ValidationSettings(every=5)"),
     final_attack=maybe(ATTACK),
@@ -159,6 +162,7 @@ def train(
     recipe: str | None = None,
     start: nn.Module | str | None = None,
     example_weights: Array | None = None,
+    extra: Extra | None = None,
     allow_incompatible: bool = DEFAULT.threat.allow_incompatible,
     validation: ValidationSettings = ValidationSettings(),  # noqa: B008 - frozen
     final_attack: Attack | str | None = None,
@@ -188,7 +192,7 @@ def train(
             every network and data: the certificate's radius is then the distance that the weights moved.
         project: return the weights to the ball(s) of ``parameter_radius`` after every step.
         epochs: passes over the training part.
-        batch_size: examples per round; default all of them, or 64 where ``auto`` is adam.
+        batch_size: examples per round, extra ones among them; default all of them, or 64 where ``auto`` is adam.
         optimizer: ``sgd``, ``adam``, ``adamw``, one with settings such as
             ``holdfast.optimizers.SGD(momentum=0.5)``, or a function from parameters to a torch optimiser,
             which has its own. ``auto`` (default) is sgd for two layers, for networks linear in their weights and where
@@ -218,6 +222,9 @@ def train(
             network like ``model``, whose weights training starts from.
         example_weights: ``pi_i >= 0`` of the robust loss, one per training example, adding up to 1; default
             ``1 / n``.
+        extra: further examples, pseudo-labelled or generated, for training alone: a fixed share of each batch, such as
+            ``holdfast.data.Extra(x, y, share=0.5)``. An epoch is still one pass over the training part. Steps with them are
+            not recorded: only the final pass, over the training part, certifies.
         allow_incompatible: train even though threat sets of different labels meet (then no robust classifier
             exists).
         validation: what is measured while training, and which weights are the best.
@@ -294,15 +301,19 @@ def train(
     started = datetime.now().astimezone()
     compatibility = check_compatible(data, threat, allow=allow_incompatible, progress=seen)
     check_model(model, data)
+    most = len(data.split.train) if extra is None else extra.batch_with(len(data.split.train))
     choice = chosen_for(
         model,
-        len(data.split.train),
+        most,
         optimizer=optimizer,
         batch_size=batch_size,
         learning_rate=learning_rate,
     )
     batch = choice.batch_size
-    check_batches(model, data, batch)
+    if extra is not None:
+        check_extra(extra, data, threat, batch)
+        check_augmentation(augmentation, extra.x, threat)
+    check_batches(model, data, batch, extra)
     check_memory(model, data, math.ceil(batch / device.devices))
     check_augmentation(augmentation, data.train.x, threat)
     if target is not None:
@@ -314,6 +325,9 @@ def train(
         model.double()
     parameters = [p for p in model.parameters() if p.requires_grad]
     data = replace(data, x=data.x.to(parameters[0].dtype), y=data.y.long())
+    if extra is not None:
+        fits = extra.x if extra.x.dtype == data.x.dtype else inside(extra.x, data.bounds, data.x.dtype)
+        extra = replace(extra, x=fits, y=extra.y.long())
     if validation.attack is None:
         validation = replace(validation, attack=build_attack(DEFAULT.evaluation))
     identity = identity_of(
@@ -339,6 +353,7 @@ def train(
         precision=device.precision,
         start=start,
         trace=certificate.trace,
+        **({} if extra is None else {"extra": extra}),
     )
     folder = None if target is None else written_in(target, resume=resume, overwrite=overwrite)
     if resume and folder is not None:
@@ -347,6 +362,8 @@ def train(
     x, y = part.x.to(fabric.device), part.y.to(fabric.device)
     if example_weights is not None:
         example_weights = example_weights.to(fabric.device)
+    if extra is not None:
+        extra = replace(extra, x=extra.x.to(fabric.device), y=extra.y.to(fabric.device))
     step = None
     if learning_rate is None and isinstance(choice.optimizer, Named):
         if resume:  # the checkpoint has it
@@ -357,7 +374,7 @@ def train(
             # one rate for all processes, whose devices may differ in the last bit
             step = replace(step, learning_rate=fabric.broadcast(step.learning_rate))
         learning_rate = step.learning_rate
-    chosen = chosen_words(choice, None if resume else step, len(data.split.train))
+    chosen = chosen_words(choice, None if resume else step, most)
     for line in chosen:
         seen.say(line)
     torch_optimizer = make_optimizer(choice.optimizer, parameters, learning_rate)
@@ -402,6 +419,7 @@ def train(
             data=data,
             x=x,
             y=y,
+            extra=extra,
             threat=threat,
             loss=loss,
             attack=attack,
@@ -467,6 +485,7 @@ def train(
             recorder=recorder if recorded else None,
             record_every=certificate.trace_every or record_every(model, len(y), batch, attack.passes),
             example_weights=example_weights,
+            extra=extra,
         )
         with watching(loggers, session) as watch:
             run = _fitted(session, training, watch)
@@ -593,6 +612,8 @@ def _unrecorded(session: Session, precision: str) -> str:
         return f"points of {session.objective.name} were found at earlier weights"
     if not session.objective.robust:
         return f"a step of {session.objective.name} is not one of the robust loss"
+    if session.extra is not None:
+        return "extra examples are not those of the training part"
     if not isinstance(session.augmentation, NoAugmentation):
         return "augmented examples are not those of the training part"
     if not isinstance(session.weight_perturbation, NoPerturbation):

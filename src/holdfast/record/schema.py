@@ -58,6 +58,8 @@ class DataFigures:
     train: int | None = about("size of the training part", "examples")
     validation: int | None = about("size of the validation part", "examples")
     test: int | None = about("size of the test part", "examples")
+    extra: int | None = about("further examples that only training has", "examples")
+    extra_share: float | None = about("their share of each batch", "0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ def chosen_for(
     """The values of ``auto`` and of a batch size left out.
 
     Args:
-        examples: of the training part.
+        examples: of the training part, and the extra ones that belong to them.
         learning_rate: where one is given, ``auto`` is sgd.
     """
     everything = min(batch_size or examples, examples)

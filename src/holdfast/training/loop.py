@@ -20,6 +20,7 @@ from holdfast._rules import LARGEST_RADIUS
 from holdfast._tensors import applied, generator
 from holdfast._values import Shown
 from holdfast.attacks import Attack, in_mode
+from holdfast.data import Extra
 from holdfast.errors import InputError, NonFiniteLossError
 from holdfast.losses import Loss, finite
 from holdfast.threats import LpBall, Threat
@@ -27,7 +28,7 @@ from holdfast.trace import TraceRecorder, Window
 from holdfast.training.augmentation import Augmentation, NoAugmentation
 from holdfast.training.averaging import Average, Averaging, NoAveraging
 from holdfast.training.ball import ParameterBall
-from holdfast.training.batches import epoch_batches, epoch_seed
+from holdfast.training.batches import Mix, epoch_batches, epoch_seed
 from holdfast.training.devices import Devices
 from holdfast.training.objectives import Batch, Objective
 from holdfast.training.perturbation import NoPerturbation, WeightPerturbation
@@ -167,7 +168,7 @@ class Training(Shown):
         objective: what is minimised, with attack and loss.
         augmentation: of the examples of a step, before they are attacked.
         epochs: in all.
-        batch_size: examples per step, over all processes.
+        batch_size: examples per step, over all processes and of both kinds.
         ball: measures the drift.
         project: whether weights are projected onto the ball after each step.
         schedule: of the learning rate and the radius.
@@ -178,6 +179,7 @@ class Training(Shown):
         recorder: writes the trace; ``None`` for none.
         record_every: epochs between recorded ones, counted back from the last.
         example_weights: ``pi_i`` of the robust loss; default ``1 / n``.
+        extra: further examples, a share of each step, on the device of ``fabric``; ``None`` for none.
 
     >>> import torch
     >>> import holdfast as hf
@@ -217,11 +219,17 @@ class Training(Shown):
     recorder: TraceRecorder | None = None
     record_every: int = 1
     example_weights: Float[Tensor, " examples"] | None = None
+    extra: Extra | None = None
+
+    @property
+    def mix(self) -> Mix:
+        """Of what a step's examples are."""
+        return mixed(self.batch_size, self.extra)
 
     @property
     def steps_an_epoch(self) -> int:
         """A pass over the training part, each minibatch shown as often as the objective has it."""
-        return -(-len(self.y) // self.batch_size) * self.objective.replays
+        return self.mix.rounds(len(self.y)) * self.objective.replays
 
     @property
     def steps(self) -> int:
@@ -323,7 +331,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
         rate, asked, done = 0.0, 0.0, 0 if within is None else within.steps
         batches = epoch_batches(
             n,
-            run.batch_size,
+            run.mix,
             seed=run.seed,
             epoch=epoch,
             rank=fabric.global_rank,
@@ -337,14 +345,20 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                 group["lr"] = rate = peak * factor
             rows = batch.rows.to(x.device)
             clean, labels = x[rows], y[rows]
+            if run.extra is not None:
+                others = batch.extra.to(x.device)
+                clean, labels = (
+                    torch.cat([clean, run.extra.x[others]]),
+                    torch.cat([labels, run.extra.y[others]]),
+                )
             if carried.noise is not None and (step - 1) % replays:
                 noise.set_state(carried.noise)  # the same examples, however they are augmented
             elif replays > 1:
                 carried.noise = noise.get_state()
-            if len(rows):  # a process may have no share of a short last round
+            if len(clean):  # a process may have no share of a short last round
                 clean = run.augmentation(clean, noise)
             points = clean
-            if len(rows):
+            if len(clean):
                 with fabric.autocast():
                     points = run.objective.attacked(
                         module,
@@ -355,13 +369,13 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
                         loss=run.loss,
                         generator=noise,
                     )
-            if run.objective.carries and len(rows):
+            if run.objective.carries and len(clean):
                 points = threat.project_inside(clean + _placed(carried.moves, clean), clean)
                 points.requires_grad_(True)
             # The mean over the whole round; processes average their gradients, hence the factor.
-            share = torch.full((len(rows),), 1 / batch.round_size, dtype=torch.float64, device=x.device)
+            share = torch.full((len(clean),), 1 / batch.total, dtype=torch.float64, device=x.device)
             if weights is not None:
-                share = weights[rows] * (n / batch.round_size)
+                share[: len(rows)] = weights[rows] * (n / batch.total)
             taken = partial(
                 Batch,
                 clean=clean,
@@ -466,6 +480,14 @@ def _placed(moves: Tensor | None, clean: Tensor) -> Tensor:
 def _kept(moves: Tensor | None, now: Tensor) -> Tensor:
     """The moves after a step; a short batch leaves those of the places it lacks."""
     return now if moves is None else torch.cat([now, moves[len(now) :].to(now)])
+
+
+def mixed(batch_size: int, extra: Extra | None) -> Mix:
+    """Of what a batch of this size is made."""
+    if extra is None:
+        return Mix(own=batch_size)
+    beside = extra.of_batch(batch_size)
+    return Mix(own=batch_size - beside, extra=beside, examples=len(extra))
 
 
 def ramped(threat: Threat, schedule: ScheduleSettings, progress: float) -> Threat:
