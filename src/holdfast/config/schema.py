@@ -419,6 +419,12 @@ class ThreatConfig(Checked):
         return "sphere" if word == "sphere" else "ball" if word in NORMS or not is_path(self.spec) else OWN
 
 
+def _name(default: str, registry: Registry, what: str, own: str) -> Any:
+    """The entry that says which alternative a section is."""
+    says = f"{', '.join(registry)}, or my_package.module:{own}"
+    return option(default, says, names=tuple(registry), what=what)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(Tagged):
     """The network; the settings of each are those of its class, but for what the data say of it."""
@@ -426,12 +432,7 @@ class NetworkConfig(Tagged):
     registry: ClassVar[Registry] = NETWORKS
     offered: ClassVar[tuple[str, ...]] = ("data", "features", "classes", "shape", "channels", "size", "seed")
     shorts: ClassVar[tuple[str, ...]] = ("width", "activation")
-    name: str = option(
-        "two-layer",
-        f"{', '.join(NETWORKS)}, or my_package.module:Net",
-        names=tuple(NETWORKS),
-        what="network",
-    )
+    name: str = _name("two-layer", NETWORKS, "network", "Net")
     linearised: bool = option(
         False,
         "train its tangent at the initial weights instead, which is linear in the weights: two to three "
@@ -445,9 +446,7 @@ class AttackConfig(Tagged):
     """A search of the threat set; the settings of each attack are those of its class (`Tagged.section`)."""
 
     registry: ClassVar[Registry] = ATTACKS
-    name: str = option(
-        "pgd", f"{', '.join(ATTACKS)}, or my_package.module:Attack", names=tuple(ATTACKS), what="attack"
-    )
+    name: str = _name("pgd", ATTACKS, "attack", "Attack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -455,12 +454,7 @@ class ObjectiveConfig(Tagged):
     """What a step minimises; the settings of each objective are those of its class."""
 
     registry: ClassVar[Registry] = OBJECTIVES
-    name: str = option(
-        "robust-loss",
-        f"{', '.join(OBJECTIVES)}, or my_package.module:objective",
-        names=tuple(OBJECTIVES),
-        what="objective",
-    )
+    name: str = _name("robust-loss", OBJECTIVES, "objective", "objective")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,12 +462,7 @@ class PerturbationConfig(Tagged):
     """The weights at which each step's gradient is taken."""
 
     registry: ClassVar[Registry] = PERTURBATIONS
-    name: str = option(
-        "none",
-        f"{', '.join(PERTURBATIONS)}, or my_package.module:Perturbation",
-        names=tuple(PERTURBATIONS),
-        what="weight-perturbation",
-    )
+    name: str = _name("none", PERTURBATIONS, "weight-perturbation", "Perturbation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -481,12 +470,7 @@ class AugmentationConfig(Tagged):
     """How the examples of a step are varied before they are attacked."""
 
     registry: ClassVar[Registry] = AUGMENTATIONS
-    name: str = option(
-        "none",
-        f"{', '.join(AUGMENTATIONS)}, or my_package.module:augmentation",
-        names=tuple(AUGMENTATIONS),
-        what="augmentation",
-    )
+    name: str = _name("none", AUGMENTATIONS, "augmentation", "augmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,12 +478,7 @@ class AveragingConfig(Tagged):
     """The average of the weights that is used as the network."""
 
     registry: ClassVar[Registry] = AVERAGING
-    name: str = option(
-        "none",
-        f"{', '.join(AVERAGING)}, or my_package.module:Averaging",
-        names=tuple(AVERAGING),
-        what="averaging",
-    )
+    name: str = _name("none", AVERAGING, "averaging", "Averaging")
 
 
 @dataclass(frozen=True, kw_only=True)
