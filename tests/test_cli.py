@@ -397,6 +397,7 @@ def documents():
 
 def test_the_documents_name_files_that_exist_and_options_that_are_understood(monkeypatch, tmp_path):
     import re
+    import shlex
 
     from holdfast.config.reading import read_config
 
@@ -412,7 +413,7 @@ def test_the_documents_name_files_that_exist_and_options_that_are_understood(mon
     ]
     assert len(commands) > 3
     for command in commands:
-        read_config([word for word in command.split() if not word.endswith(".yaml")])
+        read_config([word for word in shlex.split(command) if not word.endswith(".yaml")])
     example = texts["docs/howto/command-line.md"]
     (tmp_path / "example.yaml").write_text(re.search(r"```yaml\n(.*?)```", example, flags=re.DOTALL).group(1))
     assert read_config([str(tmp_path / "example.yaml")])[0].network.init_args == {"hidden": 64}

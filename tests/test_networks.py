@@ -134,7 +134,8 @@ def test_an_evaluation_leaves_the_network_as_it_was(name, training):
     """Attacks and evaluations see batch norm as it stands, and move none of its statistics."""
     data, net = images(3), SMALL[name]().train(training)
     before = state(net)
-    found = hf.evaluate(net, data.x, data.y, "linf:0.01", attacks="fast", verify=None)
+    attacks = [hf.PGD(steps=2), hf.APGD(steps=3, targets=1, loss="margin"), hf.Square(queries=5)]
+    found = hf.evaluate(net, data.x, data.y, "linf:0.01", attacks=attacks, verify=None)
     assert same(state(net), before)
     assert net.training is training
     assert 0 <= found.robust_accuracy <= 1

@@ -97,6 +97,7 @@ def train(model, data, threat, **options):
         "parameter_radius": 2.0,
         "tighten": 3,
         "trace_every": 1,
+        "closing": "none",
         "progress": False,
     }
     return hf.train(model, data, threat, **grouped(quick | options))
@@ -105,7 +106,7 @@ def train(model, data, threat, **options):
 @pytest.fixture(scope="module")
 def done(data, threat, tmp_path_factory):
     """One finished run in a folder."""
-    return train(two_layer(data), data, threat, out=tmp_path_factory.mktemp("runs") / "small")
+    return train(two_layer(data), data, threat, closing="standard", out=tmp_path_factory.mktemp("runs") / "small")
 
 
 def files(folder):
@@ -785,7 +786,7 @@ def test_without_a_closing_evaluation_there_is_a_certificate_and_no_accuracy(tmp
 def test_where_nothing_is_said_as_many_are_attacked_as_a_third_of_training_allows(monkeypatch, data, threat):
     monkeypatch.setattr("holdfast.evaluation.closing.SMALL", 50)  # of 56 + 12
     monkeypatch.setattr("holdfast.evaluation.closing.FEWEST", 3)
-    settings = {"attack": hf.PGD(steps=9), "final_attack": hf.PGD(steps=20)}
+    settings = {"attack": hf.PGD(steps=9), "final_attack": hf.PGD(steps=20), "closing": "auto"}
     runs = [train(two_layer(data), data, threat, epochs=epochs, **settings) for epochs in (1, 10, 40)]
     sizes = [run.summary["closing"]["train"]["examples"] for run in runs]
     # passes of an example on both parts; a third of 10 passes an epoch for 56 examples
@@ -817,5 +818,5 @@ def test_a_batch_that_memory_cannot_hold_is_refused_with_the_largest_that_fits(
 
 
 def test_small_data_are_attacked_whole_where_nothing_is_said(data, threat):
-    closing = train(two_layer(data), data, threat, epochs=1).summary["closing"]
+    closing = train(two_layer(data), data, threat, epochs=1, closing="auto").summary["closing"]
     assert closing["train"]["examples"] == closing["test"]["examples"] == 12

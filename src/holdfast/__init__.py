@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.jobs.diagnose import Diagnosis as Diagnosis
     from holdfast.jobs.diagnose import diagnose as diagnose
     from holdfast.jobs.export import export as export
+    from holdfast.jobs.lightning import lightning_callback as lightning_callback
     from holdfast.jobs.plan import plan as plan
     from holdfast.jobs.train import train as train
     from holdfast.lab import capacity as capacity
@@ -126,6 +127,7 @@ _NAMES = {
     "Diagnosis": "jobs.diagnose",
     "diagnose": "jobs.diagnose",
     "export": "jobs.export",
+    "lightning_callback": "jobs.lightning",
     "plan": "jobs.plan",
     "AWP": "training.perturbation",
     "ImageAugmentation": "training.augmentation",
