@@ -106,7 +106,9 @@ def train(model, data, threat, **options):
 @pytest.fixture(scope="module")
 def done(data, threat, tmp_path_factory):
     """One finished run in a folder."""
-    return train(two_layer(data), data, threat, closing="standard", out=tmp_path_factory.mktemp("runs") / "small")
+    return train(
+        two_layer(data), data, threat, closing="standard", out=tmp_path_factory.mktemp("runs") / "small"
+    )
 
 
 def files(folder):
