@@ -19,7 +19,14 @@ from holdfast.errors import RunFolderError
 from holdfast.record import schema
 from holdfast.record.plain import figure, from_plain, to_plain
 from holdfast.record.run import Run, RunWriter, read_figures, read_summary
-from holdfast.record.schema import SCHEMA, EpochFigures, EvaluationFigures, Summary
+from holdfast.record.schema import (
+    SCHEMA,
+    ClosingFigures,
+    EpochFigures,
+    EvaluationFigures,
+    PartCounts,
+    Summary,
+)
 
 PACKAGE = Path(__file__).parents[1] / "src" / "holdfast"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -308,3 +315,24 @@ def test_no_file_outside_the_record_reads_a_summary_by_name():
     found = {str(path): places for path in others if (places := by_name(path.read_text(encoding="utf-8")))}
     assert len(others) > 200
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "says"),
+    [
+        (None, "8 of 12 test examples, drawn at random"),
+        ({}, "the test part"),
+        ({"population": 12}, "8 of 12 test examples, drawn at random"),
+        ({"weights": "best"}, "8 of 12 test examples, drawn at random"),
+        ({"part": "train"}, "8 of 12 test examples, drawn at random"),
+        ({"threat": "linf:0.2"}, "8 of 12 test examples, drawn at random"),
+    ],
+)
+def test_what_accuracies_are_of_is_a_sample_until_the_whole_part_was_evaluated(evaluation, says):
+    closing = ClosingFigures(test=PartCounts(examples=8, population=12, robust=4), train=None, attacks=())
+    whole = {"weights": "last", "part": "test", "threat": "l2:0.1", "population": None}
+    found = None if evaluation is None else EvaluationFigures(**whole | evaluation)
+    summary = Summary(accuracy_on="test", threat="l2:0.1", closing=closing, evaluation=found)
+    assert summary.accuracy_of == says
+    assert Summary().accuracy_of == "the test part"
+    assert Summary(accuracy_on="train").accuracy_of == "the training part"

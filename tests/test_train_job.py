@@ -762,6 +762,11 @@ def test_a_fast_closing_evaluation_attacks_samples_and_says_what_all_would_cost(
     assert (closing["train"]["examples"], closing["train"]["population"]) == (8, len(data.train.y))
     assert (closing["test"]["examples"], closing["test"]["population"]) == (8, len(data.test.y))
     assert "population" not in full["test"]
+    assert run.figures.accuracy_of == "8 of 12 test examples, drawn at random"
+    assert whole.figures.accuracy_of == "the test part"
+    assert "8 of 12 test examples, drawn at random" in repr(run._repr_html_())
+    page = hf.write_report(tmp_path, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "on 8 of 12 test examples, drawn at random" in page
     assert full["test"]["examples"] == len(data.test.y)
     assert run.summary["train_fitted"] is None
     # each example at its worst known point: attacked further in the sample only

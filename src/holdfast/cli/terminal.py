@@ -153,7 +153,7 @@ def _bracket_table(run: RunPage) -> Table:
 
 def _accuracy_table(run: RunPage) -> Table:
     summary, train, test = run.summary, run.known.train, run.known.test
-    rows = table("Accuracy", f"{summary.accuracy_on or 'test'} part", "train part")
+    rows = table("Accuracy", summary.accuracy_of.removeprefix("the "), "training part")
     rows.add_row("clean", percent(summary.clean_accuracy), percent(summary.train_clean_accuracy))
     robust = summary.robust_accuracy
     if train is None:

@@ -199,14 +199,13 @@ def _blocks(facts: Facts, summary: Summary) -> Iterator[tuple[str, str, str, tup
     of_these = summary.accuracy_weights == facts.weights or facts.same
     covered = found is not None and found.threat == summary.threat and found.part == summary.accuracy_on
     if of_these and summary.clean_accuracy is not None and not (covered and found and not found.population):
-        part = str(summary.accuracy_on)
         attacks = "" if summary.closing is None else ", ".join(map(_plain, summary.closing.attacks))
-        said = f"At the end of training, on the {part} part, within {_code(summary.threat)}"
+        said = f"At the end of training, on {summary.accuracy_of}, within {_code(summary.threat)}"
         said += f", under {attacks}." if attacks else "."
         yield (
             said,
             str(summary.data.name),
-            part,
+            str(summary.accuracy_on),
             _three(summary.clean_accuracy, summary.robust_accuracy, summary.robust_accuracy_verified),
         )
 

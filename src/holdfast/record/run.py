@@ -229,7 +229,9 @@ class Run(Drawn):
             Fact("threat", seen.threat or "not recorded"),
             Fact("clean accuracy", percent(seen.clean_accuracy), "observed"),
             Fact(
-                "robust accuracy", robust if seen.robust_accuracy is None else f"at most {robust}", "observed"
+                "robust accuracy",
+                robust if seen.robust_accuracy is None else f"at most {robust} on {seen.accuracy_of}",
+                "observed",
             ),
             Fact("surrogate loss", number(proof.surrogate_loss), "observed"),
             *([Fact("certificate", "void")] if proof.status == "void" else []),

@@ -380,3 +380,17 @@ class Summary:
     per_class: tuple[ClassFigures, ...] = about("one row per class", default=())
     evaluation: EvaluationFigures | None = about("the last evaluation (`holdfast evaluate`)", optional=True)
     digests: str | None = about("name of the file with the digests of all others", optional=True)
+
+    @property
+    def accuracy_of(self) -> str:
+        """Which examples the accuracies are of, in words: a part, or a random sample of it."""
+        part = self.accuracy_on or "test"
+        closing, found = self.closing, self.evaluation
+        counts = None if closing is None else closing.train if part == "train" else closing.test
+        # An evaluation of the whole part has put its figures in the place of those of the sample.
+        whole = found is not None and not found.population and found.weights == "last"
+        if whole and found is not None and (found.part, found.threat) == (part, self.threat):
+            counts = None
+        if counts is None or not counts.examples or counts.examples >= (counts.population or 0):
+            return {"train": "the training part"}.get(part, f"the {part} part")
+        return f"{counts.examples:,} of {counts.population:,} {part} examples, drawn at random"
