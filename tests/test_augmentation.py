@@ -134,11 +134,12 @@ def test_a_function_of_ones_own_is_an_augmentation():
     [
         (lambda x, generator: x[:1], "must return a tensor like the batch it is given"),
         (lambda x, generator: x.double(), "must return a tensor like the batch it is given"),
-        (lambda x, generator: 2 + x, "must keep examples as the data are"),
-        (lambda x, generator: x * float("nan"), "must keep examples as the data are"),
+        (lambda x, generator: 2 + x, "must return examples like those of the data"),
+        (lambda x, generator: x * float("nan"), "must return examples like those of the data"),
         ("image", "did you mean 'images'"),
         (hf.ImageAugmentation, "write ImageAugmentation"),
-        (hf.ImageAugmentation(fill=-1.0), "must keep examples as the data are"),
+        (hf.ImageAugmentation(fill=-1.0), "must return examples like those of the data"),
+        (lambda x: x, r"must take \(x, generator\)"),
         (3, "must be an augmentation"),
     ],
 )

@@ -617,3 +617,12 @@ def test_fabric_is_asked_for_all_but_the_cpu_in_full_precision(monkeypatch):
     assert isinstance(devices_for(*plain), OneProcess)  # asked for by name
     with pytest.raises(InputError, match="must be available on this machine, got 'nonsense'"):
         devices_for("nonsense", 1, "32-true", "auto")
+
+
+def test_processes_of_torchrun_that_would_each_train_alone_are_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"torchrun has started 2 in all, got 1; pass device=DeviceSettings"):
+        devices_for("auto", 1, "32-true", "auto")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert devices_for("cpu", 1, "32-true", "auto").world_size == 1

@@ -75,6 +75,8 @@ def test_a_network_that_names_one_class_has_learnt_nothing(accuracy, sizes, leve
     classes = tuple(ClassKnown(name=str(i), examples=float(size), robust=0.0) for i, size in enumerate(sizes))
     found = finding("training", online=(0.7,) * 6, clean_accuracy=accuracy, per_class=classes)
     assert found.level == level
+    short = finding("training", online=(0.7,), clean_accuracy=accuracy, per_class=classes)
+    assert short.level == ("bad" if level == "bad" else "not-measured")
     assert ("has learnt nothing" in found.sentence) == (level == "bad")
 
 

@@ -10,7 +10,7 @@ ATTACKS = "standard"
 """Suite of an evaluation."""
 VERIFY = "auto"
 """Bounds of an evaluation: all that apply, the cheapest first."""
-VERIFY_SECONDS = 120.0
+VERIFY_SECONDS = 30.0
 """For all bounds of an evaluation together."""
 PART = "test"
 WEIGHTS = "last"

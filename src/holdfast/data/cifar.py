@@ -74,7 +74,7 @@ def cifar(
         )
     if test not in (None, 0):
         raise InputError(
-            f"test must be None (the test file) or 0 for CIFAR folders, got {test}; leave it out."
+            f"test must be 0, or left out for the test file, with CIFAR folders, got {test}; leave it out."
         )
     ten = (here / TEN).is_file()
     if coarse and ten:

@@ -115,10 +115,12 @@ def _data(known: Known) -> list[Finding]:
                 f"{test:.0f} test examples: accuracies are uncertain by about "
                 f"{100 / math.sqrt(test):.0f} percentage points",
                 Remedy.by(
-                    "keep a larger share for the test",
-                    python="hf.data.load(..., test=0.3)",
+                    "test on more examples, where the data have no test part of their own by a larger share",
+                    python="test=0.3",
                     command="--data.test 0.3",
-                ),
+                )
+                if known.of_run
+                else "test on more examples",
             )
         )
     if not sizes and test is None:
@@ -227,10 +229,6 @@ def _evaluation(known: Known) -> list[Finding]:
 
 def _training(known: Known) -> Finding:
     losses = known.online
-    if len(losses) < FEWEST_EPOCHS:
-        few = f"{len(losses)} epoch{'s' if len(losses) != 1 else ''} of losses: too few to tell a trend"
-        return _found("not-measured", few if losses else UNKNOWN)
-    last = Value(number=losses[-1], kind="observed")
     sizes = [row.examples for row in known.per_class if row.examples is not None]
     if sizes and known.clean_accuracy is not None and len(sizes) > 1:
         guess = max(sizes) / sum(sizes)
@@ -246,6 +244,10 @@ def _training(known: Known) -> Finding:
                 ),
                 Value(number=known.clean_accuracy, kind="observed", unit="accuracy"),
             )
+    if len(losses) < FEWEST_EPOCHS:
+        few = f"{len(losses)} epoch{'s' if len(losses) != 1 else ''} of losses: too few to tell a trend"
+        return _found("not-measured", few if losses else UNKNOWN)
+    last = Value(number=losses[-1], kind="observed")
     if losses[-1] > RISING * losses[0]:
         return _found(
             "bad",

@@ -41,7 +41,7 @@ def package() -> Any:
         import onnx.reference
     except ImportError as error:
         raise InputError(
-            f"reading ONNX needs the onnx package, which is not there ({error}); run pip install "
+            f"ONNX files need the onnx package, which is not there ({error}); run pip install "
             "'holdfast[onnx]'."
         ) from error
     return onnx

@@ -84,7 +84,7 @@ class Diagnosis(Tabular):
         for finding in self.findings:
             if finding.name == name:
                 return finding
-        raise KeyError(name)
+        raise KeyError(f"{name!r}; the findings are {', '.join(f.name for f in self.findings)}")
 
     def _facts(self) -> list[Fact]:
         return [

@@ -57,8 +57,8 @@ def run_config(folder: Path, *, trusted: bool = False) -> RunConfig:
     config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
-            f"{folder} was written from Python, and its data is described nowhere; evaluate it there with "
-            "holdfast.evaluate, or name the data with --data."
+            f"{folder} was written from Python, and no file says which data it had; in Python call "
+            "holdfast.evaluate(run.model, x, y, threat)."
         )
     return config
 
@@ -79,8 +79,8 @@ def _configured(folder: Path, missing: str, trusted: bool) -> Job:
     config = _configuration(folder, trusted)
     if config is None:
         raise RunFolderError(
-            f"{folder} was written from Python with a {missing} of its own, which no file can hold; "
-            "certify it there, with holdfast.certify(model, initial, x, y, threat, attack, radius)."
+            f"{folder} was written from Python with a {missing} of its own, which no file can hold; in "
+            "Python, pass the network itself, as holdfast.certify(model, ...) or holdfast.export(run, ...) takes it."
         )
     try:
         return build(config)

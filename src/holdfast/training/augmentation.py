@@ -125,7 +125,12 @@ class _OwnAugmentation(Augmentation):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, x: Examples, generator: Generator) -> Tensor:
-        found: Any = self.function(x, generator)
+        try:
+            found: Any = self.function(x, generator)
+        except TypeError as error:
+            raise InputError(
+                f"augmentation must take (x, generator), but {self.name} fails with them ({error}); give it both arguments."
+            ) from error
         if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
             came = (
                 f"{found.dtype} of shape {tuple(found.shape)}"
@@ -151,9 +156,10 @@ def check_augmentation(augmentation: Augmentation, x: Examples, threat: Threat) 
     try:
         threat.check(found)
     except InputError as error:
+        why = str(error).partition(";")[0]
         raise InputError(
-            f"augmentation must keep examples as the data are, but of what it returns: {error}"
-        ) from error
+            f"augmentation must return examples like those of the data, but {why}; clip them in the augmentation."
+        ) from None
 
 
 def _read(value: Any) -> Augmentation:

@@ -78,6 +78,12 @@ def devices_for(accelerator: str, devices: int, precision: str, strategy: str) -
     Raises:
         InputError: this machine has no such devices, or they do not go together.
     """
+    started = os.environ.get("WORLD_SIZE", "1")
+    if (devices, strategy) == (1, "auto") and "TORCHELASTIC_RUN_ID" in os.environ and started != "1":
+        raise InputError(
+            f"devices must be the number of processes on each machine, of which torchrun has started {started} in all, got "
+            "1; pass device=DeviceSettings(devices=..., strategy='ddp') (--device.devices, --device.strategy ddp)."
+        )
     if (devices, strategy) == (1, "auto") and precision.endswith("-true") and _on_cpu(accelerator):
         return OneProcess()
     from lightning_fabric import Fabric

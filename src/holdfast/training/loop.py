@@ -433,6 +433,7 @@ def fit(training: Training, state: TrainingState, hooks: Hooks) -> Fit:
         window = recorder.close(epoch=epoch + 1) if recorder is not None and recording else None
         if window is not None:
             state.windows.append(window)
+        _share_buffers(fabric, module)
         state.epoch, state.generator_state = epoch + 1, noise.get_state()
         state.seconds += time.perf_counter() - began
         drift = tuple(float(distance) for distance in ball.distances(module))
@@ -531,6 +532,13 @@ def _set_random(within: Within, device: torch.device) -> None:
     torch.set_rng_state(within.random)
     if within.device_random is not None and device.type == "cuda":
         torch.cuda.set_rng_state(within.device_random, device)
+
+
+def _share_buffers(fabric: Devices, module: nn.Module) -> None:
+    """Batch statistics, which each process took of its own share, are those of the first process in all."""
+    if fabric.world_size > 1:
+        for buffer in module.buffers():
+            buffer.copy_(fabric.broadcast(buffer))
 
 
 def summed(fabric: Devices, values: Tensor) -> Tensor:
