@@ -169,7 +169,9 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
     assert loss < 1.2 * by_hand + 0.005
     assert loss < plain / 2
     log = (tmp_path / "log.txt").read_text()
-    assert f"optimizer adam with {BATCH} examples per step, chosen: adam, as the theory has no step" in log
+    assert (
+        f"optimizer adam with {BATCH} examples per step, chosen: adam, since the theory gives no step" in log
+    )
     assert f"learning rate {run.summary['learning_rate']:g}, chosen: the best of {len(RATES)}" in log
     assert (run.summary["optimizer"], run.summary["batch_size"]) == ("adam", BATCH)
 
@@ -177,12 +179,12 @@ def test_ordinary_networks_end_about_as_low_as_tuned_by_hand(network, tmp_path):
 @pytest.mark.parametrize(
     ("model", "given", "optimizer", "batch", "why"),
     [
-        (two_layer(), {}, "sgd", 1000, "the theory has a step"),
-        (nn.Sequential(two_layer()), {}, "sgd", 1000, "the theory has a step"),
-        (hf.networks.Linearised(nn.Linear(4, 2)), {}, "sgd", 1000, "the theory has a step"),
-        (nn.Linear(4, 2), {}, "adam", BATCH, "no step"),
-        (nn.Linear(4, 2), {"batch_size": 7}, "adam", 7, "no step"),
-        (nn.Linear(4, 2), {"batch_size": 5000}, "adam", 1000, "no step"),
+        (two_layer(), {}, "sgd", 1000, "the theory gives the step"),
+        (nn.Sequential(two_layer()), {}, "sgd", 1000, "the theory gives the step"),
+        (hf.networks.Linearised(nn.Linear(4, 2)), {}, "sgd", 1000, "the theory gives the step"),
+        (nn.Linear(4, 2), {}, "adam", BATCH, "gives no step"),
+        (nn.Linear(4, 2), {"batch_size": 7}, "adam", 7, "gives no step"),
+        (nn.Linear(4, 2), {"batch_size": 5000}, "adam", 1000, "gives no step"),
         (nn.Linear(4, 2), {"learning_rate": 0.1}, "sgd", 1000, "of your own"),
         (nn.Linear(4, 2), {"optimizer": SGD(momentum=0.1)}, "sgd", 1000, ""),
         (nn.Linear(4, 2), {"optimizer": Adam()}, "adam", 1000, ""),

@@ -385,7 +385,7 @@ def test_no_remedy_asks_for_a_width_out_of_reach(factor, floor):
         ((0.1, 0.2), "good", "every recorded epoch gives a bound"),
         ((0.0, 0.0, 0.0), "not-measured", "3 windows recorded, not one gives more than the trivial bound"),
         ((0.0, 0.1), "good", "2 windows recorded, 1 of them give more than the trivial bound"),
-        ((None, float("nan")), "not-measured", "too short a run"),
+        ((None, float("nan")), "not-measured", "the run was too short"),
     ],
 )
 def test_windows_that_say_nothing_are_not_praised(bounds, level, sentence):

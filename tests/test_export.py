@@ -155,7 +155,7 @@ def test_figures_of_other_weights_are_not_on_the_card(run, tmp_path, monkeypatch
     import holdfast.jobs.export as job
 
     path = hf.export(run, tmp_path / "best.pt2", weights="best")
-    same = "which are the same" in card_of(path)[1]
+    same = "which are also the best" in card_of(path)[1]
     assert same == all(
         torch.equal(a, b)
         for a, b in zip(*(job.read_weights(run / f).values() for f in job.FILES.values()), strict=True)
@@ -169,7 +169,7 @@ def test_figures_of_other_weights_are_not_on_the_card(run, tmp_path, monkeypatch
     values = json.loads((run / "summary.json").read_text())
     evaluated = values.get("evaluation")
     front, body, _ = card_of(hf.export(run, tmp_path / "other.pt2", weights="best"))
-    assert "which are the same" not in body
+    assert "which are also the best" not in body
     if evaluated is None or evaluated["weights"] != "best":
         assert "model-index" not in front
         assert "Nothing was measured of the best weights" in body

@@ -394,7 +394,7 @@ def _optimisation(known: Known) -> Finding:
     elif kind == "proved":
         what, remedy = "and the loss no longer falls", _wider(known)
     else:
-        what, remedy = "of which the bound's own slack is a part", _tighter(known)
+        what, remedy = "part of which is the looseness of the bound", _tighter(known)
     return _found(
         "warning",
         f"the {'' if kind == 'proved' else 'estimated '}gap is {number(gap)} at a loss of "
@@ -577,7 +577,7 @@ def _trace(known: Known) -> Finding:
             return _found("not-measured", UNKNOWN)
         return _found(
             "not-measured",
-            "no window was recorded (too short a run, or without a trace): the bound is that of the final pass "
+            "no window was recorded (the run was too short, or had no trace): the bound is that of the final pass "
             "alone",
         )
     recorded = f"{len(known.windows)} window{'s' if len(known.windows) != 1 else ''} recorded"

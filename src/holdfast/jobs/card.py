@@ -151,7 +151,7 @@ def _network(facts: Facts) -> str:
         seen = facts.summary
         rows += [["activation", _plain(seen.network.activation)]] if seen.network.activation else []
         rows += [["classes", ", ".join(map(_plain, seen.data.class_names))]] if seen.data.class_names else []
-        which = "last and best, which are the same" if facts.same else facts.weights
+        which = "last, which are also the best," if facts.same else facts.weights
         rows.append(["weights", f"the {which} of the run"])
     return "## The network\n\n" + _table(["", ""], rows)
 

@@ -529,7 +529,7 @@ def _go_on(session: Session, identity: Identity, config: dict[str, Any]) -> None
     """
     said = f"going on {session.position()}"
     if session.state.within is not None and not session.recorder.is_open:
-        said += "; no window of the trace is open there, so this epoch has no bound of its own"
+        said += "; the part of the trace recorded in this epoch was not saved, so the epoch has no bound of its own"
     session.writer.log(said)
     session.progress.say(said)
     writer = session.writer

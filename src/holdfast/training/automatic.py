@@ -95,11 +95,13 @@ def chosen_for(
         )
     if step_lasts(model):
         return Chosen(
-            optimizer=sgd, batch_size=everything, why="sgd, as the theory has a step for this network"
+            optimizer=sgd, batch_size=everything, why="sgd, since the theory gives the step for this network"
         )
     size = everything if batch_size is not None else _small_batch(examples)
     return Chosen(
-        optimizer=adam, batch_size=size, why="adam, as the theory has no step for this network that lasts"
+        optimizer=adam,
+        batch_size=size,
+        why="adam, since the theory gives no step that stays right while this network trains",
     )
 
 
