@@ -18,7 +18,7 @@ import holdfast as hf
 from holdfast.certificates import Certificate
 from holdfast.certificates.certificate import void
 from holdfast.cli.terminal import show_certificate, show_findings, show_run
-from holdfast.diagnosis import Known, diagnose, intervals, summed_up, verdict
+from holdfast.diagnosis import Findings, Known, diagnose, intervals, summed_up, verdict
 from holdfast.diagnosis.finding import Finding, from_dict
 from holdfast.diagnosis.known import Counted
 from holdfast.diagnosis.rules import OF_RUNS, RULES
@@ -86,6 +86,19 @@ def printed(show, *values) -> str:
 
 def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
+
+
+def test_findings_print_whole(tmp_path):
+    folder = RUNS[0](tmp_path / "run")
+    found = Findings(diagnose_record(json.loads((folder / "summary.json").read_text())))
+    printed = str(found)
+    for finding in found:
+        assert finding.sentence in printed
+        assert finding.remedy in printed
+        assert str(finding).startswith(f"{finding.name}: {finding.level}: {finding.sentence}")
+        assert str(finding).endswith(finding.remedy)
+    assert "\n" not in repr(found)
+    assert len(repr(found)) < 200
 
 
 @pytest.mark.parametrize("build", RUNS)

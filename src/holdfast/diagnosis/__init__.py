@@ -3,6 +3,7 @@ findings.
 """
 
 from holdfast.diagnosis.finding import Finding as Finding
+from holdfast.diagnosis.finding import Findings as Findings
 from holdfast.diagnosis.finding import Remedy as Remedy
 from holdfast.diagnosis.finding import Value as Value
 from holdfast.diagnosis.finding import summed_up as summed_up

@@ -92,6 +92,13 @@ class Finding(Shown):
         facts = [Fact(self.name, self.level), Fact("found", self.sentence, self.claims)]
         return [*facts, Fact("remedy", self.remedy)] if self.remedy else facts
 
+    def __str__(self) -> str:
+        """All of it on one line."""
+        known = f" ({self.claims})" if self.values else ""
+        return (
+            f"{self.name}: {self.level}: {self.sentence}{known}{f' -> {self.remedy}' if self.remedy else ''}"
+        )
+
     def at_terminal(self) -> "Finding":
         """The same with the remedy as the command line has it."""
         return replace(self, remedy=self.command or self.remedy, command="")
@@ -127,6 +134,37 @@ class Finding(Shown):
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for records."""
         return asdict(self)
+
+
+class Findings(tuple[Finding, ...]):
+    """Findings in the order in which to fix; ``print`` shows a table.
+
+    Args:
+        iterable: the findings.
+
+    >>> import holdfast as hf
+    >>> weak = hf.diagnosis.Finding(name="attack", level="warning", sentence="weak", remedy="more steps")
+    >>> print(hf.diagnosis.Findings([weak]))
+    attack  warning  weak
+                     -> more steps
+    1 worth a look: attack.
+    """
+
+    def __repr__(self) -> str:
+        return f"Findings({summed_up(self)})"
+
+    def __str__(self) -> str:
+        """A line for each finding, its remedy below."""
+        names, levels = (
+            max(map(len, column), default=0) for column in ([f.name for f in self], [f.level for f in self])
+        )
+        lines = []
+        for f in self:
+            known = f" ({f.claims})" if f.values else ""
+            lines.append(f"{f.name:<{names}}  {f.level:<{levels}}  {f.sentence}{known}")
+            if f.remedy:
+                lines.append(f"{'':<{names}}  {'':<{levels}}  -> {f.remedy}")
+        return "\n".join([*lines, f"{summed_up(self)}."])
 
 
 LEVELS: tuple[Level, ...] = ("good", "warning", "bad", "not-measured")

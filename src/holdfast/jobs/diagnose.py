@@ -21,7 +21,7 @@ from holdfast.certificates import Certificate, certify
 from holdfast.certificates.convergence import attacked_points
 from holdfast.certificates.frozen import in_float64
 from holdfast.data.separation import separation
-from holdfast.diagnosis import Finding, Known, summed_up
+from holdfast.diagnosis import Finding, Findings, Known, summed_up
 from holdfast.errors import InputError
 from holdfast.evaluation import Evaluation
 from holdfast.evaluation.closing import Closing, Examples, close
@@ -101,17 +101,7 @@ class Diagnosis(Tabular):
 
     def __str__(self) -> str:
         """A table, one line a finding, its remedy below."""
-        names, levels = (
-            max(map(len, column), default=0)
-            for column in ([f.name for f in self.findings], [f.level for f in self.findings])
-        )
-        lines = []
-        for f in self.findings:
-            known = f" ({f.claims})" if f.values else ""
-            lines.append(f"{f.name:<{names}}  {f.level:<{levels}}  {f.sentence}{known}")
-            if f.remedy:
-                lines.append(f"{'':<{names}}  {'':<{levels}}  -> {f.remedy}")
-        return "\n".join([*lines, f"{summed_up(self.findings)}."])
+        return str(Findings(self.findings))
 
 
 @takes(

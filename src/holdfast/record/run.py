@@ -34,7 +34,7 @@ from holdfast._record import (
 from holdfast._rules import FLAG, PATH, maybe, takes
 from holdfast._values import Drawn, Fact
 from holdfast.certificates import Certificate
-from holdfast.diagnosis import Finding, diagnose
+from holdfast.diagnosis import Findings, diagnose
 from holdfast.errors import RunFolderError
 from holdfast.record.known import known_of
 from holdfast.record.plain import NO_CERTIFICATE, from_plain, to_plain, version_of
@@ -291,11 +291,11 @@ class Run(Drawn):
         return name if self.folder is None else str(self.folder / name)
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> Findings:
         """The diagnosis: what held this run back, most urgent first, as its page, the terminal and
         ``holdfast doctor`` have it; remedies are in Python.
         """
-        return diagnose(known_of(self.figures, self.epochs))
+        return Findings(diagnose(known_of(self.figures, self.epochs)))
 
     def weights(self, which: str = "last") -> dict[str, Tensor]:
         """``last`` or ``best`` weights by name, for ``model.load_state_dict``."""
