@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 
+import holdfast as hf
 from holdfast import _files
+from holdfast._identity import content_digest
 from holdfast._record import _own_digest as own_digest
 from holdfast._record import free, locked
 from holdfast.certificates import Certificate
@@ -366,3 +368,24 @@ def test_the_summary_is_plain_json(folder):
         raise AssertionError(word)
 
     json.loads((folder / "summary.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [
+        hf.LpBall("1", 0.1, fixed=torch.tensor([True, False])),
+        hf.LpBall("inf", 0.1, bounds=(0.0, 1.0)),
+        hf.LpBall("2", 0.1),
+        hf.SphereSlice(0.1),
+    ],
+    ids=["l1", "linf", "l2", "sphere"],
+)
+def test_what_a_threat_is_does_not_change_in_use(threat):
+    before = content_digest(threat)
+    x = torch.tensor([[0.6, 0.5], [0.3, 0.5]])
+    for points in (x, x.double(), x[:1], x.half().float()):
+        threat.project_inside(points + 0.01, points)
+        hf.PGD(steps=1)(
+            torch.nn.Linear(2, 2).to(points.dtype), points, torch.zeros(len(points)).long(), threat
+        )
+    assert content_digest(threat) == before

@@ -155,7 +155,9 @@ class _Digest:
     def _object(self, value: Any) -> None:
         self.word("object", _name(type(value)))
         if dataclasses.is_dataclass(value):
-            self.feed({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+            # What does not count when two are compared, as what was worked out in use, is no content.
+            counted = [field.name for field in dataclasses.fields(value) if field.compare]
+            self.feed({name: getattr(value, name) for name in counted})
             return
         slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
         held = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(

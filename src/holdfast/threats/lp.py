@@ -74,7 +74,7 @@ class LpBall(Threat):
     bounds: tuple[float | Tensor, float | Tensor] | None
     fixed: Tensor | None
     sparsity: float
-    _limits: dict[tuple[object, ...], Limits] = field(init=False, repr=False)
+    _limits: dict[tuple[object, ...], Limits] = field(init=False, repr=False, compare=False)
 
     @takes(
         norm=NORM,

@@ -44,7 +44,9 @@ class SphereSlice(Threat):
 
     radius: float | int
     fixed: Tensor | None = None
-    _limits: dict[tuple[object, ...], Limits] = field(init=False, repr=False, default_factory=dict)
+    _limits: dict[tuple[object, ...], Limits] = field(
+        init=False, repr=False, default_factory=dict, compare=False
+    )
 
     def __post_init__(self) -> None:
         geometry.checked_mask(self.fixed)
