@@ -444,3 +444,21 @@ def test_a_cache_is_data_on_the_command_line(tmp_path):
     ]
     assert main(words) == 0
     assert hf.Run.load(tmp_path / "run").figures.data.name == "mine"
+
+
+def test_a_cache_whose_description_was_changed_is_refused(tmp_path):
+    pairs = [(torch.rand(2), i % 2) for i in range(8)]
+    hf.data.from_dataset(pairs, validation=0.25, cache=tmp_path / "c")
+    file = tmp_path / "c" / "dataset.json"
+    file.write_text(file.read_text().replace('"little"', '"little" '))  # the same content
+    hf.data.load(tmp_path / "c")
+    file.write_text(file.read_text().replace('"validation": 2', '"validation": 1'))
+    with pytest.raises(InputError, match=r"dataset\.json is not as it was written"):
+        hf.data.load(tmp_path / "c")
+
+
+def test_what_is_no_data_set_leaves_no_cache(tmp_path):
+    pairs = [(torch.tensor([float("nan")]), 0), (torch.ones(1), 1)]
+    with pytest.raises(InputError):
+        hf.data.from_dataset(pairs, validation=0, cache=tmp_path / "c")
+    assert not list(tmp_path.iterdir())

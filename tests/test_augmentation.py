@@ -129,6 +129,20 @@ def test_a_function_of_ones_own_is_an_augmentation():
     assert as_augmentation(brighter)(images(), draw()).max() < 1
 
 
+class Stateful:
+    """Darker at each call."""
+
+    share = 1.0
+
+    def __call__(self, x, generator):
+        self.share *= 0.9
+        return self.share * x
+
+
+def test_torchs_own_generator_will_do():
+    assert trained(augmentation=lambda x, generator: x * torch.rand(1)).summary["augmentation"] == "<lambda>"
+
+
 @pytest.mark.parametrize(
     ("augmentation", "says"),
     [
@@ -139,7 +153,9 @@ def test_a_function_of_ones_own_is_an_augmentation():
         ("image", "did you mean 'images'"),
         (hf.ImageAugmentation, "write ImageAugmentation"),
         (hf.ImageAugmentation(fill=-1.0), "must return examples like those of the data"),
-        (lambda x: x, r"must take \(x, generator\)"),
+        (lambda x: x, r"must be a function \(x, generator\) that runs on a batch"),
+        (lambda x, generator: x / (1 // 0), "ZeroDivisionError"),
+        (Stateful(), "different examples for one seed"),
         (3, "must be an augmentation"),
     ],
 )

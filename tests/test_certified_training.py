@@ -418,3 +418,69 @@ def test_a_threat_that_is_no_ball_is_refused():
         hf.train(nn.Linear(3, 2), data, threat, recipe="ibp", progress=False)
     with pytest.raises(InputError, match="needs a threat of boxes"):
         box(threat, data.x)
+
+
+class InPlace(nn.Module):
+    """Two layers with something in place between them."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.way = nn.Linear(4, 5), nn.Linear(5, 3), way
+
+    def forward(self, x):
+        return self.second(self.way(self.first(x)))
+
+
+def kept_beside(h):
+    active = F.relu(h, inplace=True)
+    return active + h
+
+
+def negated(h):
+    h.mul_(-1)
+    return F.relu(h)
+
+
+def shifted(h):
+    same = h
+    same += 1.0
+    return F.relu(same) - h
+
+
+def rectified(h):
+    F.relu_(h)
+    return h
+
+
+@pytest.mark.parametrize("way", [kept_beside, negated, shifted, rectified])
+def test_operations_in_place_change_what_they_are_applied_to(way):
+    model, draw = InPlace(way), torch.Generator().manual_seed(1)
+    x, y = torch.rand(5, 4, generator=draw), torch.tensor([0, 1, 2, 0, 1])
+    found = bounded(model, x, x - 0.2, x + 0.2)
+    least = least_margins(model, x, x - 0.2, x + 0.2, y, found)
+    torch.testing.assert_close(found.value, model(x))
+    with torch.no_grad():
+        for _ in range(300):
+            outputs = model(x + 0.4 * torch.rand(x.shape, generator=draw) - 0.2)
+            assert (outputs >= found.lower - 1e-5).all()
+            assert (outputs <= found.upper + 1e-5).all()
+            assert (outputs.gather(1, y[:, None]) - outputs >= least - 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        (lambda h: h[:, :5].relu_() + h, "an operation in place on a view"),
+        (lambda h: F.leaky_relu(h, -0.5), "slope from 0 to 1"),
+        (lambda h: F.leaky_relu(h, 2.0), "slope from 0 to 1"),
+        (lambda h: F.elu(h, alpha=-1.0), "alpha below 0"),
+        (lambda h: h[torch.arange(len(h)).flip(0)], "an index into the batch"),
+        (lambda h: h.view(torch.int32).view(torch.float32), "view to torch.int32"),
+        (lambda h: h.mean(0, keepdim=True) + h, "mean over the batch"),
+    ],
+)
+def test_what_would_bound_another_function_is_refused(way, said):
+    x = torch.rand(6, 4)
+    with pytest.raises(InputError, match=said):
+        bounded(InPlace(way), x, x - 0.1, x + 0.1)

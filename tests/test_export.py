@@ -332,3 +332,36 @@ def test_the_code_of_a_run_from_elsewhere_runs_only_when_trusted(tmp_path, monke
     assert "their_net" not in sys.modules
     assert main(["export", "run", "--to", "net.onnx", "--trusted"]) == 0
     sys.modules.pop("their_net")
+
+
+class OfItsValues(torch.nn.Module):
+    """Computes with Python numbers taken from its inputs."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.layer, self.way = torch.nn.Linear(3, 2), way
+
+    def forward(self, x):
+        return self.way(self.layer(x), x)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda y, x: y * (1 + x.mean().item()),
+        lambda y, x: y / max(1.0, float(x.abs().max())),
+        lambda y, x: y if x.sum() > 0 else 2 * y,
+        lambda y, x: y * (1 if len(x) < 15 else 2),
+    ],
+    ids=["mean", "max", "branch", "examples"],
+)
+def test_what_became_a_constant_in_the_file_is_refused(tmp_path, way):
+    for example in (torch.zeros(1, 3), torch.rand(4, 3)):
+        with pytest.raises(InputError):
+            hf.export(OfItsValues(way), tmp_path / "net.onnx", example=example)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_is_no_function_is_refused(tmp_path):
+    with pytest.raises(InputError, match="must be a function of its input"):
+        hf.export(OfItsValues(lambda y, x: y + torch.rand(1)), tmp_path / "net.pt2", example=torch.rand(2, 3))

@@ -217,7 +217,10 @@ def test_rounds_are_not_recorded_and_the_pass_over_the_training_part_certifies(t
             "none of the training part; choose at least 11",
         ),
         (lambda: {"extra": rows(M, 1)}, r"extra must be extra examples such as .*Extra\(x, y, share=0.5\)"),
-        (lambda: {"augmentation": lambda x, g: x + 2}, "augmentation must keep examples as the data are"),
+        (
+            lambda: {"augmentation": lambda x, g: x + 2},
+            "augmentation must return examples like those of the data",
+        ),
     ],
 )
 def test_what_does_not_go_with_the_data_is_refused_before_anything_is_written(change, message, tmp_path):
@@ -228,7 +231,7 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_is_written(ch
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan"), "half"])
 def test_a_share_is_between_0_and_1(share):
-    with pytest.raises(InputError, match="share must be a number > 0 and < 1"):
+    with pytest.raises(InputError, match=r"share must be a number >= 0\.001 and <= 0\.999"):
         extra(share=share)
 
 

@@ -12,7 +12,7 @@ from holdfast._values import Fact, Shown
 from holdfast.errors import InputError
 
 
-@takes(x=EXAMPLES, y=LABELS, share=real(above=0, below=1))
+@takes(x=EXAMPLES, y=LABELS, share=real(least=0.001, most=0.999))
 @dataclass(frozen=True, repr=False)
 class Extra(Shown):
     """Further examples for training alone, a fixed share of each batch.
@@ -24,7 +24,7 @@ class Extra(Shown):
     Attributes:
         x: examples (examples, ...), in the units, the shape and the box of the data they go with.
         y: their labels (examples,), numbered as those of the data; for unlabelled examples, those that a network gives.
-        share: of the examples of each batch, above 0 and below 1; 0.5 in Carmon et al.
+        share: of the examples of each batch, from 0.001 to 0.999; 0.5 in Carmon et al.
 
     Raises:
         InputError: examples, labels or share are not as stated.

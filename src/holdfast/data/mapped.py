@@ -220,8 +220,10 @@ def written(
     with _said(folder.folder):
         write_part(rows_file, tensor_writer({"y": y[order], **sides}))
         description["digests"][ROWS] = _digest(rows_file)  # type: ignore[index]
+        description["digest"] = _digest_of(description)
         write_part(folder.part / DESCRIPTION, json_writer(description))
         (folder.part / "read.bin").unlink()
+    _opened(folder.part, check=False)  # what is no data set is refused before it has its place
     folder.moved()
     return _opened(folder.folder, check=False)
 
@@ -232,6 +234,8 @@ def _opened(folder: Path, *, check: bool) -> Dataset:
     """
     try:
         said: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if said["digest"] != _digest_of({key: value for key, value in said.items() if key != "digest"}):
+            raise ValueError(f"{DESCRIPTION} is not as it was written")
         if said["version"] != VERSION or said["byte_order"] != sys.byteorder:
             raise ValueError(f"version {said['version']}, {said['byte_order']} endian")
         for file, digest in said["digests"].items() if check else ():
@@ -251,7 +255,17 @@ def _opened(folder: Path, *, check: bool) -> Dataset:
             bounds=(tensors["low"], tensors["high"]) if bounds == "by feature" else bounds and tuple(bounds),
             class_names=tuple(map(str, said["class_names"])),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, HoldfastError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SafetensorError,
+        HoldfastError,
+        AttributeError,
+        RuntimeError,
+        RecursionError,
+    ) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise InputError(
             f"{str(folder)!r} must hold a data set as from_dataset wrote it to cache, but does not "
@@ -273,6 +287,10 @@ def _mapping(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         else:
             held = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
     return torch.frombuffer(held, dtype=dtype).view(shape)
+
+
+def _digest_of(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -51,13 +51,22 @@ def write_network(network: nn.Module, path: Path, points: Tensor, *, suffix: str
                 f"({_first_line(error)}); {_elsewhere(suffix)}."
             ) from error
         for found in read(network, path):
-            for batch in (points, points[:1]):  # the number of examples is free
+            # The number of examples is free, and so are their values: what was traced must not have become a constant.
+            for batch in (
+                points,
+                points[:1],
+                points.repeat(3, *[1] * (points.ndim - 1)),
+                -points,
+                8 * points,
+            ):
                 _compare(network, found, batch, suffix)
 
 
 def _compare(network: nn.Module, found: Reader, points: Tensor, suffix: str) -> None:
     with torch.no_grad():
         wanted = network(points)
+        if not wanted.isfinite().all():  # outside what the network is for
+            return
         try:
             made = found(points)
         except Exception as error:  # a program that is not for this number of examples says so in many ways

@@ -221,6 +221,7 @@ def _points(source: Source, example: Tensor | None) -> Tensor:
     assert shape is not None
     if example is not None:
         low, high = example.amin(), example.amax()
+        low, high = (low, high) if low < high else (low - 1, high + 1)
     else:
         low, high = (_finite(edge, end) for edge, end in ((source.low, -1.0), (source.high, 1.0)))
     drawn = torch.rand((POINTS, *shape), generator=torch.Generator().manual_seed(0))
@@ -242,8 +243,8 @@ def _outputs(network: nn.Module, points: Tensor) -> int:
     """
     try:
         with torch.no_grad():
-            found = network(points)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            found, again = network(points), network(points)
+    except Exception as error:  # a network fails in its own ways
         why = " ".join(str(error).split())[:160]
         raise InputError(
             f"example must be what {type(network).__name__} takes, but shape {tuple(points.shape)} fails ({why}); "
@@ -253,5 +254,14 @@ def _outputs(network: nn.Module, points: Tensor) -> int:
         came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
             f"the network must return (examples, outputs), got {came}; export the part that does."
+        )
+    if not found.isfinite().all():
+        raise InputError(
+            "the network's outputs must be finite at its example, got NaN or infinity; fix its weights or the example."
+        )
+    if not torch.equal(found, again):
+        raise InputError(
+            f"the network must be a function of its input, but {type(network).__name__} gives two different outputs for "
+            "one; remove what is random or counts its calls."
         )
     return int(found.shape[1])

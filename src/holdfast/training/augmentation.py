@@ -127,9 +127,10 @@ class _OwnAugmentation(Augmentation):
     def __call__(self, x: Examples, generator: Generator) -> Tensor:
         try:
             found: Any = self.function(x, generator)
-        except TypeError as error:
+        except Exception as error:  # a function of the user's fails in its own ways
             raise InputError(
-                f"augmentation must take (x, generator), but {self.name} fails with them ({error}); give it both arguments."
+                f"augmentation must be a function (x, generator) that runs on a batch, but {self.name} fails "
+                f"({type(error).__name__}: {error}); fix it."
             ) from error
         if not isinstance(found, Tensor) or found.shape != x.shape or found.dtype != x.dtype:
             came = (
@@ -141,7 +142,7 @@ class _OwnAugmentation(Augmentation):
                 f"augmentation must return a tensor like the batch it is given, {x.dtype} of shape {tuple(x.shape)}, "
                 f"got {came}; return one new example for each."
             )
-        return found
+        return found.detach()
 
 
 def check_augmentation(augmentation: Augmentation, x: Examples, threat: Threat) -> None:
@@ -152,7 +153,7 @@ def check_augmentation(augmentation: Augmentation, x: Examples, threat: Threat) 
     """
     if isinstance(augmentation, NoAugmentation):
         return
-    found = augmentation(x[:TRIED].clone(), seeded(0, x.device))
+    found, again = (_tried(augmentation, x[:TRIED]) for _ in range(2))
     try:
         threat.check(found)
     except InputError as error:
@@ -160,6 +161,18 @@ def check_augmentation(augmentation: Augmentation, x: Examples, threat: Threat) 
         raise InputError(
             f"augmentation must return examples like those of the data, but {why}; clip them in the augmentation."
         ) from None
+    if not torch.equal(found, again):
+        raise InputError(
+            "augmentation must draw with the generator it is given, or with torch's own, so that a run can be repeated and "
+            "resumed, but gives different examples for one seed; keep no state in it, and no other random numbers."
+        )
+
+
+def _tried(augmentation: Augmentation, x: Examples) -> Tensor:
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        return augmentation(x.clone(), seeded(0, x.device))
 
 
 def _read(value: Any) -> Augmentation:

@@ -34,6 +34,7 @@ class Seen:
         before_units: intervals that piecewise linear units were applied to, in order.
         statistics: mean and variance that each batch norm went by, in order.
         operations: names of all that was applied.
+        examples: in the batch.
         rectify: what piecewise linear units do to the values; None for what torch does. Set by
             `holdfast.training.relaxation`, whose batch norms go by ``given`` statistics, in order.
     """
@@ -41,6 +42,7 @@ class Seen:
     before_units: list["Interval"] = field(default_factory=list)
     statistics: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     operations: set[str] = field(default_factory=set)
+    examples: int = 0
     rectify: "Callable[[Interval, float], Tensor] | None" = None
     given: Iterator[tuple[Tensor, Tensor]] | None = None
 
@@ -53,6 +55,7 @@ class Interval(Tensor):
         lower, upper: of any point of the boxes the pass began with.
         seen: what the pass met.
         last: where this is the result of a linear layer, its input, weight and bias.
+        part: whether this may be a view of another.
     """
 
     value: Tensor
@@ -60,6 +63,7 @@ class Interval(Tensor):
     upper: Tensor
     seen: Seen
     last: "tuple[Interval, Tensor, Tensor | None] | None"
+    part: bool
 
     @staticmethod
     def __new__(cls, value: Tensor, lower: Tensor, upper: Tensor, seen: Seen) -> "Interval":
@@ -70,6 +74,7 @@ class Interval(Tensor):
 
     def __init__(self, value: Tensor, lower: Tensor, upper: Tensor, seen: Seen) -> None:
         self.value, self.lower, self.upper, self.seen, self.last = value, lower, upper, seen, None
+        self.part = False
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Interval(shape={tuple(self.shape)})"
@@ -81,6 +86,23 @@ class Interval(Tensor):
     @property
     def radius(self) -> Tensor:
         return (self.upper - self.lower) / 2
+
+    def snapshot(self) -> "Interval":
+        """The same, unmoved by what happens to this one."""
+        made = Interval(self.value, self.lower, self.upper, self.seen)
+        made.last = self.last
+        return made
+
+    def become(self, other: "Interval") -> "Interval":
+        """This one with the other's values, as an operation in place leaves it.
+
+        Raises:
+            InputError: it may be a view, whose base would have to change too.
+        """
+        if self.part or other.shape != self.shape:
+            raise _unknown("an operation in place on a view")
+        self.value, self.lower, self.upper, self.last = other.value, other.lower, other.upper, other.last
+        return self
 
     def around(self, value: Tensor, centre: Tensor, radius: Tensor) -> "Interval":
         """An interval of the same pass."""
@@ -101,8 +123,10 @@ class Interval(Tensor):
         name, kwargs = function.__name__, dict(kwargs or {})
         if name == "__get__" or name in _METADATA:
             return super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
-        if name.endswith("_") and not name.startswith("_"):  # in place: the values before are still needed
-            name = name[:-1]
+        # In place: worked out anew, since the values before are still needed, and put in their place.
+        written = bool(kwargs.get("inplace")) or name in _IN_PLACE
+        if name.endswith("_") and not name.startswith("_"):
+            name, written = name[:-1], True
             function = getattr(Tensor, name)
         if kwargs.get("inplace"):
             kwargs["inplace"] = False
@@ -112,6 +136,11 @@ class Interval(Tensor):
         found = operation(function, *args, **kwargs)
         if isinstance(found, Interval):
             found.seen.operations.add(name.strip("_"))
+            if found.ndim == 0 or len(found) != found.seen.examples:
+                raise _unknown(f"{name} over the batch")
+            if written:
+                return args[0].become(found)
+            found.part = name in _VIEWS and found is not args[0]
         return found
 
     @classmethod
@@ -132,6 +161,22 @@ def _unknown(name: str) -> InputError:
     )
 
 
+_IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"}
+_VIEWS = {
+    *(
+        "flatten",
+        "unflatten",
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "squeeze",
+        "unsqueeze",
+        "__getitem__",
+    ),
+    *("expand", "narrow", "select", "detach", "to", "float", "double", "contiguous"),
+}
+"""Functions whose result may share the memory of their argument."""
 _METADATA = {
     "size",
     "dim",
@@ -151,7 +196,25 @@ def _moved(function: Operation, x: Any, *args: Any, **kwargs: Any) -> Any:
         raise InputError(
             f"{function.__name__} must be of the values bounded, got one of their arguments only."
         )
-    return x.mapped(lambda values: function(values, *args, **kwargs))
+    if function.__name__ in ("elu", "celu") and (args[0] if args else kwargs.get("alpha", 1.0)) < 0:
+        raise InputError(
+            "certified training needs monotone activations, got elu with alpha below 0; change it."
+        )
+    if function.__name__ == "__getitem__" and not _keeps_examples(args[0]):
+        raise _unknown("an index into the batch")
+    found = x.mapped(lambda values: function(values, *args, **kwargs))
+    if found.value.dtype != x.value.dtype and not {x.value.dtype, found.value.dtype} <= {
+        torch.float32,
+        torch.float64,
+    }:
+        raise _unknown(f"{function.__name__} to {found.value.dtype}")
+    return found
+
+
+def _keeps_examples(index: Any) -> bool:
+    """Whether an index leaves the axis of the batch as it is."""
+    first = index[0] if isinstance(index, tuple) and index else index
+    return first is Ellipsis or (isinstance(first, slice) and first == slice(None))
 
 
 def _itself(function: Operation, x: Interval, *args: Any, **kwargs: Any) -> Interval:
@@ -165,7 +228,11 @@ def _constant(function: Operation, x: Interval, *args: Any, **kwargs: Any) -> An
 
 
 def _kinked(function: Operation, x: Interval, *args: Any, **kwargs: Any) -> Interval:
-    x.seen.before_units.append(x)
+    x.seen.before_units.append(x.snapshot())
+    if function.__name__.startswith("leaky") and not 0 <= _slope(*args, **kwargs) <= 1:
+        raise InputError(
+            f"certified training needs leaky ReLU with a slope from 0 to 1, got {_slope(*args, **kwargs):g}; change it."
+        )
     found = x.mapped(lambda values: function(values, *args, **kwargs))
     if x.seen.rectify is not None:
         slope = _slope(*args, **kwargs) if function.__name__.startswith("leaky") else 0.0
@@ -184,7 +251,7 @@ def _linear(function: Operation, x: Interval, weight: Tensor, bias: Tensor | Non
         functional.linear(x.centre, weight, bias),
         functional.linear(x.radius, weight.abs()),
     )
-    found.last = (x, weight, bias)
+    found.last = (x.snapshot(), weight, bias)
     return found
 
 
@@ -337,7 +404,9 @@ def bounded(
     Raises:
         InputError: an operation that has no interval here.
     """
-    found = called(model, Interval(x, lower, upper, Seen() if seen is None else seen))
+    seen = Seen() if seen is None else seen
+    seen.examples = len(x)
+    found = called(model, Interval(x, lower, upper, seen))
     if not isinstance(found, Interval):
         raise InputError(
             "certified training needs a network whose outputs depend on its inputs, got one that does not."
