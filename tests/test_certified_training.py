@@ -484,3 +484,29 @@ def test_what_would_bound_another_function_is_refused(way, said):
     x = torch.rand(6, 4)
     with pytest.raises(InputError, match=said):
         bounded(InPlace(way), x, x - 0.1, x + 0.1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        hf.networks.TwoLayer(4, 3, width=6),
+        hf.networks.TwoLayer(4, 3, width=6, activation="relu", constant=1.0, scale=0.5),
+        hf.networks.Dense(4, 3, 8, 2, "relu"),
+    ],
+    ids=["smooth", "two layers", "dense"],
+)
+def test_the_librarys_own_networks_have_intervals(model):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(5, 4, generator=draw)
+    found = bounded(model, x, x - 0.1, x + 0.1)
+    torch.testing.assert_close(found.value, model(x))
+    with torch.no_grad():
+        for _ in range(200):
+            outputs = model(x + 0.2 * torch.rand(x.shape, generator=draw) - 0.1)
+            assert (outputs >= found.lower - 1e-5).all()
+            assert (outputs <= found.upper + 1e-5).all()
+
+
+def test_a_product_from_the_left_is_refused():
+    with pytest.raises(InputError, match="times a constant matrix"):
+        bounded(InPlace(lambda h: torch.eye(3) @ h), torch.rand(3, 4), torch.zeros(3, 4), torch.ones(3, 4))

@@ -255,6 +255,14 @@ def _linear(function: Operation, x: Interval, weight: Tensor, bias: Tensor | Non
     return found
 
 
+def _matrix_product(function: Operation, x: Any, matrix: Any) -> Interval:
+    if not isinstance(x, Interval) or isinstance(matrix, Interval) or matrix.ndim != 2:
+        raise InputError(
+            "certified training has intervals for values times a constant matrix, got another product; replace it."
+        )
+    return _linear(function, x, matrix.T)
+
+
 def _convolution(
     function: Operation, x: Interval, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Interval:
@@ -385,6 +393,7 @@ OPERATIONS: dict[str, Operation] = {
     "rsub": _reversed,
     "neg": _negative,
     "linear": _linear,
+    "matmul": _matrix_product,
     "batch_norm": _batch_norm,
     "dropout": _dropout,
 }

@@ -19,7 +19,7 @@ from holdfast.losses import Labels, Outputs
 from holdfast.training.intervals import Interval, Seen, bounded
 
 LINEAR = {
-    *("linear", "conv1d", "conv2d", "conv3d", "batch_norm", "dropout", "relu", "leaky_relu"),
+    *("linear", "matmul", "conv1d", "conv2d", "conv3d", "batch_norm", "dropout", "relu", "leaky_relu"),
     *("flatten", "unflatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "getitem"),
     *("expand", "narrow", "select", "pad", "to", "float", "double", "mean", "sum", "clone", "contiguous"),
     *("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
