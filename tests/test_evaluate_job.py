@@ -152,4 +152,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(capsys, run, weights, 
 def test_a_run_started_from_python_names_the_remedy(capsys, run):
     (run / "config.yaml").write_text("started_from: python\n")
     sealed(run)
-    assert "described nowhere" in refusal(capsys, run)
+    assert "no file says which data it had" in refusal(capsys, run)

@@ -87,7 +87,7 @@ def test_a_broken_cifar_folder_is_one_sentence(ten, spoil, said):
 def test_cifar_options_that_do_not_fit_are_refused(ten):
     with pytest.raises(InputError, match="coarse must go with CIFAR-100"):
         load(ten[0], coarse=True)
-    with pytest.raises(InputError, match="test must be None"):
+    with pytest.raises(InputError, match="test must be 0, or left out"):
         load(ten[0], test=0.5)
     with pytest.raises(InputError, match="did you mean 'coarse'"):
         load(ten[0], corse=True)

@@ -324,6 +324,7 @@ def test_ray_is_asked_for_in_one_sentence_where_it_is_missing(monkeypatch):
         on_ray(None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_local_ray_cluster_gives_the_same_figures(tmp_path):
     ray = pytest.importorskip("ray")

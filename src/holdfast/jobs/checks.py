@@ -2,6 +2,7 @@
 other.
 """
 
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
@@ -192,8 +193,9 @@ def _kept_bytes(model: nn.Module, x: Float[Tensor, "batch ..."]) -> int:
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        with suppress(RuntimeError):  # a tensor that only stands for one under a transform of torch.func
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     devices = [x.device] if x.is_cuda else []
