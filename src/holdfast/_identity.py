@@ -52,10 +52,9 @@ class _Digest:
     def _numbers(self, value: Tensor) -> None:
         """As `word` would take their bytes, without a copy of all of them."""
         self.sha.update((value.numel() * value.element_size()).to_bytes(8, "big"))
-        for rows in portions(value) if value.ndim else ():
+        value = value if value.ndim else value[None]
+        for rows in portions(value):
             self.sha.update(raw_bytes(value[rows]))
-        if not value.ndim:
-            self.sha.update(raw_bytes(value))
 
     def feed(self, value: Any) -> None:
         if value is None or (

@@ -186,6 +186,25 @@ def instance_or_name(value: Any, kinds: tuple[type, ...], names: Sequence[str]) 
     return nearest_word(value, names) if isinstance(value, str) else ""
 
 
+def instance_name_or_function(
+    kind: type, registry: Mapping[str, Any], own: Callable[[Any], Any], *, what: str
+) -> Rule:
+    """One of this kind, the name of one with its own defaults, or a function, which ``own`` makes one of."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, str):
+            if value not in registry:
+                raise ValueError
+            return registry[value]()
+        if not callable(value) or isinstance(value, type):
+            raise TypeError
+        return own(value)
+
+    return Rule(what=what, read=read, hint=lambda value: instance_or_name(value, (kind,), tuple(registry)))
+
+
 def _read_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError

@@ -280,9 +280,11 @@ def collapse(accuracies: Sequence[EpochAccuracy]) -> Collapse | None:
     >>> collapse([EpochAccuracy(epoch=1, robust=0.4), EpochAccuracy(epoch=2, robust=0.03)]).sentence
     'catastrophic overfitting in epoch 2: robust accuracy fell from 40 % (epoch 1) to 3 %'
     """
-    for place, now in enumerate(accuracies):
-        best = max(accuracies[:place], key=lambda one: one.robust, default=now)
-        if best.robust >= MEANT and now.robust < COLLAPSED * best.robust:
+    best = None
+    for now in accuracies:
+        if best is None or now.robust > best.robust:
+            best = now
+        elif best.robust >= MEANT and now.robust < COLLAPSED * best.robust:
             fell = f"fell from {_whole(best.robust)} (epoch {best.epoch}) to {_whole(now.robust)}"
             return Collapse(
                 epoch=now.epoch,

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,21 +191,12 @@ def read_run(folder: Path) -> RunPage:
     summary, known = figures.summary, known_of(figures.summary, figures.epochs)
     gallery, problem = _gallery(checked(folder / "gallery.safetensors"))
     config = _text(checked(folder / "config.yaml"))
-    status = summary.certificate_status
-    return RunPage(
+    return _page(
+        summary,
+        known,
         folder=folder,
         name=summary.name or folder.resolve().name,
-        summary=summary,
-        status=status if status in STATUSES else None,
-        lower=summary.robust_loss_lower_bound,
-        upper=summary.robust_loss_upper_bound,
-        surrogate=summary.surrogate_loss,
-        known=known,
         findings=tuple(said(finding, config) for finding in diagnose(known)),
-        bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
-        drift=summary.drift,
-        per_class=named(summary.per_class),
-        class_names=summary.data.class_names,
         epochs=_epochs(figures.epochs),
         unread_lines=figures.unread,
         gallery=gallery,
@@ -226,28 +217,36 @@ class Diagnosed(Protocol):
 
 def page_of(found: Diagnosed) -> RunPage:
     """The page of a network that was trained elsewhere: what is about training is not on it."""
-    summary, known = found.summary, found.known
-    status = summary.certificate_status
-    return RunPage(
+    return _page(
+        found.summary,
+        found.known,
         folder=Path(),
-        name=summary.name or "network",
-        summary=summary,
-        status=status if status in STATUSES else None,
-        lower=summary.robust_loss_lower_bound,
-        upper=summary.robust_loss_upper_bound,
-        surrogate=summary.surrogate_loss,
-        known=known,
+        name=found.summary.name or "network",
         findings=found.findings,
-        bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
-        drift=summary.drift,
-        per_class=named(summary.per_class),
-        class_names=summary.data.class_names,
         epochs=(),
         unread_lines=0,
         gallery=None,
         gallery_problem=None,
         config=None,
         log=(),
+    )
+
+
+def _page(summary: Summary, known: Known, **rest: Any) -> RunPage:
+    """What a page takes from a summary, with the rest as given."""
+    status = summary.certificate_status
+    return RunPage(
+        summary=summary,
+        known=known,
+        status=status if status in STATUSES else None,
+        lower=summary.robust_loss_lower_bound,
+        upper=summary.robust_loss_upper_bound,
+        surrogate=summary.surrogate_loss,
+        bounds_at_radii=_bounds(summary.bounds_at_radii, known.floor),
+        drift=summary.drift,
+        per_class=named(summary.per_class),
+        class_names=summary.data.class_names,
+        **rest,
     )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from holdfast._registry import AUGMENTATIONS
-from holdfast._rules import FLAG, Rule, instance_or_name, real, takes, whole
+from holdfast._rules import FLAG, instance_name_or_function, real, takes, whole
 from holdfast._tensors import generator as seeded
 from holdfast.errors import InputError
 from holdfast.threats import Threat
@@ -175,24 +175,12 @@ def _tried(augmentation: Augmentation, x: Examples) -> Tensor:
         return augmentation(x.clone(), seeded(0, x.device))
 
 
-def _read(value: Any) -> Augmentation:
-    if isinstance(value, Augmentation):
-        return value
-    if isinstance(value, str):
-        if value not in AUGMENTATIONS:
-            raise ValueError
-        made: Augmentation = AUGMENTATIONS[value]()
-        return made
-    if not callable(value) or isinstance(value, type):
-        raise TypeError
-    return _OwnAugmentation(value)
-
-
-AUGMENTATION = Rule(
+AUGMENTATION = instance_name_or_function(
+    Augmentation,
+    AUGMENTATIONS,
+    _OwnAugmentation,
     what="an augmentation such as ImageAugmentation(shift=4), the name of one such as 'images', or a function "
     "(x, generator) -> x",
-    read=_read,
-    hint=lambda value: instance_or_name(value, (Augmentation,), tuple(AUGMENTATIONS)),
 )
 
 

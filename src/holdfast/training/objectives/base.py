@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from holdfast._arguments import EXAMPLES, GENERATOR, LABELS, MODEL, paired
 from holdfast._registry import OBJECTIVES
-from holdfast._rules import SEED, Rule, instance_or_name, maybe, takes
+from holdfast._rules import SEED, instance_name_or_function, maybe, takes
 from holdfast._tensors import applied, fresh
 from holdfast._tensors import generator as seeded
 from holdfast._values import Shown
@@ -137,7 +137,8 @@ class Objective(ABC):
         return loss
 
     def moved(self, points: Points, gradient: Tensor, x: Points, threat: Threat) -> Points:
-        """Where the points of a step go along its gradient, for the next step of an objective that `carries` them.
+        """Where the points of a step go along its gradient, for the next step of an objective that `carries` them;
+        by default they stay.
 
         Args:
             points: (batch, ...) of the step, around the examples ``x``.
@@ -145,7 +146,7 @@ class Objective(ABC):
             x: examples (batch, ...).
             threat: at the radius of the step.
         """
-        raise NotImplementedError(f"{self.name} carries no points")
+        return points
 
     @abstractmethod
     def losses(self, batch: Batch) -> PerExample:
@@ -250,24 +251,12 @@ def divergence(p: LogProbabilities, q: LogProbabilities) -> PerExample:
     return (p.exp() * (p - q)).sum(1)
 
 
-def _read(value: Any) -> Objective:
-    if isinstance(value, Objective):
-        return value
-    if isinstance(value, str):
-        if value not in OBJECTIVES:
-            raise ValueError
-        made: Objective = OBJECTIVES[value]()
-        return made
-    if not callable(value) or isinstance(value, type):
-        raise TypeError
-    return _OwnObjective(value)
-
-
-OBJECTIVE = Rule(
+OBJECTIVE = instance_name_or_function(
+    Objective,
+    OBJECTIVES,
+    _OwnObjective,
     what="an objective such as TRADES(beta=6), the name of one such as 'trades', or a function "
     "(model, clean, attacked, y) -> per-example loss",
-    read=_read,
-    hint=lambda value: instance_or_name(value, (Objective,), tuple(OBJECTIVES)),
 )
 
 
